@@ -1,0 +1,79 @@
+"""Twinwire serves an LLM agent's event stream over Server-Sent Events and WebSocket from one source.
+
+The names below are the public ones. They are imported when first used: a client pulls in no server, and nobody the
+model's SDK who does not ask a model.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from twinwire.agents import Agent, RunRequest
+    from twinwire.agents.react import ReActAgent
+    from twinwire.agents.simple import SimpleAgent
+    from twinwire.errors import TwinwireError
+    from twinwire.events import StreamEvent, StreamEventType
+    from twinwire.models import ChatModel
+    from twinwire.models.demo import DemoModel
+    from twinwire.models.openai import OpenAIChatModel
+    from twinwire.settings import Settings
+    from twinwire.tools.base import Tool, ToolError, ToolRegistry
+    from twinwire.tools.read import ReadTool
+    from twinwire.tools.search import SearchTool
+    from twinwire.web.app import create_app
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "Agent": "agents",
+    "ChatModel": "models",
+    "DemoModel": "models.demo",
+    "OpenAIChatModel": "models.openai",
+    "ReActAgent": "agents.react",
+    "ReadTool": "tools.read",
+    "RunRequest": "agents",
+    "SearchTool": "tools.search",
+    "Settings": "settings",
+    "SimpleAgent": "agents.simple",
+    "StreamEvent": "events",
+    "StreamEventType": "events",
+    "Tool": "tools.base",
+    "ToolError": "tools.base",
+    "ToolRegistry": "tools.base",
+    "TwinwireError": "errors",
+    "create_app": "web.app",
+}
+
+__all__ = [
+    "Agent",
+    "ChatModel",
+    "DemoModel",
+    "OpenAIChatModel",
+    "ReActAgent",
+    "ReadTool",
+    "RunRequest",
+    "SearchTool",
+    "Settings",
+    "SimpleAgent",
+    "StreamEvent",
+    "StreamEventType",
+    "Tool",
+    "ToolError",
+    "ToolRegistry",
+    "TwinwireError",
+    "create_app",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"twinwire.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

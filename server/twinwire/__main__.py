@@ -1,0 +1,5 @@
+"""`python -m twinwire`."""
+
+from twinwire.cli import main
+
+main()

@@ -1,0 +1,34 @@
+"""The agents a server has where nobody gives it any: `react`, with the Read and Search tools, and `simple`."""
+
+from __future__ import annotations
+
+from twinwire.agents import Agent
+from twinwire.agents.react import ReActAgent
+from twinwire.agents.simple import SimpleAgent
+from twinwire.models import ChatModel
+from twinwire.models.demo import DemoModel
+from twinwire.settings import Settings
+from twinwire.tools import ReadTool, SearchTool, ToolRegistry
+
+
+def default_model(settings: Settings) -> ChatModel:
+    """The model the settings name, or the demo. Raises `SettingsError`."""
+    if settings.demo:
+        return DemoModel(settings.demo_rate)
+    from twinwire.models.openai import OpenAIChatModel
+
+    return OpenAIChatModel(
+        settings.model, api_key=settings.api_key, base_url=settings.base_url, timeout=settings.model_timeout
+    )
+
+
+def default_agents(settings: Settings) -> dict[str, Agent]:
+    """`react` and `simple` on the settings' model."""
+    model = default_model(settings)
+    tools = ToolRegistry()
+    tools.register_tool(ReadTool(settings.project_root))
+    tools.register_tool(SearchTool(settings.project_root))
+    return {
+        "react": ReActAgent("react", model, tools, max_steps=settings.max_steps, tool_timeout=settings.tool_timeout),
+        "simple": SimpleAgent("simple", model),
+    }

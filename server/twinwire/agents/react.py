@@ -1,0 +1,213 @@
+"""The ReActAgent: asks a model, runs the tools it calls, asks again, until it answers.
+
+It knows nothing of runs, deadlines or sessions: whoever iterates it may close it at any point, which ends the
+model's call and the running tools at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import time
+from collections import Counter
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from typing import Any
+
+import msgspec
+
+from twinwire.agents import RunRequest
+from twinwire.errors import RunError, UpstreamError
+from twinwire.events import StreamEvent, StreamEventType as Type
+from twinwire.models import ChatModel, Finish, Message, Text, Thinking, ToolCall
+from twinwire.tools.base import ToolError, ToolRegistry, ToolResult
+
+logger = logging.getLogger("twinwire.agents")
+
+SYSTEM_PROMPT = (
+    "You are a helpful assistant. Use the tools where they help, several at once where they do not depend on each "
+    "other, and rely on what they return. When you know enough, answer briefly, in Markdown and in the user's language."
+)
+
+MAX_REPEATS = 2
+"""How often one run runs the same call, the same tool with the same parameters."""
+
+
+def _event(kind: Type, at: int, /, **data: Any) -> StreamEvent:
+    return StreamEvent(kind, data, metadata={"step": at})
+
+
+class _Call:
+    """One tool call of a step, and its result: an error from the start where there is a `refusal` to run it."""
+
+    def __init__(self, part: ToolCall, seen: Counter[tuple[str, str]]) -> None:
+        self.id = part.id
+        self.name = part.name
+        self.parameters: dict[str, Any] = {}
+        self.refusal = ""
+        arguments, key = part.arguments or "{}", part.arguments
+        try:
+            self.parameters = ToolRegistry.parse_arguments(part.arguments)
+            key = json.dumps(self.parameters, sort_keys=True)
+        except ToolError as error:
+            arguments = "{}"  # servers refuse a history whose arguments are not JSON
+            self.refusal = str(error)
+        seen[self.name, key] += 1
+        self.repeated = seen[self.name, key] > MAX_REPEATS
+        if self.repeated:
+            self.refusal = f"this very call was made {MAX_REPEATS} times already and is not run again: use its results"
+        self.result = ToolResult(self.refusal, "error")
+        self.asked = {"id": self.id, "type": "function", "function": {"name": self.name, "arguments": arguments}}
+
+    @property
+    def answered(self) -> Message:
+        """The message that tells the model what came of the call."""
+        content = self.result.text if self.result.status == "ok" else f"Error: {self.result.text}"
+        return {"role": "tool", "tool_call_id": self.id, "content": content}
+
+    def started(self, step: int) -> StreamEvent:
+        return _event(Type.TOOL_CALL_START, step, tool_call_id=self.id, tool_name=self.name, parameters=self.parameters)
+
+    def finished(self, step: int, duration: float) -> StreamEvent:
+        return _event(
+            Type.TOOL_CALL_FINISH,
+            step,
+            tool_call_id=self.id,
+            tool_name=self.name,
+            result=self.result.text,
+            status=self.result.status,
+            duration=round(duration, 3),
+        )
+
+
+class ReActAgent:
+    """An agent of at most `max_steps` steps, each one call of the model and then the tools it asked for, in parallel.
+
+    An agent keeps nothing between runs: it may serve many at once. `tool_timeout` is in seconds.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        model: ChatModel,
+        tool_registry: ToolRegistry | None = None,
+        *,
+        max_steps: int = 8,
+        system_prompt: str | None = None,
+        tool_timeout: float = 30.0,
+    ) -> None:
+        if max_steps < 1:
+            raise ValueError("max_steps is at least 1")
+        self.name = name
+        self.model = model
+        self.tools = ToolRegistry() if tool_registry is None else tool_registry
+        self.max_steps = max_steps
+        self.system_prompt = SYSTEM_PROMPT if system_prompt is None else system_prompt
+        self.tool_timeout = tool_timeout
+
+    async def arun(self, message: str, history: Sequence[Message] = ()) -> str:
+        """Answer `message`; where the steps run out, what there is. Raises `RunError` where the run failed."""
+        async with aclosing(self.arun_stream(message, history)) as events:
+            async for event in events:
+                last = event
+        if last.type == Type.ERROR:
+            raise RunError(last.data["message"], code=last.data["error_type"])
+        return str(last.data["result"])
+
+    def arun_stream(self, message: str, history: Sequence[Message] = ()) -> AsyncGenerator[StreamEvent, None]:
+        """Answer `message` and yield the events, as `__call__`; `history` is the conversation before, oldest first."""
+        return self(RunRequest(message, history=list(history)))
+
+    async def __call__(self, request: RunRequest) -> AsyncGenerator[StreamEvent, None]:
+        """Run once: AGENT_START first, AGENT_FINISH or ERROR last, as it happens. Only cancelling it raises."""
+        config = {"agent": self.name, "model": self.model.name, "tools": [tool.name for tool in self.tools]}
+        start = {"input": request.message, "config": config, "max_steps": self.max_steps}
+        yield StreamEvent(Type.AGENT_START, start)
+        try:
+            async with aclosing(self._steps(request)) as events:
+                async for event in events:
+                    yield event
+        except RunError as error:
+            failure = error
+        except Exception:
+            logger.exception("agent %s failed", self.name)
+            failure = RunError()
+        else:
+            return
+        data = {"error_type": failure.code, "message": failure.message, "error": failure.message}
+        yield StreamEvent(Type.ERROR, data)
+
+    async def _steps(self, request: RunRequest) -> AsyncGenerator[StreamEvent, None]:
+        begun = time.monotonic()
+        messages = [*request.history, {"role": "user", "content": request.message}]
+        if self.system_prompt:
+            messages.insert(0, {"role": "system", "content": self.system_prompt})
+        seen: Counter[tuple[str, str]] = Counter()
+        tools = self.tools.specs
+        status = "max_steps"
+        for step in range(1, self.max_steps + 1):
+            yield _event(Type.STEP_START, step, step=step, max_steps=self.max_steps)
+            text: list[str] = []
+            parts: list[ToolCall] = []
+            finish: Finish | None = None
+            async with aclosing(self.model.stream(messages, tools)) as batches:
+                async for batch in batches:
+                    for part in batch:
+                        if isinstance(part, Text):
+                            text.append(part.text)
+                            yield _event(Type.LLM_CHUNK, step, content=part.text, delta=part.text)
+                        elif isinstance(part, Thinking):
+                            yield _event(Type.THINKING, step, content=part.text)
+                        elif isinstance(part, ToolCall):
+                            parts.append(part)
+                        else:
+                            finish = part
+            if finish is None:
+                raise UpstreamError("the model's answer broke off before its end", code="upstream_truncated")
+            if finish.usage is not None:
+                request.usage.add(finish.usage)
+            answer = "".join(text)
+            calls = [_Call(part, seen) for part in parts]
+            if calls and step < self.max_steps:  # what nobody would read is not run
+                async with aclosing(self._call_tools(calls, step)) as events:
+                    async for event in events:
+                        yield event
+                asked = [call.asked for call in calls]
+                messages.append({"role": "assistant", "content": answer or None, "tool_calls": asked})
+                messages.extend(call.answered for call in calls)
+                tools = [] if all(call.repeated for call in calls) else self.tools.specs
+            yield _event(Type.STEP_FINISH, step, step=step, action="tool_calls" if calls else "answer")
+            progress = 100 * step // self.max_steps if calls else 100
+            yield _event(Type.PROGRESS, step, progress=progress, step=step, total=self.max_steps)
+            if not calls:
+                status = "completed"
+                break
+        duration = round(time.monotonic() - begun, 3)
+        usage = msgspec.to_builtins(request.usage)
+        yield StreamEvent(Type.AGENT_FINISH, {"result": answer, "duration": duration, "status": status, "usage": usage})
+
+    async def _call_tools(self, calls: Sequence[_Call], step: int) -> AsyncGenerator[StreamEvent, None]:
+        """Run the calls at once; each finishes as it is done. No task is left, however this ends."""
+        for call in calls:
+            yield call.started(step)
+        for call in calls:
+            if call.refusal:
+                yield call.finished(step, 0.0)
+        begun = time.monotonic()
+        running = {
+            asyncio.create_task(self.tools.call(call.name, call.parameters, self.tool_timeout)): call
+            for call in calls
+            if not call.refusal
+        }
+        try:
+            while running:
+                done, _ = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+                for task in [task for task in running if task in done]:  # in the model's order
+                    call = running.pop(task)
+                    call.result = task.result()
+                    yield call.finished(step, time.monotonic() - begun)
+        finally:
+            for task in running:
+                task.cancel()
+            await asyncio.gather(*running, return_exceptions=True)

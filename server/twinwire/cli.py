@@ -1,0 +1,145 @@
+"""The command line: `twinwire serve`."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import logging
+import os
+import socket
+import sys
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, NoReturn, get_args, get_type_hints
+
+import msgspec
+
+from twinwire import settings as settings_module
+from twinwire.errors import SettingsError
+from twinwire.settings import Settings, flag
+
+if TYPE_CHECKING:
+    from litestar import Litestar
+
+_NO_FLAG = {"api_key"}  # a command line is there for all users of a machine to see
+
+
+class _Parser(argparse.ArgumentParser):
+    """Tells what is wrong in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        fail(message)
+
+
+def fail(message: str) -> NoReturn:
+    """Say what is wrong, in one line, and end."""
+    sys.stderr.write(f"twinwire: {message}\n")
+    raise SystemExit(2)
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line's grammar; `serve` has a flag for each setting."""
+    top = _Parser("twinwire", description="Serve an LLM agent's events over SSE and WebSocket.", allow_abbrev=False)
+    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    serve = commands.add_parser("serve", help="run the server", allow_abbrev=False)
+    serve.add_argument("app", nargs="?", metavar="MODULE:NAME", help="an app or an agent of yours; default: built in")
+    defaults = Settings()
+    for name, hint in get_type_hints(Settings, include_extras=True).items():
+        if name in _NO_FLAG:
+            continue
+        text = "".join(meta.description or "" for meta in get_args(hint) if isinstance(meta, msgspec.Meta))
+        repeatable = isinstance(getattr(defaults, name), tuple)
+        default = "" if repeatable or getattr(defaults, name) is None else f"; default {getattr(defaults, name)}"
+        serve.add_argument(
+            flag(name),
+            action="append" if repeatable else "store",
+            metavar=name.rpartition("_")[2].upper(),
+            help=f"{text}{default}",
+        )
+    return top
+
+
+def load_app(target: str, settings: Settings) -> Litestar:
+    """The app that `module:name` is, or an app with the agent that it is. Raises `SettingsError`."""
+    from litestar import Litestar
+
+    from twinwire.web.app import create_app
+
+    module_name, _, name = target.partition(":")
+    if not module_name or not name:
+        raise SettingsError(f"{target!r} is not of the form module:name")
+    sys.path.insert(0, os.getcwd())  # noqa: PTH109 - sys.path takes strings
+    try:
+        found: Any = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name != module_name.partition(".")[0] and error.name != module_name:
+            raise
+        raise SettingsError(f"there is no module {module_name!r}") from None
+    for part in name.split("."):
+        if not hasattr(found, part):
+            raise SettingsError(f"{module_name} has no {name!r}")
+        found = getattr(found, part)
+    if isinstance(found, Litestar):
+        if not hasattr(found.state, "service"):
+            raise SettingsError(f"{target} is a Litestar app, but not one of twinwire.create_app")
+        return found
+    if not callable(found):
+        raise SettingsError(f"{target} is neither an app nor an agent")
+    return create_app({name.rpartition(".")[2]: found}, settings=settings)
+
+
+def _bind(settings: Settings) -> socket.socket:
+    """A listening socket, bound here so that a port in use is one clear line. Raises `SettingsError`."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        listener = socket.socket(family, kind, protocol)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen(2048)
+    except socket.gaierror:
+        raise SettingsError(f"{settings.host!r} is no address of this machine", field="--host") from None
+    except OSError as error:
+        field = "--port" if error.errno in {13, 98} else "--host"
+        raise SettingsError(
+            f"cannot listen on {settings.host}:{settings.port}: {error.strerror}", field=field
+        ) from None
+    listener.set_inheritable(True)
+    return listener
+
+
+def _serve(arguments: argparse.Namespace) -> None:
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s %(message)s", level=logging.INFO)
+    for chatty in ("httpx", "httpx2", "openai"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
+    settings = settings_module.load(os.environ, vars(arguments))
+    listener = _bind(settings)
+
+    from twinwire.server import serve
+    from twinwire.web.app import create_app
+
+    if arguments.app is None:
+        app = create_app(settings=settings)
+        model = (
+            "the embedded demo model (no LLM: set OPENAI_API_KEY or --base-url)" if settings.demo else settings.model
+        )
+    else:
+        app = load_app(arguments.app, settings)
+        model = f"the model of {arguments.app}"
+    host, port = listener.getsockname()[:2]
+    shown = f"[{host}]" if ":" in host else host
+
+    def ready() -> None:
+        print(f"Twinwire is at http://{shown}:{port} with {model}", flush=True)
+
+    with suppress(KeyboardInterrupt):  # uvicorn raises the signal again once it has stopped
+        serve(app, settings, listener, ready)
+
+
+def main() -> None:
+    """`twinwire`."""
+    arguments = parser().parse_args()
+    try:
+        _serve(arguments)
+    except SettingsError as error:
+        fail(str(error))

@@ -1,0 +1,131 @@
+"""The event: what an agent yields, and the one encoding of it that every connection sends.
+
+Only types and bytes: no I/O, no asyncio. What cursors, commands and replies look like is `wire`'s.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+import uuid
+from enum import StrEnum
+from typing import Any
+
+import msgspec
+from msgspec import Struct, field
+
+
+class StreamEventType(StrEnum):
+    """The types agents use; a custom type is any string that matches `[A-Z][A-Z0-9_]*`."""
+
+    AGENT_START = "AGENT_START"
+    AGENT_FINISH = "AGENT_FINISH"
+    STEP_START = "STEP_START"
+    STEP_FINISH = "STEP_FINISH"
+    THINKING = "THINKING"
+    LLM_CHUNK = "LLM_CHUNK"
+    TOOL_CALL_START = "TOOL_CALL_START"
+    TOOL_CALL_FINISH = "TOOL_CALL_FINISH"
+    PROGRESS = "PROGRESS"
+    ERROR = "ERROR"
+
+
+TERMINAL_TYPES = frozenset({"AGENT_FINISH", "ERROR"})
+"""A run ends with exactly one event of these types, always the last."""
+
+TYPE_PATTERN = re.compile(r"[A-Z][A-Z0-9_]*", re.ASCII)
+
+_json = msgspec.json.Encoder()
+_second, _second_text = 0, ""
+
+
+def timestamp() -> str:
+    """The time now, as RFC 3339 in UTC with milliseconds and `Z`."""
+    global _second, _second_text  # noqa: PLW0603 - formatting a second once instead of for each of its events
+    milliseconds = time.time_ns() // 1_000_000
+    second = milliseconds // 1000
+    if second != _second:
+        _second_text = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
+        _second = second
+    return f"{_second_text}.{milliseconds % 1000:03d}Z"
+
+
+class StreamEvent(Struct):
+    """One event of an agent.
+
+    `type` is one of `StreamEventType` or a custom type, `data` a JSON object, `timestamp` RFC 3339 (filled in),
+    `metadata` a JSON object beside the data. `id` is given when the event is written to a run's log; an event
+    of no run gets a random one when it is first written out. Raises `ValueError` for an ill-formed type.
+    """
+
+    type: str
+    data: dict[str, Any] = field(default_factory=dict)
+    timestamp: str = field(default_factory=timestamp)
+    metadata: dict[str, Any] = field(default_factory=dict)
+    id: str = ""
+
+    def __post_init__(self) -> None:
+        if not TYPE_PATTERN.fullmatch(self.type):
+            raise ValueError(f"an event's type matches [A-Z][A-Z0-9_]*; {self.type!r} does not")
+
+    def to_sse(self) -> str:
+        """The event as an SSE block (WHATWG HTML 9.2.5): `event`, `data` (its `data` alone), `id`, a blank line."""
+        self.id = self.id or f"evt-{uuid.uuid4().hex}"
+        return f"event: {self.type}\ndata: {dump(self.data).decode()}\nid: {self.id}\n\n"
+
+
+class Record(Struct, frozen=True, gc=False):
+    """One event of a run, encoded once, and where its parts lie.
+
+    `body` is the JSON object `{"type","data","timestamp","metadata","id"}` in UTF-8 without line breaks,
+    `data` the slice of it that is the event's data, `last` whether it is the run's terminal event.
+    """
+
+    seq: int
+    type: str
+    body: bytes
+    data: slice
+    last: bool
+
+    @property
+    def id(self) -> bytes:
+        """The event's id. It is the last value of `body`."""
+        return self.body[self.body.rindex(b'"', 0, -2) + 1 : -2]
+
+
+def event_id(run_id: str, seq: int) -> str:
+    """The id of a run's event, which is also the cursor after it."""
+    return f"evt-{run_id}-{seq}"
+
+
+def dump(value: Any) -> bytes:
+    """`value` as JSON in UTF-8, without line breaks.
+
+    A lone surrogate, which no UTF-8 can hold, becomes `?`. Raises `TypeError`, `ValueError` or
+    `RecursionError` for what is no JSON.
+    """
+    try:
+        return _json.encode(value)
+    except UnicodeEncodeError:
+        text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+        return text.encode("utf-8", "replace")
+
+
+def encode(event: StreamEvent, run_id: str, seq: int) -> Record:
+    """The event as number `seq` of a run; its own id is not used. Raises as `dump`."""
+    head = b'{"type":"%b","data":' % event.type.encode()
+    data = dump(event.data)
+    body = b'%b%b,"timestamp":%b,"metadata":%b,"id":"evt-%b-%d"}' % (
+        head,
+        data,
+        dump(event.timestamp),
+        dump(event.metadata),
+        run_id.encode(),
+        seq,
+    )
+    return Record(seq, str(event.type), body, slice(len(head), len(head) + len(data)), event.type in TERMINAL_TYPES)
+
+
+decode = msgspec.json.Decoder(StreamEvent).decode
+"""A `StreamEvent` from its JSON (a `Record`'s body, a WebSocket message, SSE data with `envelope=1`)."""

@@ -1,0 +1,119 @@
+"""The log in memory: the fastest one, gone with its process. Bounded by events, bytes and retention."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+
+from msgspec import Struct
+
+from twinwire.errors import IdempotencyMismatch, RunNotFound
+from twinwire.events import Record
+from twinwire.log import Page, RunInfo, RunState, Unsubscribe
+from twinwire.log.tail import Tail
+
+
+class _Entry(Struct, gc=False):
+    info: RunInfo
+    tail: Tail
+    key: tuple[str | None, str] | None
+    expires: float | None = None
+
+
+class MemoryLog:
+    """See `EventLog`.
+
+    A run keeps its newest `max_events` events. All runs together keep `max_bytes` bytes of events (give or take one
+    append): the runs that ended first go first, then the oldest events of the run that appends. An ended run is kept
+    for `retention` seconds.
+    """
+
+    def __init__(
+        self, *, max_events: int, max_bytes: int, retention: float, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._max_events = max_events
+        self._max_bytes = max_bytes
+        self._retention = retention
+        self._clock = clock
+        self._runs: dict[str, _Entry] = {}
+        self._keys: dict[tuple[str | None, str], str] = {}
+        self._ended: dict[str, None] = {}  # the ended runs, oldest end first
+        self.size = 0
+
+    async def create(self, run: RunInfo, *, idempotency_key: str | None) -> RunInfo:
+        """See `EventLog`."""
+        self._expire()
+        key = None if idempotency_key is None else (run.user_id, idempotency_key)
+        if key is not None:
+            if key in self._keys:
+                known = self._runs[self._keys[key]].info
+                if known.fingerprint != run.fingerprint:
+                    raise IdempotencyMismatch
+                return known
+            self._keys[key] = run.run_id
+        self._runs[run.run_id] = _Entry(run, Tail(), key)
+        return run
+
+    def append(self, run_id: str, expected_last: int, records: Sequence[Record]) -> None:
+        """See `EventLog`; done when it returns."""
+        entry = self._entry(run_id)
+        self.size += entry.tail.append(expected_last, records)
+        if records[-1].last and run_id not in self._ended:
+            entry.expires = self._clock() + self._retention
+            self._ended[run_id] = None
+        if self.size > self._max_bytes:
+            self._evict(run_id)
+        self.size -= entry.tail.trim(self._max_events, max(self._max_bytes - (self.size - entry.tail.size), 0))
+
+    async def find(self, user_id: str | None, idempotency_key: str) -> RunInfo | None:
+        """See `EventLog`."""
+        self._expire()
+        run_id = self._keys.get((user_id, idempotency_key))
+        return None if run_id is None else self._runs[run_id].info
+
+    async def state(self, run_id: str) -> RunState:
+        """See `EventLog`."""
+        entry = self._entry(run_id)
+        return RunState(entry.info, entry.tail.first, entry.tail.last, entry.tail.terminal)
+
+    async def page(self, run_id: str, after: int, limit: int) -> Page:
+        """See `EventLog`; never suspends."""
+        return self._entry(run_id).tail.page(after, limit)
+
+    async def ping(self) -> None:
+        """See `EventLog`; it is always there."""
+
+    def subscribe(self, run_id: str, wake: Callable[[], None]) -> Unsubscribe:
+        """See `EventLog`."""
+        return self._entry(run_id).tail.subscribe(wake)
+
+    def _entry(self, run_id: str) -> _Entry:
+        entry = self._runs.get(run_id)
+        if entry is not None and entry.expires is not None and entry.expires <= self._clock():
+            self._expire()
+            entry = None
+        if entry is None:
+            raise RunNotFound
+        return entry
+
+    def _expire(self) -> None:
+        now = self._clock()
+        while self._ended:
+            oldest = self._runs[next(iter(self._ended))]
+            if oldest.expires is None or oldest.expires > now:
+                break
+            self._drop(oldest.info.run_id)
+
+    def _evict(self, appending: str) -> None:
+        while self.size > self._max_bytes and self._ended:
+            oldest = next(iter(self._ended))
+            if oldest == appending:
+                break
+            self._drop(oldest)
+
+    def _drop(self, run_id: str) -> None:
+        entry = self._runs.pop(run_id)
+        del self._ended[run_id]
+        if entry.key is not None:
+            del self._keys[entry.key]
+        self.size -= entry.tail.size

@@ -1,0 +1,98 @@
+"""The newest records of one run, in memory and in order, and who wants to hear of more. No I/O."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Callable, Sequence
+from itertools import accumulate
+
+from twinwire.errors import CursorGone, StaleWriter
+from twinwire.events import Record
+from twinwire.log import Page, Unsubscribe
+
+PAGE_BYTES = 64 * 1024
+
+
+class Tail:
+    """Records `first`..`last` of one run."""
+
+    __slots__ = ("_records", "_subscribers", "first", "size")
+
+    def __init__(self) -> None:
+        self._records: list[Record] = []
+        self._subscribers: dict[object, Callable[[], None]] = {}
+        self.first = 1
+        self.size = 0  # bytes of the records' bodies
+
+    @property
+    def last(self) -> int:
+        """The number of the newest event; 0 where there was none."""
+        return self.first + len(self._records) - 1
+
+    @property
+    def ended(self) -> bool:
+        """Whether the terminal event is here."""
+        return bool(self._records) and self._records[-1].last
+
+    def append(self, expected_last: int, records: Sequence[Record]) -> int:
+        """Add records and wake the subscribers; the number of bytes added. Raises `StaleWriter`."""
+        if expected_last != self.last or self.ended:
+            if self._has(records):
+                return 0
+            raise StaleWriter(expected_last, self.last)
+        self._records.extend(records)
+        added = sum([len(record.body) for record in records])
+        self.size += added
+        for wake in tuple(self._subscribers.values()):
+            wake()
+        return added
+
+    @property
+    def terminal(self) -> Record | None:
+        """The terminal event, once it is here."""
+        return self._records[-1] if self.ended else None
+
+    def _has(self, records: Sequence[Record]) -> bool:
+        start = records[0].seq - self.first
+        return start >= 0 and [r.body for r in self._records[start : start + len(records)]] == [r.body for r in records]
+
+    def page(self, after: int, limit: int) -> Page:
+        """At most `limit` records and `PAGE_BYTES` bytes (but one record at least) after `after`."""
+        last = self.last
+        if not self.first - 1 <= after <= last:
+            raise CursorGone(self.first, last)
+        start = after + 1 - self.first
+        records = self._records[start : start + limit]
+        if len(records) > 1:
+            sizes = list(accumulate([len(record.body) for record in records]))
+            if sizes[-1] > PAGE_BYTES:
+                del records[max(1, bisect_right(sizes, PAGE_BYTES)) :]
+        return Page(records, self.first, last, self.ended)
+
+    def subscribe(self, wake: Callable[[], None]) -> Unsubscribe:
+        """Have `wake` called after each append."""
+        key = object()
+        self._subscribers[key] = wake
+
+        def unsubscribe() -> None:
+            self._subscribers.pop(key, None)
+
+        return unsubscribe
+
+    def trim(self, max_events: int, max_bytes: int) -> int:
+        """Drop the oldest records until an eighth below the bounds; the number of bytes dropped.
+
+        An eighth, so that a run at its bound does not move its whole list for each event. The last record stays.
+        """
+        if len(self._records) <= max_events and self.size <= max_bytes:
+            return 0
+        excess_events = max(0, len(self._records) - max_events * 7 // 8)
+        excess_bytes = max(0, self.size - max_bytes * 7 // 8)
+        dropped, count = 0, 0
+        while count < len(self._records) - 1 and (count < excess_events or dropped < excess_bytes):
+            dropped += len(self._records[count].body)
+            count += 1
+        del self._records[:count]
+        self.first += count
+        self.size -= dropped
+        return dropped

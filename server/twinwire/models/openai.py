@@ -1,0 +1,182 @@
+"""The chat model behind any server that speaks OpenAI's chat completions protocol.
+
+The SDK does authorisation, connections and retries; the streamed body is read raw and decoded by `chunks`, which costs
+a fraction of the SDK's own objects. `openai` is imported when a model is built: it takes half a second.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import os
+import re
+from collections.abc import AsyncGenerator, Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from twinwire.errors import SettingsError, UpstreamError, UpstreamTimeout
+from twinwire.models import Message, Part, ToolSpec
+from twinwire.models.chunks import ChunkDecoder
+
+if TYPE_CHECKING:
+    import ssl
+
+    import httpx2
+    import openai
+
+LINGER = 1.0
+"""Seconds that the body's end may take after `[DONE]`, so that the connection can be used again."""
+
+_CONTEXT = re.compile(
+    r"context[ _](length|window|size)|(prompt|input) is too long|too many (input )?tokens", re.IGNORECASE
+)
+
+
+def _environment(name: str) -> str | None:
+    return os.environ.get(f"TWINWIRE_{name}") or os.environ.get(f"OPENAI_{name}") or None
+
+
+@functools.cache
+def _tls() -> ssl.SSLContext:
+    """Return the context that all models share: reading the certificates takes 40 ms."""
+    import httpx2
+
+    return httpx2.create_ssl_context()
+
+
+def _refused(status: int, body: object) -> UpstreamError:
+    """Build the error for an answer of this status. Its body is looked at but not told: it may hold what was sent."""
+    if status == 429:
+        return UpstreamError("the model's server limits the rate of requests (429)", code="upstream_rate_limited")
+    if status in {401, 403}:
+        return UpstreamError(f"the model's server refused the key ({status})", code="upstream_auth")
+    if status >= 500:
+        return UpstreamError(f"the model's server failed ({status})")
+    if _CONTEXT.search(str(body)):
+        return UpstreamError(f"the conversation is too long for the model ({status})", code="upstream_context_length")
+    return UpstreamError(f"the model's server refused the request ({status})", code="upstream_rejected")
+
+
+class OpenAIChatModel:
+    """A `ChatModel`. What is not given comes from the environment.
+
+    `model`, `api_key` and `base_url` are `TWINWIRE_MODEL`, `TWINWIRE_API_KEY` and `TWINWIRE_BASE_URL`, else
+    `OPENAI_…`; a server named by its base URL needs no key. `timeout` is how many seconds the answer's headers may
+    take, retries and their pauses included, and how long its body may be silent. `max_retries` bounds the retries of
+    what failed before the headers. Raises `SettingsError`.
+
+    Calls on one event loop share a pool of connections.
+    """
+
+    def __init__(
+        self,
+        model: str | None = None,
+        *,
+        api_key: str | None = None,
+        base_url: str | None = None,
+        timeout: float = 30.0,
+        max_retries: int = 2,
+    ) -> None:
+        name = model or _environment("MODEL")
+        base_url = base_url or _environment("BASE_URL")
+        api_key = (api_key or _environment("API_KEY") or "").strip()
+        if not name:
+            raise SettingsError("no model is named; give it, or set TWINWIRE_MODEL", field="--model")
+        if not api_key and not base_url:
+            raise SettingsError("no key is set, and no server that needs none (--base-url)", field="TWINWIRE_API_KEY")
+        if base_url and not base_url.startswith(("http://", "https://")):
+            raise SettingsError("does not start with http:// or https://", field="--base-url")
+        if not (api_key.isascii() and api_key.isprintable()):
+            raise SettingsError("a key is printable ASCII", field="TWINWIRE_API_KEY")
+        self.name = name
+        self._api_key = api_key or "no-key"
+        self._base_url = base_url
+        self._timeout = timeout
+        self._max_retries = max_retries
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._client = self._connect()
+
+    async def stream(
+        self, messages: Sequence[Message], tools: Sequence[ToolSpec] = ()
+    ) -> AsyncGenerator[Sequence[Part], None]:
+        """One call of the model, as `ChatModel.stream`: what is read at once is one batch, each delta its own part.
+
+        Raises `UpstreamError`, whose code is `upstream_unreachable`, `upstream_timeout`, `upstream_rate_limited`,
+        `upstream_auth`, `upstream_context_length`, `upstream_rejected` or `upstream_error` before the answer; after its
+        headers `upstream_timeout`, `upstream_error`, `upstream_truncated` or `upstream_garbage`.
+        """
+        import httpx2
+
+        decoder = ChunkDecoder()
+        async with contextlib.AsyncExitStack() as stack:
+            response = await self._ask(stack, messages, tools)
+            body = await stack.enter_async_context(contextlib.aclosing(response.aiter_raw()))
+            try:
+                async for data in body:
+                    if batch := decoder.feed(data):
+                        yield batch
+                    if decoder.done:
+                        break
+            except httpx2.ReadTimeout:
+                if decoder.reason is None:
+                    raise UpstreamTimeout(self._timeout) from None
+            except httpx2.HTTPError:
+                pass  # broken: `end` knows whether in mid-answer
+            if not decoder.done:
+                yield decoder.end()
+                return
+            with contextlib.suppress(TimeoutError, httpx2.HTTPError):
+                async with asyncio.timeout(LINGER):
+                    async for _ in body:
+                        pass
+
+    async def aclose(self) -> None:
+        """Close the connections. The model cannot be used afterwards."""
+        await self._client.close()
+
+    async def _ask(
+        self, stack: contextlib.AsyncExitStack, messages: Sequence[Message], tools: Sequence[ToolSpec]
+    ) -> httpx2.Response:
+        """Send the request; the answer, whose body is to be read, is closed with the stack."""
+        import openai
+
+        loop = asyncio.get_running_loop()
+        if self._loop not in {None, loop}:
+            self._client = self._connect()  # the old one's connections belong to the other loop
+        self._loop = loop
+        request: dict[str, Any] = {"model": self.name, "messages": list(messages), "stream": True}
+        if tools:
+            request["tools"] = list(tools)
+        call = self._client.chat.completions.with_streaming_response.create(
+            **request,
+            stream_options={"include_usage": True},
+            extra_headers={"Accept": "text/event-stream", "Accept-Encoding": "identity"},
+        )
+        try:
+            async with asyncio.timeout(self._timeout):
+                answer: openai.AsyncAPIResponse[Any] = await stack.enter_async_context(call)
+        except (TimeoutError, openai.APITimeoutError):
+            raise UpstreamTimeout(self._timeout) from None
+        except openai.APIStatusError as error:
+            raise _refused(error.status_code, error.body) from None
+        except openai.OpenAIError:
+            raise UpstreamError("the model's server cannot be reached", code="upstream_unreachable") from None
+        return answer.http_response
+
+    def _connect(self) -> openai.AsyncOpenAI:
+        import openai
+
+        hooks: dict[str, list[Callable[..., Any]]] = {"response": [self._bound_retry_after]}
+        return openai.AsyncOpenAI(
+            api_key=self._api_key,
+            base_url=self._base_url,
+            timeout=self._timeout,
+            max_retries=self._max_retries,
+            http_client=openai.DefaultAsyncHttpxClient(verify=_tls(), event_hooks=hooks),
+        )
+
+    async def _bound_retry_after(self, response: httpx2.Response) -> None:
+        """Let the SDK not wait for so long that the time for all attempts is used up: it would hide the reason."""
+        wait = response.headers.get("retry-after", "")
+        if wait.isdigit() and float(wait) > self._timeout / (self._max_retries + 1):
+            response.headers["x-should-retry"] = "false"

@@ -1,0 +1,10 @@
+"""Runs: the only owner of agent tasks. Starts, cancels and drains them; each writes its own log, nobody else does.
+
+A run does not know who follows it, only how many: what happens to a run that nobody follows is its policy.
+"""
+
+from __future__ import annotations
+
+from twinwire.runs.registry import Runs, RunSpec
+
+__all__ = ["RunSpec", "Runs"]

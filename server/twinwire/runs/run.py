@@ -1,0 +1,188 @@
+"""One run: drives an agent, and sees to it that exactly one terminal event ends it, whatever the agent does."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from typing import Any, Literal
+
+import msgspec
+
+from twinwire.agents import Agent, RunRequest
+from twinwire.errors import RunError, RunTimeout
+from twinwire.events import TERMINAL_TYPES, StreamEvent, StreamEventType, timestamp
+from twinwire.fold import Fold
+from twinwire.log import EventLog, RunInfo
+from twinwire.runs.writer import Writer
+
+logger = logging.getLogger("twinwire.runs")
+
+
+class Run:
+    """A run that goes on in this process.
+
+    `linger` is how long it may go on with nobody following it, in seconds, or None. `on_end(run)` is called once,
+    when the terminal event is in the log.
+    """
+
+    def __init__(
+        self,
+        log: EventLog,
+        info: RunInfo,
+        agent: Agent,
+        request: RunRequest,
+        *,
+        deadline: float,
+        linger: float | None,
+        on_end: Callable[[Run], None],
+    ) -> None:
+        self.info = info
+        self.request = request
+        self.fold = Fold()
+        self.over = False  # the terminal event is written: nothing else will be
+        self.task: asyncio.Task[None] | None = None
+        self._agent = agent
+        self._deadline = deadline
+        self._linger = linger
+        self._on_end = on_end
+        self._writer = Writer(log, info.run_id, self._ended)
+        self._loop = asyncio.get_running_loop()
+        self._began = time.monotonic()
+        self._followers = 0
+        self._deadline_timer: asyncio.TimerHandle | None = None
+        self._linger_timer: asyncio.TimerHandle | None = None
+
+    def start(self) -> None:
+        """Begin. A run with a grace for followers has it from the start, so that it does not wait for one for ever."""
+        self.task = self._loop.create_task(self._drive(), name=f"run {self.info.run_id}")
+        self._deadline_timer = self._loop.call_later(self._deadline, self.fail, RunTimeout(self._deadline))
+        if self._linger:
+            self._linger_timer = self._loop.call_later(self._linger, self.cancel)
+
+    def follow(self) -> None:
+        """Somebody follows."""
+        self._followers += 1
+        if self._linger_timer is not None:
+            self._linger_timer.cancel()
+            self._linger_timer = None
+
+    def unfollow(self) -> None:
+        """Somebody has left."""
+        self._followers -= 1
+        if self._followers == 0 and self._linger is not None and not self.over:
+            if self._linger:
+                self._linger_timer = self._loop.call_later(self._linger, self.cancel)
+            else:
+                self.cancel()
+
+    def cancel(self) -> bool:
+        """End the run as cancelled, with the answer so far; False where it is over already."""
+        return self._stop(self._finish("cancelled"))
+
+    def fail(self, error: RunError) -> bool:
+        """End the run with an ERROR; False where it is over already."""
+        return self._stop(_error_event(error))
+
+    def _stop(self, terminal: StreamEvent) -> bool:
+        """End the run from outside: without waiting for an agent that may not stop."""
+        if self.over:
+            return False
+        self._terminate(terminal)
+        if self.task is not None:
+            self.task.cancel()
+        return True
+
+    async def _drive(self) -> None:
+        try:
+            events = self._agent(self.request)
+            try:
+                async for event in events:
+                    if self.over:
+                        break
+                    self._take(event)
+                    if self.over:
+                        break
+                    await self._writer.room()
+            finally:
+                if (aclose := getattr(events, "aclose", None)) is not None:
+                    await aclose()
+            self._terminate(self._finish("completed"))
+        except RunError as error:
+            self._terminate(_error_event(error))
+        except asyncio.CancelledError:
+            # Ours comes after the terminal event; any other is the agent's own doing.
+            self._terminate(_error_event(RunError("the agent was cancelled")))
+        except (Exception, SystemExit):
+            if not self.over:
+                logger.exception("run %s: agent %s failed", self.info.run_id, self.info.agent)
+            self._terminate(_error_event(RunError()))
+
+    def _take(self, event: StreamEvent) -> None:
+        """One event of the agent."""
+        if not isinstance(event, StreamEvent):
+            raise TypeError(f"an agent yields StreamEvents, not {type(event).__name__}")
+        if event.type in TERMINAL_TYPES:
+            self._terminate(event)
+            return
+        self._put(event)
+
+    def _put(self, event: StreamEvent) -> None:
+        if self._writer.last == 0 and event.type != StreamEventType.AGENT_START:
+            start = {"input": self.request.message, "config": {"agent": self.info.agent}, "max_steps": None}
+            self._writer.put(StreamEvent(StreamEventType.AGENT_START, start))
+        self._writer.put(event)
+        self.fold.apply(event)
+
+    def _terminate(self, event: StreamEvent) -> None:
+        """Write the terminal event, completed where the agent left something out. Only the first call does anything."""
+        if self.over:
+            return
+        filled = self._filled(event)
+        try:
+            self._put(filled)
+        except (TypeError, ValueError, RecursionError):
+            logger.exception("run %s: the terminal event of agent %s is no JSON", self.info.run_id, self.info.agent)
+            self._put(self._filled(_error_event(RunError())))
+        self.over = True
+        for timer in (self._deadline_timer, self._linger_timer):
+            if timer is not None:
+                timer.cancel()
+
+    def _filled(self, event: StreamEvent) -> StreamEvent:
+        data: dict[str, Any]
+        if event.type == StreamEventType.ERROR:
+            text = event.data.get("message") or event.data.get("error") or "the agent failed"
+            data = {"error_type": "agent_error", **event.data, "message": text, "error": text}
+        else:
+            data = {**self._finish("completed").data, **event.data}
+            if data["status"] not in {"completed", "cancelled", "max_steps"}:
+                data["status"] = "completed"
+        step = {} if self.fold.step is None else {"step": self.fold.step}
+        # An AGENT_START comes first, if only now.
+        events = max(self._writer.last, 1) + 1
+        return StreamEvent(event.type, data, event.timestamp, {**step, **event.metadata, "events": events})
+
+    def _finish(self, status: Literal["completed", "cancelled"]) -> StreamEvent:
+        data = {
+            "result": self.fold.text,
+            "duration": round(time.monotonic() - self._began, 3),
+            "status": status,
+            "usage": msgspec.to_builtins(self.request.usage),
+        }
+        return StreamEvent(StreamEventType.AGENT_FINISH, data, timestamp())
+
+    def _ended(self) -> None:
+        """The terminal event is in the log, or the log is somebody else's."""
+        if not self.over:
+            self.over = True
+            if self.task is not None:
+                self.task.cancel()
+        self._on_end(self)
+
+
+def _error_event(error: RunError) -> StreamEvent:
+    return StreamEvent(
+        StreamEventType.ERROR, {"error_type": error.code, "message": error.message, "error": error.message}
+    )

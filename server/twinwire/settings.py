@@ -1,0 +1,109 @@
+"""What a server is told to do: one Struct, filled from defaults, the environment and flags, in that order.
+
+Every field is a flag (`--run-timeout`) and a variable (`TWINWIRE_RUN_TIMEOUT`); a bad value is one clear line.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, get_type_hints
+
+import msgspec
+from msgspec import Meta, Struct
+
+from twinwire.errors import SettingsError
+
+Seconds = Annotated[float, Meta(gt=0, le=86_400 * 365)]
+Count = Annotated[int, Meta(ge=1, le=2**31)]
+
+_ORIGIN = re.compile(r"https?://[^/?#@\s]+", re.ASCII)
+
+
+class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """All settings. Times are seconds, sizes bytes."""
+
+    host: Annotated[str, Meta(min_length=1, description="address to listen on")] = "127.0.0.1"
+    port: Annotated[int, Meta(ge=0, le=65_535, description="port to listen on; 0 picks a free one")] = 8000
+    log: Annotated[str, Meta(description="where events are kept: memory://")] = "memory://"
+    model: Annotated[str | None, Meta(description="model to ask, as its server names it")] = None
+    base_url: Annotated[str | None, Meta(description="an OpenAI-compatible server, such as http://host/v1")] = None
+    api_key: Annotated[str | None, Meta(description="the model server's key; only as a variable")] = None
+    project_root: Annotated[str, Meta(description="the folder that the Read and Search tools may see")] = "."
+    cors_origin: Annotated[
+        tuple[str, ...], Meta(description="an origin whose pages may use this server, or *; repeatable")
+    ] = ()
+    demo_rate: Annotated[float, Meta(ge=0, description="tokens a second of the demo model; 0 is no pause")] = 40.0
+    max_steps: Annotated[Count, Meta(description="steps an agent may take")] = 8
+    run_timeout: Annotated[Seconds, Meta(description="a run's deadline")] = 60.0
+    model_timeout: Annotated[Seconds, Meta(description="how long a model may be silent")] = 30.0
+    tool_timeout: Annotated[Seconds, Meta(description="how long a tool may take")] = 30.0
+    max_runs: Annotated[Count, Meta(description="runs at once, of everybody")] = 1000
+    max_body: Annotated[Count, Meta(description="size of a request's body or a WebSocket message")] = 2**20
+    log_events: Annotated[Count, Meta(description="events kept of one run; older ones are trimmed")] = 100_000
+    log_bytes: Annotated[Count, Meta(description="bytes kept of all runs; the oldest ended ones go first")] = 2**28
+    retention: Annotated[Seconds, Meta(description="how long a run is kept after its end")] = 900.0
+    heartbeat: Annotated[Seconds, Meta(description="send a heartbeat after this long without an event")] = 15.0
+    send_timeout: Annotated[Seconds, Meta(description="drop a follower that takes nothing for this long")] = 10.0
+    drain_timeout: Annotated[float, Meta(ge=0, le=3600, description="at shutdown, let runs finish for this long")] = 1.0
+    retry_ms: Annotated[Count, Meta(description="milliseconds after which EventSource reconnects, +-50 %")] = 1000
+
+    def __post_init__(self) -> None:
+        for origin in self.cors_origin:
+            if origin != "*" and not _ORIGIN.fullmatch(origin):
+                raise ValueError(f"cors_origin: {origin!r} is no origin (http://host[:port], no path) and not *")
+        if self.base_url is not None and not self.base_url.startswith(("http://", "https://")):
+            raise ValueError(f"base_url: {self.base_url!r} does not start with http:// or https://")
+        if not Path(self.project_root).is_dir():
+            raise ValueError(f"project_root: {self.project_root!r} is not a folder")
+
+    def __repr__(self) -> str:
+        shown = {name: getattr(self, name) for name in self.__struct_fields__}
+        if self.api_key is not None:
+            shown["api_key"] = "***"
+        return f"Settings({', '.join(f'{name}={value!r}' for name, value in shown.items())})"
+
+    @property
+    def demo(self) -> bool:
+        """Whether the embedded demo model answers: neither a key nor a server was given."""
+        return self.api_key is None and self.base_url is None
+
+
+def flag(name: str) -> str:
+    """The command line's name of a setting."""
+    return "--" + name.replace("_", "-")
+
+
+def load(environ: Mapping[str, str], flags: Mapping[str, Any]) -> Settings:
+    """Settings from the environment, over them the flags that are not None. Raises `SettingsError`.
+
+    `TWINWIRE_<NAME>` for each; `OPENAI_API_KEY`, `OPENAI_BASE_URL` and `OPENAI_MODEL` where those are not set.
+    """
+    values: dict[str, Any] = {}
+    source: dict[str, str] = {}
+    for name, hint in get_type_hints(Settings).items():
+        for variable in (f"TWINWIRE_{name.upper()}", f"OPENAI_{name.upper()}"):
+            if variable.startswith("OPENAI") and name not in {"api_key", "base_url", "model"}:
+                continue
+            if name not in values and environ.get(variable):
+                text = environ[variable]
+                values[name] = tuple(text.replace(",", " ").split()) if hint == tuple[str, ...] else text
+                source[name] = variable
+        if flags.get(name) is not None:
+            values[name], source[name] = flags[name], flag(name)
+    try:
+        return msgspec.convert(values, Settings, strict=False)
+    except msgspec.ValidationError as error:
+        raise _settings_error(str(error), values, source) from None
+
+
+def _settings_error(text: str, values: Mapping[str, Any], source: Mapping[str, str]) -> SettingsError:
+    """msgspec names a field at the end of its message, ours at the start; users know it as a flag or variable."""
+    at = re.search(r" - at `\$\.(\w+).*`$", text)
+    if at:
+        name, reason = at[1], text[: at.start()]
+        reason = f"{reason[0].lower()}{reason[1:].partition(', got')[0]}, got {values[name]!r}"
+    else:
+        name, _, reason = text.removesuffix(" - at `$`").partition(": ")
+    return SettingsError(reason, field=source.get(name, flag(name)))

@@ -1,0 +1,12 @@
+"""What a tool is to an agent, and the registry an agent looks tools up in.
+
+A tool knows nothing of runs, logs or transports.
+"""
+
+from __future__ import annotations
+
+from twinwire.tools.base import Tool, ToolError, ToolRegistry, ToolResult
+from twinwire.tools.read import ReadTool
+from twinwire.tools.search import SearchTool
+
+__all__ = ["ReadTool", "SearchTool", "Tool", "ToolError", "ToolRegistry", "ToolResult"]

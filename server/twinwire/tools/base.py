@@ -1,0 +1,136 @@
+"""The Tool interface and the ToolRegistry, which runs a call so that whatever a tool does becomes a result."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal, TypeVar
+
+import msgspec
+from msgspec import Struct
+
+logger = logging.getLogger("twinwire.tools")
+
+
+P = TypeVar("P", bound=Struct)
+
+
+class ToolError(Exception):
+    """A tool's failure, told to the model and to followers in these words: no secret, no path outside the project."""
+
+
+class ToolResult(Struct, frozen=True):
+    """What came of a call: the text for the model, and whether it is a result or an error."""
+
+    text: str
+    status: Literal["ok", "error"]
+
+
+class Tool(ABC):
+    """One tool. `parameters` is the JSON Schema of the object that `run` takes."""
+
+    name: str
+    description: str
+    parameters: Mapping[str, Any] = {"type": "object", "properties": {}}
+
+    @abstractmethod
+    async def run(self, parameters: Mapping[str, Any]) -> str:
+        """Do it. `parameters` come from a model: check them. Raises `ToolError`; may be cancelled."""
+
+    @property
+    def spec(self) -> dict[str, Any]:
+        """The tool in OpenAI's chat form."""
+        function = {"name": self.name, "description": self.description, "parameters": dict(self.parameters)}
+        return {"type": "function", "function": function}
+
+
+def schema(parameters: type[Struct]) -> dict[str, Any]:
+    """The JSON Schema of a Struct without inner Structs, for `Tool.parameters`."""
+    _, components = msgspec.json.schema_components([parameters])
+    return {key: value for key, value in components[parameters.__name__].items() if key not in {"title", "description"}}
+
+
+def parse(parameters: Mapping[str, Any], into: type[P]) -> P:
+    """A model's parameters as a Struct. Raises `ToolError`, which names the one that is wrong."""
+    try:
+        return msgspec.convert(parameters, into)
+    except msgspec.ValidationError as error:
+        raise ToolError(f"bad parameters: {error}") from None
+
+
+class ToolRegistry:
+    """The tools of an agent, by name."""
+
+    def __init__(self) -> None:
+        self._tools: dict[str, Tool] = {}
+        self._left: set[asyncio.Task[str]] = set()
+
+    def register_tool(self, tool: Tool) -> None:
+        """Add a tool. Raises `ValueError` where the name is taken."""
+        if tool.name in self._tools:
+            raise ValueError(f"a tool named {tool.name!r} is registered already")
+        self._tools[tool.name] = tool
+
+    def __iter__(self) -> Iterator[Tool]:
+        return iter(self._tools.values())
+
+    def __len__(self) -> int:
+        return len(self._tools)
+
+    @property
+    def specs(self) -> list[dict[str, Any]]:
+        """All tools in OpenAI's chat form."""
+        return [tool.spec for tool in self]
+
+    @staticmethod
+    def parse_arguments(text: str) -> dict[str, Any]:
+        """The parameters in a model's `arguments` text; an empty text is no parameters. Raises `ToolError`."""
+        try:
+            parameters = msgspec.json.decode(text or "{}")
+        except (ValueError, RecursionError):
+            raise ToolError("the call's arguments are not valid JSON") from None
+        if not isinstance(parameters, dict):
+            raise ToolError("the call's arguments are not a JSON object")
+        return parameters
+
+    async def call(self, name: str, parameters: Mapping[str, Any], timeout: float) -> ToolResult:
+        """Run one call for at most `timeout` seconds. Never raises but when cancelled itself.
+
+        A tool that is late, or whose caller is cancelled, is cancelled and not waited for: it may not stop.
+        """
+        tool = self._tools.get(name)
+        if tool is None:
+            known = ", ".join(self._tools) or "none"
+            return ToolResult(f"there is no tool named {name!r}; the tools are: {known}", "error")
+        task = asyncio.create_task(_run(tool, parameters))
+        try:
+            await asyncio.wait({task}, timeout=timeout)
+        except asyncio.CancelledError:
+            self._leave(task)
+            raise
+        if not task.done():
+            self._leave(task)
+            return ToolResult(f"{name} did not finish in {timeout:g} s", "error")
+        try:
+            return ToolResult(task.result(), "ok")
+        except ToolError as error:
+            return ToolResult(str(error), "error")
+        except (Exception, asyncio.CancelledError):  # this task is done: the tool cancelled itself
+            logger.exception("tool %s failed", name)
+            return ToolResult(f"{name} failed", "error")
+
+    def _leave(self, task: asyncio.Task[str]) -> None:
+        """Cancel a tool and keep it until it stops; what comes of it is nobody's."""
+        self._left.add(task)
+        task.add_done_callback(self._left.discard)
+        task.add_done_callback(lambda done: done.cancelled() or done.exception())
+        task.cancel()
+
+
+async def _run(tool: Tool, parameters: Mapping[str, Any]) -> str:
+    text = await tool.run(parameters)
+    if not isinstance(text, str):
+        raise TypeError(f"a tool's result is a str, not {type(text).__name__}")
+    return text

@@ -1,0 +1,45 @@
+"""The adapter layer: how the events of a log get onto a connection.
+
+One `pump` per connection, for both transports; `sse` and `websocket` adapt it to ASGI. Nothing here knows a route.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from enum import Enum
+from typing import Protocol
+
+
+class Verdict(Enum):
+    """Why a connection ends. The value is the WebSocket close code (RFC 6455, section 7.4) and its reason."""
+
+    DONE = (1000, "")  # everything was sent
+    LEFT = (1001, "the client has gone")  # nobody is there to be told
+    RESTART = (1012, "the server is restarting; resume at your cursor")
+    SLOW = (4008, "too slow; resume at your cursor")
+    BINARY = (1003, "text messages only")
+    BROKEN = (1011, "internal error; resume at your cursor")
+
+    def __init__(self, code: int, reason: str) -> None:
+        self.code = code
+        self.reason = reason
+
+
+class Transport(Protocol):
+    """One connection, as the pump sees it. Only the pump's task calls it."""
+
+    def write(self, frames: Sequence[bytes]) -> bool:
+        """Take frames to send; False where they still wait in here: call `drain` before writing on."""
+        ...
+
+    async def drain(self) -> None:
+        """Send what waits. Raises `OSError` where the client has gone."""
+        ...
+
+    def heartbeat(self) -> bool:
+        """Write something that is no event, so that nobody takes the connection for dead; as `write`."""
+        ...
+
+    async def close(self, verdict: Verdict) -> None:
+        """End the connection as the verdict says, in bounded time."""
+        ...

@@ -1,0 +1,275 @@
+"""One pump per connection: takes pages from logs at its cursors and writes them to a transport.
+
+Past and live are one loop over one log. A caught-up pump sleeps on one future; an append wakes it by a plain
+callback. What a client takes too slowly stays in the log: the pump holds one page at most, and is ended when a
+send takes longer than the deadline. `Sweep` is the one timer of all connections' heartbeats and deadlines.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Protocol
+
+from twinwire.errors import CursorGone, RunNotFound, TwinwireError
+from twinwire.formats import View
+from twinwire.log import EventLog, Unsubscribe
+from twinwire.transports import Transport, Verdict
+
+PAGE_EVENTS = 256
+MAX_REPLIES = 64
+
+
+class Presence(Protocol):
+    """Who counts the followers of a run."""
+
+    def follow(self, run_id: str) -> None:
+        """One more."""
+        ...
+
+    def unfollow(self, run_id: str) -> None:
+        """One less."""
+        ...
+
+
+class Follower:
+    """One cursor of one connection into one run's log."""
+
+    __slots__ = ("_pump", "after", "run_id", "unsubscribe", "view")
+
+    def __init__(self, pump: Pump, run_id: str, after: int, view: View) -> None:
+        self._pump = pump
+        self.run_id = run_id
+        self.after = after
+        self.view = view
+        self.unsubscribe: Unsubscribe = lambda: None
+
+    def wake(self) -> None:
+        """There is more to read."""
+        self._pump.ready(self)
+
+
+class Pump:
+    """The cursors of one connection, served in turn, a page each.
+
+    `once` ends the connection when no cursor is left (SSE); else it stays open for more (WebSocket).
+    `lost(follower, error)`, where it is set, is told of a cursor whose events are gone; else that ends the connection.
+    """
+
+    def __init__(
+        self,
+        log: EventLog,
+        presence: Presence,
+        transport: Transport,
+        *,
+        once: bool,
+    ) -> None:
+        self._log = log
+        self._presence = presence
+        self._transport = transport
+        self._once = once
+        self.lost: Callable[[Follower, TwinwireError], None] | None = None
+        self._loop = asyncio.get_running_loop()
+        self._followers: dict[str, Follower] = {}
+        self._ready: dict[Follower, None] = {}
+        self._replies: list[bytes] = []
+        self._room: asyncio.Future[None] | None = None
+        self._sleeping: asyncio.Future[None] | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._verdict: Verdict | None = None
+        self._last_verdict: Verdict | None = None
+        self._heartbeat_due = False
+        self._sending_since: float | None = None
+        self._sent_at = self._loop.time()
+
+    def attach(self, run_id: str, after: int, view: View) -> None:
+        """Follow a run from the event after number `after`, at this cursor alone. Raises `RunNotFound`."""
+        follower = Follower(self, run_id, after, view)
+        follower.unsubscribe = self._log.subscribe(run_id, follower.wake)
+        self._presence.follow(run_id)  # before the one it may replace leaves: a run's policy must not see a gap
+        self.detach(run_id)
+        self._followers[run_id] = follower
+        follower.wake()
+
+    def detach(self, run_id: str) -> bool:
+        """Follow a run no longer; False where it was not followed."""
+        follower = self._followers.pop(run_id, None)
+        if follower is None:
+            return False
+        follower.unsubscribe()
+        self._ready.pop(follower, None)
+        self._presence.unfollow(run_id)
+        return True
+
+    def follows(self, run_id: str) -> bool:
+        """Whether this connection follows the run."""
+        return run_id in self._followers
+
+    def ready(self, follower: Follower) -> None:
+        """The follower has something to read."""
+        self._ready[follower] = None
+        self._wake()
+
+    def say(self, frame: bytes) -> None:
+        """Send a frame that is no event, before any event not yet taken."""
+        self._replies.append(frame)
+        self._wake()
+
+    async def room(self) -> None:
+        """Wait while too many replies are unsent."""
+        while len(self._replies) >= MAX_REPLIES and self._verdict is None:
+            self._room = self._room or self._loop.create_future()
+            await self._room
+
+    def end(self, verdict: Verdict, *, when_idle: bool = False) -> None:
+        """End the connection: now, also while a send waits for the client, or once nothing is left to send.
+
+        The first verdict that takes effect stands.
+        """
+        if self._verdict is not None:
+            return
+        if when_idle:
+            self._last_verdict = verdict
+            self._wake()
+            return
+        self._verdict = verdict
+        if self._sending_since is not None and self._task is not None:
+            self._task.cancel()
+        self._wake()
+
+    def tick(self, now: float, heartbeat: float, send_timeout: float) -> None:
+        """What is due at this time (of the loop's clock): a heartbeat, or the end of a follower that takes nothing."""
+        if self._sending_since is not None:
+            if now - self._sending_since >= send_timeout:
+                self.end(Verdict.SLOW)
+        elif now - self._sent_at >= heartbeat:
+            self._heartbeat_due = True
+            self._wake()
+
+    async def run(self) -> Verdict:
+        """Serve until the connection is to end; returns why. Leaves no subscription behind."""
+        self._task = asyncio.current_task()
+        try:
+            while self._verdict is None:
+                await self._serve()
+        except asyncio.CancelledError:
+            # A send that was given up; any other cancellation is not ours to swallow.
+            if self._verdict is None or self._task is None:
+                raise
+            self._task.uncancel()
+        except OSError:
+            self._verdict = self._verdict or Verdict.LEFT
+        finally:
+            self._task = None
+            self.close()
+        return self._verdict
+
+    def close(self) -> None:
+        """Leave no subscription and no waiter behind. Idempotent; `run` does it too."""
+        for run_id in list(self._followers):
+            self.detach(run_id)
+        self._make_room()
+
+    def _make_room(self) -> None:
+        if self._room is not None and not self._room.done():
+            self._room.set_result(None)
+        self._room = None
+
+    async def _serve(self) -> None:
+        """Send the replies, then one page of one follower, or the heartbeat, or sleep."""
+        if self._replies:
+            frames, self._replies = self._replies, []
+            self._make_room()
+            await self._send(self._transport.write(frames))
+        elif self._ready:
+            follower = next(iter(self._ready))
+            del self._ready[follower]
+            await self._page(follower)
+        elif self._once and not self._followers:
+            self._verdict = Verdict.DONE
+        elif self._last_verdict is not None:
+            self._verdict = self._last_verdict
+        elif self._heartbeat_due:
+            self._heartbeat_due = False
+            await self._send(self._transport.heartbeat())
+        else:
+            self._sleeping = self._loop.create_future()
+            await self._sleeping
+
+    async def _page(self, follower: Follower) -> None:
+        try:
+            page = await self._log.page(follower.run_id, follower.after, PAGE_EVENTS)
+        except (CursorGone, RunNotFound) as error:
+            self.detach(follower.run_id)
+            if self.lost is None:
+                self._verdict = Verdict.BROKEN
+            else:
+                self.lost(follower, error)
+            return
+        if self._followers.get(follower.run_id) is not follower:
+            return  # detached while the page was read
+        if page.records:
+            follower.after = page.records[-1].seq
+            if follower.after < page.last:
+                self._ready[follower] = None
+            frames = follower.view.frames(page.records)
+            if frames:
+                await self._send(self._transport.write(frames))
+        if page.ended and follower.after == page.last and self._followers.get(follower.run_id) is follower:
+            self.detach(follower.run_id)
+
+    async def _send(self, taken: bool) -> None:
+        if not taken:
+            self._sending_since = self._loop.time()
+            try:
+                await self._transport.drain()
+            finally:
+                self._sending_since = None
+        self._sent_at = self._loop.time()
+
+    def _wake(self) -> None:
+        if self._sleeping is not None and not self._sleeping.done():
+            self._sleeping.set_result(None)
+
+
+class Sweep:
+    """Ticks all pumps, each `interval` seconds: one timer for any number of connections."""
+
+    def __init__(self, *, heartbeat: float, send_timeout: float) -> None:
+        self._heartbeat = heartbeat
+        self._send_timeout = send_timeout
+        self._interval = min(1.0, heartbeat / 4, send_timeout / 4)
+        self._timer: asyncio.TimerHandle | None = None
+        self._empty: asyncio.Future[None] | None = None
+        self.pumps: set[Pump] = set()
+
+    def add(self, pump: Pump) -> None:
+        """Tick this pump from now on."""
+        self.pumps.add(pump)
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(self._interval, self._tick)
+
+    def discard(self, pump: Pump) -> None:
+        """Tick it no more."""
+        self.pumps.discard(pump)
+        if not self.pumps and self._empty is not None and not self._empty.done():
+            self._empty.set_result(None)
+
+    async def drain(self, verdict: Verdict, seconds: float) -> None:
+        """End all connections: let each send what is ready, and cut off those that do not take it within that time."""
+        for when_idle in (True, False):
+            for pump in tuple(self.pumps):
+                pump.end(verdict, when_idle=when_idle)
+            if self.pumps:
+                self._empty = asyncio.get_running_loop().create_future()
+                await asyncio.wait([self._empty], timeout=seconds)
+
+    def _tick(self) -> None:
+        self._timer = None
+        if not self.pumps:
+            return
+        loop = asyncio.get_running_loop()
+        now = loop.time()
+        for pump in tuple(self.pumps):
+            pump.tick(now, self._heartbeat, self._send_timeout)
+        self._timer = loop.call_later(self._interval, self._tick)

@@ -1,0 +1,175 @@
+"""WebSocket over ASGI (RFC 6455): many runs on one socket, and commands from the client beside their events.
+
+What goes out is text messages only: replies (`commands`) and events, in one order, written by one pump.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+from twinwire import commands
+from twinwire.commands import AnyCommand, Attach, Auth, Cancel, Detach, Ping, Start
+from twinwire.errors import BadRequest, CursorGone, RunNotFound, TwinwireError
+from twinwire.formats import native
+from twinwire.runs import Runs, RunSpec
+from twinwire.transports import Verdict
+from twinwire.transports.asgi import FLUSH_SECONDS, Connection, Message, Receive, Scope, Send
+from twinwire.transports.pump import Follower, Pump, Sweep
+from twinwire.wire import check_run_id, check_types, parse_after, parse_on_disconnect
+
+MAX_REQUEST_IDS = 1024
+DEFAULT_ON_DISCONNECT = "cancel_after:10"
+
+
+class WebSocketTransport:
+    """See `Transport`."""
+
+    def __init__(self, connection: Connection, send: Send) -> None:
+        self._connection = connection
+        self._send = send
+        self._waiting: list[bytes] = []
+
+    def write(self, frames: Sequence[bytes]) -> bool:
+        """See `Transport`. A frame is one text message."""
+        self._waiting.extend(frames)
+        return False
+
+    async def drain(self) -> None:
+        """See `Transport`."""
+        frames, self._waiting = self._waiting, []
+        for frame in frames:
+            await self._send({"type": "websocket.send", "text": frame.decode()})
+
+    def heartbeat(self) -> bool:
+        """Nothing: the server below sends a ping frame (RFC 6455, section 5.5.2) at the same interval."""
+        return True
+
+    async def close(self, verdict: Verdict) -> None:
+        """Send a close frame with the verdict's code; a client that does not even take that is cut off."""
+        if verdict is Verdict.LEFT:
+            return
+        try:
+            async with asyncio.timeout(FLUSH_SECONDS):
+                await self._send({"type": "websocket.close", "code": verdict.code, "reason": verdict.reason})
+        except TimeoutError:
+            await self._connection.cut(flush=False)
+        except OSError:
+            pass  # gone meanwhile
+
+
+class Socket:
+    """What one client says on its socket, and what it is answered."""
+
+    def __init__(self, runs: Runs, pump: Pump) -> None:
+        self._runs = runs
+        self._pump = pump
+        self._requests: dict[str, str] = {}
+        pump.lost = self._lost
+
+    async def take(self, message: Message) -> None:
+        """One message. Whatever is wrong with it, the socket lives, but for binary, which is no protocol of ours."""
+        text = message.get("text")
+        if text is None:
+            self._pump.end(Verdict.BINARY)
+            return
+        try:
+            command = commands.decode_command(text)
+        except BadRequest as error:
+            self._pump.say(commands.error_reply(error, **commands.labels(text)))
+        else:
+            try:
+                await self._obey(command)
+            except TwinwireError as error:
+                named = {name: getattr(command, name, None) for name in ("run_id", "request_id", "ref")}
+                self._pump.say(commands.error_reply(error, **named))
+        await self._pump.room()
+
+    async def _obey(self, command: AnyCommand) -> None:
+        match command:
+            case Start():
+                await self._start(command)
+            case Attach():
+                await self._attach(command)
+            case Detach(run_id=run_id):
+                self._pump.detach(run_id)
+                self._pump.say(commands.reply("detached", command.ref, run_id=run_id))
+            case Cancel():
+                await self._cancel(command)
+            case Auth():
+                raise BadRequest("authentication is off on this server")
+            case Ping():
+                self._pump.say(commands.reply("pong", command.ref))
+
+    async def _start(self, command: Start) -> None:
+        if command.request_id in self._requests:
+            raise BadRequest("this request_id is in use on this socket", field="request_id")
+        view = native.view("ws", check_types(command.types))
+        info, _ = await self._runs.start(
+            RunSpec(
+                message=command.message,
+                agent=command.agent,
+                user_id=command.user_id,
+                session_id=command.session_id,
+                linger=parse_on_disconnect(command.on_disconnect or DEFAULT_ON_DISCONNECT),
+                idempotency_key=command.idempotency_key,
+                interrupt=command.interrupt,
+            )
+        )
+        self._requests[command.request_id] = info.run_id
+        if len(self._requests) > MAX_REQUEST_IDS:
+            del self._requests[next(iter(self._requests))]
+        self._pump.say(commands.reply("started", command.ref, request_id=command.request_id, run_id=info.run_id))
+        self._pump.attach(info.run_id, 0, view)
+
+    async def _attach(self, command: Attach) -> None:
+        run_id = check_run_id(command.run_id)
+        after = parse_after(command.after, run_id)
+        view = native.view("ws", check_types(command.types))
+        state = await self._runs.state(run_id)
+        if not state.first - 1 <= after <= state.last:
+            self._gap(run_id, CursorGone(state.first, state.last), command.ref)
+            return
+        ended = state.terminal is not None
+        self._pump.say(
+            commands.reply("attached", command.ref, run_id=run_id, first=state.first, last=state.last, ended=ended)
+        )
+        if not (ended and after == state.last):
+            self._pump.attach(run_id, after, view)
+
+    async def _cancel(self, command: Cancel) -> None:
+        run_id = command.run_id or self._requests.get(command.request_id or "")
+        try:
+            status = "not_found" if run_id is None else await self._runs.cancel(run_id)
+        except RunNotFound:
+            status = "not_found"
+        self._pump.say(
+            commands.reply("cancel_ack", command.ref, run_id=run_id, request_id=command.request_id, status=status)
+        )
+
+    def _lost(self, follower: Follower, error: TwinwireError) -> None:
+        """A followed run's events are gone."""
+        if isinstance(error, CursorGone):
+            self._gap(follower.run_id, error, None)
+        else:
+            self._pump.say(commands.error_reply(error, run_id=follower.run_id))
+
+    def _gap(self, run_id: str, error: CursorGone, ref: str | int | None) -> None:
+        self._pump.say(commands.reply("gap", ref, run_id=run_id, first=error.first, last=error.last))
+
+
+async def serve(scope: Scope, receive: Receive, send: Send, *, runs: Runs, sweep: Sweep) -> None:
+    """Serve a socket whose opening handshake is done, until it closes."""
+    connection = Connection(scope, receive)
+    transport = WebSocketTransport(connection, send)
+    pump = Pump(runs.log, runs, transport, once=False)
+    socket = Socket(runs, pump)
+    sweep.add(pump)
+    listening = asyncio.create_task(connection.listen(pump, socket.take))
+    try:
+        verdict = await pump.run()
+    finally:
+        sweep.discard(pump)
+        listening.cancel()
+        pump.close()
+    await transport.close(verdict)

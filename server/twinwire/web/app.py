@@ -1,0 +1,124 @@
+"""The Litestar app."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from typing import Any
+
+from litestar import Litestar, Request, Response
+from litestar.config.cors import CORSConfig
+from litestar.di import Provide
+from litestar.exceptions import HTTPException
+from litestar.openapi.config import OpenAPIConfig
+
+from twinwire import settings as settings_module
+from twinwire.agents import Agent
+from twinwire.errors import TwinwireError
+from twinwire.log import open_log
+from twinwire.runs import Runs
+from twinwire.sessions import Sessions
+from twinwire.settings import Settings
+from twinwire.transports.pump import Sweep
+from twinwire.web import chat, health, page, runs, socket
+from twinwire.web.service import Service
+from twinwire.web.stream import HEARTBEAT_HEADER, RUN_HEADER
+
+logger = logging.getLogger("twinwire.web")
+
+
+def create_app(agents: Mapping[str, Agent] | None = None, *, settings: Settings | None = None) -> Litestar:
+    """A Twinwire app with these agents by name, or with `react` and `simple` where none are given.
+
+    `settings` come from the environment where they are not given. Serve it with `twinwire serve module:app` for a
+    clean shutdown; another ASGI server works but cannot end its streams by itself. Raises `SettingsError`.
+    """
+    settings = settings or settings_module.load(os.environ, {})
+    if agents is None:
+        from twinwire.agents.default import default_agents
+
+        agents = default_agents(settings)
+    log = open_log(
+        settings.log, max_events=settings.log_events, max_bytes=settings.log_bytes, retention=settings.retention
+    )
+    service = Service(
+        settings,
+        Runs(
+            log,
+            agents,
+            Sessions(),
+            deadline=settings.run_timeout,
+            max_runs=settings.max_runs,
+        ),
+        Sweep(heartbeat=settings.heartbeat, send_timeout=settings.send_timeout),
+    )
+    figures = health.registry(service)
+
+    @asynccontextmanager
+    async def lifespan(_: Litestar) -> AsyncIterator[None]:
+        try:
+            yield
+        finally:
+            await service.drain()
+
+    app = Litestar(
+        [
+            chat.chat,
+            runs.start_run,
+            runs.get_run,
+            runs.run_events,
+            runs.cancel_run,
+            health.healthz,
+            health.readyz,
+            health.metrics,
+            socket.socket,
+            page.index,
+            *page.static_routers(),
+        ],
+        dependencies={
+            "service": Provide(lambda: service, sync_to_thread=False),
+            "figures": Provide(lambda: figures, sync_to_thread=False),
+        },
+        exception_handlers={TwinwireError: _twinwire_error, HTTPException: _http_error, Exception: _unexpected},
+        cors_config=_cors(settings),
+        openapi_config=OpenAPIConfig("Twinwire", "1", path="/schema"),
+        lifespan=[lifespan],
+        logging_config=None,
+        signature_types=[Service],
+    )
+    app.state.service = service
+    return app
+
+
+def _cors(settings: Settings) -> CORSConfig | None:
+    if not settings.cors_origin:
+        return None
+    return CORSConfig(
+        allow_origins=list(settings.cors_origin),
+        allow_methods=["GET", "POST"],
+        allow_headers=["content-type", "last-event-id", "authorization", "cache-control"],
+        expose_headers=[RUN_HEADER, HEARTBEAT_HEADER, "location", "retry-after"],
+    )
+
+
+def _twinwire_error(_: Request[Any, Any, Any], error: TwinwireError) -> Response[dict[str, Any]]:
+    headers = {"retry-after": "1"} if error.status in {429, 503} else {}
+    if error.status == 413:
+        headers["connection"] = "close"  # there may be more of it
+    return Response(error.payload(), status_code=error.status, headers=headers)
+
+
+def _http_error(_: Request[Any, Any, Any], error: HTTPException) -> Response[dict[str, Any]]:
+    """The framework's own refusals: no such route, wrong method, a bad Host."""
+    body = TwinwireError(error.detail).payload() | {"code": error.__class__.__name__.removesuffix("Exception").lower()}
+    known = {404: ("not_found", "no such path"), 405: ("method_not_allowed", "this path does not take this method")}
+    if error.status_code in known:
+        body["code"], body["message"] = known[error.status_code]
+    return Response(body, status_code=error.status_code, headers=error.headers or {})
+
+
+def _unexpected(request: Request[Any, Any, Any], error: Exception) -> Response[dict[str, Any]]:
+    logger.error("%s %s failed", request.method, request.url.path, exc_info=error)
+    return Response(TwinwireError("internal error").payload(), status_code=500)

@@ -1,0 +1,69 @@
+"""`/chat` and `/chat/stream`: start a run and follow it in one request, as the guide's clients do."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from litestar import Request, Response, route
+from litestar.di import NamedDependency
+
+from twinwire import errors
+from twinwire.errors import BadRequest, RunError, TwinwireError
+from twinwire.events import StreamEvent
+from twinwire.runs import RunSpec
+from twinwire.web import input as incoming, stream
+from twinwire.web.input import ChatBody, ChatQuery
+from twinwire.web.openapi import documented
+from twinwire.web.service import Service
+from twinwire.wire import parse_on_disconnect
+
+STATUS = {
+    kind.code: kind.status for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, RunError)
+}
+
+
+@route(
+    ["/chat", "/chat/stream"],
+    http_method=["GET", "POST"],
+    operation_class=documented(query=ChatQuery, body=ChatBody),
+    summary="Start a run and follow it; with a cursor, resume one and never start",
+)
+async def chat(request: Request[Any, Any, Any], service: NamedDependency[Service]) -> Response[Any]:
+    """Answer with the run's events as SSE, or with `{"result"}` where `stream` is false."""
+    asked: ChatQuery = incoming.query(request, ChatQuery)
+    if request.method == "POST" and (data := await incoming.body(request, service.settings.max_body)):
+        asked = incoming.merged(asked, data)
+    if (cursor := incoming.chat_cursor(request, asked.after)) is not None:
+        incoming.accepts_events(request)
+        return await stream.follow(service, cursor.run_id, cursor.seq, asked)
+    if asked.message is None:
+        raise BadRequest("a message is needed", field="message")
+    default = "cancel"
+    if asked.stream:
+        incoming.accepts_events(request)
+        asked.kinds  # noqa: B018 - a bad filter must not start a run
+        default = "cancel_after:10"
+    info, _ = await service.runs.start(
+        RunSpec(
+            message=asked.message,
+            agent=asked.agent,
+            user_id=asked.user_id,
+            session_id=asked.session_id,
+            linger=parse_on_disconnect(asked.on_disconnect or default),
+            idempotency_key=asked.idempotency_key,
+            interrupt=True,
+        )
+    )
+    if asked.stream:
+        return await stream.follow(service, info.run_id, 0, asked)
+    return _answer(await stream.result(service, info.run_id, request), info.run_id)
+
+
+def _answer(event: StreamEvent | None, run_id: str) -> Response[Any]:
+    if event is None:
+        return Response(None, status_code=204)  # for nobody: the caller has gone
+    if event.type == "ERROR":
+        error = TwinwireError(event.data["message"])
+        error.code = event.data["error_type"]
+        return Response(error.payload(), status_code=STATUS.get(error.code, 502 if "upstream" in error.code else 500))
+    return Response({"result": event.data["result"], "run_id": run_id, "status": event.data["status"]}, status_code=200)

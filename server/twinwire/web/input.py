@@ -1,0 +1,165 @@
+"""What comes in over HTTP, read strictly: bodies, queries, headers. Bad input is an error that names the field."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal, TypeVar
+from urllib.parse import parse_qsl
+
+import msgspec
+from litestar import Request
+from msgspec import Meta, Struct
+
+from twinwire.errors import BadRequest, NotAcceptable, PayloadTooLarge, UnsupportedMediaType
+from twinwire.wire import Cursor, check_types, decode_json, named_error, parse_after, parse_cursor
+
+T = TypeVar("T", bound=Struct)
+
+DRAIN_BYTES = 16 * 2**20  # a body over the limit is read on to here, so that its sender can read the answer
+
+Name = Annotated[str, Meta(min_length=1, max_length=128)]
+
+
+class StartBody(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`POST /runs`."""
+
+    message: Annotated[str, Meta(description="what the agent is asked")]
+    agent: Annotated[str | None, Meta(description="the agent's name; default react")] = None
+    user_id: Annotated[Name | None, Meta(description="names the user where authentication is off")] = None
+    session_id: Annotated[Name | None, Meta(description="the conversation this message belongs to")] = None
+    on_disconnect: Annotated[
+        str | None, Meta(description="when nobody follows: continue, cancel or cancel_after:<seconds>")
+    ] = None
+    idempotency_key: Annotated[Name | None, Meta(description="a repeated start with this key is the same run")] = None
+    interrupt: Annotated[bool, Meta(description="end the session's running run instead of answering 409")] = False
+
+
+class FollowQuery(Struct, frozen=True, kw_only=True):
+    """How one follows a run over SSE."""
+
+    after: Annotated[str | None, Meta(description="the last event seen: its id, or (of a known run) its number")] = None
+    types: Annotated[str | None, Meta(description="event types to send, with commas between; default all")] = None
+    envelope: Annotated[bool, Meta(description="put the whole event in data, as a WebSocket carries it")] = False
+    format: Annotated[Literal["native"], Meta(description="how events look")] = "native"
+
+    @property
+    def kinds(self) -> frozenset[str] | None:
+        """The types asked for. Raises `BadRequest`."""
+        return None if self.types is None else check_types(self.types.split(","))
+
+
+class ChatQuery(FollowQuery, frozen=True, kw_only=True):
+    """`/chat` and `/chat/stream`, in the query or, but for `after`, in a JSON body."""
+
+    message: Annotated[str | None, Meta(description="what the agent is asked")] = None
+    stream: Annotated[bool, Meta(description="false: answer with the result alone")] = True
+    agent: Annotated[str | None, Meta(description="the agent's name; default react")] = None
+    user_id: Annotated[Name | None, Meta(description="names the user where authentication is off")] = None
+    session_id: Annotated[Name | None, Meta(description="the conversation this message belongs to")] = None
+    on_disconnect: Annotated[
+        str | None, Meta(description="when nobody follows: continue, cancel or cancel_after:<seconds>")
+    ] = None
+    idempotency_key: Annotated[Name | None, Meta(description="a repeated start with this key is the same run")] = None
+
+
+class ChatBody(ChatQuery, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The same in a JSON body."""
+
+    types: Annotated[str | Sequence[str] | None, Meta(description="event types to send; default all")] = None  # type: ignore[assignment]
+
+    @property
+    def kinds(self) -> frozenset[str] | None:
+        """The types asked for. Raises `BadRequest`."""
+        return check_types(self.types.split(",") if isinstance(self.types, str) else self.types)
+
+
+def query(request: Request[Any, Any, Any], shape: type[T]) -> T:
+    """The query string as a Struct; parameters it does not know are left aside, as the web does."""
+    try:
+        pairs = parse_qsl(request.scope["query_string"].decode("ascii"), keep_blank_values=True, errors="strict")
+    except UnicodeError:
+        raise BadRequest("the query is not UTF-8, percent-encoded") from None
+    except ValueError:
+        raise BadRequest("the query has too many parameters") from None
+    known = {name: value for name, value in pairs if name in shape.__struct_fields__}
+    try:
+        return msgspec.convert(known, shape, strict=False)
+    except msgspec.ValidationError as error:
+        raise named_error(error) from None
+
+
+async def body(request: Request[Any, Any, Any], limit: int) -> bytes:
+    """The whole body, of JSON, uncompressed; empty where there is none. Raises 413 and 415."""
+    chunks: list[bytes] = []
+    size = 0
+    too_large = int(request.headers.get("content-length") or 0) > limit
+    while True:
+        message: Any = await request.receive()
+        if message["type"] == "http.disconnect":
+            raise BadRequest("the request ended early")
+        size += len(message["body"])
+        too_large = too_large or size > limit
+        if not too_large:
+            chunks.append(message["body"])
+        if not message["more_body"] or size > DRAIN_BYTES:
+            break
+    if too_large:
+        raise PayloadTooLarge(f"a body may have {limit} bytes")
+    if not size:
+        return b""
+    if (request.headers.get("content-encoding") or "identity").lower() != "identity":
+        raise UnsupportedMediaType("a body is not compressed", field="content-encoding")
+    if not re.fullmatch(
+        r"application/json\s*(;.*)?", (request.headers.get("content-type") or "").strip(), re.IGNORECASE
+    ):
+        raise UnsupportedMediaType("a body is application/json", field="content-type")
+    return b"".join(chunks)
+
+
+def struct(data: bytes, shape: type[T]) -> T:
+    """A body as a Struct. Raises `BadRequest`."""
+    return decode_json(data, msgspec.json.Decoder(shape))
+
+
+def merged(asked: ChatQuery, data: bytes) -> ChatBody:
+    """A chat's body, over what its query said. Raises `BadRequest`."""
+    told = struct(data, ChatBody)
+    unsaid = set(asked.__struct_fields__) - set(msgspec.json.decode(data))
+    return msgspec.structs.replace(told, **{name: getattr(asked, name) for name in unsaid})
+
+
+def last_event_id(request: Request[Any, Any, Any]) -> str | None:
+    """The header by which EventSource resumes (WHATWG HTML 9.2.4)."""
+    values: list[str] = request.headers.getall("last-event-id", [])
+    if len(values) > 1:
+        raise BadRequest("only one is allowed", field="last-event-id")
+    return values[0] if values else None
+
+
+def chat_cursor(request: Request[Any, Any, Any], after: str | None) -> Cursor | None:
+    """The cursor a request to `/chat*` resumes at, if it has one. The header wins over `after`."""
+    header = last_event_id(request)
+    if header is not None:
+        return parse_cursor(header, "last-event-id")
+    return None if after is None else parse_cursor(after, "after")
+
+
+def run_cursor(request: Request[Any, Any, Any], after: str | None, run_id: str) -> int:
+    """The number of the last event seen of this run; 0 without a cursor. The header wins over `after`."""
+    header = last_event_id(request)
+    if header is not None:
+        cursor = parse_cursor(header, "last-event-id")
+        return parse_after(str(cursor), run_id, "last-event-id")
+    return 0 if after is None else parse_after(after, run_id)
+
+
+def accepts_events(request: Request[Any, Any, Any]) -> None:
+    """Raises `NotAcceptable` where the client takes no event stream."""
+    accept = request.headers.get("accept") or "*/*"
+    for part in accept.lower().split(","):
+        kind, *parameters = (item.strip() for item in part.split(";"))
+        refused = any(re.fullmatch(r"q\s*=\s*0(\.0*)?", parameter) for parameter in parameters)
+        if kind in {"text/event-stream", "text/*", "*/*"} and not refused:
+            return
+    raise NotAcceptable("this is answered as text/event-stream", field="accept")

@@ -1,0 +1,60 @@
+"""The OpenAPI of handlers that read their input themselves: from the Structs they read it into."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+from litestar.openapi.spec import OpenAPIMediaType, OpenAPIType, Operation, Parameter, RequestBody, Schema
+from msgspec import Struct
+
+_KEYWORDS = {
+    "description": "description",
+    "default": "default",
+    "enum": "enum",
+    "minLength": "min_length",
+    "maxLength": "max_length",
+}
+
+
+def documented(*, query: type[Struct] | None = None, body: type[Struct] | None = None) -> type[Operation]:
+    """An operation class for a Litestar handler whose query and JSON body are these Structs."""
+
+    @dataclass
+    class Documented(Operation):
+        def __post_init__(self) -> None:
+            if query is not None:
+                fields = _properties(query)
+                self.parameters = [
+                    *(self.parameters or []),
+                    *(Parameter(name, "query", schema=schema, required=False) for name, schema in fields.items()),
+                ]
+            if body is not None and not (self.operation_id or "").lower().startswith(("get", "chatget")):
+                required = [field.name for field in msgspec.structs.fields(body) if field.required]
+                schema = Schema(type=OpenAPIType.OBJECT, properties=dict(_properties(body)), required=required or None)
+                self.request_body = RequestBody(
+                    {"application/json": OpenAPIMediaType(schema=schema)}, required=bool(required)
+                )
+
+    return Documented
+
+
+def _properties(shape: type[Struct]) -> dict[str, Schema]:
+    (ref,), components = msgspec.json.schema_components([shape])
+    return {name: _schema(spec) for name, spec in components[ref["$ref"].rpartition("/")[2]]["properties"].items()}
+
+
+def _schema(spec: dict[str, Any]) -> Schema:
+    """A JSON Schema of msgspec's, of the simple kinds our input has, as Litestar's object."""
+    schema = Schema(**{ours: spec[theirs] for theirs, ours in _KEYWORDS.items() if theirs in spec})
+    kinds = [option["type"] for option in spec.get("anyOf", []) if "type" in option] or [spec.get("type", "string")]
+    types = [OpenAPIType(kind) for kind in kinds]
+    schema.type = types[0] if len(types) == 1 else types
+    if OpenAPIType.ARRAY in types:
+        schema.items = Schema(type=OpenAPIType.STRING)
+    for option in spec.get("anyOf", []):
+        for theirs, ours in _KEYWORDS.items():
+            if theirs in option:
+                setattr(schema, ours, option[theirs])
+    return schema

@@ -1,0 +1,83 @@
+"""`/runs`: a run as a resource. Start once, follow from anywhere, cancel from anywhere."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from litestar import Request, Response, get, post
+from litestar.di import NamedDependency
+from litestar.params import FromPath
+
+from twinwire.errors import BadRequest
+from twinwire.events import decode
+from twinwire.log import RunState
+from twinwire.runs import RunSpec
+from twinwire.web import input as incoming, stream
+from twinwire.web.input import FollowQuery, StartBody
+from twinwire.web.openapi import documented
+from twinwire.web.service import Service
+from twinwire.wire import check_run_id, parse_on_disconnect
+
+
+def describe(state: RunState) -> dict[str, Any]:
+    """A run as JSON: what is known from its start, where its log stands, and how it ended."""
+    body: dict[str, Any] = {
+        "run_id": state.info.run_id,
+        "agent": state.info.agent,
+        "created": state.info.created,
+        "user_id": state.info.user_id,
+        "session_id": state.info.session_id,
+        "first": state.first,
+        "last": state.last,
+        "status": "running",
+    }
+    if state.terminal is not None:
+        data = decode(state.terminal.body).data
+        body["status"] = data.get("status", "error")
+        body |= {name: data[name] for name in ("result", "usage", "duration", "error_type", "message") if name in data}
+    return {name: value for name, value in body.items() if value is not None}
+
+
+@post("/runs", operation_class=documented(body=StartBody), summary="Start a run")
+async def start_run(request: Request[Any, Any, Any], service: NamedDependency[Service]) -> Response[dict[str, Any]]:
+    """201 with the run, or 200 with the one that was started with this idempotency key before."""
+    data = await incoming.body(request, service.settings.max_body)
+    if not data:
+        raise BadRequest("a JSON body is needed")
+    asked = incoming.struct(data, StartBody)
+    info, new = await service.runs.start(
+        RunSpec(
+            message=asked.message,
+            agent=asked.agent,
+            user_id=asked.user_id,
+            session_id=asked.session_id,
+            linger=parse_on_disconnect(asked.on_disconnect or "continue"),
+            idempotency_key=asked.idempotency_key,
+            interrupt=asked.interrupt,
+        )
+    )
+    state = await service.runs.state(info.run_id)
+    headers = {"location": f"/runs/{info.run_id}"}
+    return Response(describe(state), status_code=201 if new else 200, headers=headers)
+
+
+@get("/runs/{run_id:str}", summary="A run")
+async def get_run(run_id: FromPath[str], service: NamedDependency[Service]) -> dict[str, Any]:
+    """What is known of the run."""
+    return describe(await service.runs.state(run_id))
+
+
+@get("/runs/{run_id:str}/events", operation_class=documented(query=FollowQuery), summary="Follow a run over SSE")
+async def run_events(request: Request[Any, Any, Any], run_id: FromPath[str], service: NamedDependency[Service]) -> Response[None]:
+    """The run's events after the cursor; 204 after the last one."""
+    asked = incoming.query(request, FollowQuery)
+    after = incoming.run_cursor(request, asked.after, check_run_id(run_id))
+    incoming.accepts_events(request)
+    return await stream.follow(service, run_id, after, asked)
+
+
+@post("/runs/{run_id:str}/cancel", summary="Cancel a run")
+async def cancel_run(run_id: FromPath[str], service: NamedDependency[Service]) -> Response[dict[str, str]]:
+    """202 where the run is being cancelled, 200 where it had finished already."""
+    status = await service.runs.cancel(run_id)
+    return Response({"run_id": run_id, "status": status}, status_code=202 if status == "accepted" else 200)

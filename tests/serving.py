@@ -1,0 +1,107 @@
+"""A real Twinwire server inside the test's event loop, on a free port, and agents that do what a test tells them."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from typing import Any
+
+from twinwire.agents import Agent, RunRequest
+from twinwire.events import StreamEvent
+from twinwire.server import Server, config
+from twinwire.settings import Settings
+from twinwire.web.app import create_app
+from twinwire.web.service import Service
+
+
+class Running:
+    """A server that is up: its `url`, its WebSocket's `ws_url`, and its insides."""
+
+    def __init__(self, server: Server, service: Service, port: int) -> None:
+        self.server = server
+        self.service = service
+        self.runs = service.runs
+        self.port = port
+        self.url = f"http://127.0.0.1:{port}"
+        self.ws_url = f"ws://127.0.0.1:{port}/ws"
+
+
+@asynccontextmanager
+async def serving(agents: Mapping[str, Agent] | None = None, **settings: Any) -> AsyncIterator[Running]:
+    """Serve these agents until the block ends; then shut down as SIGTERM would."""
+    chosen = Settings(**{"drain_timeout": 0.0, "demo_rate": 0.0, **settings})
+    app = create_app(agents, settings=chosen)
+    listener = socket.create_server(("127.0.0.1", 0))
+    ready = asyncio.Event()
+    options = config(app, chosen)
+    options.load()
+    server = Server(options, app.state.service, ready.set)
+    server.lifespan = options.lifespan_class(options)
+    await server.startup([listener])
+    await server.on_tick(0)
+    assert ready.is_set()
+    try:
+        yield Running(server, app.state.service, listener.getsockname()[1])
+    finally:
+        await server.shutdown([listener])
+        listener.close()
+
+
+class Puppet:
+    """One run of a `Puppets` agent: yields what the test puts in, until the test ends it."""
+
+    def __init__(self, request: RunRequest) -> None:
+        self.request = request
+        self.closed = asyncio.Event()
+        self._queue: asyncio.Queue[StreamEvent | BaseException | None] = asyncio.Queue()
+
+    def emit(self, type: str, **data: Any) -> None:  # noqa: A002 - the event's own name for it
+        """Have the agent yield an event."""
+        self._queue.put_nowait(StreamEvent(type=type, data=data))
+
+    def say(self, *words: str) -> None:
+        """Have the agent yield an LLM_CHUNK for each word."""
+        for word in words:
+            self.emit("LLM_CHUNK", content=word, delta=word)
+
+    def fail(self, error: BaseException) -> None:
+        """Have the agent raise."""
+        self._queue.put_nowait(error)
+
+    def end(self) -> None:
+        """Have the agent return."""
+        self._queue.put_nowait(None)
+
+    async def events(self) -> AsyncGenerator[StreamEvent, None]:
+        try:
+            while (item := await self._queue.get()) is not None:
+                if isinstance(item, BaseException):
+                    raise item
+                yield item
+        finally:
+            self.closed.set()
+
+
+class Puppets:
+    """An agent whose runs a test plays by hand: `await puppets.next()` is the run that starts next."""
+
+    def __init__(self) -> None:
+        self.started = 0
+        self._new: asyncio.Queue[Puppet] = asyncio.Queue()
+
+    def __call__(self, request: RunRequest) -> AsyncGenerator[StreamEvent, None]:
+        puppet = Puppet(request)
+        self.started += 1
+        self._new.put_nowait(puppet)
+        return puppet.events()
+
+    async def next(self) -> Puppet:
+        return await self._new.get()
+
+
+async def echo(request: RunRequest) -> AsyncGenerator[StreamEvent, None]:
+    """An agent that says each word of its message."""
+    for word in request.message.split():
+        yield StreamEvent(type="LLM_CHUNK", data={"content": f"{word} ", "delta": f"{word} "})

@@ -1,0 +1,158 @@
+"""What becomes of a call of the OpenAI chat model whose server refuses, breaks or falls silent."""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from model_server import (
+    DONE,
+    ModelServer,
+    Script,
+    answer,
+    cut,
+    delta,
+    headers,
+    reset,
+    sse,
+    stall,
+    status,
+    text,
+)
+from twinwire.errors import UpstreamError, UpstreamTimeout
+from twinwire.models import Finish, Part, Text
+from twinwire.models.openai import LINGER, OpenAIChatModel
+
+KEY = "sk-canary-7f3a"
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[ModelServer]:
+    async with ModelServer() as server:
+        yield server
+
+
+async def ask(server: ModelServer, **options: Any) -> list[Part]:
+    """Call a model of this server once; return all parts."""
+    model = OpenAIChatModel("scripted", **{"api_key": KEY, "base_url": server.url, "timeout": 20.0, **options})
+    try:
+        return [part async for batch in model.stream([{"role": "user", "content": "secret"}]) for part in batch]
+    finally:
+        await model.aclose()
+
+
+async def fail(server: ModelServer, **options: Any) -> UpstreamError:
+    """Return the error of one call, which must hold neither key, address nor what was said."""
+    with pytest.raises(UpstreamError) as caught:
+        await ask(server, **options)
+    error = caught.value
+    told = f"{error!r} {error} {error.payload()}"
+    assert not [word for word in ("canary", "127.0.0.1", "http", "secret") if word in told]
+    assert error.__cause__ is None
+    assert error.__suppress_context__ or error.__context__ is None
+    return error
+
+
+REFUSED: dict[str, tuple[Script, str]] = {
+    "429": ([status(429, body={"error": {"message": "secret"}})], "upstream_rate_limited"),
+    "401": ([status(401, body={"error": {"message": f"bad key {KEY}"}})], "upstream_auth"),
+    "403": ([status(403)], "upstream_auth"),
+    "400": ([status(400, body={"error": {"message": "secret"}})], "upstream_rejected"),
+    "404": ([status(404)], "upstream_rejected"),
+    "302": ([status(302)], "upstream_rejected"),
+    "context, by code": (
+        [status(400, body={"error": {"code": "context_length_exceeded", "message": "secret"}})],
+        "upstream_context_length",
+    ),
+    "context, by text": (
+        [status(400, body={"error": {"message": "This model's maximum context length is 9 tokens, secret"}})],
+        "upstream_context_length",
+    ),
+    "500": ([status(500, body={"error": {"message": "secret"}})], "upstream_error"),
+    "503": ([status(503)], "upstream_error"),
+    "an error in mid-answer": ([text("a"), sse({"error": {"message": "secret", "code": 500}})], "upstream_error"),
+    "EOF without finish_reason": ([text("a")], "upstream_truncated"),
+    "EOF at once": ([headers], "upstream_truncated"),
+    "[DONE] without finish_reason": ([text("a"), DONE], "upstream_truncated"),
+    "a cut chunked body": ([text("a"), cut], "upstream_truncated"),
+    "a cut event": ([delta({"content": "a"})[:-9], cut], "upstream_truncated"),
+    "RST": ([text("a"), reset], "upstream_truncated"),
+    "closed before the headers": ([cut], "upstream_unreachable"),
+    "garbage": ([text("a"), b"data: secret\n\n"], "upstream_garbage"),
+    "JSON of the wrong shape": ([text("a"), b'data: {"choices": "secret"}\n\n'], "upstream_garbage"),
+    "a line without end": ([b"data: ", [b"x" * 2**20] * 33], "upstream_garbage"),
+}
+
+
+@pytest.mark.parametrize(("script", "code"), REFUSED.values(), ids=REFUSED)
+async def test_failures(server: ModelServer, script: Script, code: str) -> None:
+    """Each failure is one `UpstreamError` with its code, that tells no secret."""
+    server.script(*script)
+    assert (await fail(server, max_retries=0)).code == code
+
+
+async def test_unreachable(server: ModelServer) -> None:
+    """Where nobody listens, the error says so."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    assert (await fail(server, base_url=f"http://127.0.0.1:{port}/v1", max_retries=0)).code == "upstream_unreachable"
+
+
+@pytest.mark.parametrize("script", [[stall], [headers, stall], [text("a"), stall]], ids=["headers", "body", "mid"])
+async def test_silence(server: ModelServer, script: Script) -> None:
+    """A server that falls silent is a timeout, and its connection is closed."""
+    server.script(*script)
+    error = await fail(server, timeout=0.3, max_retries=0)
+    assert isinstance(error, UpstreamTimeout)
+    assert error.code == "upstream_timeout"
+    await (await server.arrived()).closed.wait()
+
+
+async def test_headers_timeout_bounds_retries(server: ModelServer) -> None:
+    """The time until the headers is that of all attempts together."""
+    for _ in range(5):
+        server.script(stall)
+    start = time.monotonic()
+    assert (await fail(server, timeout=0.3, max_retries=5)).code == "upstream_timeout"
+    assert time.monotonic() - start < 5
+
+
+async def test_retry_before_the_first_token(server: ModelServer) -> None:
+    """A failure before the headers is tried again."""
+    server.script(status(503, {"retry-after-ms": "1"}))
+    server.script(status(429, {"retry-after-ms": "1"}))
+    server.script(answer("a"))
+    assert (await ask(server))[0] == Text("a")
+    assert len(server.requests) == 3
+
+
+async def test_no_retry_in_mid_answer(server: ModelServer) -> None:
+    """What fails after the first token is not asked again."""
+    server.script(text("a"), cut)
+    server.script(answer("b"))
+    assert (await fail(server)).code == "upstream_truncated"
+    assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize("wait", ["120", "15", "999999999999"])
+async def test_long_retry_after(server: ModelServer, wait: str) -> None:
+    """A pause that the timeout does not leave room for is not waited: the limit is told at once."""
+    server.script(status(429, {"retry-after": wait}))
+    start = time.monotonic()
+    assert (await fail(server)).code == "upstream_rate_limited"
+    assert time.monotonic() - start < 5
+    assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize("rest", [[stall], [cut], [reset]], ids=["stall", "cut", "reset"])
+@pytest.mark.parametrize("last", [[], [DONE]], ids=["finish_reason", "DONE"])
+async def test_whole_answer_survives(server: ModelServer, last: Script, rest: Script) -> None:
+    """Once the finish_reason has come, the answer is whole, whatever becomes of the connection."""
+    server.script(text("a"), delta({}, "stop"), last, rest)
+    start = time.monotonic()
+    assert await ask(server, timeout=0.5) == [Text("a"), Finish("stop")]
+    assert time.monotonic() - start < LINGER + 5
