@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -47,6 +47,12 @@ async def serving(agents: Mapping[str, Agent] | None = None, **settings: Any) ->
     finally:
         await server.shutdown([listener])
         listener.close()
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Wait for something that nothing announces; the test's own timeout bounds it."""
+    while not condition():  # noqa: ASYNC110 - there is no event to wait for
+        await asyncio.sleep(0.005)
 
 
 class Puppet:

@@ -1,4 +1,4 @@
-"""The command line: `twinwire serve`."""
+"""The command line: `twinwire serve`, `twinwire chat`."""
 
 from __future__ import annotations
 
@@ -55,6 +55,12 @@ def parser() -> argparse.ArgumentParser:
             metavar=name.rpartition("_")[2].upper(),
             help=f"{text}{default}",
         )
+    chat = commands.add_parser("chat", help="ask a server something", allow_abbrev=False)
+    chat.add_argument("message", nargs="?", metavar="MESSAGE", help="what to ask; default: read from standard input")
+    chat.add_argument("--url", default="http://127.0.0.1:8000", help="the server; default %(default)s")
+    chat.add_argument("--transport", choices=("sse", "ws"), default="sse", help="default %(default)s")
+    chat.add_argument("--agent", metavar="NAME", help="the agent to ask; default: the server's own")
+    chat.add_argument("--json", action="store_true", help="print each event as a line of JSON")
     return top
 
 
@@ -140,6 +146,10 @@ def main() -> None:
     """`twinwire`."""
     arguments = parser().parse_args()
     try:
+        if arguments.command == "chat":
+            from twinwire.chat import chat
+
+            raise SystemExit(chat(arguments))
         _serve(arguments)
     except SettingsError as error:
         fail(str(error))

@@ -103,4 +103,8 @@ def labels(text: str) -> dict[str, str | int]:
     if not isinstance(message, dict):
         return {}
     found = {name: message.get(name) for name in ("ref", "request_id")}
-    return {name: value for name, value in found.items() if isinstance(value, (str, int)) and len(str(value)) <= 128}
+    return {
+        name: value
+        for name, value in found.items()
+        if isinstance(value, (str, int)) and not isinstance(value, bool) and len(str(value)) <= 128
+    }

@@ -70,8 +70,13 @@ class StreamEvent(Struct):
             raise ValueError(f"an event's type matches [A-Z][A-Z0-9_]*; {self.type!r} does not")
 
     def to_sse(self) -> str:
-        """The event as an SSE block (WHATWG HTML 9.2.5): `event`, `data` (its `data` alone), `id`, a blank line."""
+        """The event as an SSE block (WHATWG HTML 9.2.5): `event`, `data` (its `data` alone), `id`, a blank line.
+
+        Raises as `dump`, and `ValueError` for an id that is not one line of printable text.
+        """
         self.id = self.id or f"evt-{uuid.uuid4().hex}"
+        if not self.id.isprintable():
+            raise ValueError("an event's id is one line of printable text")
         return f"event: {self.type}\ndata: {dump(self.data).decode()}\nid: {self.id}\n\n"
 
 
@@ -113,14 +118,19 @@ def dump(value: Any) -> bytes:
 
 
 def encode(event: StreamEvent, run_id: str, seq: int) -> Record:
-    """The event as number `seq` of a run; its own id is not used. Raises as `dump`."""
+    """The event as number `seq` of a run; its own id is not used.
+
+    Raises as `dump`, and `TypeError` where data or metadata is no JSON object.
+    """
     head = b'{"type":"%b","data":' % event.type.encode()
-    data = dump(event.data)
+    data, metadata = dump(event.data), dump(event.metadata)
+    if not (data.startswith(b"{") and metadata.startswith(b"{")):
+        raise TypeError("an event's data and metadata are JSON objects")
     body = b'%b%b,"timestamp":%b,"metadata":%b,"id":"evt-%b-%d"}' % (
         head,
         data,
         dump(event.timestamp),
-        dump(event.metadata),
+        metadata,
         run_id.encode(),
         seq,
     )

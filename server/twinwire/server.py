@@ -5,6 +5,7 @@ Small subclasses of uvicorn's own server and protocols; nothing of it is patched
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import socket
 from collections.abc import Callable
@@ -20,8 +21,30 @@ from twinwire.transports.asgi import EXTENSION
 from twinwire.web.service import Service
 
 
+UNSENT_BYTES = 128 * 1024
+UNACKNOWLEDGED_MS = 30_000
+
+
+def tune(transport: asyncio.BaseTransport) -> None:
+    """Bound what the kernel keeps for a peer that does not read, and how long it keeps a peer that is not there.
+
+    Without TCP_NOTSENT_LOWAT a stalled follower holds megabytes of socket buffer; without TCP_USER_TIMEOUT (RFC 5482)
+    a half-open one is held for a quarter of an hour.
+    """
+    connection = transport.get_extra_info("socket")
+    if connection is not None and connection.family in {socket.AF_INET, socket.AF_INET6}:
+        for option, value in (("TCP_NOTSENT_LOWAT", UNSENT_BYTES), ("TCP_USER_TIMEOUT", UNACKNOWLEDGED_MS)):
+            if hasattr(socket, option):  # Linux has both
+                connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
+
+
 class HttpProtocol(HttpToolsProtocol):
     """Offers the connection's asyncio transport to the app."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """See `HttpToolsProtocol`. A WebSocket begins here too."""
+        tune(transport)
+        super().connection_made(transport)
 
     def on_message_begin(self) -> None:
         """See `HttpToolsProtocol`."""
@@ -30,7 +53,18 @@ class HttpProtocol(HttpToolsProtocol):
 
 
 class WebSocketProtocol(WebSocketsSansIOProtocol):
-    """Offers the connection's asyncio transport to the app."""
+    """Offers the connection's asyncio transport to the app, and closes with 1007 where uvicorn logs a traceback."""
+
+    def send_receive_event_to_app(self) -> None:
+        """See `WebSocketsSansIOProtocol`. A text message is UTF-8 (RFC 6455, section 8.1)."""
+        if self.curr_msg_data_type == "text" and not self.close_sent:
+            try:
+                b"".join(self.frames).decode()
+            except UnicodeDecodeError:
+                self.conn.send_close(1007)
+                self.handle_parser_exception()
+                return
+        super().send_receive_event_to_app()
 
     async def run_asgi(self) -> None:
         """See `WebSocketsSansIOProtocol`."""

@@ -5,9 +5,9 @@ Every field is a flag (`--run-timeout`) and a variable (`TWINWIRE_RUN_TIMEOUT`);
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
 import msgspec
@@ -18,7 +18,8 @@ from twinwire.errors import SettingsError
 Seconds = Annotated[float, Meta(gt=0, le=86_400 * 365)]
 Count = Annotated[int, Meta(ge=1, le=2**31)]
 
-_ORIGIN = re.compile(r"https?://[^/?#@\s]+", re.ASCII)
+_ORIGIN = re.compile(r"https?://[^/?#@*\s]+", re.ASCII)
+_URL = re.compile(r"https?://[^/?#\s]+\S*", re.ASCII)
 
 
 class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -34,7 +35,7 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     cors_origin: Annotated[
         tuple[str, ...], Meta(description="an origin whose pages may use this server, or *; repeatable")
     ] = ()
-    demo_rate: Annotated[float, Meta(ge=0, description="tokens a second of the demo model; 0 is no pause")] = 40.0
+    demo_rate: Annotated[float, Meta(ge=0, le=1e6, description="tokens a second of the demo model; 0: no pause")] = 40.0
     max_steps: Annotated[Count, Meta(description="steps an agent may take")] = 8
     run_timeout: Annotated[Seconds, Meta(description="a run's deadline")] = 60.0
     model_timeout: Annotated[Seconds, Meta(description="how long a model may be silent")] = 30.0
@@ -52,11 +53,11 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     def __post_init__(self) -> None:
         for origin in self.cors_origin:
             if origin != "*" and not _ORIGIN.fullmatch(origin):
-                raise ValueError(f"cors_origin: {origin!r} is no origin (http://host[:port], no path) and not *")
-        if self.base_url is not None and not self.base_url.startswith(("http://", "https://")):
-            raise ValueError(f"base_url: {self.base_url!r} does not start with http:// or https://")
-        if not Path(self.project_root).is_dir():
-            raise ValueError(f"project_root: {self.project_root!r} is not a folder")
+                raise ValueError(f"cors_origin: {_shown(origin)} is no origin (http://host[:port], no path) and not *")
+        if self.base_url is not None and not _URL.fullmatch(self.base_url):
+            raise ValueError(f"base_url: {_shown(self.base_url)} is no URL such as http://host/v1")
+        if not os.path.isdir(self.project_root):  # noqa: PTH112 - pathlib's raises for names that are too long
+            raise ValueError(f"project_root: {_shown(self.project_root)} is not a folder")
 
     def __repr__(self) -> str:
         shown = {name: getattr(self, name) for name in self.__struct_fields__}
@@ -96,6 +97,14 @@ def load(environ: Mapping[str, str], flags: Mapping[str, Any]) -> Settings:
         return msgspec.convert(values, Settings, strict=False)
     except msgspec.ValidationError as error:
         raise _settings_error(str(error), values, source) from None
+    except UnicodeEncodeError as error:
+        name = next(name for name, value in values.items() if value == error.object)
+        raise SettingsError("not UTF-8", field=source[name]) from None
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:80]}…"
 
 
 def _settings_error(text: str, values: Mapping[str, Any], source: Mapping[str, str]) -> SettingsError:
@@ -103,7 +112,7 @@ def _settings_error(text: str, values: Mapping[str, Any], source: Mapping[str, s
     at = re.search(r" - at `\$\.(\w+).*`$", text)
     if at:
         name, reason = at[1], text[: at.start()]
-        reason = f"{reason[0].lower()}{reason[1:].partition(', got')[0]}, got {values[name]!r}"
+        reason = f"{reason[0].lower()}{reason[1:].partition(', got')[0]}, got {_shown(values[name])}"
     else:
         name, _, reason = text.removesuffix(" - at `$`").partition(": ")
     return SettingsError(reason, field=source.get(name, flag(name)))

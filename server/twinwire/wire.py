@@ -106,11 +106,11 @@ def sse_open(run_id: str, after: int, retry_ms: int) -> bytes:
 
 
 def named_error(error: msgspec.ValidationError) -> BadRequest:
-    """The same error with the field that msgspec names somewhere in its text."""
+    """The same error with the field that msgspec names somewhere in its text; long names are cut."""
     text = str(error)
     named, at = _NAMED.search(text), _AT.search(text)
     path = [part for part in (at[1] if at else "", named[1] if named else "") if part]
-    return BadRequest(_AT.sub("", text), field=".".join(path) or None)
+    return BadRequest(_AT.sub("", text)[:256], field=".".join(path)[:128] or None)
 
 
 def decode_json(data: bytes | str, decoder: msgspec.json.Decoder[T]) -> T:

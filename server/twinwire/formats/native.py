@@ -41,7 +41,7 @@ class NativeView:
     def frames(self, records: Sequence[Record]) -> Sequence[bytes]:
         """See `View`."""
         kept = self._records
-        if len(records) == len(kept) and records[0] is kept[0] and records[-1] is kept[-1]:
+        if kept and len(records) == len(kept) and records[0] is kept[0] and records[-1] is kept[-1]:
             return self._frames
         types, frame = self._types, self._frame
         frames = [frame(record) for record in records if types is None or record.last or record.type in types]
@@ -51,6 +51,6 @@ class NativeView:
 
 
 @lru_cache(maxsize=256)
-def view(kind: str, types: frozenset[str] | None = None) -> NativeView:
+def view(kind: str, types: frozenset[str] | None) -> NativeView:
     """The view shared by all who ask for the same: `kind` is `sse`, `sse+envelope` or `ws`."""
     return NativeView(kind, types)

@@ -63,7 +63,7 @@ class EventLog(Protocol):
         ...
 
     def append(self, run_id: str, expected_last: int, records: Sequence[Record]) -> Awaitable[None] | None:
-        """Append records whose numbers follow `expected_last`, and wake the followers.
+        """Append records, at least one, whose numbers follow `expected_last`, and wake the followers.
 
         Returns None where it is done, else an awaitable: a log in memory costs its writer no coroutine.
         Refused whole with `StaleWriter` where the log is elsewhere or has ended; the same append again is no error.

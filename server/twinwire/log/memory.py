@@ -17,7 +17,6 @@ class _Entry(Struct, gc=False):
     info: RunInfo
     tail: Tail
     key: tuple[str | None, str] | None
-    expires: float | None = None
 
 
 class MemoryLog:
@@ -37,7 +36,7 @@ class MemoryLog:
         self._clock = clock
         self._runs: dict[str, _Entry] = {}
         self._keys: dict[tuple[str | None, str], str] = {}
-        self._ended: dict[str, None] = {}  # the ended runs, oldest end first
+        self._ended: dict[str, float] = {}  # when each ended run is forgotten, oldest end first
         self.size = 0
 
     async def create(self, run: RunInfo, *, idempotency_key: str | None) -> RunInfo:
@@ -59,8 +58,7 @@ class MemoryLog:
         entry = self._entry(run_id)
         self.size += entry.tail.append(expected_last, records)
         if records[-1].last and run_id not in self._ended:
-            entry.expires = self._clock() + self._retention
-            self._ended[run_id] = None
+            self._ended[run_id] = self._clock() + self._retention
         if self.size > self._max_bytes:
             self._evict(run_id)
         self.size -= entry.tail.trim(self._max_events, max(self._max_bytes - (self.size - entry.tail.size), 0))
@@ -88,27 +86,20 @@ class MemoryLog:
         return self._entry(run_id).tail.subscribe(wake)
 
     def _entry(self, run_id: str) -> _Entry:
-        entry = self._runs.get(run_id)
-        if entry is not None and entry.expires is not None and entry.expires <= self._clock():
+        if run_id in self._ended:
             self._expire()
-            entry = None
+        entry = self._runs.get(run_id)
         if entry is None:
             raise RunNotFound
         return entry
 
     def _expire(self) -> None:
         now = self._clock()
-        while self._ended:
-            oldest = self._runs[next(iter(self._ended))]
-            if oldest.expires is None or oldest.expires > now:
-                break
-            self._drop(oldest.info.run_id)
+        while self._ended and self._ended[oldest := next(iter(self._ended))] <= now:
+            self._drop(oldest)
 
     def _evict(self, appending: str) -> None:
-        while self.size > self._max_bytes and self._ended:
-            oldest = next(iter(self._ended))
-            if oldest == appending:
-                break
+        while self.size > self._max_bytes and self._ended and (oldest := next(iter(self._ended))) != appending:
             self._drop(oldest)
 
     def _drop(self, run_id: str) -> None:
