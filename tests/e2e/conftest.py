@@ -1,0 +1,78 @@
+"""A real Chromium for the tests of this folder. Browser, servers and tests share one event loop, the session's."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import AsyncIterator
+
+import pytest
+import pytest_asyncio
+from playwright.async_api import Browser, BrowserContext, async_playwright, expect
+
+from e2e.proxy import Proxy, proxying
+from e2e.visit import Visit
+from serving import Puppets, Running, serving
+
+CHROMIUM = "/usr/bin/chromium"
+ARGUMENTS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+
+expect.set_options(timeout=5_000)
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def browser() -> AsyncIterator[Browser]:
+    """Chromium; a machine without one skips, but for CI, which must have it."""
+    if not shutil.which(CHROMIUM):
+        (pytest.fail if os.environ.get("CI") else pytest.skip)(f"{CHROMIUM} is not installed")
+    async with async_playwright() as playwright:
+        chromium = await playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+        yield chromium
+        await chromium.close()
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def context(browser: Browser) -> AsyncIterator[BrowserContext]:
+    """A browser profile of the test's own."""
+    context = await browser.new_context()
+    yield context
+    await context.close()
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def server() -> AsyncIterator[Running]:
+    """One server for all tests of the page; its agent is that of the test."""
+    async with serving({"mine": Puppets()}, retry_ms=50, max_body=2**16) as running:
+        yield running
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def proxy(server: Running) -> AsyncIterator[Proxy]:
+    async with proxying(server.port) as proxy:
+        yield proxy
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def tab(browser: Browser, proxy: Proxy) -> AsyncIterator[Visit]:
+    page = await browser.new_page()
+    yield Visit(page, proxy.url)
+    await page.close()
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def visit(tab: Visit, server: Running, proxy: Proxy, puppets: Puppets) -> AsyncIterator[Visit]:
+    """The page, just opened, with its own agent; the test must leave it without problems."""
+    server.runs.agents["mine"] = puppets
+    proxy.heal()
+    await tab.page.goto(tab.base)
+    tab.problems.clear()
+    yield tab
+    assert tab.problems == []
