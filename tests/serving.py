@@ -104,7 +104,8 @@ class Puppets:
         return puppet.events()
 
     async def next(self) -> Puppet:
-        return await self._new.get()
+        async with asyncio.timeout(10):
+            return await self._new.get()
 
 
 async def echo(request: RunRequest) -> AsyncGenerator[StreamEvent, None]:

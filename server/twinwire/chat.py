@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import io
 import os
 import sys
 
@@ -19,13 +20,7 @@ CANCEL_SECONDS = 3.0
 
 def chat(arguments: argparse.Namespace) -> int:
     """Ask and show; returns the exit code. Raises `SettingsError` for arguments that make no sense."""
-    message = arguments.message
-    if message is None:
-        if sys.stdin.isatty():
-            raise SettingsError("is needed, or something on standard input", field="MESSAGE")
-        message = sys.stdin.read()
-    if not message.strip():
-        raise SettingsError("is empty", field="MESSAGE")
+    message = _message(arguments.message)
     try:
         client = Client(arguments.url, max_attempts=ATTEMPTS)
     except ValueError as error:
@@ -44,6 +39,20 @@ def chat(arguments: argparse.Namespace) -> int:
         return 1
 
 
+def _message(given: str | None) -> str:
+    """What to ask: what was given, or what comes on standard input."""
+    if given is None and (sys.stdin is None or sys.stdin.isatty()):
+        raise SettingsError("is needed, or something on standard input", field="MESSAGE")
+    try:
+        message = sys.stdin.read() if given is None else given
+        message.encode()
+    except UnicodeError:
+        raise SettingsError("is not UTF-8", field="MESSAGE") from None
+    if not message.strip():
+        raise SettingsError("is empty", field="MESSAGE")
+    return message
+
+
 def _complain(problem: str) -> None:
     """One line, whatever the server put into its message."""
     sys.stderr.write(f"twinwire: {' '.join(plain(problem).split())}\n")
@@ -55,6 +64,8 @@ class _Screen:
     def __init__(self, *, as_json: bool) -> None:
         self._json = as_json
         self._terminal = Terminal(style=sys.stdout.isatty())
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            sys.stdout.reconfigure(errors="replace")  # a terminal without emoji still gets the words
 
     def show(self, event: StreamEvent) -> None:
         self._write(dump(event).decode() + "\n" if self._json else self._terminal.render(event))

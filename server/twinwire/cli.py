@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import importlib
+import inspect
 import logging
 import os
+import signal
 import socket
 import sys
-from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, get_args, get_type_hints
 
 import msgspec
@@ -53,7 +56,7 @@ def parser() -> argparse.ArgumentParser:
             flag(name),
             action="append" if repeatable else "store",
             metavar=name.rpartition("_")[2].upper(),
-            help=f"{text}{default}",
+            help=f"{text}{default}".replace("%", "%%"),
         )
     chat = commands.add_parser("chat", help="ask a server something", allow_abbrev=False)
     chat.add_argument("message", nargs="?", metavar="MESSAGE", help="what to ask; default: read from standard input")
@@ -66,30 +69,31 @@ def parser() -> argparse.ArgumentParser:
 
 def load_app(target: str, settings: Settings) -> Litestar:
     """The app that `module:name` is, or an app with the agent that it is. Raises `SettingsError`."""
-    from litestar import Litestar
-
-    from twinwire.web.app import create_app
-
     module_name, _, name = target.partition(":")
-    if not module_name or not name:
+    if not name or "" in module_name.split("."):
         raise SettingsError(f"{target!r} is not of the form module:name")
     sys.path.insert(0, os.getcwd())  # noqa: PTH109 - sys.path takes strings
     try:
         found: Any = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
-        if error.name != module_name.partition(".")[0] and error.name != module_name:
-            raise
+        if not f"{module_name}.".startswith(f"{error.name}."):
+            raise  # something that the module itself imports
         raise SettingsError(f"there is no module {module_name!r}") from None
     for part in name.split("."):
         if not hasattr(found, part):
             raise SettingsError(f"{module_name} has no {name!r}")
         found = getattr(found, part)
+    if not callable(found) or isinstance(found, type) or inspect.iscoroutinefunction(found):
+        raise SettingsError(f"{target} is neither an app nor an agent, which gives an async iterator when called")
+
+    from litestar import Litestar
+
+    from twinwire.web.app import create_app
+
     if isinstance(found, Litestar):
         if not hasattr(found.state, "service"):
             raise SettingsError(f"{target} is a Litestar app, but not one of twinwire.create_app")
         return found
-    if not callable(found):
-        raise SettingsError(f"{target} is neither an app nor an agent")
     return create_app({name.rpartition(".")[2]: found}, settings=settings)
 
 
@@ -99,14 +103,16 @@ def _bind(settings: Settings) -> socket.socket:
         family, kind, protocol, _, address = socket.getaddrinfo(
             settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
-        listener = socket.socket(family, kind, protocol)
+    except (socket.gaierror, UnicodeError):
+        raise SettingsError(f"{settings.host!r} is no address of this machine", field="--host") from None
+    listener = socket.socket(family, kind, protocol)
+    try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
         listener.listen(2048)
-    except socket.gaierror:
-        raise SettingsError(f"{settings.host!r} is no address of this machine", field="--host") from None
     except OSError as error:
-        field = "--port" if error.errno in {13, 98} else "--host"
+        listener.close()
+        field = "--port" if error.errno in {errno.EACCES, errno.EADDRINUSE} else "--host"
         raise SettingsError(
             f"cannot listen on {settings.host}:{settings.port}: {error.strerror}", field=field
         ) from None
@@ -118,28 +124,36 @@ def _serve(arguments: argparse.Namespace) -> None:
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s %(message)s", level=logging.INFO)
     for chatty in ("httpx", "httpx2", "openai"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
+    # After its own clean shutdown uvicorn raises the signal again. It ends the process then, as SIGTERM does: with a
+    # KeyboardInterrupt asyncio would first wait for every task, even for one of an agent that will not be cancelled.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     settings = settings_module.load(os.environ, vars(arguments))
-    listener = _bind(settings)
+    with _bind(settings) as listener:
+        app, model = _app(arguments.app, settings)
+        host, port = listener.getsockname()[:2]
+        shown = f"[{host}]" if ":" in host else host
 
-    from twinwire.server import serve
+        def ready() -> None:
+            print(f"Twinwire is at http://{shown}:{port} with {model}", flush=True)
+
+        from twinwire.server import serve
+
+        serve(app, settings, listener, ready)
+
+
+def _app(target: str | None, settings: Settings) -> tuple[Litestar, str]:
+    """What to serve, and how to call its model."""
+    if target is not None:
+        return load_app(target, settings), f"the model of {target}"
+
     from twinwire.web.app import create_app
 
-    if arguments.app is None:
-        app = create_app(settings=settings)
-        model = (
-            "the embedded demo model (no LLM: set OPENAI_API_KEY or --base-url)" if settings.demo else settings.model
-        )
-    else:
-        app = load_app(arguments.app, settings)
-        model = f"the model of {arguments.app}"
-    host, port = listener.getsockname()[:2]
-    shown = f"[{host}]" if ":" in host else host
-
-    def ready() -> None:
-        print(f"Twinwire is at http://{shown}:{port} with {model}", flush=True)
-
-    with suppress(KeyboardInterrupt):  # uvicorn raises the signal again once it has stopped
-        serve(app, settings, listener, ready)
+    model = settings.model or ""
+    if settings.demo:
+        model = "the embedded demo model (no LLM: set OPENAI_API_KEY or --base-url)"
+    elif settings.local is not None:
+        model = f"the local model {Path(settings.local).stem}"
+    return create_app(settings=settings), model
 
 
 def main() -> None:

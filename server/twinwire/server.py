@@ -82,7 +82,15 @@ class Server(uvicorn.Server):
         self._ready = ready
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Start, then say so."""
+        """Start, then say so. Here and not in the app's lifespan, an error is told as such and a signal is heeded."""
+        starting = asyncio.create_task(self._service.start())
+        while not starting.done() and not self.should_exit:
+            await asyncio.wait([starting], timeout=0.1)
+        if self.should_exit:
+            starting.cancel()
+            await asyncio.wait([starting])
+            return
+        await starting
         await super().startup(sockets)
         if not self.should_exit:
             self._ready()

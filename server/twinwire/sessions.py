@@ -28,9 +28,9 @@ class Sessions:
     def __init__(
         self,
         *,
-        max_sessions: int = 10_000,
-        max_bytes: int = 256 * 1024,
-        max_idle: float = 3600.0,
+        max_sessions: int,
+        max_bytes: int,
+        max_idle: float,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._max_sessions = max_sessions

@@ -31,6 +31,10 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     model: Annotated[str | None, Meta(description="model to ask, as its server names it")] = None
     base_url: Annotated[str | None, Meta(description="an OpenAI-compatible server, such as http://host/v1")] = None
     api_key: Annotated[str | None, Meta(description="the model server's key; only as a variable")] = None
+    local: Annotated[str | None, Meta(description="a GGUF file to run here; it wins over --base-url")] = None
+    local_context: Annotated[
+        int, Meta(ge=1, le=2**24, description="tokens that one conversation with the local model may have")
+    ] = 4096
     project_root: Annotated[str, Meta(description="the folder that the Read and Search tools may see")] = "."
     cors_origin: Annotated[
         tuple[str, ...], Meta(description="an origin whose pages may use this server, or *; repeatable")
@@ -45,6 +49,9 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     log_events: Annotated[Count, Meta(description="events kept of one run; older ones are trimmed")] = 100_000
     log_bytes: Annotated[Count, Meta(description="bytes kept of all runs; the oldest ended ones go first")] = 2**28
     retention: Annotated[Seconds, Meta(description="how long a run is kept after its end")] = 900.0
+    max_sessions: Annotated[Count, Meta(description="conversations kept; those unused for longest go first")] = 10_000
+    session_bytes: Annotated[Count, Meta(description="size of one conversation; its oldest turns go first")] = 2**18
+    session_idle: Annotated[Seconds, Meta(description="how long an unused conversation is kept")] = 3600.0
     heartbeat: Annotated[Seconds, Meta(description="send a heartbeat after this long without an event")] = 15.0
     send_timeout: Annotated[Seconds, Meta(description="drop a follower that takes nothing for this long")] = 10.0
     drain_timeout: Annotated[float, Meta(ge=0, le=3600, description="at shutdown, let runs finish for this long")] = 1.0
@@ -67,8 +74,8 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     @property
     def demo(self) -> bool:
-        """Whether the embedded demo model answers: neither a key nor a server was given."""
-        return self.api_key is None and self.base_url is None
+        """Whether the embedded demo model answers: neither a key nor a server nor a file was given."""
+        return self.api_key is None and self.base_url is None and self.local is None
 
 
 def flag(name: str) -> str:

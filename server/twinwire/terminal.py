@@ -35,8 +35,6 @@ class Terminal:
                 if self._line == f"tool {data.get('tool_call_id')}":
                     return self._block(mark, before=" ")
                 return self._block(f"  🔧 {plain(data.get('tool_name'))}... {mark}")
-            case "PROGRESS":
-                return self._block(f"  ⏳ {data.get('progress')}%")
             case "AGENT_FINISH":
                 ends = {"cancelled": "🛑 cancelled", "max_steps": "🛑 stopped: too many steps"}
                 return self._block(ends.get(str(data.get("status")), "🎉 done"))

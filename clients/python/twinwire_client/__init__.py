@@ -1,1 +1,39 @@
-"""The Python client."""
+"""The async Python client of Twinwire: one run's events, each exactly once, over SSE or WebSocket.
+
+    async with Client("http://127.0.0.1:8000") as client:
+        async with client.stream("Analyse the project") as run:
+            async for event in run:
+                print(event.type, event.data)
+
+It follows the written protocol and nothing else of the server, which it does not import.
+"""
+
+from twinwire_client.client import Client
+from twinwire_client.errors import (
+    AgentNotFound,
+    ApiError,
+    ConnectionLost,
+    Gap,
+    ProtocolError,
+    RunFailed,
+    RunNotFound,
+    SessionBusy,
+    TwinwireClientError,
+)
+from twinwire_client.retry import Backoff
+from twinwire_client.run import Run
+
+__all__ = [
+    "AgentNotFound",
+    "ApiError",
+    "Backoff",
+    "Client",
+    "ConnectionLost",
+    "Gap",
+    "ProtocolError",
+    "Run",
+    "RunFailed",
+    "RunNotFound",
+    "SessionBusy",
+    "TwinwireClientError",
+]

@@ -7,6 +7,7 @@ from twinwire.agents.react import ReActAgent
 from twinwire.agents.simple import SimpleAgent
 from twinwire.models import ChatModel
 from twinwire.models.demo import DemoModel
+from twinwire.models.local import LocalModel
 from twinwire.settings import Settings
 from twinwire.tools import ReadTool, SearchTool, ToolRegistry
 
@@ -15,6 +16,8 @@ def default_model(settings: Settings) -> ChatModel:
     """The model the settings name, or the demo. Raises `SettingsError`."""
     if settings.demo:
         return DemoModel(settings.demo_rate)
+    if settings.local is not None:
+        return LocalModel(settings.local, context=settings.local_context, timeout=settings.model_timeout)
     from twinwire.models.openai import OpenAIChatModel
 
     return OpenAIChatModel(
@@ -22,9 +25,8 @@ def default_model(settings: Settings) -> ChatModel:
     )
 
 
-def default_agents(settings: Settings) -> dict[str, Agent]:
-    """`react` and `simple` on the settings' model."""
-    model = default_model(settings)
+def default_agents(settings: Settings, model: ChatModel) -> dict[str, Agent]:
+    """`react` and `simple` on this model."""
     tools = ToolRegistry()
     tools.register_tool(ReadTool(settings.project_root))
     tools.register_tool(SearchTool(settings.project_root))

@@ -1,7 +1,7 @@
 """What a chat model is to an agent: messages and tools in, batches of parts out, as the model gives them.
 
-A model knows nothing of runs, logs or transports. `openai` asks any OpenAI-compatible server, `demo` needs
-neither key nor network.
+A model knows nothing of runs, logs or transports. `openai` asks any OpenAI-compatible server, `local` runs a GGUF
+file on this machine, `demo` needs neither key nor network.
 """
 
 from __future__ import annotations

@@ -104,7 +104,8 @@ class Run:
                     self._take(event)
                     if self.over:
                         break
-                    await self._writer.room()
+                    if self._writer.full:
+                        await self._writer.room()
             finally:
                 if (aclose := getattr(events, "aclose", None)) is not None:
                     await aclose()

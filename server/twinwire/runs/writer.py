@@ -39,9 +39,14 @@ class Writer:
             self._scheduled = True
             self._loop.call_soon(self._flush)
 
+    @property
+    def full(self) -> bool:
+        """Whether the log is so slow that too much is pending."""
+        return len(self._pending) >= MAX_PENDING
+
     async def room(self) -> None:
-        """Wait while the log is so slow that too much is pending."""
-        while len(self._pending) >= MAX_PENDING:
+        """Wait while `full`."""
+        while self.full:
             self._room = self._room or self._loop.create_future()
             await self._room
 

@@ -154,9 +154,8 @@ class Pump:
                 await self._serve()
         except asyncio.CancelledError:
             # A send that was given up; any other cancellation is not ours to swallow.
-            if self._verdict is None or self._task is None:
+            if self._verdict is None or self._task is None or self._task.uncancel() > 0:
                 raise
-            self._task.uncancel()
         except OSError:
             self._verdict = self._verdict or Verdict.LEFT
         finally:

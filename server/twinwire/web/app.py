@@ -18,6 +18,7 @@ from twinwire import settings as settings_module
 from twinwire.agents import Agent
 from twinwire.errors import TwinwireError
 from twinwire.log import open_log
+from twinwire.models.local import LocalModel
 from twinwire.runs import Runs
 from twinwire.sessions import Sessions
 from twinwire.settings import Settings
@@ -36,10 +37,12 @@ def create_app(agents: Mapping[str, Agent] | None = None, *, settings: Settings 
     clean shutdown; another ASGI server works but cannot end its streams by itself. Raises `SettingsError`.
     """
     settings = settings or settings_module.load(os.environ, {})
+    model = None
     if agents is None:
-        from twinwire.agents.default import default_agents
+        from twinwire.agents.default import default_agents, default_model
 
-        agents = default_agents(settings)
+        model = default_model(settings)
+        agents = default_agents(settings, model)
     log = open_log(
         settings.log, max_events=settings.log_events, max_bytes=settings.log_bytes, retention=settings.retention
     )
@@ -48,16 +51,20 @@ def create_app(agents: Mapping[str, Agent] | None = None, *, settings: Settings 
         Runs(
             log,
             agents,
-            Sessions(),
+            Sessions(
+                max_sessions=settings.max_sessions, max_bytes=settings.session_bytes, max_idle=settings.session_idle
+            ),
             deadline=settings.run_timeout,
             max_runs=settings.max_runs,
         ),
         Sweep(heartbeat=settings.heartbeat, send_timeout=settings.send_timeout),
+        local=model if isinstance(model, LocalModel) else None,
     )
     figures = health.registry(service)
 
     @asynccontextmanager
     async def lifespan(_: Litestar) -> AsyncIterator[None]:
+        await service.start()
         try:
             yield
         finally:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from msgspec import Struct
 
+from twinwire.models.local import LocalModel
 from twinwire.runs import Runs
 from twinwire.settings import Settings
 from twinwire.transports import Verdict
@@ -13,11 +14,17 @@ DRAIN_SECONDS = 0.7
 
 
 class Service(Struct, frozen=True):
-    """The settings, the runs and the open connections."""
+    """The settings, the runs, the open connections, and the model that runs here, if one does."""
 
     settings: Settings
     runs: Runs
     sweep: Sweep
+    local: LocalModel | None = None
+
+    async def start(self) -> None:
+        """Load the local model, if there is one. Idempotent. Raises `SettingsError`."""
+        if self.local is not None:
+            await self.local.start()
 
     async def drain(self) -> None:
         """End what goes on, in bounded time: runs first, so that their followers still see how they end. Idempotent."""
@@ -25,3 +32,5 @@ class Service(Struct, frozen=True):
             return
         await self.runs.drain(self.settings.drain_timeout)
         await self.sweep.drain(Verdict.RESTART, DRAIN_SECONDS)
+        if self.local is not None:
+            await self.local.aclose()

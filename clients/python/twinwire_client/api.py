@@ -1,0 +1,105 @@
+"""Requests to one server. What goes wrong is `Broken` (try again) or an `ApiError` (the server's verdict).
+
+`call` and `open` make one attempt each: what a run does after a failed one is `run`'s.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import httpx
+import msgspec
+
+from twinwire_client.errors import ApiError, ProtocolError, api_error
+from twinwire_client.retry import Attempts, Backoff, Broken
+
+
+def refusal(response: httpx.Response, content: bytes = b"") -> Broken | ApiError:
+    """What an answer that is no success means."""
+    try:
+        body = msgspec.json.decode(content, type=dict[str, Any])
+    except msgspec.DecodeError:
+        body = {}
+    error = api_error(body, response.status_code)
+    if response.status_code != httpx.codes.TOO_MANY_REQUESTS and response.status_code < 500:
+        return error
+    after = response.headers.get("retry-after", "")
+    return Broken(str(error), float(after) if after.isascii() and after.isdigit() else 0.0)
+
+
+@contextmanager
+def network() -> Iterator[None]:
+    """Turn what the network does to a request into `Broken`."""
+    try:
+        yield
+    except TimeoutError:
+        raise Broken("the server is silent") from None
+    except httpx.TransportError as error:
+        raise Broken(str(error) or type(error).__name__) from error
+
+
+class Api:
+    """One server: where it is, what to tell it in each request (`headers`), and how long to wait for it.
+
+    `timeout` is for connecting and for an answer to begin, `heartbeat` what to take for the server's where it
+    announces none; both in seconds.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        headers: Mapping[str, str] | None,
+        *,
+        timeout: float,
+        heartbeat: float,
+        backoff: Backoff,
+        max_attempts: int,
+    ) -> None:
+        self.timeout = timeout
+        self.heartbeat = heartbeat
+        self._url = url
+        self._backoff = backoff
+        self._max_attempts = max_attempts
+        self.http = httpx.AsyncClient(
+            base_url=url, headers=headers, timeout=timeout, limits=httpx.Limits(max_connections=None)
+        )
+
+    def attempts(self) -> Attempts:
+        """Count the failures of one thing."""
+        return Attempts(self._url, self._backoff, self._max_attempts)
+
+    async def ask(self, method: str, path: str) -> dict[str, Any]:
+        """As `call`, again and again; the request must be one that can be repeated. Raises `ConnectionLost`."""
+        attempts = self.attempts()
+        while True:
+            try:
+                return await self.call(method, path)
+            except Broken as error:
+                await attempts.failed(error)
+
+    async def call(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """The JSON object that a request is answered with."""
+        with network():
+            response = await self.http.request(method, path, json=body)
+        if not response.is_success:
+            raise refusal(response, response.content)
+        try:
+            return msgspec.json.decode(response.content, type=dict[str, Any])
+        except msgspec.DecodeError:
+            raise ProtocolError(f"{method} {path} was not answered with a JSON object") from None
+
+    async def open(self, path: str, params: Mapping[str, str | int]) -> httpx.Response:
+        """An answer whose body is still to be read, for as long as it takes. The caller closes it."""
+        request = self.http.build_request("GET", path, params=params, timeout=httpx.Timeout(self.timeout, read=None))
+        with network():
+            async with asyncio.timeout(self.timeout):
+                response = await self.http.send(request, stream=True)
+                if response.is_success:
+                    return response
+                try:
+                    raise refusal(response, await response.aread())
+                finally:
+                    await response.aclose()

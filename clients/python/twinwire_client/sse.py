@@ -1,0 +1,94 @@
+"""A run over Server-Sent Events: start it with `POST /runs`, follow it with `GET /runs/{run_id}/events`.
+
+Two requests instead of one: so the run's id is known before the first event, and a start whose answer was lost is
+repeated with its idempotency key, never confused with a resumption.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing, suppress
+from typing import cast
+
+import httpx
+from httpx_sse import EventSource, ServerSentEvent, SSEError
+
+from twinwire_client.api import Api, network
+from twinwire_client.errors import ProtocolError
+from twinwire_client.retry import Broken
+from twinwire_client.run import Position
+
+
+class _Watched(httpx.AsyncByteStream):
+    """A body that raises `TimeoutError` when nothing, not even a heartbeat, comes for `seconds`."""
+
+    def __init__(self, body: httpx.AsyncByteStream, seconds: float) -> None:
+        self._body = body
+        self._seconds = seconds
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        async with aclosing(cast("AsyncGenerator[bytes]", aiter(self._body))) as chunks:
+            while True:
+                async with asyncio.timeout(self._seconds):
+                    chunk = await anext(chunks, None)
+                if chunk is None:
+                    return
+                yield chunk
+
+    async def aclose(self) -> None:
+        await self._body.aclose()
+
+
+class _Connection:
+    """See `run.Connection`."""
+
+    def __init__(self, response: httpx.Response, heartbeat: float) -> None:
+        # The heartbeat is announced in the answer: too late for a timeout of the request.
+        response.stream = _Watched(cast("httpx.AsyncByteStream", response.stream), 2 * heartbeat)
+        self._response = response
+        self._blocks: AsyncIterator[ServerSentEvent] = EventSource(response).aiter_sse()
+
+    async def receive(self) -> str:
+        """See `run.Connection`."""
+        try:
+            with network():
+                async for block in self._blocks:
+                    if block.data:  # others set the cursor and the reconnection time, or end a comment
+                        return block.data
+        except SSEError:
+            raise ProtocolError("the answer is no event stream") from None
+        raise Broken("the body ended before the run did")
+
+    async def aclose(self) -> None:
+        """See `run.Connection`.
+
+        Then the generators of the libraries between are run to their end, where they find the connection closed:
+        left alone, each of them would be closed some time later, by a task of the event loop's.
+        """
+        await self._response.aclose()
+        with suppress(SSEError, httpx.HTTPError, httpx.StreamError, TimeoutError):
+            async for _ in self._blocks:
+                pass
+
+
+def _heartbeat(response: httpx.Response, default: float) -> float:
+    try:
+        seconds = float(response.headers.get("twinwire-heartbeat", default))
+    except ValueError:
+        return default
+    return seconds if seconds > 0 else default
+
+
+async def connect(api: Api, at: Position) -> _Connection | None:
+    """See `run.Connect`."""
+    if at.run_id is None:
+        at.found((await api.call("POST", "/runs", at.start)).get("run_id"))
+    params: dict[str, str | int] = {"after": at.after, "envelope": 1}
+    if at.types is not None:
+        params["types"] = ",".join(at.types)
+    response = await api.open(f"/runs/{at.run_id}/events", params)
+    if response.status_code == httpx.codes.NO_CONTENT:
+        await response.aclose()
+        return None
+    return _Connection(response, _heartbeat(response, api.heartbeat))

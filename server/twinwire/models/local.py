@@ -1,0 +1,174 @@
+"""The chat model in a GGUF file on this machine: llama.cpp's own OpenAI-compatible server, in a child process.
+
+A child, not a thread: a crash of native code then ends one answer, not every run and connection of the server, and
+loading a model holds the GIL for as long as it takes. The child is this module run as a program: it listens on the
+loopback address only and asks for a key that it makes up. It ends with its parent, however that ends: its standard
+input is a pipe that closes. It does not speak the protocol: `openai` does, over HTTP as to any other server.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import logging
+import os
+import secrets
+import signal
+import sys
+import time
+from asyncio.subprocess import PIPE, Process
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing, suppress
+from pathlib import Path
+
+from twinwire.errors import SettingsError, UpstreamError
+from twinwire.models import Message, Part, ToolSpec
+from twinwire.models.openai import OpenAIChatModel
+
+logger = logging.getLogger("twinwire.models")
+
+SLOTS = 4
+"""How many answers are made at once; further ones wait in llama.cpp."""
+
+MAX_THREADS = 8
+"""Beyond this many, the threads wait for the memory, not the other way round."""
+
+PAUSES = 1.0, 60.0
+"""Seconds before a dead process is started again: at first, and at most; doubled each time it dies before these."""
+
+
+class LocalModel:
+    """A `ChatModel` that owns its process: `start` it, and `aclose` it in the same event loop.
+
+    `path` names a GGUF file; the model's `name` is the file's, without its folder and suffix. `context` is how many
+    tokens one conversation and its answer may have, `timeout` how many seconds the model may be silent. Where the
+    process dies, its answers break off and it is started again. Raises `SettingsError`.
+    """
+
+    def __init__(self, path: str, *, context: int = 4096, timeout: float = 30.0) -> None:
+        if not os.path.isfile(path):  # noqa: PTH113 - pathlib's raises for names that are too long
+            raise SettingsError(f"there is no file {path!r}", field="--local")
+        try:
+            with Path(path).open("rb") as file:
+                magic = file.read(4)
+        except OSError as error:
+            raise SettingsError(f"cannot read {path!r}: {error.strerror}", field="--local") from None
+        if magic != b"GGUF":
+            raise SettingsError(f"{path!r} is no GGUF file", field="--local")
+        if importlib.util.find_spec("xllamacpp") is None:
+            raise SettingsError("needs llama.cpp: pip install 'twinwire[local]'", field="--local")
+        self.name = Path(path).stem
+        self._path = path
+        self._context = context
+        self._timeout = timeout
+        self._model: OpenAIChatModel | None = None
+        self._keeper: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Load the model and return when it can answer. Idempotent. Raises `SettingsError`: it cannot be loaded."""
+        if self._keeper is None:
+            self._keeper = asyncio.create_task(self._keep(await self._launch()))
+
+    async def aclose(self) -> None:
+        """End the process and return when it has ended."""
+        if self._keeper is not None:
+            self._keeper.cancel()
+            await asyncio.wait([self._keeper])
+
+    async def stream(
+        self, messages: Sequence[Message], tools: Sequence[ToolSpec] = ()
+    ) -> AsyncGenerator[Sequence[Part], None]:
+        """One call of the model, as `OpenAIChatModel.stream`; `upstream_unreachable` while there is no process."""
+        if self._model is None:
+            raise UpstreamError("the local model is not running; try again later", code="upstream_unreachable")
+        async with aclosing(self._model.stream(messages, tools)) as batches:
+            async for batch in batches:
+                yield batch
+
+    async def _launch(self) -> Process:
+        """Return a process that has loaded the model."""
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-P", "-m", __name__, self._path, str(self._context)),
+            stdin=PIPE,
+            stdout=PIPE,
+            start_new_session=True,  # a Ctrl-C is the server's, which then ends its runs first
+        )
+        try:
+            assert process.stdout is not None  # noqa: S101 - it is a pipe
+            url, _, key = (await process.stdout.readline()).decode().strip().partition(" ")
+            if not key:
+                await process.wait()
+                raise SettingsError(f"cannot load {self._path!r}: {await _end(process)}", field="--local")
+            self._model = OpenAIChatModel(
+                self.name, api_key=key, base_url=f"{url}/v1", timeout=self._timeout, max_retries=0
+            )
+        except BaseException:
+            await _end(process)
+            raise
+        return process
+
+    async def _keep(self, process: Process) -> None:
+        """Start the process again whenever it dies; end it where this task is cancelled."""
+        pause = PAUSES[0]
+        while True:
+            began = time.monotonic()
+            try:
+                await process.wait()
+            finally:
+                self._model = None
+                how = await _end(process)
+            if time.monotonic() - began > PAUSES[1]:
+                pause = PAUSES[0]
+            while True:
+                logger.error("the local model: %s; it is started again in %g s", how, pause)
+                await asyncio.sleep(pause)
+                pause = min(2 * pause, PAUSES[1])
+                try:
+                    process = await self._launch()
+                    break
+                except (SettingsError, OSError) as error:
+                    how = str(error)
+
+
+async def _end(process: Process) -> str:
+    """End the process, if it has not ended by itself, and tell how it ended."""
+    with suppress(ProcessLookupError):
+        process.kill()
+    code = await process.wait()
+    return f"its process ended with {signal.Signals(-code).name if code < 0 else f'exit status {code}'}"
+
+
+def _serve(path: str, context: int) -> None:
+    """Load the model, print the server's URL and key, and serve until standard input closes."""
+    os.closerange(3, os.sysconf("SC_OPEN_MAX"))  # uvloop hands the server's listening socket down
+    import xllamacpp
+
+    parent = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # whatever llama.cpp prints is no answer to the parent
+    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    key = secrets.token_urlsafe()
+    params = xllamacpp.CommonParams()
+    params.model.path = path
+    params.n_ctx = context * SLOTS
+    params.n_parallel = SLOTS
+    params.kv_unified = False  # each slot has its own share: no conversation takes another's
+    params.cpuparams.n_threads = params.cpuparams_batch.n_threads = min(cpus, MAX_THREADS)
+    params.cache_ram_mib = 0  # by default up to 8 GiB
+    params.hostnames = ["127.0.0.1"]
+    params.port = 0
+    params.api_keys = [key]
+    params.cors_origins = ""
+    params.ui = params.endpoint_slots = False
+    params.offline = True
+    params.verbosity = 1  # errors only
+    try:
+        server = xllamacpp.Server(params)
+    except RuntimeError:  # llama.cpp has told why on standard error
+        sys.exit(1)
+    print(server.listening_address, key, file=parent, flush=True)
+    sys.stdin.buffer.read()
+    os._exit(0)  # at once: there is nothing to save, and nobody to read what is still being made
+
+
+if __name__ == "__main__":
+    _serve(sys.argv[1], int(sys.argv[2]))

@@ -1,0 +1,56 @@
+"""The `twinwire` command as users run it: a process of its own, in a folder of the test's, with a bare environment."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Self
+
+COMMAND = Path(sys.executable).with_name("twinwire")
+ENVIRONMENT = {
+    **{name: value for name, value in os.environ.items() if not name.startswith(("TWINWIRE_", "OPENAI_"))},
+    "PYTHONWARNINGS": "error",
+}
+
+
+class Process:
+    """A command that runs; it is killed at the end of the block if it still does."""
+
+    def __init__(
+        self, *arguments: str, cwd: Path, environ: Mapping[str, str] | None = None, prefix: Sequence[str] = ()
+    ) -> None:
+        self.popen = subprocess.Popen(
+            [*prefix, str(COMMAND), *arguments],
+            cwd=cwd,
+            env={**ENVIRONMENT, **(environ or {})},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.popen.kill()
+        self.popen.communicate()
+
+    def ready(self) -> str:
+        """The line that a server prints once it listens; its `url` is known from now on."""
+        assert self.popen.stdout is not None
+        line = self.popen.stdout.readline()
+        found = re.search(r"http://\S+:(\d+)", line)
+        assert found, (line, self.end())
+        self.url, self.port = found[0], int(found[1])
+        self.ws_url = f"ws{self.url.removeprefix('http')}/ws"
+        return line
+
+    def end(self, seconds: float = 30) -> tuple[int, str, str]:
+        """Wait for the end: exit code, the rest of the standard output, the standard error."""
+        out, err = self.popen.communicate(timeout=seconds)
+        return self.popen.returncode, out, err
