@@ -1,0 +1,54 @@
+"""The logs that the tests of `EventLog` run against, and how they are written to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from twinwire.events import Record, StreamEvent, encode, timestamp
+from twinwire.log import EventLog, RunInfo, open_log
+from twinwire.wire import new_run_id
+
+LogFactory = Callable[[], EventLog]
+
+
+def memory() -> EventLog:
+    return open_log("memory://", max_events=1000, max_bytes=2**20, retention=60.0)
+
+
+FACTORIES: list[LogFactory] = [memory]
+"""Each gives an empty log that keeps 1000 events of a run, a mebibyte of all runs, and ended runs for a minute."""
+
+
+def run_info(user_id: str | None = None, fingerprint: str = "f") -> RunInfo:
+    """A new run."""
+    return RunInfo(
+        run_id=new_run_id(),
+        agent="react",
+        created=timestamp(),
+        user_id=user_id,
+        session_id="s",
+        fingerprint=fingerprint,
+    )
+
+
+def records(run_id: str, after: int, count: int, *, end: bool = False, size: int = 0) -> list[Record]:
+    """`count` records after number `after`, their data `size` characters; the last one terminal where `end`."""
+    types = ["LLM_CHUNK"] * (count - end) + ["AGENT_FINISH"] * end
+    return [
+        encode(StreamEvent(name, {"n": seq, "text": "x" * size}), run_id, seq)
+        for seq, name in enumerate(types, after + 1)
+    ]
+
+
+async def append(log: EventLog, run_id: str, expected_last: int, batch: Sequence[Record]) -> None:
+    """Append, whether the log is done at once or not."""
+    if (done := log.append(run_id, expected_last, batch)) is not None:
+        await done
+
+
+async def started(log: EventLog, count: int = 0, *, end: bool = False, user_id: str | None = None) -> str:
+    """A new run with `count` events: its id."""
+    info = await log.create(run_info(user_id), idempotency_key=None)
+    if count:
+        await append(log, info.run_id, 0, records(info.run_id, 0, count, end=end))
+    return info.run_id

@@ -1,0 +1,73 @@
+"""Views: which frames a run's records become, for whom."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, strategies as st
+
+from twinwire.events import Record, StreamEvent, encode
+from twinwire.formats import View, native
+from twinwire.wire import new_run_id
+
+RUN = new_run_id()
+FRAME = {"sse": native.sse_block, "sse+envelope": native.sse_envelope, "ws": native.ws_message}
+KINDS = sorted(FRAME)
+
+
+def records(*types: str) -> list[Record]:
+    """A run's records of these types."""
+    return [encode(StreamEvent(name, {"n": number}), RUN, number) for number, name in enumerate(types, 1)]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_one_frame_per_record(kind: str) -> None:
+    """Unfiltered, records become frames one to one and in order."""
+    run = records("AGENT_START", "LLM_CHUNK", "LLM_CHUNK", "AGENT_FINISH")
+    view: View = native.view(kind, None)
+    assert list(view.frames(run)) == [FRAME[kind](record) for record in run]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("terminal", ["AGENT_FINISH", "ERROR"])
+def test_a_filter_lets_the_terminal_through(kind: str, terminal: str) -> None:
+    """Of other types only the terminal event passes, with any filter."""
+    run = records("AGENT_START", "LLM_CHUNK", "THINKING", terminal)
+    frame = FRAME[kind]
+    assert list(native.view(kind, frozenset({"LLM_CHUNK"})).frames(run)) == [frame(run[1]), frame(run[3])]
+    assert list(native.view(kind, frozenset()).frames(run)) == [frame(run[3])]
+    assert list(native.view(kind, frozenset({terminal})).frames(run)) == [frame(run[3])]
+    assert list(native.view(kind, frozenset({"LLM_CHUNK"})).frames(run[:1])) == []
+
+
+def test_nothing_gives_nothing() -> None:
+    """No records are no frames, from a fresh view and from one that has kept an answer."""
+    view = native.NativeView("ws", None)
+    assert list(view.frames([])) == []
+    view.frames(records("X"))
+    assert list(view.frames([])) == []
+
+
+def test_followers_share_the_bytes() -> None:
+    """A second follower gets the very objects the first got, and a WebSocket's frame is the record's own body."""
+    run = records("LLM_CHUNK", "LLM_CHUNK")
+    for kind in KINDS:
+        view = native.view(kind, None)
+        assert view is native.view(kind, None)
+        first, second = view.frames(run), view.frames(list(run))
+        assert all(one is other for one, other in zip(first, second, strict=True))
+    assert native.view("ws", None).frames(run)[0] is run[0].body
+
+
+PAGES = st.lists(st.tuples(st.integers(0, 3), st.integers(0, 12), st.integers(0, 12)), max_size=20)
+
+
+@given(PAGES, st.sampled_from(KINDS), st.sampled_from([None, frozenset({"A"}), frozenset({"B", "C"})]))
+def test_what_a_view_keeps_never_shows(
+    pages: list[tuple[int, int, int]], kind: str, types: frozenset[str] | None
+) -> None:
+    """Whatever pages of whatever runs are asked of one view, each answer is as from a fresh one."""
+    runs = [records(*("ABC"[(run + at) % 3] for at in range(12))) for run in range(4)]
+    shared = native.NativeView(kind, types)
+    for run, start, end in pages:
+        page = runs[run][start:end]
+        assert list(shared.frames(page)) == list(native.NativeView(kind, types).frames(page))

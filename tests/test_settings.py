@@ -1,0 +1,175 @@
+"""Settings: where they come from, and one clear line for each bad value."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import pytest
+
+from twinwire.errors import SettingsError
+from twinwire.settings import Settings, flag, load
+
+TEXTS: dict[str, Any] = {
+    "host": "::1",
+    "base_url": "http://127.0.0.1:11434/v1",
+    "project_root": "/",
+    "cors_origin": ("http://a.example",),
+}
+
+
+def another(name: str) -> Any:
+    """A good value of this setting that is not its default."""
+    default = getattr(Settings(), name)
+    return default + 1 if isinstance(default, (int, float)) else TEXTS.get(name, "qwen3:0.6b")
+
+
+def test_defaults() -> None:
+    """An empty environment gives the defaults of the Struct: a demo on the loopback address."""
+    assert load({}, {}) == Settings()
+    assert Settings().host == "127.0.0.1"
+    assert Settings().demo
+
+
+@pytest.mark.parametrize("name", Settings.__struct_fields__)
+def test_each_setting_has_a_variable_and_a_flag(name: str) -> None:
+    """Each setting is read from its variable, and from its flag, which wins; an empty variable is none."""
+    value = another(name)
+    given = list(value) if isinstance(value, tuple) else str(value)
+    text = "".join(given)
+    variable = f"TWINWIRE_{name.upper()}"
+    expected = msgspec.structs.replace(Settings(), **{name: value})
+    assert expected != Settings()
+    assert load({variable: text}, {}) == load({variable: text}, {name: None}) == expected
+    assert load({}, {name: given}) == load({variable: "overruled"}, {name: given}) == expected
+    assert load({variable: ""}, {}) == Settings()
+
+
+def test_the_sdk_s_variables() -> None:
+    """`OPENAI_…` counts for the model, its server and its key, where ours are not set; for nothing else."""
+    theirs = {"OPENAI_API_KEY": "sk-2", "OPENAI_BASE_URL": "https://h/v1", "OPENAI_MODEL": "m", "OPENAI_PORT": "1"}
+    settings = load(theirs, {})
+    assert (settings.api_key, settings.base_url, settings.model) == ("sk-2", "https://h/v1", "m")
+    assert settings.port == 8000
+    assert not settings.demo
+    settings = load({**theirs, "TWINWIRE_MODEL": "ours", "TWINWIRE_API_KEY": ""}, {"base_url": "http://flag"})
+    assert (settings.api_key, settings.base_url, settings.model) == ("sk-2", "http://flag", "ours")
+
+
+def test_demo() -> None:
+    """A key, a server or a file ends the demo; a model's name alone does not."""
+    assert load({"TWINWIRE_MODEL": "m"}, {}).demo
+    assert not load({"OPENAI_API_KEY": "k"}, {}).demo
+    assert not load({}, {"base_url": "http://h"}).demo
+    assert not load({}, {"local": "model.gguf"}).demo
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["http://a,https://b:8443", "http://a https://b:8443", " http://a , https://b:8443 ,", "http://a\nhttps://b:8443"],
+)
+def test_lists(text: str) -> None:
+    """A list in a variable has commas or spaces; a flag is given again."""
+    assert load({"TWINWIRE_CORS_ORIGIN": text}, {}).cors_origin == ("http://a", "https://b:8443")
+    assert load({}, {"cors_origin": ["http://a", "https://b:8443"]}).cors_origin == ("http://a", "https://b:8443")
+    assert load({"TWINWIRE_CORS_ORIGIN": "*"}, {}).cors_origin == ("*",)
+
+
+BAD = [
+    ("port", "http", "expected `int`"),
+    ("port", "-1", ">= 0"),
+    ("port", "65536", "<= 65535"),
+    ("port", "80 ", "expected `int`"),
+    ("port", "0x50", "expected `int`"),
+    ("port", "\uff18\uff10", "expected `int`"),
+    ("port", "1e9", "<= 65535"),
+    ("port", "true", "expected `int`"),
+    ("port", "9" * 5000, "range"),
+    ("port", "\udcff", "UTF-8"),
+    ("host", "", "length >= 1"),
+    ("run_timeout", "0", "> 0"),
+    ("run_timeout", "-5", "> 0"),
+    ("run_timeout", "nan", "> 0"),
+    ("run_timeout", "inf", "<= 31536000"),
+    ("run_timeout", "1m", "expected `float`"),
+    ("run_timeout", "1,5", "expected `float`"),
+    ("run_timeout", "\udcff", "UTF-8"),
+    ("drain_timeout", "-0.1", ">= 0"),
+    ("drain_timeout", "nan", ">= 0"),
+    ("demo_rate", "nan", ">= 0"),
+    ("demo_rate", "inf", "<="),
+    ("max_runs", "0", ">= 1"),
+    ("max_runs", "1.5", "expected `int`"),
+    ("max_runs", "none", "expected `int`"),
+    ("max_body", "1M", "expected `int`"),
+    ("log_bytes", "99999999999", "<= 2147483648"),
+    ("retention", "", "expected `float`"),
+    ("cors_origin", "example.org", "no origin"),
+    ("cors_origin", "http://a/", "no origin"),
+    ("cors_origin", "http://a/path", "no origin"),
+    ("cors_origin", "https://*.example.org", "no origin"),
+    ("cors_origin", "null", "no origin"),
+    ("base_url", "localhost:11434/v1", "http://"),
+    ("base_url", "ftp://host/v1", "http://"),
+    ("base_url", "http://", "http://"),
+    ("base_url", "http:///v1", "http://"),
+    ("base_url", "http://a b/v1", "http://"),
+    ("base_url", "http://host/v1\n", "http://"),
+    ("project_root", "/no/such/folder", "not a folder"),
+    ("project_root", "pyproject.toml", "not a folder"),
+    ("project_root", "a" * 5000, "not a folder"),
+    ("project_root", "a\0b", "not a folder"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "text", "reason"), BAD, ids=lambda value: repr(value)[:24])
+def test_a_bad_value_is_one_line(name: str, text: str, reason: str) -> None:
+    """It names what the user wrote, the flag or the variable, says what is expected, and shows the value, cut."""
+    sources: list[tuple[str, dict[str, str], dict[str, Any]]] = [
+        (flag(name), {}, {name: [text] if name == "cors_origin" else text})
+    ]
+    if text and "\n" not in text:
+        sources.append((f"TWINWIRE_{name.upper()}", {f"TWINWIRE_{name.upper()}": text}, {}))
+    for field, environ, flags in sources:
+        with pytest.raises(SettingsError) as caught:
+            load(environ, flags)
+        line = str(caught.value)
+        assert caught.value.field == field
+        assert line.startswith(f"{field}: ")
+        assert reason in line
+        assert line.isprintable()
+        assert len(line) < 250
+        assert "$" not in line
+        assert "got `" not in line
+
+
+def test_a_bad_origin_among_good_ones() -> None:
+    """The one that is wrong is shown."""
+    with pytest.raises(SettingsError, match=r"^TWINWIRE_CORS_ORIGIN: 'b' is no origin"):
+        load({"TWINWIRE_CORS_ORIGIN": "http://a,b"}, {})
+
+
+def test_the_sdk_s_variable_is_named() -> None:
+    """Also where the bad value came from a variable that is not ours."""
+    with pytest.raises(SettingsError, match=r"^OPENAI_BASE_URL: "):
+        load({"OPENAI_BASE_URL": "nonsense"}, {})
+
+
+def test_the_key_is_not_shown() -> None:
+    """Neither the settings' repr, which ends in logs, nor an error about others shows the key."""
+    settings = load({"OPENAI_API_KEY": "sk-secret"}, {})
+    assert "sk-secret" not in repr(settings)
+    assert "sk-secret" not in f"{settings}"
+    assert "api_key='***'" in repr(settings)
+    assert "api_key=None" in repr(Settings())
+    with pytest.raises(SettingsError) as caught:
+        load({"OPENAI_API_KEY": "sk-secret", "TWINWIRE_PORT": "x"}, {})
+    assert "sk-secret" not in str(caught.value)
+
+
+def test_settings_made_by_hand_are_not_changed() -> None:
+    """A library's user builds them with keywords; they cannot be changed under a running server."""
+    with pytest.raises(TypeError):
+        Settings(prot=1)  # type: ignore[call-arg]
+    with pytest.raises(AttributeError):
+        Settings().port = 1  # type: ignore[misc]
