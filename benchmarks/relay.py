@@ -143,15 +143,8 @@ async def run(runs: int, rate: float, seconds: float, cancel_count: int) -> dict
     if (os.cpu_count() or 1) > 1:
         os.sched_setaffinity(0, {1})
     report: dict[str, Any] = {"runs": runs, "rate": rate, "seconds": seconds}
-    model = [
-        sys.executable,
-        ROOT / "tests/model_server.py",
-        "--stamp",
-        "--rate",
-        f"{rate}",
-        "--tokens",
-        f"{int(rate * seconds)}",
-    ]
+    steady_rate = ("--stamp", "--rate", f"{rate}", "--tokens", f"{int(rate * seconds)}")
+    model = (sys.executable, ROOT / "tests/model_server.py", *steady_rate)
     environ = {"OPENAI_API_KEY": "none", "TWINWIRE_RUN_TIMEOUT": "600"}
     with program(*model, processor=1) as upstream:
         port = int(upstream.line.partition("//")[2].partition("/")[0].rpartition(":")[2])
@@ -179,9 +172,9 @@ async def run(runs: int, rate: float, seconds: float, cancel_count: int) -> dict
 def table(report: dict[str, Any]) -> str:
     """The report for a person."""
     lines = [f"{report['runs']} runs x {report['rate']:g} tokens/s x {report['seconds']:g} s", ""]
-    lines.append(
-        f"{'':10}{'tokens':>8}{'CPU us/token':>14}{'latency p50':>13}{'p99 us':>9}{'added p50':>11}{'p99 us':>9}{'first p50':>11}{'p99 ms':>9}"
-    )
+    heads = ("tokens", "CPU us/token", "latency p50", "p99 us", "added p50", "p99 us", "first p50", "p99 ms")
+    widths = (8, 14, 13, 9, 11, 9, 11, 9)
+    lines.append(" " * 10 + "".join(f"{head:>{width}}" for head, width in zip(heads, widths, strict=True)))
     for name in ("straight", "sse", "ws"):
         row = report[name]
         added = row.get("added_us", {"p50": 0, "p99": 0})

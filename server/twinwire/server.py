@@ -20,7 +20,6 @@ from twinwire.settings import Settings
 from twinwire.transports.asgi import EXTENSION
 from twinwire.web.service import Service
 
-
 UNSENT_BYTES = 128 * 1024
 UNACKNOWLEDGED_MS = 30_000
 

@@ -68,7 +68,9 @@ async def get_run(run_id: FromPath[str], service: NamedDependency[Service]) -> d
 
 
 @get("/runs/{run_id:str}/events", operation_class=documented(query=FollowQuery), summary="Follow a run over SSE")
-async def run_events(request: Request[Any, Any, Any], run_id: FromPath[str], service: NamedDependency[Service]) -> Response[None]:
+async def run_events(
+    request: Request[Any, Any, Any], run_id: FromPath[str], service: NamedDependency[Service]
+) -> Response[None]:
     """The run's events after the cursor; 204 after the last one."""
     asked = incoming.query(request, FollowQuery)
     after = incoming.run_cursor(request, asked.after, check_run_id(run_id))
