@@ -1,18 +1,23 @@
-"""The logs that the tests of `EventLog` run against, and how they are written to."""
+"""The logs that the tests of `Store` run against, and how they are written to."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
 from twinwire.events import Record, StreamEvent, encode, timestamp
-from twinwire.log import EventLog, RunInfo, open_log
+from twinwire.log import Limits, RunInfo, Store, open_log
 from twinwire.wire import new_run_id
 
-LogFactory = Callable[[], EventLog]
+LogFactory = Callable[[], Store]
 
 
-def memory() -> EventLog:
-    return open_log("memory://", max_events=1000, max_bytes=2**20, retention=60.0)
+LIMITS = Limits(
+    max_events=1000, max_bytes=2**20, retention=60.0, max_sessions=1000, session_bytes=2**16, session_idle=3600.0
+)
+
+
+def memory() -> Store:
+    return open_log("memory://", LIMITS)
 
 
 FACTORIES: list[LogFactory] = [memory]
@@ -40,13 +45,13 @@ def records(run_id: str, after: int, count: int, *, end: bool = False, size: int
     ]
 
 
-async def append(log: EventLog, run_id: str, expected_last: int, batch: Sequence[Record]) -> None:
+async def append(log: Store, run_id: str, expected_last: int, batch: Sequence[Record]) -> None:
     """Append, whether the log is done at once or not."""
     if (done := log.append(run_id, expected_last, batch)) is not None:
         await done
 
 
-async def started(log: EventLog, count: int = 0, *, end: bool = False, user_id: str | None = None) -> str:
+async def started(log: Store, count: int = 0, *, end: bool = False, user_id: str | None = None) -> str:
     """A new run with `count` events: its id."""
     info = await log.create(run_info(user_id), idempotency_key=None)
     if count:

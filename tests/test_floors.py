@@ -18,7 +18,7 @@ FLOORS = [
     {"wire", "fold", "formats", "settings"},
     {"commands"},  # half a floor up: the WebSocket's messages are read with what wire has
     {"log", "models", "tools"},
-    {"agents", "sessions"},
+    {"agents"},
     {"runs"},
     {"transports"},
     {"web"},

@@ -54,9 +54,10 @@ def server(gguf: str) -> Iterator[Process]:
 
 
 def children(server: Process) -> list[int]:
-    """The processes of the server that has just this one thread that starts some."""
+    """The model's processes; one that is only forked, not yet itself, is none."""
     pid = server.popen.pid
-    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    pids = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return [int(pid) for pid in pids if b"twinwire.models.local" in Path(f"/proc/{pid}/cmdline").read_bytes()]
 
 
 def gone(pid: int) -> bool:

@@ -1,4 +1,4 @@
-"""What every `EventLog` does; each test runs against each log of `logs`."""
+"""What every `Store` does; each test runs against each log of `logs`."""
 
 from __future__ import annotations
 
@@ -6,21 +6,21 @@ from collections import Counter
 
 import pytest
 
-from logs import FACTORIES, LogFactory, append, records, run_info, started
+from logs import FACTORIES, LIMITS, LogFactory, append, records, run_info, started
 from twinwire.errors import CursorGone, IdempotencyMismatch, RunNotFound, SettingsError, StaleWriter
 from twinwire.events import Record
-from twinwire.log import EventLog, RunState, open_log
+from twinwire.log import RunState, Store, open_log
 from twinwire.log.tail import PAGE_BYTES
 from twinwire.wire import new_run_id
 
 
 @pytest.fixture(params=FACTORIES, ids=lambda factory: factory.__name__)
-def log(request: pytest.FixtureRequest) -> EventLog:
+def log(request: pytest.FixtureRequest) -> Store:
     factory: LogFactory = request.param
     return factory()
 
 
-async def read(log: EventLog, run_id: str, after: int = 0, limit: int = 10_000) -> list[Record]:
+async def read(log: Store, run_id: str, after: int = 0, limit: int = 10_000) -> list[Record]:
     """Everything after a cursor, page by page."""
     found: list[Record] = []
     while batch := (await log.page(run_id, after, limit)).records:
@@ -29,12 +29,12 @@ async def read(log: EventLog, run_id: str, after: int = 0, limit: int = 10_000) 
     return found
 
 
-async def test_ping(log: EventLog) -> None:
+async def test_ping(log: Store) -> None:
     """A log that is there says so by raising nothing."""
     await log.ping()
 
 
-async def test_a_new_run_is_empty(log: EventLog) -> None:
+async def test_a_new_run_is_empty(log: Store) -> None:
     """A run is known from its start, with no event: first 1, last 0."""
     info = run_info("u")
     assert await log.create(info, idempotency_key=None) == info
@@ -43,7 +43,7 @@ async def test_a_new_run_is_empty(log: EventLog) -> None:
     assert (list(page.records), page.first, page.last, page.ended) == ([], 1, 0, False)
 
 
-async def test_unknown_runs(log: EventLog) -> None:
+async def test_unknown_runs(log: Store) -> None:
     """Nothing can be done with a run that does not exist."""
     await started(log, 3)
     run_id = new_run_id()
@@ -53,11 +53,9 @@ async def test_unknown_runs(log: EventLog) -> None:
         await log.page(run_id, 0, 10)
     with pytest.raises(RunNotFound):
         await append(log, run_id, 0, records(run_id, 0, 1))
-    with pytest.raises(RunNotFound):
-        log.subscribe(run_id, lambda: None)
 
 
-async def test_what_is_appended_is_read(log: EventLog) -> None:
+async def test_what_is_appended_is_read(log: Store) -> None:
     """Records come back equal, in order, from any cursor, and only up to the limit; runs do not mix."""
     run_id, other = await started(log), await started(log, 5)
     batch = records(run_id, 0, 20)
@@ -70,7 +68,7 @@ async def test_what_is_appended_is_read(log: EventLog) -> None:
     assert [record.seq for record in await read(log, other)] == [1, 2, 3, 4, 5]
 
 
-async def test_the_end(log: EventLog) -> None:
+async def test_the_end(log: Store) -> None:
     """With the terminal event the page says so, wherever the cursor is, and the state has the event itself."""
     run_id = await started(log, 2)
     assert (await log.state(run_id)).terminal is None
@@ -85,7 +83,7 @@ async def test_the_end(log: EventLog) -> None:
 
 
 @pytest.mark.parametrize("expected", [0, 1, 4, 100])
-async def test_a_stale_writer_is_refused_whole(log: EventLog, expected: int) -> None:
+async def test_a_stale_writer_is_refused_whole(log: Store, expected: int) -> None:
     """A writer that thinks the log elsewhere than it is changes nothing and wakes nobody."""
     run_id = await started(log, 3)
     before = await read(log, run_id)
@@ -97,7 +95,7 @@ async def test_a_stale_writer_is_refused_whole(log: EventLog, expected: int) -> 
     assert not woken
 
 
-async def test_two_writers(log: EventLog) -> None:
+async def test_two_writers(log: Store) -> None:
     """Of two writers with the same last number one wins; the other is refused though its numbers would fit."""
     run_id = await started(log, 1)
     mine, theirs = records(run_id, 1, 2, size=1), records(run_id, 1, 2, size=2)
@@ -110,7 +108,7 @@ async def test_two_writers(log: EventLog) -> None:
 
 
 @pytest.mark.parametrize("end", [False, True])
-async def test_the_same_append_again(log: EventLog, end: bool) -> None:
+async def test_the_same_append_again(log: Store, end: bool) -> None:
     """A writer that does not know whether its append arrived repeats it, at once or later, and nothing doubles."""
     run_id = await started(log, 2)
     batch = records(run_id, 2, 3, end=end)
@@ -125,7 +123,7 @@ async def test_the_same_append_again(log: EventLog, end: bool) -> None:
     assert woken["w"] == (not end)
 
 
-async def test_nothing_after_the_end(log: EventLog) -> None:
+async def test_nothing_after_the_end(log: Store) -> None:
     """After the terminal event even the writer that wrote it is refused."""
     run_id = await started(log, 3, end=True)
     with pytest.raises(StaleWriter):
@@ -136,7 +134,7 @@ async def test_nothing_after_the_end(log: EventLog) -> None:
 
 
 @pytest.mark.parametrize("after", [4, 5, 2**63 - 1])
-async def test_a_cursor_in_the_future(log: EventLog, after: int) -> None:
+async def test_a_cursor_in_the_future(log: Store, after: int) -> None:
     """A cursor beyond the last event is told what there is; the last event's is not beyond it."""
     run_id = await started(log, 3)
     assert list((await log.page(run_id, 3, 10)).records) == []
@@ -145,7 +143,7 @@ async def test_a_cursor_in_the_future(log: EventLog, after: int) -> None:
     assert (caught.value.first, caught.value.last) == (1, 3)
 
 
-async def test_a_trimmed_cursor(log: EventLog) -> None:
+async def test_a_trimmed_cursor(log: Store) -> None:
     """Beyond its bound a run keeps its newest events; a cursor before them is told what there is."""
     run_id = await started(log)
     for start in range(0, 3000, 100):
@@ -160,7 +158,7 @@ async def test_a_trimmed_cursor(log: EventLog) -> None:
         assert (caught.value.first, caught.value.last) == (state.first, 3000)
 
 
-async def test_a_page_is_bounded_in_bytes(log: EventLog) -> None:
+async def test_a_page_is_bounded_in_bytes(log: Store) -> None:
     """A page of large records is short, but never empty where there is more: a huge record comes alone."""
     run_id = await started(log)
     sizes = [10, PAGE_BYTES * 2, 10, 10, PAGE_BYTES // 2, PAGE_BYTES // 3, PAGE_BYTES // 2, 10]
@@ -174,7 +172,7 @@ async def test_a_page_is_bounded_in_bytes(log: EventLog) -> None:
     assert pages == [[1], [2], [3, 4, 5, 6], [7, 8]]
 
 
-async def test_wake_ups(log: EventLog) -> None:
+async def test_wake_ups(log: Store) -> None:
     """Each append wakes each follower of that run, who then finds the records; one who left is not woken."""
     run_id, other = await started(log), await started(log)
     woken = Counter[str]()
@@ -189,7 +187,7 @@ async def test_wake_ups(log: EventLog) -> None:
     assert woken == {"a": 1, "b": 2}
 
 
-async def test_followers_may_come_and_go_while_woken(log: EventLog) -> None:
+async def test_followers_may_come_and_go_while_woken(log: Store) -> None:
     """A follower that leaves, or brings another, when it is woken disturbs nobody."""
     run_id = await started(log)
     woken = Counter[str]()
@@ -206,7 +204,7 @@ async def test_followers_may_come_and_go_while_woken(log: EventLog) -> None:
     assert woken == {"a": 1, "b": 2, "n": 1}
 
 
-async def test_the_same_callback_twice(log: EventLog) -> None:
+async def test_the_same_callback_twice(log: Store) -> None:
     """Two subscriptions of one callback are two: ending one leaves the other."""
     run_id = await started(log)
     woken = Counter[str]()
@@ -221,7 +219,7 @@ async def test_the_same_callback_twice(log: EventLog) -> None:
     assert woken["w"] == 1
 
 
-async def test_idempotency(log: EventLog) -> None:
+async def test_idempotency(log: Store) -> None:
     """The same key of the same user is the same run; of another user, or without a key, it is a new one."""
     first = await log.create(run_info("u"), idempotency_key="k")
     assert await log.create(run_info("u"), idempotency_key="k") == first
@@ -234,7 +232,7 @@ async def test_idempotency(log: EventLog) -> None:
     assert await log.find("u", "k") == first
 
 
-async def test_a_key_for_another_request(log: EventLog) -> None:
+async def test_a_key_for_another_request(log: Store) -> None:
     """A key used again for something else is refused, and the run it is for stays."""
     first = await log.create(run_info("u", "one"), idempotency_key="k")
     other = run_info("u", "two")
@@ -245,7 +243,7 @@ async def test_a_key_for_another_request(log: EventLog) -> None:
     assert await log.find("u", "k") == first
 
 
-async def test_keys_that_could_be_confused(log: EventLog) -> None:
+async def test_keys_that_could_be_confused(log: Store) -> None:
     """However a log joins user and key, two different pairs are different."""
     pairs = [
         ("a", "b:c"),
@@ -269,8 +267,8 @@ async def test_keys_that_could_be_confused(log: EventLog) -> None:
 def test_unknown_urls(url: str) -> None:
     """A URL that names no log is one clear error, which does not show what may be a password in it."""
     with pytest.raises(SettingsError) as caught:
-        open_log(url, max_events=1, max_bytes=1, retention=1)
+        open_log(url, LIMITS)
     assert caught.value.field == "--log"
     with pytest.raises(SettingsError) as caught:
-        open_log("nosql://user:secret@host", max_events=1, max_bytes=1, retention=1)
+        open_log("nosql://user:secret@host", LIMITS)
     assert "secret" not in str(caught.value)

@@ -8,8 +8,9 @@ from typing import Any, TypeVar
 import pytest
 from hypothesis import settings, strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule
+from msgspec import structs
 
-from logs import records, run_info
+from logs import LIMITS, records, run_info
 from twinwire.errors import CursorGone, RunNotFound, StaleWriter
 from twinwire.log.memory import MemoryLog
 
@@ -50,7 +51,7 @@ def kept(log: MemoryLog, run_id: str) -> range:
 def test_retention() -> None:
     """An ended run is kept for the retention and then gone, with its key; a running one stays."""
     clock = Clock()
-    log = MemoryLog(max_events=10, max_bytes=10**6, retention=60.0, clock=clock)
+    log = MemoryLog(structs.replace(LIMITS, max_events=10, max_bytes=10**6, retention=60.0), clock=clock)
     ended, running = new(log, "ended"), new(log, "running")
     log.append(ended, 0, records(ended, 0, 2, end=True))
     log.append(running, 0, records(running, 0, 2))
@@ -71,7 +72,7 @@ def test_retention() -> None:
 def test_retention_counts_from_the_end() -> None:
     """Not from the start, and repeating the last append does not prolong it."""
     clock = Clock()
-    log = MemoryLog(max_events=10, max_bytes=10**6, retention=60.0, clock=clock)
+    log = MemoryLog(structs.replace(LIMITS, max_events=10, max_bytes=10**6, retention=60.0), clock=clock)
     run_id = new(log)
     clock.now += 100
     batch = records(run_id, 0, 1, end=True)
@@ -81,13 +82,13 @@ def test_retention_counts_from_the_end() -> None:
     assert kept(log, run_id) == range(1, 2)
     clock.now += 1
     with pytest.raises(RunNotFound):
-        log.subscribe(run_id, lambda: None)
+        done(log.state(run_id))
 
 
 @pytest.mark.parametrize("bound", [1, 2, 7, 8, 100])
 def test_max_events(bound: int) -> None:
     """A run never keeps more than its bound, always its newest event, and at least seven eighths of the bound."""
-    log = MemoryLog(max_events=bound, max_bytes=10**9, retention=60.0)
+    log = MemoryLog(structs.replace(LIMITS, max_events=bound, max_bytes=10**9, retention=60.0))
     run_id = new(log)
     for seq in range(3 * bound):
         log.append(run_id, seq, records(run_id, seq, 1))
@@ -100,7 +101,7 @@ def test_max_events(bound: int) -> None:
 
 def test_max_bytes_evicts_ended_runs_oldest_end_first() -> None:
     """When all is full the run that ended first goes, then the next; running ones stay whole."""
-    log = MemoryLog(max_events=1000, max_bytes=10_000, retention=60.0)
+    log = MemoryLog(structs.replace(LIMITS, max_events=1000, max_bytes=10_000, retention=60.0))
     runs = [new(log, f"k{number}") for number in range(4)]
     for run_id in runs:
         log.append(run_id, 0, records(run_id, 0, 1, size=2000))
@@ -120,7 +121,7 @@ def test_max_bytes_evicts_ended_runs_oldest_end_first() -> None:
 
 def test_max_bytes_trims_the_run_that_appends() -> None:
     """Where no ended run is left to evict, whoever writes loses its own oldest events, never another's."""
-    log = MemoryLog(max_events=1000, max_bytes=10_000, retention=60.0)
+    log = MemoryLog(structs.replace(LIMITS, max_events=1000, max_bytes=10_000, retention=60.0))
     quiet, busy = new(log), new(log)
     log.append(quiet, 0, records(quiet, 0, 3, size=1000))
     for seq in range(50):
@@ -135,7 +136,7 @@ def test_max_bytes_trims_the_run_that_appends() -> None:
 
 def test_one_event_larger_than_everything() -> None:
     """A single event beyond the bound is kept, alone, until the next: a follower can still get it."""
-    log = MemoryLog(max_events=1000, max_bytes=1000, retention=60.0)
+    log = MemoryLog(structs.replace(LIMITS, max_events=1000, max_bytes=1000, retention=60.0))
     run_id = new(log)
     log.append(run_id, 0, records(run_id, 0, 3, size=5000))
     assert kept(log, run_id) == range(3, 4)
@@ -146,7 +147,7 @@ def test_one_event_larger_than_everything() -> None:
 
 def test_a_run_that_ends_is_not_evicted_by_its_own_end() -> None:
     """The terminal event that fills the log up is still there for its followers."""
-    log = MemoryLog(max_events=1000, max_bytes=3000, retention=60.0)
+    log = MemoryLog(structs.replace(LIMITS, max_events=1000, max_bytes=3000, retention=60.0))
     run_id = new(log)
     log.append(run_id, 0, records(run_id, 0, 2, size=1000))
     log.append(run_id, 2, records(run_id, 2, 1, end=True, size=2500))
@@ -162,7 +163,7 @@ class LogMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.clock = Clock()
-        self.log = MemoryLog(max_events=16, max_bytes=6000, retention=60.0, clock=self.clock)
+        self.log = MemoryLog(structs.replace(LIMITS, max_events=16, max_bytes=6000, retention=60.0), clock=self.clock)
         self.written: dict[str, list[Any]] = {}
         self.ended: dict[str, float] = {}
         self.largest = 0

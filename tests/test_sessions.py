@@ -6,7 +6,8 @@ from typing import Any
 
 from hypothesis import given, strategies as st
 
-from twinwire.sessions import SessionKey, Sessions
+from twinwire.log import SessionKey
+from twinwire.log.sessions import Sessions
 
 
 class Clock:

@@ -16,10 +16,31 @@ from twinwire.events import Record
 Unsubscribe = Callable[[], None]
 
 
+SessionKey = tuple[str | None, str | None]
+"""User and session; a user's conversation without a session id is a session of its own."""
+
+
+class Limits(Struct, frozen=True, kw_only=True):
+    """How much a log keeps.
+
+    The newest `max_events` events of a run; `max_bytes` bytes of events of all runs, of which those that ended first go
+    first; an ended run for `retention` seconds. Of conversations `max_sessions`, `session_bytes` bytes of each (its
+    oldest turns go first), for `session_idle` seconds unused.
+    """
+
+    max_events: int
+    max_bytes: int
+    retention: float
+    max_sessions: int
+    session_bytes: int
+    session_idle: float
+
+
 class RunInfo(Struct, frozen=True, kw_only=True):
     """What is known of a run from its start; what became of it is in its events.
 
-    `created` is RFC 3339. `fingerprint` tells whether a request that repeats an idempotency key is the same.
+    `created` is RFC 3339, `owner` the worker that started it. `fingerprint` tells whether a request that repeats an
+    idempotency key is the same.
     """
 
     run_id: str
@@ -28,6 +49,7 @@ class RunInfo(Struct, frozen=True, kw_only=True):
     user_id: str | None = None
     session_id: str | None = None
     fingerprint: str = ""
+    owner: str = ""
 
 
 class Page(Struct, frozen=True):
@@ -90,14 +112,82 @@ class EventLog(Protocol):
         ...
 
     def subscribe(self, run_id: str, wake: Callable[[], None]) -> Unsubscribe:
-        """Have `wake` called after each append. It must be quick and must not raise. Raises `RunNotFound`."""
+        """Have `wake` called after each append to a run. It must be quick and must not raise.
+
+        A run that is not known is no error: the page that comes next tells.
+        """
         ...
 
 
-def open_log(url: str, *, max_events: int, max_bytes: int, retention: float) -> EventLog:
-    """The log that a URL names. Raises `SettingsError`."""
+class Owner(Protocol):
+    """What a log tells the process whose runs it keeps: the `Runs`."""
+
+    def cancel_here(self, run_id: str) -> None:
+        """Somebody, on any worker, cancels a run that this process owns."""
+        ...
+
+    def unfollowed(self, run_id: str) -> None:
+        """The last follower on another worker has left a run that this process owns."""
+        ...
+
+
+class Control(Protocol):
+    """What is about runs and not in them, for all workers that use one log.
+
+    `worker` names this process among them; the runs it starts are its own (`RunInfo.owner`).
+    """
+
+    worker: str
+
+    async def history(self, session: SessionKey) -> list[dict[str, str]]:
+        """The conversation so far, oldest message first, in OpenAI's chat form."""
+        ...
+
+    async def remember(self, session: SessionKey, question: str, answer: str) -> None:
+        """Add a turn to the conversation."""
+        ...
+
+    async def occupy(self, session: SessionKey, run_id: str) -> str | None:
+        """Make this run the session's one that goes on. Returns None, or the run that is it already."""
+        ...
+
+    async def vacate(self, session: SessionKey, run_id: str) -> None:
+        """The session is free again, if this run held it."""
+        ...
+
+    async def cancel(self, run: RunInfo) -> None:
+        """Have the run's owner cancel it, wherever that is."""
+        ...
+
+    def follow(self, run_id: str) -> None:
+        """This worker has a first follower of a run that it does not own."""
+        ...
+
+    def unfollow(self, run_id: str) -> None:
+        """It has no more follower of it; the run's owner is told."""
+        ...
+
+    async def followed(self, run_id: str) -> bool:
+        """Whether another worker that lives has a follower of this run."""
+        ...
+
+
+class Store(EventLog, Control, Protocol):
+    """A log and its control, which live and end together."""
+
+    async def open(self, owner: Owner) -> None:
+        """Begin: connect, recover what a crash left open. Raises `SettingsError` where it cannot be used."""
+        ...
+
+    async def close(self) -> None:
+        """Write what is pending, then let go. Idempotent."""
+        ...
+
+
+def open_log(url: str, limits: Limits) -> Store:
+    """The log that a URL names; it is not open yet. Raises `SettingsError`."""
     from twinwire.log.memory import MemoryLog
 
     if url != "memory://":
         raise SettingsError(f"{url.partition(':')[0]!r} is no log this server knows; memory:// is", field="--log")
-    return MemoryLog(max_events=max_events, max_bytes=max_bytes, retention=retention)
+    return MemoryLog(limits)

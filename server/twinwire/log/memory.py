@@ -9,7 +9,8 @@ from msgspec import Struct
 
 from twinwire.errors import IdempotencyMismatch, RunNotFound
 from twinwire.events import Record
-from twinwire.log import Page, RunInfo, RunState, Unsubscribe
+from twinwire.log import Limits, Owner, Page, RunInfo, RunState, Unsubscribe
+from twinwire.log.control import LocalControl
 from twinwire.log.tail import Tail
 
 
@@ -19,25 +20,29 @@ class _Entry(Struct, gc=False):
     key: tuple[str | None, str] | None
 
 
-class MemoryLog:
-    """See `EventLog`.
+class MemoryLog(LocalControl):
+    """See `Store`.
 
-    A run keeps its newest `max_events` events. All runs together keep `max_bytes` bytes of events (give or take one
-    append): the runs that ended first go first, then the oldest events of the run that appends. An ended run is kept
-    for `retention` seconds.
+    The limit on bytes holds give or take one append; where no ended run is left, the oldest events of the run that
+    appends go.
     """
 
-    def __init__(
-        self, *, max_events: int, max_bytes: int, retention: float, clock: Callable[[], float] = time.monotonic
-    ) -> None:
-        self._max_events = max_events
-        self._max_bytes = max_bytes
-        self._retention = retention
+    def __init__(self, limits: Limits, clock: Callable[[], float] = time.monotonic) -> None:
+        super().__init__(limits)
+        self._max_events = limits.max_events
+        self._max_bytes = limits.max_bytes
+        self._retention = limits.retention
         self._clock = clock
         self._runs: dict[str, _Entry] = {}
         self._keys: dict[tuple[str | None, str], str] = {}
         self._ended: dict[str, float] = {}  # when each ended run is forgotten, oldest end first
         self.size = 0
+
+    async def open(self, owner: Owner) -> None:
+        """See `Store`; there is nothing to recover."""
+
+    async def close(self) -> None:
+        """See `Store`."""
 
     async def create(self, run: RunInfo, *, idempotency_key: str | None) -> RunInfo:
         """See `EventLog`."""
@@ -83,7 +88,8 @@ class MemoryLog:
 
     def subscribe(self, run_id: str, wake: Callable[[], None]) -> Unsubscribe:
         """See `EventLog`."""
-        return self._entry(run_id).tail.subscribe(wake)
+        entry = self._runs.get(run_id)
+        return (lambda: None) if entry is None else entry.tail.subscribe(wake)
 
     def _entry(self, run_id: str) -> _Entry:
         if run_id in self._ended:

@@ -5,23 +5,27 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
-from collections.abc import Mapping
-from typing import Literal
+import time
+from collections import Counter
+from collections.abc import Coroutine, Mapping
+from typing import Any, Literal
 
 import msgspec
 from msgspec import Struct
 
 from twinwire.agents import Agent, RunRequest
-from twinwire.errors import AgentNotFound, BadRequest, Draining, RunError, SessionBusy, TooManyRuns
+from twinwire.errors import AgentNotFound, BadRequest, Draining, RunError, RunNotFound, SessionBusy, TooManyRuns
 from twinwire.events import timestamp
-from twinwire.log import EventLog, RunInfo, RunState
+from twinwire.log import RunInfo, RunState, SessionKey, Store
 from twinwire.runs.run import Run
-from twinwire.sessions import SessionKey, Sessions
 from twinwire.wire import check_run_id, new_run_id
 
 logger = logging.getLogger("twinwire.runs")
 
 CancelStatus = Literal["accepted", "already_finished"]
+
+SETTLE_SECONDS = 5.0  # how long a start waits for the run it interrupts to leave the session
+RECHECK_SECONDS = 5.0  # how soon a run that only other workers follow is looked at again
 
 
 class RunSpec(Struct, frozen=True, kw_only=True):
@@ -37,25 +41,22 @@ class RunSpec(Struct, frozen=True, kw_only=True):
 
 
 class Runs:
-    """The runs of this process and the agents they use.
+    """The runs of this process and the agents they use; the `Owner` of its runs to the log.
 
     The default agent is the one named `react`, or else the first. `deadline` is for each run, in seconds.
     """
 
-    def __init__(
-        self, log: EventLog, agents: Mapping[str, Agent], sessions: Sessions, *, deadline: float, max_runs: int
-    ) -> None:
+    def __init__(self, log: Store, agents: Mapping[str, Agent], *, deadline: float, max_runs: int) -> None:
         if not agents:
             raise ValueError("at least one agent is needed")
         self.log = log
         self.agents = dict(agents)
         self.default_agent = "react" if "react" in agents else next(iter(agents))
         self.draining = False
-        self._sessions = sessions
         self._deadline = deadline
         self._max_runs = max_runs
         self._live: dict[str, Run] = {}
-        self._busy: dict[SessionKey, Run] = {}
+        self._elsewhere: Counter[str] = Counter()  # followers here of runs that go on elsewhere
         self._tasks: set[asyncio.Task[None]] = set()
         self._idle: asyncio.Future[None] | None = None
         self.started = 0
@@ -74,99 +75,152 @@ class Runs:
             raise AgentNotFound
         if not spec.message.strip():
             raise BadRequest("a message is needed", field="message")
-        fingerprint = hashlib.sha256(msgspec.json.encode([name, spec.message, spec.session_id])).hexdigest()
         info = RunInfo(
             run_id=new_run_id(),
             agent=name,
             created=timestamp(),
             user_id=spec.user_id,
             session_id=spec.session_id,
-            fingerprint=fingerprint,
+            fingerprint=hashlib.sha256(msgspec.json.encode([name, spec.message, spec.session_id])).hexdigest(),
+            owner=self.log.worker,
         )
+        session = self._session(info)
         if spec.idempotency_key is None or await self.log.find(spec.user_id, spec.idempotency_key) is None:
-            self._admit(spec)
-        known = await self.log.create(info, idempotency_key=spec.idempotency_key)
-        if known is info:
-            self._begin(info, spec)
+            if self.draining:
+                raise Draining
+            if len(self._live) >= self._max_runs:
+                raise TooManyRuns(self._max_runs)
+            if session is not None:
+                await self._enter(session, info.run_id, interrupt=spec.interrupt)
+        try:
+            known = await self.log.create(info, idempotency_key=spec.idempotency_key)
+            if known is info:
+                self._begin(info, spec, await self.log.history(session) if session else [])
+        finally:
+            if session is not None and info.run_id not in self._live:
+                await self.log.vacate(session, info.run_id)
         return known, known is info
 
-    def _admit(self, spec: RunSpec) -> None:
-        if self.draining:
-            raise Draining
-        if len(self._live) >= self._max_runs:
-            raise TooManyRuns(self._max_runs)
-        busy = self._busy.get((spec.user_id, spec.session_id))
-        if busy is not None and not busy.over:
-            if not spec.interrupt:
-                raise SessionBusy
-            busy.cancel()
-            self._remember(busy)
+    @staticmethod
+    def _session(info: RunInfo) -> SessionKey | None:
+        """The conversation a run is part of; without user and session it is one of its own."""
+        return (info.user_id, info.session_id) if info.user_id or info.session_id else None
 
-    def _begin(self, info: RunInfo, spec: RunSpec) -> None:
-        key = (info.user_id, info.session_id)
-        kept = key != (None, None)
+    async def _enter(self, session: SessionKey, run_id: str, *, interrupt: bool) -> None:
+        """Make this run the session's only one; end the one before where that is asked for. Raises `SessionBusy`."""
+        patience = time.monotonic() + SETTLE_SECONDS
+        while (holder := await self.log.occupy(session, run_id)) is not None:
+            try:
+                over = (await self.log.state(holder)).terminal is not None
+                if not over:
+                    if not interrupt or time.monotonic() > patience:
+                        raise SessionBusy
+                    await self.cancel(holder)
+            except RunNotFound:
+                over, patience = True, 0.0
+            if over and time.monotonic() > patience:
+                await self.log.vacate(session, holder)  # its worker has gone without doing so
+            else:
+                await asyncio.sleep(0.005)  # its worker remembers the turn, then leaves the session
+
+    def _begin(self, info: RunInfo, spec: RunSpec, history: list[dict[str, str]]) -> None:
+        request = RunRequest(
+            message=spec.message,
+            run_id=info.run_id,
+            user_id=info.user_id,
+            session_id=info.session_id,
+            history=[dict(message) for message in history],
+        )
         run = Run(
             self.log,
             info,
             self.agents[info.agent],
-            RunRequest(
-                message=spec.message,
-                run_id=info.run_id,
-                user_id=info.user_id,
-                session_id=info.session_id,
-                history=self._sessions.history(key) if kept else [],
-            ),
+            request,
             deadline=self._deadline,
             linger=spec.linger,
+            on_abandoned=lambda run: self._spawn(self._cancel_if_unfollowed(run)),
             on_end=self._end,
         )
         self._live[info.run_id] = run
-        if kept:
-            self._busy[key] = run
         self.started += 1
         run.start()
         if run.task is not None:
-            self._tasks.add(run.task)
-            run.task.add_done_callback(self._tasks.discard)
+            self._keep(run.task)
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        self._keep(asyncio.get_running_loop().create_task(work))
+
+    def _keep(self, task: asyncio.Task[None]) -> None:
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _cancel_if_unfollowed(self, run: Run) -> None:
+        if await self.log.followed(run.info.run_id):
+            run.linger(RECHECK_SECONDS)
+        else:
+            run.cancel()
 
     def _end(self, run: Run) -> None:
         self._live.pop(run.info.run_id, None)
-        self._remember(run)
         self.ended[run.fold.status] = self.ended.get(run.fold.status, 0) + 1
+        session = self._session(run.info)
+        if session is not None:
+            self._spawn(self._leave(session, run))
         if not self._live and self._idle is not None and not self._idle.done():
             self._idle.set_result(None)
 
-    def _remember(self, run: Run) -> None:
-        """Keep a turn that ended well or was cancelled; a failed one leaves nothing. Once for each run."""
-        key = (run.info.user_id, run.info.session_id)
-        if self._busy.get(key) is not run:
-            return
-        del self._busy[key]
+    async def _leave(self, session: SessionKey, run: Run) -> None:
+        """Keep a turn that ended well or was cancelled (a failed one leaves nothing), then free the session."""
         if run.fold.status in {"completed", "cancelled", "max_steps"}:
             result = run.fold.result
-            self._sessions.add(key, run.request.message, result if isinstance(result, str) else run.fold.text)
+            await self.log.remember(session, run.request.message, result if isinstance(result, str) else run.fold.text)
+        await self.log.vacate(session, run.info.run_id)
 
     async def state(self, run_id: str) -> RunState:
         """What is known of a run. Raises `RunNotFound`."""
         return await self.log.state(check_run_id(run_id))
 
     async def cancel(self, run_id: str) -> CancelStatus:
-        """Cancel a run. Idempotent. Raises `RunNotFound`."""
+        """Cancel a run, wherever it goes on. Idempotent. Raises `RunNotFound`."""
         state = await self.state(run_id)
+        if state.terminal is not None:
+            return "already_finished"
         run = self._live.get(run_id)
-        if state.terminal is None and run is not None and run.cancel():
-            return "accepted"
-        return "already_finished"
+        if run is not None:
+            return "accepted" if run.cancel() else "already_finished"
+        if state.info.owner == self.log.worker:
+            return "already_finished"  # its terminal event is on its way into the log
+        await self.log.cancel(state.info)
+        return "accepted"
+
+    def cancel_here(self, run_id: str) -> None:
+        """See `Owner`."""
+        if (run := self._live.get(run_id)) is not None:
+            run.cancel()
 
     def follow(self, run_id: str) -> None:
-        """Somebody follows this run from now on."""
+        """Somebody follows this run on this worker from now on."""
         if (run := self._live.get(run_id)) is not None:
             run.follow()
+        else:
+            self._elsewhere[run_id] += 1
+            if self._elsewhere[run_id] == 1:
+                self.log.follow(run_id)
 
     def unfollow(self, run_id: str) -> None:
-        """Somebody who followed this run has left."""
-        if (run := self._live.get(run_id)) is not None:
+        """Somebody who followed this run on this worker has left."""
+        if run_id in self._elsewhere:
+            self._elsewhere[run_id] -= 1
+            if self._elsewhere[run_id] == 0:
+                del self._elsewhere[run_id]
+                self.log.unfollow(run_id)
+        elif (run := self._live.get(run_id)) is not None:
             run.unfollow()
+
+    def unfollowed(self, run_id: str) -> None:
+        """See `Owner`."""
+        if (run := self._live.get(run_id)) is not None:
+            run.unfollowed()
 
     async def drain(self, grace: float) -> None:
         """Start no more runs, let those that go on finish for `grace` seconds, then end them as interrupted."""

@@ -23,8 +23,8 @@ logger = logging.getLogger("twinwire.runs")
 class Run:
     """A run that goes on in this process.
 
-    `linger` is how long it may go on with nobody following it, in seconds, or None. `on_end(run)` is called once,
-    when the terminal event is in the log.
+    `linger` is how long it may go on with nobody following it, in seconds, or None. `on_abandoned(run)` is called
+    when it has had no follower here for that long, `on_end(run)` once, when the terminal event is in the log.
     """
 
     def __init__(
@@ -36,6 +36,7 @@ class Run:
         *,
         deadline: float,
         linger: float | None,
+        on_abandoned: Callable[[Run], None],
         on_end: Callable[[Run], None],
     ) -> None:
         self.info = info
@@ -46,6 +47,7 @@ class Run:
         self._agent = agent
         self._deadline = deadline
         self._linger = linger
+        self._on_abandoned = on_abandoned
         self._on_end = on_end
         self._writer = Writer(log, info.run_id, self._ended)
         self._loop = asyncio.get_running_loop()
@@ -59,7 +61,14 @@ class Run:
         self.task = self._loop.create_task(self._drive(), name=f"run {self.info.run_id}")
         self._deadline_timer = self._loop.call_later(self._deadline, self.fail, RunTimeout(self._deadline))
         if self._linger:
-            self._linger_timer = self._loop.call_later(self._linger, self.cancel)
+            self.linger(self._linger)
+
+    def linger(self, seconds: float) -> None:
+        """Call the run abandoned after this time, unless somebody follows it here before."""
+        if self._linger_timer is not None:
+            self._linger_timer.cancel()
+        if self._followers == 0 and not self.over:
+            self._linger_timer = self._loop.call_later(seconds, self._on_abandoned, self)
 
     def follow(self) -> None:
         """Somebody follows."""
@@ -71,11 +80,12 @@ class Run:
     def unfollow(self) -> None:
         """Somebody has left."""
         self._followers -= 1
-        if self._followers == 0 and self._linger is not None and not self.over:
-            if self._linger:
-                self._linger_timer = self._loop.call_later(self._linger, self.cancel)
-            else:
-                self.cancel()
+        self.unfollowed()
+
+    def unfollowed(self) -> None:
+        """Somebody has left, here or elsewhere."""
+        if self._linger is not None:
+            self.linger(self._linger)
 
     def cancel(self) -> bool:
         """End the run as cancelled, with the answer so far; False where it is over already."""

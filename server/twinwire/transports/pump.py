@@ -83,7 +83,7 @@ class Pump:
         self._sent_at = self._loop.time()
 
     def attach(self, run_id: str, after: int, view: View) -> None:
-        """Follow a run from the event after number `after`, at this cursor alone. Raises `RunNotFound`."""
+        """Follow a run from the event after number `after`, at this cursor alone."""
         follower = Follower(self, run_id, after, view)
         follower.unsubscribe = self._log.subscribe(run_id, follower.wake)
         self._presence.follow(run_id)  # before the one it may replace leaves: a run's policy must not see a gap

@@ -60,10 +60,7 @@ async def serve(
     headers: Iterable[tuple[bytes, bytes]],
     opening: bytes,
 ) -> None:
-    """Answer a request with `opening`, then the run's events after number `after`, from the first byte to the last.
-
-    Raises `RunNotFound` before anything is sent.
-    """
+    """Answer a request with `opening`, then the run's events after number `after`, from the first byte to the last."""
     connection = Connection(scope, receive)
     transport = SseTransport(connection, send)
     pump = Pump(log, presence, transport, once=True)

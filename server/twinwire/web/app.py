@@ -17,10 +17,9 @@ from litestar.openapi.config import OpenAPIConfig
 from twinwire import settings as settings_module
 from twinwire.agents import Agent
 from twinwire.errors import TwinwireError
-from twinwire.log import open_log
+from twinwire.log import Limits, open_log
 from twinwire.models.local import LocalModel
 from twinwire.runs import Runs
-from twinwire.sessions import Sessions
 from twinwire.settings import Settings
 from twinwire.transports.pump import Sweep
 from twinwire.web import chat, health, page, runs, socket
@@ -43,20 +42,18 @@ def create_app(agents: Mapping[str, Agent] | None = None, *, settings: Settings 
 
         model = default_model(settings)
         agents = default_agents(settings, model)
-    log = open_log(
-        settings.log, max_events=settings.log_events, max_bytes=settings.log_bytes, retention=settings.retention
+    limits = Limits(
+        max_events=settings.log_events,
+        max_bytes=settings.log_bytes,
+        retention=settings.retention,
+        max_sessions=settings.max_sessions,
+        session_bytes=settings.session_bytes,
+        session_idle=settings.session_idle,
     )
+    log = open_log(settings.log, limits)
     service = Service(
         settings,
-        Runs(
-            log,
-            agents,
-            Sessions(
-                max_sessions=settings.max_sessions, max_bytes=settings.session_bytes, max_idle=settings.session_idle
-            ),
-            deadline=settings.run_timeout,
-            max_runs=settings.max_runs,
-        ),
+        Runs(log, agents, deadline=settings.run_timeout, max_runs=settings.max_runs),
         Sweep(heartbeat=settings.heartbeat, send_timeout=settings.send_timeout),
         local=model if isinstance(model, LocalModel) else None,
     )

@@ -22,7 +22,8 @@ class Service(Struct, frozen=True):
     local: LocalModel | None = None
 
     async def start(self) -> None:
-        """Load the local model, if there is one. Idempotent. Raises `SettingsError`."""
+        """Open the log; load the local model, if there is one. Raises `SettingsError`."""
+        await self.runs.log.open(self.runs)
         if self.local is not None:
             await self.local.start()
 
@@ -32,5 +33,6 @@ class Service(Struct, frozen=True):
             return
         await self.runs.drain(self.settings.drain_timeout)
         await self.sweep.drain(Verdict.RESTART, DRAIN_SECONDS)
+        await self.runs.log.close()
         if self.local is not None:
             await self.local.aclose()

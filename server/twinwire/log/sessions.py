@@ -7,10 +7,7 @@ from collections.abc import Callable
 
 from msgspec import Struct
 
-from twinwire.models import Message
-
-SessionKey = tuple[str | None, str | None]
-"""User and session; a user's conversation without a session id is a session of its own."""
+from twinwire.log import SessionKey
 
 
 class _Session(Struct):
@@ -42,7 +39,7 @@ class Sessions:
     def __len__(self) -> int:
         return len(self._sessions)
 
-    def history(self, key: SessionKey) -> list[Message]:
+    def history(self, key: SessionKey) -> list[dict[str, str]]:
         """The conversation so far, oldest message first."""
         self._forget()
         session = self._sessions.pop(key, None)

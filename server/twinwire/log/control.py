@@ -1,0 +1,50 @@
+"""The control of a log that one process has to itself: there is no other worker to tell or to ask."""
+
+from __future__ import annotations
+
+import secrets
+
+from twinwire.log import Limits, RunInfo, SessionKey
+from twinwire.log.sessions import Sessions
+
+
+class LocalControl:
+    """See `Control`. Conversations are in memory."""
+
+    def __init__(self, limits: Limits) -> None:
+        self.worker = secrets.token_hex(8)
+        self._sessions = Sessions(
+            max_sessions=limits.max_sessions, max_bytes=limits.session_bytes, max_idle=limits.session_idle
+        )
+        self._busy: dict[SessionKey, str] = {}
+
+    async def history(self, session: SessionKey) -> list[dict[str, str]]:
+        """See `Control`."""
+        return self._sessions.history(session)
+
+    async def remember(self, session: SessionKey, question: str, answer: str) -> None:
+        """See `Control`."""
+        self._sessions.add(session, question, answer)
+
+    async def occupy(self, session: SessionKey, run_id: str) -> str | None:
+        """See `Control`."""
+        holder = self._busy.setdefault(session, run_id)
+        return None if holder == run_id else holder
+
+    async def vacate(self, session: SessionKey, run_id: str) -> None:
+        """See `Control`."""
+        if self._busy.get(session) == run_id:
+            del self._busy[session]
+
+    async def cancel(self, run: RunInfo) -> None:
+        """See `Control`. A run that does not go on here goes on nowhere."""
+
+    def follow(self, run_id: str) -> None:
+        """See `Control`."""
+
+    def unfollow(self, run_id: str) -> None:
+        """See `Control`."""
+
+    async def followed(self, run_id: str) -> bool:  # noqa: ARG002 - the protocol's
+        """See `Control`."""
+        return False
