@@ -104,6 +104,7 @@ class WsFollower:
         if reply["type"] not in {"started", "attached"}:
             await self.close()
             raise Refused(reply)
+        self.opened = reply
         self.run_id = reply["run_id"]
         self.ended = reply.get("ended", False) and reply["last"] == command.get("after")
         return self

@@ -22,7 +22,7 @@ FLOORS = [
     {"runs"},
     {"transports"},
     {"web"},
-    {"server", "terminal"},
+    {"server", "terminal", "workers"},
     {"chat"},  # in the terminal
     {"cli"},  # starts either
     {"__main__"},

@@ -38,11 +38,13 @@ def test_each_setting_has_a_variable_and_a_flag(name: str) -> None:
     given = list(value) if isinstance(value, tuple) else str(value)
     text = "".join(given)
     variable = f"TWINWIRE_{name.upper()}"
-    expected = msgspec.structs.replace(Settings(), **{name: value})
-    assert expected != Settings()
-    assert load({variable: text}, {}) == load({variable: text}, {name: None}) == expected
-    assert load({}, {name: given}) == load({variable: "overruled"}, {name: given}) == expected
-    assert load({variable: ""}, {}) == Settings()
+    around = {"TWINWIRE_LOG": "redis://h"} if name == "workers" else {}  # which need a log they share
+    alone = load(around, {})
+    expected = msgspec.structs.replace(alone, **{name: value})
+    assert expected != alone
+    assert load({**around, variable: text}, {}) == load({**around, variable: text}, {name: None}) == expected
+    assert load(around, {name: given}) == load({**around, variable: "overruled"}, {name: given}) == expected
+    assert load({**around, variable: ""}, {}) == alone
 
 
 def test_the_sdk_s_variables() -> None:
@@ -173,3 +175,13 @@ def test_settings_made_by_hand_are_not_changed() -> None:
         Settings(prot=1)  # type: ignore[call-arg]
     with pytest.raises(AttributeError):
         Settings().port = 1  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("log", ["memory://", "sqlite:///x.db"])
+def test_workers_need_a_shared_log(log: str) -> None:
+    """More than one worker on a log of one process is refused with what to use instead."""
+    with pytest.raises(SettingsError) as caught:
+        load({}, {"workers": "2", "log": log})
+    assert str(caught.value) == "--workers: more than one need a log they share: --log redis://host:port/0"
+    with pytest.raises(SettingsError, match="--workers"):
+        load({}, {"workers": "2", "log": "redis://h", "local": "model.gguf"})

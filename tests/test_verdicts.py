@@ -1,17 +1,14 @@
-"""What cannot be served, over both transports: gaps, unknown runs, bad cursors; and starts that are none."""
+"""Where one may join, over both transports: gaps, unknown runs, bad cursors, snapshots; and starts that are none."""
 
 from __future__ import annotations
 
+import json
+from typing import Any
+
+import httpx
 import pytest
 
-from followers import (
-    KINDS,
-    Refused,
-    attach,
-    number,
-    rest,
-    start,
-)
+from followers import KINDS, AnyFollower, Refused, WsFollower, attach, number, rest, start, text
 from serving import Puppets, Running, serving
 
 pytestmark = pytest.mark.parametrize("kind", KINDS)
@@ -96,3 +93,52 @@ async def test_a_repeated_start_is_the_same_run(kind: str, server: Running, pupp
     three = await start(kind, server, "x", idempotency_key="k1", user_id="somebody else")
     assert three.run_id != one.run_id
     await three.close()
+
+
+async def test_a_snapshot_and_its_tail(kind: str, server: Running, puppets: Puppets) -> None:
+    """A late joiner gets the state so far and the events after it: together all there is, without a replay."""
+    first = await start(kind, server)
+    puppet = await puppets.next()
+    puppet.emit("STEP_START", step=1, max_steps=3)
+    puppet.emit("TOOL_CALL_START", tool_call_id="c", tool_name="Read", parameters={"path": "x"})
+    puppet.say("half ", "an ")
+    seen = [json.loads(await first.next() or b"") for _ in range(5)]
+    late, snapshot = await join(kind, server, first.run_id)
+    assert snapshot["seq"] == number(seen[-1])
+    state = snapshot["state"]
+    assert (state["text"], state["step"], state["status"]) == ("half an ", 1, "running")
+    assert state["tools"] == {"c": {"name": "Read", "parameters": {"path": "x"}}}
+    puppet.say("answer")
+    puppet.end()
+    tail = await rest(late)
+    assert number(tail[0]) == snapshot["seq"] + 1
+    assert state["text"] + text(tail) == "half an answer"
+    seen += await rest(first)
+    assert seen[-len(tail) :] == tail
+    ended, snapshot = await join(kind, server, first.run_id)
+    assert (snapshot["seq"], snapshot["state"]["result"]) == (number(seen[-1]), "half an answer")
+    assert ended.ended
+    await ended.close()
+
+
+async def test_no_snapshot_of_an_unknown_run(kind: str, server: Running) -> None:
+    """A snapshot of a run that is not there is refused as the run is."""
+    with pytest.raises(Refused) as refused:
+        await join(kind, server, "a" * 26)
+    assert refused.value.code == "run_not_found"
+
+
+async def join(kind: str, server: Running, run_id: str) -> tuple[AnyFollower, dict[str, Any]]:
+    """Follow a run after a snapshot of it."""
+    if kind == "ws":
+        follower = WsFollower(server.ws_url)
+        await follower.open({"type": "attach", "run_id": run_id, "snapshot": True})
+        snapshot: dict[str, Any] = follower.opened["snapshot"]
+        follower.ended = follower.opened["ended"]
+        return follower, snapshot
+    async with httpx.AsyncClient(base_url=server.url, trust_env=False, verify=False) as client:
+        response = await client.get(f"/runs/{run_id}/snapshot")
+    if response.status_code != 200:
+        raise Refused(response.json())
+    snapshot = response.json()
+    return await attach("sse", server, run_id, snapshot["seq"]), snapshot

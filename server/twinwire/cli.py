@@ -11,6 +11,7 @@ import os
 import signal
 import socket
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, get_args, get_type_hints
 
@@ -116,7 +117,6 @@ def _bind(settings: Settings) -> socket.socket:
         raise SettingsError(
             f"cannot listen on {settings.host}:{settings.port}: {error.strerror}", field=field
         ) from None
-    listener.set_inheritable(True)
     return listener
 
 
@@ -129,41 +129,59 @@ def _serve(arguments: argparse.Namespace) -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     settings = settings_module.load(os.environ, vars(arguments))
     with _bind(settings) as listener:
-        app, model = _app(arguments.app, settings)
         host, port = listener.getsockname()[:2]
         shown = f"[{host}]" if ":" in host else host
 
-        def ready() -> None:
-            print(f"Twinwire is at http://{shown}:{port} with {model}", flush=True)
+        def say_ready() -> None:
+            print(f"Twinwire is at http://{shown}:{port} with {_model(arguments.app, settings)}", flush=True)
 
-        from twinwire.server import serve
+        def work(ready: Callable[[], None]) -> None:
+            app = _app(arguments.app, settings)
 
-        serve(app, settings, listener, ready)
+            from twinwire.server import serve
+
+            serve(app, settings, listener, ready)
+
+        if settings.workers == 1:
+            work(say_ready)
+        else:
+            from twinwire.workers import Supervisor
+
+            Supervisor(settings.workers, lambda ready: _reporting(lambda: work(ready)), say_ready).run()
 
 
-def _app(target: str | None, settings: Settings) -> tuple[Litestar, str]:
-    """What to serve, and how to call its model."""
+def _app(target: str | None, settings: Settings) -> Litestar:
+    """What to serve."""
     if target is not None:
-        return load_app(target, settings), f"the model of {target}"
+        return load_app(target, settings)
 
     from twinwire.web.app import create_app
 
-    model = settings.model or ""
+    return create_app(settings=settings)
+
+
+def _model(target: str | None, settings: Settings) -> str:
+    """How to call the model of what is served."""
+    if target is not None:
+        return f"the model of {target}"
     if settings.demo:
-        model = "the embedded demo model (no LLM: set OPENAI_API_KEY or --base-url)"
-    elif settings.local is not None:
-        model = f"the local model {Path(settings.local).stem}"
-    return create_app(settings=settings), model
+        return "the embedded demo model (no LLM: set OPENAI_API_KEY or --base-url)"
+    return f"the local model {Path(settings.local).stem}" if settings.local is not None else settings.model or ""
+
+
+def _reporting(command: Callable[[], None]) -> None:
+    """Run a command; a setting that cannot be used ends it with one line."""
+    try:
+        command()
+    except SettingsError as error:
+        fail(str(error))
 
 
 def main() -> None:
     """`twinwire`."""
     arguments = parser().parse_args()
-    try:
-        if arguments.command == "chat":
-            from twinwire.chat import chat
+    if arguments.command == "chat":
+        from twinwire.chat import chat
 
-            raise SystemExit(chat(arguments))
-        _serve(arguments)
-    except SettingsError as error:
-        fail(str(error))
+        raise SystemExit(chat(arguments))
+    _reporting(lambda: _serve(arguments))

@@ -39,11 +39,16 @@ class Start(Command, frozen=True, kw_only=True):
 
 
 class Attach(Command, frozen=True, kw_only=True):
-    """Follow a run from the event after `after`, a number or an event id."""
+    """Follow a run from the event after `after`, a number or an event id, or after a snapshot of it."""
 
     run_id: str
     after: int | str = 0
+    snapshot: bool = False
     types: Sequence[str] | None = None
+
+    def __post_init__(self) -> None:
+        if self.snapshot and self.after != 0:
+            raise ValueError("a snapshot takes the place of after")
 
 
 class Detach(Command, frozen=True, kw_only=True):

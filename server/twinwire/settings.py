@@ -28,6 +28,9 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     host: Annotated[str, Meta(min_length=1, description="address to listen on")] = "127.0.0.1"
     port: Annotated[int, Meta(ge=0, le=65_535, description="port to listen on; 0 picks a free one")] = 8000
     log: Annotated[str, Meta(description="where events are kept: memory://")] = "memory://"
+    workers: Annotated[
+        int, Meta(ge=1, le=1024, description="processes that serve; more than one need a shared log")
+    ] = 1
     model: Annotated[str | None, Meta(description="model to ask, as its server names it")] = None
     base_url: Annotated[str | None, Meta(description="an OpenAI-compatible server, such as http://host/v1")] = None
     api_key: Annotated[str | None, Meta(description="the model server's key; only as a variable")] = None
@@ -58,6 +61,10 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     retry_ms: Annotated[Count, Meta(description="milliseconds after which EventSource reconnects, +-50 %")] = 1000
 
     def __post_init__(self) -> None:
+        if self.workers > 1 and not self.log.startswith(("redis://", "rediss://")):
+            raise ValueError("workers: more than one need a log they share: --log redis://host:port/0")
+        if self.workers > 1 and self.local is not None:
+            raise ValueError("workers: a local model is loaded by one server; give the workers its --base-url")
         for origin in self.cors_origin:
             if origin != "*" and not _ORIGIN.fullmatch(origin):
                 raise ValueError(f"cors_origin: {_shown(origin)} is no origin (http://host[:port], no path) and not *")

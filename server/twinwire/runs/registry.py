@@ -15,7 +15,8 @@ from msgspec import Struct
 
 from twinwire.agents import Agent, RunRequest
 from twinwire.errors import AgentNotFound, BadRequest, Draining, RunError, RunNotFound, SessionBusy, TooManyRuns
-from twinwire.events import timestamp
+from twinwire.events import decode, timestamp
+from twinwire.fold import Fold
 from twinwire.log import RunInfo, RunState, SessionKey, Store
 from twinwire.runs.run import Run
 from twinwire.wire import check_run_id, new_run_id
@@ -25,6 +26,7 @@ logger = logging.getLogger("twinwire.runs")
 CancelStatus = Literal["accepted", "already_finished"]
 
 SETTLE_SECONDS = 5.0  # how long a start waits for the run it interrupts to leave the session
+SNAPSHOT_PAGE = 256
 RECHECK_SECONDS = 5.0  # how soon a run that only other workers follow is looked at again
 
 
@@ -179,6 +181,22 @@ class Runs:
     async def state(self, run_id: str) -> RunState:
         """What is known of a run. Raises `RunNotFound`."""
         return await self.log.state(check_run_id(run_id))
+
+    async def snapshot(self, run_id: str) -> tuple[int, dict[str, Any]]:
+        """The number of a run's last event and the run's state up to it, as `Fold.state`.
+
+        Raises `RunNotFound`, and `CursorGone` where the run's first events are trimmed and it goes on elsewhere.
+        """
+        check_run_id(run_id)
+        if (run := self._live.get(run_id)) is not None:
+            return await run.snapshot()
+        fold, seq = Fold(), 0
+        while (page := await self.log.page(run_id, seq, SNAPSHOT_PAGE)).records:
+            for record in page.records:
+                fold.apply(decode(record.body))
+            seq = page.records[-1].seq
+            await asyncio.sleep(0)  # a long run's events are read in turns with everybody else's
+        return seq, fold.state
 
     async def cancel(self, run_id: str) -> CancelStatus:
         """Cancel a run, wherever it goes on. Idempotent. Raises `RunNotFound`."""

@@ -87,6 +87,11 @@ class Run:
         if self._linger is not None:
             self.linger(self._linger)
 
+    async def snapshot(self) -> tuple[int, dict[str, Any]]:
+        """The number of the last event in the log, and the state up to it (`Fold.state`)."""
+        await self._writer.flushed()
+        return self._writer.last, self.fold.state
+
     def cancel(self) -> bool:
         """End the run as cancelled, with the answer so far; False where it is over already."""
         return self._stop(self._finish("cancelled"))

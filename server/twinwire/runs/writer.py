@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 from collections.abc import Awaitable, Callable
 
-from twinwire.errors import RunNotFound, StaleWriter
+from twinwire.errors import LogUnavailable, RunNotFound, StaleWriter
 from twinwire.events import Record, StreamEvent, encode
 from twinwire.log import EventLog
 
 logger = logging.getLogger("twinwire.runs")
 
 MAX_PENDING = 1024
+RETRY_SECONDS = 0.05
+MAX_RETRY_SECONDS = 2.0
 
 
 class Writer:
@@ -26,7 +29,7 @@ class Writer:
         self._pending: list[Record] = []
         self._scheduled = False
         self._appending: asyncio.Future[None] | None = None
-        self._room: asyncio.Future[None] | None = None
+        self._progress = asyncio.Event()
         self._appended = 0
         self.last = 0
 
@@ -40,6 +43,11 @@ class Writer:
             self._loop.call_soon(self._flush)
 
     @property
+    def idle(self) -> bool:
+        """Whether all that was put is in the log."""
+        return self._appended == self.last
+
+    @property
     def full(self) -> bool:
         """Whether the log is so slow that too much is pending."""
         return len(self._pending) >= MAX_PENDING
@@ -47,8 +55,12 @@ class Writer:
     async def room(self) -> None:
         """Wait while `full`."""
         while self.full:
-            self._room = self._room or self._loop.create_future()
-            await self._room
+            await self._progress.wait()
+
+    async def flushed(self) -> None:
+        """Wait until `idle`."""
+        while not self.idle:
+            await self._progress.wait()
 
     def _flush(self) -> None:
         self._scheduled = False
@@ -63,11 +75,20 @@ class Writer:
         if appending is None:
             self._done(batch)
         else:
-            self._appending = asyncio.ensure_future(self._wait(appending, batch))
+            self._appending = asyncio.ensure_future(self._append(appending, batch))
 
-    async def _wait(self, appending: Awaitable[None], batch: list[Record]) -> None:
+    async def _append(self, appending: Awaitable[None] | None, batch: list[Record]) -> None:
+        """Wait for an append; repeat it for as long as the log is away. What is pending meanwhile is bounded."""
+        delay = RETRY_SECONDS
         try:
-            await appending
+            while appending is not None:
+                try:
+                    await appending
+                    break
+                except LogUnavailable:
+                    await asyncio.sleep(random.uniform(0.5, 1.0) * delay)
+                    delay = min(2 * delay, MAX_RETRY_SECONDS)
+                    appending = self._log.append(self._run_id, self._appended, batch)
         except (StaleWriter, RunNotFound) as error:
             self._lost(error)
             return
@@ -78,9 +99,8 @@ class Writer:
 
     def _done(self, batch: list[Record]) -> None:
         self._appended = batch[-1].seq
-        if self._room is not None and not self._room.done():
-            self._room.set_result(None)
-        self._room = None
+        self._progress.set()
+        self._progress.clear()
         if batch[-1].last:
             self._on_last()
 

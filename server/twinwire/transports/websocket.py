@@ -80,6 +80,8 @@ class Socket:
         else:
             try:
                 await self._obey(command)
+            except CursorGone as error:
+                self._gap(getattr(command, "run_id", ""), error, command.ref)
             except TwinwireError as error:
                 named = {name: getattr(command, name, None) for name in ("run_id", "request_id", "ref")}
                 self._pump.say(commands.error_reply(error, **named))
@@ -126,14 +128,16 @@ class Socket:
         run_id = check_run_id(command.run_id)
         after = parse_after(command.after, run_id)
         view = native.view("ws", check_types(command.types))
+        snapshot = None
+        if command.snapshot:
+            after, folded = await self._runs.snapshot(run_id)
+            snapshot = {"seq": after, "state": folded}
         state = await self._runs.state(run_id)
         if not state.first - 1 <= after <= state.last:
-            self._gap(run_id, CursorGone(state.first, state.last), command.ref)
-            return
+            raise CursorGone(state.first, state.last)
         ended = state.terminal is not None
-        self._pump.say(
-            commands.reply("attached", command.ref, run_id=run_id, first=state.first, last=state.last, ended=ended)
-        )
+        held = {"first": state.first, "last": state.last, "ended": ended, "snapshot": snapshot}
+        self._pump.say(commands.reply("attached", command.ref, run_id=run_id, **held))
         if not (ended and after == state.last):
             self._pump.attach(run_id, after, view)
 

@@ -73,6 +73,7 @@ def create_app(agents: Mapping[str, Agent] | None = None, *, settings: Settings 
             runs.start_run,
             runs.get_run,
             runs.run_events,
+            runs.run_snapshot,
             runs.cancel_run,
             health.healthz,
             health.readyz,

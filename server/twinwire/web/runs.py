@@ -78,6 +78,13 @@ async def run_events(
     return await stream.follow(service, run_id, after, asked)
 
 
+@get("/runs/{run_id:str}/snapshot", summary="A run's state so far")
+async def run_snapshot(run_id: FromPath[str], service: NamedDependency[Service]) -> dict[str, Any]:
+    """The state that the run's events up to number `seq` make; what follows comes after that cursor."""
+    seq, state = await service.runs.snapshot(run_id)
+    return {"run_id": run_id, "seq": seq, "state": state}
+
+
 @post("/runs/{run_id:str}/cancel", summary="Cancel a run")
 async def cancel_run(run_id: FromPath[str], service: NamedDependency[Service]) -> Response[dict[str, str]]:
     """202 where the run is being cancelled, 200 where it had finished already."""
