@@ -57,9 +57,9 @@ class Sessions:
         """Add a turn."""
         session = self._sessions.pop(key, None) or _Session([], 0, 0.0)
         session.turns.append((question, answer))
-        session.size += _size(question, answer)
+        session.size += turn_size(question, answer)
         while session.size > self._max_bytes and session.turns:
-            session.size -= _size(*session.turns.pop(0))
+            session.size -= turn_size(*session.turns.pop(0))
         session.used = self._clock()
         self._sessions[key] = session
         self._forget()
@@ -73,5 +73,6 @@ class Sessions:
             del self._sessions[key]
 
 
-def _size(question: str, answer: str) -> int:
+def turn_size(question: str, answer: str) -> int:
+    """How much a turn counts towards `max_bytes`."""
     return len(question.encode("utf-8", "replace")) + len(answer.encode("utf-8", "replace"))

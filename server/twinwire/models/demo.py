@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import AsyncGenerator, Iterable, Sequence
 from itertools import dropwhile, takewhile
 from pathlib import PurePosixPath
+from textwrap import shorten
 from typing import Any, NamedTuple
 
 import msgspec
@@ -240,7 +241,9 @@ def _about(result: _Result) -> str:
     prose = list(dropwhile(lambda line: not line[:1].isalpha(), lines))
     paragraph = " ".join(takewhile(bool, prose))
     sentence = _SENTENCE.match(paragraph)
-    return (title + (sentence[1] if sentence else paragraph)[:200]).strip() or _many(len(lines), "line")
+    return (title + shorten(sentence[1] if sentence else paragraph, 200, placeholder="…")).strip() or _many(
+        len(lines), "line"
+    )
 
 
 def _small_talk(messages: Sequence[Message], asked: Sequence[int], offered: set[str]) -> str:

@@ -11,8 +11,9 @@ import contextlib
 import functools
 import os
 import re
-from collections.abc import AsyncGenerator, Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from typing import TYPE_CHECKING, Any, cast
+from urllib.request import getproxies
 
 from twinwire.errors import SettingsError, UpstreamError, UpstreamTimeout
 from twinwire.models import Message, Part, ToolSpec
@@ -109,10 +110,9 @@ class OpenAIChatModel:
 
         decoder = ChunkDecoder()
         async with contextlib.AsyncExitStack() as stack:
-            response = await self._ask(stack, messages, tools)
-            body = await stack.enter_async_context(contextlib.aclosing(response.aiter_raw()))
+            read = await self._ask(stack, messages, tools)
             try:
-                async for data in body:
+                while data := await read():
                     if batch := decoder.feed(data):
                         yield batch
                     if decoder.done:
@@ -127,7 +127,7 @@ class OpenAIChatModel:
                 return
             with contextlib.suppress(TimeoutError, httpx2.HTTPError):
                 async with asyncio.timeout(LINGER):
-                    async for _ in body:
+                    while await read():
                         pass
 
     async def aclose(self) -> None:
@@ -136,8 +136,8 @@ class OpenAIChatModel:
 
     async def _ask(
         self, stack: contextlib.AsyncExitStack, messages: Sequence[Message], tools: Sequence[ToolSpec]
-    ) -> httpx2.Response:
-        """Send the request; the answer, whose body is to be read, is closed with the stack."""
+    ) -> Callable[[], Awaitable[bytes]]:
+        """Send the request; return what reads the answer's body, no bytes at its end. It is closed with the stack."""
         import openai
 
         loop = asyncio.get_running_loop()
@@ -161,18 +161,27 @@ class OpenAIChatModel:
             raise _refused(error.status_code, error.body) from None
         except openai.OpenAIError:
             raise UpstreamError("the model's server cannot be reached", code="upstream_unreachable") from None
-        return answer.http_response
+        response = answer.http_response
+        if read := response.extensions.get("read"):
+            return cast("Callable[[], Awaitable[bytes]]", read)
+        body = await stack.enter_async_context(contextlib.aclosing(response.aiter_raw()))
+        return lambda: anext(body, b"")
 
     def _connect(self) -> openai.AsyncOpenAI:
         import openai
 
+        from twinwire.models.transport import Transport
+
         hooks: dict[str, list[Callable[..., Any]]] = {"response": [self._bound_retry_after]}
+        direct = not getproxies().keys() & {"http", "https", "all"}  # as httpx2 looks for them
         return openai.AsyncOpenAI(
             api_key=self._api_key,
             base_url=self._base_url,
             timeout=self._timeout,
             max_retries=self._max_retries,
-            http_client=openai.DefaultAsyncHttpxClient(verify=_tls(), event_hooks=hooks),
+            http_client=openai.DefaultAsyncHttpxClient(
+                transport=Transport(_tls()) if direct else None, verify=_tls(), event_hooks=hooks
+            ),
         )
 
     async def _bound_retry_after(self, response: httpx2.Response) -> None:
