@@ -8,7 +8,7 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Coroutine, Mapping
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import msgspec
 from msgspec import Struct
@@ -19,7 +19,7 @@ from twinwire.events import decode, timestamp
 from twinwire.fold import Fold
 from twinwire.log import RunInfo, RunState, SessionKey, Store
 from twinwire.runs.run import Run
-from twinwire.wire import check_run_id, new_run_id
+from twinwire.wire import check_run_id, new_run_id, parse_on_disconnect
 
 logger = logging.getLogger("twinwire.runs")
 
@@ -28,6 +28,23 @@ CancelStatus = Literal["accepted", "already_finished"]
 SETTLE_SECONDS = 5.0  # how long a start waits for the run it interrupts to leave the session
 SNAPSHOT_PAGE = 256
 RECHECK_SECONDS = 5.0  # how soon a run that only other workers follow is looked at again
+
+
+class Asked(Protocol):
+    """The fields that every way to ask for a run has."""
+
+    @property
+    def message(self) -> str | None: ...  # noqa: D102
+    @property
+    def agent(self) -> str | None: ...  # noqa: D102
+    @property
+    def user_id(self) -> str | None: ...  # noqa: D102
+    @property
+    def session_id(self) -> str | None: ...  # noqa: D102
+    @property
+    def on_disconnect(self) -> str | None: ...  # noqa: D102
+    @property
+    def idempotency_key(self) -> str | None: ...  # noqa: D102
 
 
 class RunSpec(Struct, frozen=True, kw_only=True):
@@ -40,6 +57,21 @@ class RunSpec(Struct, frozen=True, kw_only=True):
     linger: float | None = None
     idempotency_key: str | None = None
     interrupt: bool = False
+
+    @classmethod
+    def of(cls, asked: Asked, on_disconnect: str, *, interrupt: bool) -> RunSpec:
+        """What `asked` asks for; `on_disconnect` is the policy where it names none. Raises `BadRequest`."""
+        if asked.message is None or not asked.message.strip():
+            raise BadRequest("a message is needed", field="message")
+        return cls(
+            message=asked.message,
+            agent=asked.agent,
+            user_id=asked.user_id,
+            session_id=asked.session_id,
+            linger=parse_on_disconnect(asked.on_disconnect or on_disconnect),
+            idempotency_key=asked.idempotency_key,
+            interrupt=interrupt,
+        )
 
 
 class Runs:
@@ -70,13 +102,11 @@ class Runs:
     async def start(self, spec: RunSpec) -> tuple[RunInfo, bool]:
         """Start a run, or find the one that this user started with this idempotency key: it, and whether it is new.
 
-        Raises `BadRequest`, `AgentNotFound`, `SessionBusy`, `IdempotencyMismatch`, `TooManyRuns`, `Draining`.
+        Raises `AgentNotFound`, `SessionBusy`, `IdempotencyMismatch`, `TooManyRuns`, `Draining`.
         """
         name = spec.agent or self.default_agent
         if name not in self.agents:
             raise AgentNotFound
-        if not spec.message.strip():
-            raise BadRequest("a message is needed", field="message")
         info = RunInfo(
             run_id=new_run_id(),
             agent=name,

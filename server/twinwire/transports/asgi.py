@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
-from twinwire.transports import Verdict
-from twinwire.transports.pump import Pump
+from twinwire.transports import Transport, Verdict
+from twinwire.transports.pump import Pump, Sweep
 
 Message = Mapping[str, Any]
 Scope = Mapping[str, Any]
@@ -26,9 +27,10 @@ logger = logging.getLogger("twinwire.transports")
 
 
 class Connection:
-    """One ASGI connection, beside its `send`."""
+    """One ASGI connection."""
 
-    def __init__(self, scope: Scope, receive: Receive) -> None:
+    def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self.send = send
         self._transport: asyncio.Transport | None = (scope.get("extensions") or {}).get(EXTENSION)
         self._receive = receive
 
@@ -69,3 +71,47 @@ class Connection:
     async def _gone(self) -> None:
         while not (await self._receive())["type"].endswith(".disconnect"):
             pass
+
+
+class AsgiTransport(ABC):
+    """What both have in common as a `Transport`: plain ASGI can only be awaited, so all frames wait for `drain`."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._waiting: list[bytes] = []
+
+    def write(self, frames: Sequence[bytes]) -> bool:
+        """See `Transport`."""
+        self._waiting.extend(frames)
+        return False
+
+    @abstractmethod
+    async def drain(self) -> None:
+        """See `Transport`."""
+
+    @abstractmethod
+    def heartbeat(self) -> bool:
+        """See `Transport`."""
+
+    @abstractmethod
+    async def close(self, verdict: Verdict) -> None:
+        """See `Transport`."""
+
+
+async def serve(
+    connection: Connection,
+    transport: Transport,
+    pump: Pump,
+    sweep: Sweep,
+    take: Callable[[Message], Awaitable[None]] | None = None,
+) -> None:
+    """Run the pump until the connection is to end, reading what the client sends; then end the connection."""
+    sweep.add(pump)
+    listening = asyncio.create_task(connection.listen(pump, take))
+    try:
+        verdict = await pump.run()
+    finally:
+        sweep.discard(pump)
+        listening.cancel()
+        pump.close()
+    await transport.close(verdict)

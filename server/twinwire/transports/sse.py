@@ -5,34 +5,23 @@ The body ends if and only if the terminal event was sent on it; otherwise it is 
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 from twinwire.formats import View
 from twinwire.log import EventLog
-from twinwire.transports import Verdict
-from twinwire.transports.asgi import Connection, Receive, Scope, Send
+from twinwire.transports import Verdict, asgi
+from twinwire.transports.asgi import AsgiTransport, Connection, Receive, Scope, Send
 from twinwire.transports.pump import Presence, Pump, Sweep
 from twinwire.wire import HEARTBEAT
 
 
-class SseTransport:
+class SseTransport(AsgiTransport):
     """See `Transport`."""
 
-    def __init__(self, connection: Connection, send: Send) -> None:
-        self._connection = connection
-        self._send = send
-        self._waiting: list[bytes] = []
-
-    def write(self, frames: Sequence[bytes]) -> bool:
-        """See `Transport`. The frames of a page go out as one piece."""
-        self._waiting.extend(frames)
-        return False
-
     async def drain(self) -> None:
-        """See `Transport`."""
+        """See `Transport`. The frames of a page go out as one piece."""
         body, self._waiting = b"".join(self._waiting), []
-        await self._send({"type": "http.response.body", "body": body, "more_body": True})
+        await self._connection.send({"type": "http.response.body", "body": body, "more_body": True})
 
     def heartbeat(self) -> bool:
         """A comment."""
@@ -41,7 +30,7 @@ class SseTransport:
     async def close(self, verdict: Verdict) -> None:
         """End the body after the terminal event, else break it."""
         if verdict is Verdict.DONE:
-            await self._send({"type": "http.response.body", "body": b"", "more_body": False})
+            await self._connection.send({"type": "http.response.body", "body": b"", "more_body": False})
         elif verdict is not Verdict.LEFT:
             await self._connection.cut(flush=verdict is not Verdict.SLOW)
 
@@ -61,18 +50,10 @@ async def serve(
     opening: bytes,
 ) -> None:
     """Answer a request with `opening`, then the run's events after number `after`, from the first byte to the last."""
-    connection = Connection(scope, receive)
-    transport = SseTransport(connection, send)
+    connection = Connection(scope, receive, send)
+    transport = SseTransport(connection)
+    await send({"type": "http.response.start", "status": 200, "headers": list(headers)})
     pump = Pump(log, presence, transport, once=True)
-    pump.attach(run_id, after, view)
     pump.say(opening)
-    sweep.add(pump)
-    listening = asyncio.create_task(connection.listen(pump))
-    try:
-        await send({"type": "http.response.start", "status": 200, "headers": list(headers)})
-        verdict = await pump.run()
-    finally:
-        sweep.discard(pump)
-        listening.cancel()
-        pump.close()
-    await transport.close(verdict)
+    pump.attach(run_id, after, view)
+    await asgi.serve(connection, transport, pump, sweep)

@@ -6,40 +6,29 @@ What goes out is text messages only: replies (`commands`) and events, in one ord
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
 
 from twinwire import commands
 from twinwire.commands import AnyCommand, Attach, Auth, Cancel, Detach, Ping, Start
 from twinwire.errors import BadRequest, CursorGone, RunNotFound, TwinwireError
 from twinwire.formats import native
 from twinwire.runs import Runs, RunSpec
-from twinwire.transports import Verdict
-from twinwire.transports.asgi import FLUSH_SECONDS, Connection, Message, Receive, Scope, Send
+from twinwire.transports import Verdict, asgi
+from twinwire.transports.asgi import FLUSH_SECONDS, AsgiTransport, Connection, Message, Receive, Scope, Send
 from twinwire.transports.pump import Follower, Pump, Sweep
-from twinwire.wire import check_run_id, check_types, parse_after, parse_on_disconnect
+from twinwire.wire import check_run_id, check_types, parse_after
 
 MAX_REQUEST_IDS = 1024
 DEFAULT_ON_DISCONNECT = "cancel_after:10"
 
 
-class WebSocketTransport:
-    """See `Transport`."""
-
-    def __init__(self, connection: Connection, send: Send) -> None:
-        self._connection = connection
-        self._send = send
-        self._waiting: list[bytes] = []
-
-    def write(self, frames: Sequence[bytes]) -> bool:
-        """See `Transport`. A frame is one text message."""
-        self._waiting.extend(frames)
-        return False
+class WebSocketTransport(AsgiTransport):
+    """See `Transport`. A frame is one text message."""
 
     async def drain(self) -> None:
         """See `Transport`."""
         frames, self._waiting = self._waiting, []
         for frame in frames:
-            await self._send({"type": "websocket.send", "text": frame.decode()})
+            await self._connection.send({"type": "websocket.send", "text": frame.decode()})
 
     def heartbeat(self) -> bool:
         """Nothing: the server below sends a ping frame (RFC 6455, section 5.5.2) at the same interval."""
@@ -51,7 +40,7 @@ class WebSocketTransport:
             return
         try:
             async with asyncio.timeout(FLUSH_SECONDS):
-                await self._send({"type": "websocket.close", "code": verdict.code, "reason": verdict.reason})
+                await self._connection.send({"type": "websocket.close", "code": verdict.code, "reason": verdict.reason})
         except TimeoutError:
             await self._connection.cut(flush=False)
         except OSError:
@@ -107,17 +96,7 @@ class Socket:
         if command.request_id in self._requests:
             raise BadRequest("this request_id is in use on this socket", field="request_id")
         view = native.view("ws", check_types(command.types))
-        info, _ = await self._runs.start(
-            RunSpec(
-                message=command.message,
-                agent=command.agent,
-                user_id=command.user_id,
-                session_id=command.session_id,
-                linger=parse_on_disconnect(command.on_disconnect or DEFAULT_ON_DISCONNECT),
-                idempotency_key=command.idempotency_key,
-                interrupt=command.interrupt,
-            )
-        )
+        info, _ = await self._runs.start(RunSpec.of(command, DEFAULT_ON_DISCONNECT, interrupt=command.interrupt))
         self._requests[command.request_id] = info.run_id
         if len(self._requests) > MAX_REQUEST_IDS:
             del self._requests[next(iter(self._requests))]
@@ -164,16 +143,7 @@ class Socket:
 
 async def serve(scope: Scope, receive: Receive, send: Send, *, runs: Runs, sweep: Sweep) -> None:
     """Serve a socket whose opening handshake is done, until it closes."""
-    connection = Connection(scope, receive)
-    transport = WebSocketTransport(connection, send)
+    connection = Connection(scope, receive, send)
+    transport = WebSocketTransport(connection)
     pump = Pump(runs.log, runs, transport, once=False)
-    socket = Socket(runs, pump)
-    sweep.add(pump)
-    listening = asyncio.create_task(connection.listen(pump, socket.take))
-    try:
-        verdict = await pump.run()
-    finally:
-        sweep.discard(pump)
-        listening.cancel()
-        pump.close()
-    await transport.close(verdict)
+    await asgi.serve(connection, transport, pump, sweep, Socket(runs, pump).take)

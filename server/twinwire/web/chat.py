@@ -8,14 +8,13 @@ from litestar import Request, Response, route
 from litestar.di import NamedDependency
 
 from twinwire import errors
-from twinwire.errors import BadRequest, RunError, TwinwireError
+from twinwire.errors import RunError, TwinwireError
 from twinwire.events import StreamEvent
 from twinwire.runs import RunSpec
 from twinwire.web import input as incoming, stream
 from twinwire.web.input import ChatBody, ChatQuery
 from twinwire.web.openapi import documented
 from twinwire.web.service import Service
-from twinwire.wire import parse_on_disconnect
 
 STATUS = {
     kind.code: kind.status for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, RunError)
@@ -36,24 +35,11 @@ async def chat(request: Request[Any, Any, Any], service: NamedDependency[Service
     if (cursor := incoming.chat_cursor(request, asked.after)) is not None:
         incoming.accepts_events(request)
         return await stream.follow(service, cursor.run_id, cursor.seq, asked)
-    if asked.message is None:
-        raise BadRequest("a message is needed", field="message")
-    default = "cancel"
+    spec = RunSpec.of(asked, "cancel_after:10" if asked.stream else "cancel", interrupt=True)
     if asked.stream:
         incoming.accepts_events(request)
         asked.kinds  # noqa: B018 - a bad filter must not start a run
-        default = "cancel_after:10"
-    info, _ = await service.runs.start(
-        RunSpec(
-            message=asked.message,
-            agent=asked.agent,
-            user_id=asked.user_id,
-            session_id=asked.session_id,
-            linger=parse_on_disconnect(asked.on_disconnect or default),
-            idempotency_key=asked.idempotency_key,
-            interrupt=True,
-        )
-    )
+    info, _ = await service.runs.start(spec)
     if asked.stream:
         return await stream.follow(service, info.run_id, 0, asked)
     return _answer(await stream.result(service, info.run_id, request), info.run_id)

@@ -21,17 +21,22 @@ DRAIN_BYTES = 16 * 2**20  # a body over the limit is read on to here, so that it
 Name = Annotated[str, Meta(min_length=1, max_length=128)]
 
 
+AgentName = Annotated[str | None, Meta(description="the agent's name; default react")]
+UserId = Annotated[Name | None, Meta(description="names the user where authentication is off")]
+SessionId = Annotated[Name | None, Meta(description="the conversation this message belongs to")]
+Policy = Annotated[str | None, Meta(description="when nobody follows: continue, cancel or cancel_after:<seconds>")]
+IdempotencyKey = Annotated[Name | None, Meta(description="a repeated start with this key is the same run")]
+
+
 class StartBody(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """`POST /runs`."""
 
     message: Annotated[str, Meta(description="what the agent is asked")]
-    agent: Annotated[str | None, Meta(description="the agent's name; default react")] = None
-    user_id: Annotated[Name | None, Meta(description="names the user where authentication is off")] = None
-    session_id: Annotated[Name | None, Meta(description="the conversation this message belongs to")] = None
-    on_disconnect: Annotated[
-        str | None, Meta(description="when nobody follows: continue, cancel or cancel_after:<seconds>")
-    ] = None
-    idempotency_key: Annotated[Name | None, Meta(description="a repeated start with this key is the same run")] = None
+    agent: AgentName = None
+    user_id: UserId = None
+    session_id: SessionId = None
+    on_disconnect: Policy = None
+    idempotency_key: IdempotencyKey = None
     interrupt: Annotated[bool, Meta(description="end the session's running run instead of answering 409")] = False
 
 
@@ -54,13 +59,11 @@ class ChatQuery(FollowQuery, frozen=True, kw_only=True):
 
     message: Annotated[str | None, Meta(description="what the agent is asked")] = None
     stream: Annotated[bool, Meta(description="false: answer with the result alone")] = True
-    agent: Annotated[str | None, Meta(description="the agent's name; default react")] = None
-    user_id: Annotated[Name | None, Meta(description="names the user where authentication is off")] = None
-    session_id: Annotated[Name | None, Meta(description="the conversation this message belongs to")] = None
-    on_disconnect: Annotated[
-        str | None, Meta(description="when nobody follows: continue, cancel or cancel_after:<seconds>")
-    ] = None
-    idempotency_key: Annotated[Name | None, Meta(description="a repeated start with this key is the same run")] = None
+    agent: AgentName = None
+    user_id: UserId = None
+    session_id: SessionId = None
+    on_disconnect: Policy = None
+    idempotency_key: IdempotencyKey = None
 
 
 class ChatBody(ChatQuery, frozen=True, kw_only=True, forbid_unknown_fields=True):

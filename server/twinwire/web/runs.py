@@ -16,7 +16,7 @@ from twinwire.web import input as incoming, stream
 from twinwire.web.input import FollowQuery, StartBody
 from twinwire.web.openapi import documented
 from twinwire.web.service import Service
-from twinwire.wire import check_run_id, parse_on_disconnect
+from twinwire.wire import check_run_id
 
 
 def describe(state: RunState) -> dict[str, Any]:
@@ -45,17 +45,7 @@ async def start_run(request: Request[Any, Any, Any], service: NamedDependency[Se
     if not data:
         raise BadRequest("a JSON body is needed")
     asked = incoming.struct(data, StartBody)
-    info, new = await service.runs.start(
-        RunSpec(
-            message=asked.message,
-            agent=asked.agent,
-            user_id=asked.user_id,
-            session_id=asked.session_id,
-            linger=parse_on_disconnect(asked.on_disconnect or "continue"),
-            idempotency_key=asked.idempotency_key,
-            interrupt=asked.interrupt,
-        )
-    )
+    info, new = await service.runs.start(RunSpec.of(asked, "continue", interrupt=asked.interrupt))
     state = await service.runs.state(info.run_id)
     headers = {"location": f"/runs/{info.run_id}"}
     return Response(describe(state), status_code=201 if new else 200, headers=headers)
