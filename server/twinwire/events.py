@@ -34,6 +34,7 @@ class StreamEventType(StrEnum):
 TERMINAL_TYPES = frozenset({"AGENT_FINISH", "ERROR"})
 """A run ends with exactly one event of these types, always the last."""
 
+_TYPES = frozenset(StreamEventType)
 TYPE_PATTERN = re.compile(r"[A-Z][A-Z0-9_]*", re.ASCII)
 
 _json = msgspec.json.Encoder()
@@ -66,7 +67,7 @@ class StreamEvent(Struct):
     id: str = ""
 
     def __post_init__(self) -> None:
-        if not TYPE_PATTERN.fullmatch(self.type):
+        if self.type not in _TYPES and not TYPE_PATTERN.fullmatch(self.type):
             raise ValueError(f"an event's type matches [A-Z][A-Z0-9_]*; {self.type!r} does not")
 
     def to_sse(self) -> str:

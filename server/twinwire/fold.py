@@ -91,9 +91,11 @@ class Fold(Struct):
         if not isinstance(data, dict):
             data = {}
         if event.type == "LLM_CHUNK":
-            self._answer.append(_text(data, "content", "delta") or "")
+            content = data.get("content")
+            self._answer.append(content if isinstance(content, str) else _text(data, "delta") or "")
         elif event.type == "THINKING":
-            self._thinking.append(_text(data, "content") or "")
+            content = data.get("content")
+            self._thinking.append(content if isinstance(content, str) else "")
         elif event.type == "STEP_START":
             self._answer.clear()
             self._thinking.clear()

@@ -8,14 +8,16 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import uvicorn
 from litestar import Litestar
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from websockets.protocol import State
 
+from twinwire import wire
 from twinwire.settings import Settings
 from twinwire.transports.asgi import EXTENSION
 from twinwire.web.service import Service
@@ -37,8 +39,67 @@ def tune(transport: asyncio.BaseTransport) -> None:
                 connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
 
 
+class Framing:
+    """Frames for the wire, framed once for all who get the same ones in turn."""
+
+    def __init__(self, frame: Callable[[Sequence[bytes]], bytes]) -> None:
+        self._frame = frame
+        self._frames: Sequence[bytes] = ()
+        self._framed = b""
+
+    def __call__(self, frames: Sequence[bytes]) -> bytes:
+        """The frames' bytes; the frames are not changed afterwards."""
+        if frames is not self._frames:
+            self._framed, self._frames = self._frame(frames), frames
+        return self._framed
+
+
+http_chunk = Framing(wire.http_chunk)
+ws_text = Framing(wire.ws_text)
+
+
+class DirectHttp:
+    """See `Direct`. uvicorn sends a response without a length in chunks; so do we."""
+
+    __slots__ = ("_flow", "transport")
+
+    def __init__(self, protocol: HttpToolsProtocol) -> None:
+        self.transport = protocol.transport
+        self._flow = protocol.flow
+
+    def write(self, frames: Sequence[bytes]) -> bool:
+        """See `Direct`."""
+        if not self.transport.is_closing():
+            self.transport.write(http_chunk(frames))
+        return not self._flow.write_paused
+
+    async def drain(self) -> None:
+        """See `Direct`."""
+        await self._flow.drain()
+
+
+class DirectWebSocket:
+    """See `Direct`. Without extensions (permessage-deflate is off) a frame depends on nothing before it."""
+
+    __slots__ = ("_protocol", "transport")
+
+    def __init__(self, protocol: WebSocketsSansIOProtocol) -> None:
+        self.transport = protocol.transport
+        self._protocol = protocol
+
+    def write(self, frames: Sequence[bytes]) -> bool:
+        """See `Direct`."""
+        if self._protocol.conn.state is State.OPEN and not self.transport.is_closing():
+            self.transport.write(ws_text(frames))
+        return self._protocol.writable.is_set()
+
+    async def drain(self) -> None:
+        """See `Direct`."""
+        await self._protocol.writable.wait()
+
+
 class HttpProtocol(HttpToolsProtocol):
-    """Offers the connection's asyncio transport to the app."""
+    """Offers a `Direct` to the app."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """See `HttpToolsProtocol`. A WebSocket begins here too."""
@@ -48,11 +109,11 @@ class HttpProtocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """See `HttpToolsProtocol`."""
         super().on_message_begin()
-        self.scope["extensions"] = {EXTENSION: self.transport}  # type: ignore[dict-item]
+        self.scope["extensions"] = {EXTENSION: DirectHttp(self)}  # type: ignore[dict-item]
 
 
 class WebSocketProtocol(WebSocketsSansIOProtocol):
-    """Offers the connection's asyncio transport to the app, and closes with 1007 where uvicorn logs a traceback."""
+    """Offers a `Direct` to the app, and closes with 1007 where uvicorn logs a traceback."""
 
     def send_receive_event_to_app(self) -> None:
         """See `WebSocketsSansIOProtocol`. A text message is UTF-8 (RFC 6455, section 8.1)."""
@@ -68,7 +129,7 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
     async def run_asgi(self) -> None:
         """See `WebSocketsSansIOProtocol`."""
         extensions: dict[str, Any] = self.scope["extensions"]
-        extensions[EXTENSION] = self.transport
+        extensions[EXTENSION] = DirectWebSocket(self)
         await super().run_asgi()
 
 

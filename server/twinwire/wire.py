@@ -105,6 +105,27 @@ def sse_open(run_id: str, after: int, retry_ms: int) -> bytes:
     return b"retry: %d\nid: %b\n\n" % (retry_ms, event_id(run_id, after).encode())
 
 
+def http_chunk(frames: Sequence[bytes]) -> bytes:
+    """Frames as one chunk of a chunked body (RFC 9112, section 7.1); there is at least one byte in them."""
+    body = b"".join(frames)
+    return b"%x\r\n%b\r\n" % (len(body), body)
+
+
+def ws_text(frames: Sequence[bytes]) -> bytes:
+    """Each frame as one unmasked, unfragmented text message of a server (RFC 6455, section 5.2)."""
+    parts: list[bytes] = []
+    for frame in frames:
+        size = len(frame)
+        if size < 126:
+            parts.append(bytes((0x81, size)))
+        elif size < 2**16:
+            parts.append(b"\x81\x7e" + size.to_bytes(2, "big"))
+        else:
+            parts.append(b"\x81\x7f" + size.to_bytes(8, "big"))
+        parts.append(frame)
+    return b"".join(parts)
+
+
 def named_error(error: msgspec.ValidationError) -> BadRequest:
     """The same error with the field that msgspec names somewhere in its text; long names are cut."""
     text = str(error)

@@ -17,7 +17,7 @@ import httpx2
 from twinwire.models.http1 import Connection
 
 MAX_CONNECTIONS = 1000
-"""How many exchanges there may be at once; more wait. This and what follows are the SDK's numbers."""
+"""How many exchanges there may be at once; more wait. This and the next two numbers are the SDK's."""
 
 MAX_IDLE = 100
 """How many idle connections are kept."""
@@ -78,7 +78,7 @@ class Transport(httpx2.AsyncBaseTransport):
         except (httpx2.ReadError, httpx2.RemoteProtocolError):
             if idle is None or exchange.begun:
                 raise
-        # The server had closed the idle connection before it was asked: it never saw the request.
+        # The server closed the idle connection as it was asked. The SDK would ask again too, but only after a pause.
         return await self._send(request, data, reuse=False)
 
     def _take(self, origin: tuple[str, str, int]) -> Connection | None:

@@ -1,7 +1,9 @@
 """What both adapters need of an ASGI connection: to hear that the client has gone, and to cut it off.
 
-ASGI has no way to break a response off. Our server's protocol classes offer one in the scope, as the extension
-`twinwire.transport` (the asyncio transport); on another server an adapter just returns, which that server logs.
+ASGI can only be awaited, message by message, and has no way to break a response off. Our server's protocol classes
+offer a `Direct` in the scope, as the extension `twinwire.direct`; then frames are written straight to the connection.
+On another server everything works the same through `send`, but for that an adapter that breaks off just returns, which
+that server logs.
 """
 
 from __future__ import annotations
@@ -10,7 +12,7 @@ import asyncio
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from twinwire.transports import Transport, Verdict
 from twinwire.transports.pump import Pump, Sweep
@@ -20,18 +22,32 @@ Scope = Mapping[str, Any]
 Receive = Callable[[], Awaitable[Any]]
 Send = Callable[[Any], Awaitable[None]]
 
-EXTENSION = "twinwire.transport"
+EXTENSION = "twinwire.direct"
 FLUSH_SECONDS = 1.0
 
 logger = logging.getLogger("twinwire.transports")
 
 
+class Direct(Protocol):
+    """The connection under an ASGI response that has begun, or under a WebSocket that is open."""
+
+    transport: asyncio.Transport
+
+    def write(self, frames: Sequence[bytes]) -> bool:
+        """Write frames; False where the connection is above its high-water mark. Where it is gone nothing happens."""
+        ...
+
+    async def drain(self) -> None:
+        """Wait until the connection is below its high-water mark, or gone."""
+        ...
+
+
 class Connection:
-    """One ASGI connection."""
+    """One ASGI connection; `direct` where our own server is below."""
 
     def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self.send = send
-        self._transport: asyncio.Transport | None = (scope.get("extensions") or {}).get(EXTENSION)
+        self.direct: Direct | None = (scope.get("extensions") or {}).get(EXTENSION)
         self._receive = receive
 
     async def listen(self, pump: Pump, take: Callable[[Message], Awaitable[None]] | None = None) -> None:
@@ -54,10 +70,10 @@ class Connection:
         With `flush`, what was written still goes out if the client takes it soon. Returns when the connection is
         gone: only then does uvicorn take the app's return for a client that left.
         """
-        if self._transport is None:
+        if self.direct is None:
             return
         if flush:
-            self._transport.close()
+            self.direct.transport.close()
             try:
                 async with asyncio.timeout(FLUSH_SECONDS):
                     await self._gone()
@@ -65,7 +81,7 @@ class Connection:
                 pass
             else:
                 return
-        self._transport.abort()
+        self.direct.transport.abort()
         await self._gone()
 
     async def _gone(self) -> None:
@@ -74,7 +90,7 @@ class Connection:
 
 
 class AsgiTransport(ABC):
-    """What both have in common as a `Transport`: plain ASGI can only be awaited, so all frames wait for `drain`."""
+    """What both have in common as a `Transport`: frames go straight to the connection, or wait to be sent."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
@@ -82,12 +98,22 @@ class AsgiTransport(ABC):
 
     def write(self, frames: Sequence[bytes]) -> bool:
         """See `Transport`."""
+        if self._connection.direct is not None:
+            return self._connection.direct.write(frames)
         self._waiting.extend(frames)
         return False
 
-    @abstractmethod
     async def drain(self) -> None:
         """See `Transport`."""
+        if self._connection.direct is not None:
+            await self._connection.direct.drain()
+        else:
+            frames, self._waiting = self._waiting, []
+            await self._send(frames)
+
+    @abstractmethod
+    async def _send(self, frames: Sequence[bytes]) -> None:
+        """Send frames through ASGI."""
 
     @abstractmethod
     def heartbeat(self) -> bool:

@@ -5,7 +5,7 @@ The body ends if and only if the terminal event was sent on it; otherwise it is 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from twinwire.formats import View
 from twinwire.log import EventLog
@@ -18,10 +18,9 @@ from twinwire.wire import HEARTBEAT
 class SseTransport(AsgiTransport):
     """See `Transport`."""
 
-    async def drain(self) -> None:
-        """See `Transport`. The frames of a page go out as one piece."""
-        body, self._waiting = b"".join(self._waiting), []
-        await self._connection.send({"type": "http.response.body", "body": body, "more_body": True})
+    async def _send(self, frames: Sequence[bytes]) -> None:
+        """See `AsgiTransport`. The frames of a page go out as one piece."""
+        await self._connection.send({"type": "http.response.body", "body": b"".join(frames), "more_body": True})
 
     def heartbeat(self) -> bool:
         """A comment."""

@@ -6,6 +6,7 @@ What goes out is text messages only: replies (`commands`) and events, in one ord
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 
 from twinwire import commands
 from twinwire.commands import AnyCommand, Attach, Auth, Cancel, Detach, Ping, Start
@@ -24,9 +25,8 @@ DEFAULT_ON_DISCONNECT = "cancel_after:10"
 class WebSocketTransport(AsgiTransport):
     """See `Transport`. A frame is one text message."""
 
-    async def drain(self) -> None:
-        """See `Transport`."""
-        frames, self._waiting = self._waiting, []
+    async def _send(self, frames: Sequence[bytes]) -> None:
+        """See `AsgiTransport`."""
         for frame in frames:
             await self._connection.send({"type": "websocket.send", "text": frame.decode()})
 
