@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from importlib.util import find_spec
 
 import pytest
 import uvloop
 
-from serving import Puppets, Running, serving
+from serving import Puppets, Running, plain, serving
 
 # The browser's driver is in a dependency group of its own; CI has it, or fails in e2e/conftest.py.
 BROWSER = find_spec("playwright") is not None or "CI" in os.environ
@@ -23,6 +23,14 @@ def pytest_report_header() -> list[str]:
 
 def pytest_asyncio_loop_factories() -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
     return {"uvloop": uvloop.new_event_loop}
+
+
+@pytest.fixture
+def below(request: pytest.FixtureRequest) -> Iterator[None]:
+    """What is below the app: our server's protocols (`direct`), or plain ASGI."""
+    token = plain.set(request.param == "plain")
+    yield
+    plain.reset(token)
 
 
 @pytest.fixture

@@ -6,7 +6,11 @@ import asyncio
 import socket
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
+from contextvars import ContextVar
 from typing import Any
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 from twinwire.agents import Agent, RunRequest
 from twinwire.events import StreamEvent
@@ -14,6 +18,9 @@ from twinwire.server import Server, config
 from twinwire.settings import Settings
 from twinwire.web.app import create_app
 from twinwire.web.service import Service
+
+plain: ContextVar[bool] = ContextVar("plain", default=False)
+"""Whether to serve on uvicorn's own protocols, as on any other ASGI server, without the extension of ours."""
 
 
 class Running:
@@ -36,6 +43,8 @@ async def serving(agents: Mapping[str, Agent] | None = None, **settings: Any) ->
     listener = socket.create_server(("127.0.0.1", 0))
     ready = asyncio.Event()
     options = config(app, chosen)
+    if plain.get():
+        options.http, options.ws = HttpToolsProtocol, WebSocketsSansIOProtocol
     options.load()
     server = Server(options, app.state.service, ready.set)
     server.lifespan = options.lifespan_class(options)

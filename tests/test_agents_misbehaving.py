@@ -15,7 +15,11 @@ from twinwire.agents import RunRequest
 from twinwire.errors import UpstreamError
 from twinwire.events import StreamEvent
 
-pytestmark = pytest.mark.parametrize("kind", KINDS)
+pytestmark = [
+    pytest.mark.parametrize("kind", KINDS),
+    pytest.mark.parametrize("below", ["direct", "plain"], indirect=True),
+    pytest.mark.usefixtures("below"),
+]
 
 CANARY = "sk-canary-5ca1ab1e"
 

@@ -21,8 +21,13 @@ from followers import (
     text,
 )
 from serving import Puppets, Running, echo, serving
+from twinwire.server import HttpProtocol, WebSocketProtocol
 
-pytestmark = pytest.mark.parametrize("kind", KINDS)
+pytestmark = [
+    pytest.mark.parametrize("kind", KINDS),
+    pytest.mark.parametrize("below", ["direct", "plain"], indirect=True),
+    pytest.mark.usefixtures("below"),
+]
 OTHER = {"sse": "ws", "ws": "sse"}
 
 
@@ -39,6 +44,15 @@ async def test_a_run_from_start_to_end(kind: str, server: Running, puppets: Pupp
     assert seen[-1]["data"]["result"] == text(seen) == "abc"
     assert seen[-1]["data"]["status"] == "completed"
     assert all(event["id"].startswith(f"evt-{follower.run_id}-") for event in seen)
+
+
+async def test_what_is_below(kind: str, server: Running, request: pytest.FixtureRequest) -> None:
+    """Every scenario really runs both on our server's protocols and on uvicorn's own."""
+    follower = await start(kind, server)
+    (connection,) = server.server.server_state.connections
+    ours = isinstance(connection, (HttpProtocol, WebSocketProtocol))
+    assert ours == (request.node.callspec.params["below"] == "direct")
+    await follower.close()
 
 
 async def test_events_come_as_they_happen(kind: str, server: Running, puppets: Puppets) -> None:

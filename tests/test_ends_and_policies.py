@@ -24,7 +24,11 @@ from serving import Puppets, Running, serving, until
 from twinwire.agents import RunRequest
 from twinwire.events import StreamEvent
 
-pytestmark = pytest.mark.parametrize("kind", KINDS)
+pytestmark = [
+    pytest.mark.parametrize("kind", KINDS),
+    pytest.mark.parametrize("below", ["direct", "plain"], indirect=True),
+    pytest.mark.usefixtures("below"),
+]
 OTHER = {"sse": "ws", "ws": "sse"}
 
 

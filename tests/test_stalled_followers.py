@@ -11,7 +11,11 @@ import pytest
 from followers import KINDS, Broken, attach, check, number, rest, start
 from serving import Puppet, Puppets, Running, serving, until
 
-pytestmark = pytest.mark.parametrize("kind", KINDS)
+pytestmark = [
+    pytest.mark.parametrize("kind", KINDS),
+    pytest.mark.parametrize("below", ["direct", "plain"], indirect=True),
+    pytest.mark.usefixtures("below"),
+]
 
 BIG = "x" * 60_000
 COUNT = 250  # 15 MB: more than the sockets between server and client hold

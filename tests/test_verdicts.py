@@ -11,7 +11,11 @@ import pytest
 from followers import KINDS, AnyFollower, Refused, WsFollower, attach, number, rest, start, text
 from serving import Puppets, Running, serving
 
-pytestmark = pytest.mark.parametrize("kind", KINDS)
+pytestmark = [
+    pytest.mark.parametrize("kind", KINDS),
+    pytest.mark.parametrize("below", ["direct", "plain"], indirect=True),
+    pytest.mark.usefixtures("below"),
+]
 OTHER = {"sse": "ws", "ws": "sse"}
 
 

@@ -10,6 +10,10 @@ from typing import Any
 import msgspec
 import pytest
 from hypothesis import given, strategies as st
+from websockets.client import ClientProtocol
+from websockets.frames import Frame
+from websockets.protocol import State
+from websockets.uri import parse_uri
 
 from twinwire.errors import BadRequest, TwinwireError
 from twinwire.wire import (
@@ -18,11 +22,13 @@ from twinwire.wire import (
     check_run_id,
     check_types,
     decode_json,
+    http_chunk,
     new_run_id,
     parse_after,
     parse_cursor,
     parse_on_disconnect,
     sse_open,
+    ws_text,
 )
 from vector_files import Vector, each, error_of
 
@@ -220,3 +226,14 @@ def test_any_bytes(data: bytes) -> None:
     """Any bytes at all decode or are a `BadRequest`."""
     with suppress(BadRequest):
         assert isinstance(decode_json(data, OUTER), Outer)
+
+
+@given(st.lists(st.binary(min_size=1, max_size=70_000), min_size=1, max_size=3))
+def test_frames_of_a_server(frames: list[bytes]) -> None:
+    """A client's WebSocket parser and chunk parser read just the frames that were written."""
+    client = ClientProtocol(parse_uri("ws://h/"), state=State.OPEN, max_size=None)
+    client.receive_data(ws_text(frames))
+    assert [bytes(event.data) for event in client.events_received() if isinstance(event, Frame)] == frames
+    size, _, rest = http_chunk(frames).partition(b"\r\n")
+    assert rest == b"".join(frames) + b"\r\n"
+    assert int(size, 16) == len(rest) - 2
