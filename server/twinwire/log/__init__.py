@@ -1,17 +1,21 @@
 """The event log: the only queue there is. A run appends to it, every connection holds a cursor into it.
 
-`tail` is what all logs share, `memory` the log that ends with its process. `open_log` chooses by URL.
+`tail` is what all logs share, `memory` the log that ends with its process, `sqlite` the one in a file,
+`redis` the one that many workers share. `open_log` chooses by URL.
 """
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from msgspec import Struct
 
 from twinwire.errors import SettingsError
 from twinwire.events import Record
+
+if TYPE_CHECKING:
+    from twinwire.log.tail import Tail
 
 Unsubscribe = Callable[[], None]
 
@@ -103,12 +107,17 @@ class EventLog(Protocol):
     async def page(self, run_id: str, after: int, limit: int) -> Page:
         """At most `limit` events after number `after`, fewer where they are large; never waits for more.
 
-        Raises `RunNotFound`, and `CursorGone` for a cursor that was trimmed or lies in the future.
+        Raises `RunNotFound`, `CursorGone` for a cursor that was trimmed or lies in the future, and `LogUnavailable`;
+        then who has subscribed is woken when it is time to try again.
         """
         ...
 
     async def ping(self) -> None:
         """Raises `LogUnavailable` where the log cannot be reached."""
+        ...
+
+    def tail(self, run_id: str) -> Tail | None:
+        """The run's newest events in memory, if they are there: what who is caught up is written from."""
         ...
 
     def subscribe(self, run_id: str, wake: Callable[[], None]) -> Unsubscribe:
@@ -128,6 +137,10 @@ class Owner(Protocol):
 
     def unfollowed(self, run_id: str) -> None:
         """The last follower on another worker has left a run that this process owns."""
+        ...
+
+    def owns(self, run_id: str) -> bool:
+        """Whether this process still writes this run, which it created: false once it has ended, or given it up."""
         ...
 
 
@@ -176,7 +189,7 @@ class Store(EventLog, Control, Protocol):
     """A log and its control, which live and end together."""
 
     async def open(self, owner: Owner) -> None:
-        """Begin: connect, recover what a crash left open. Raises `SettingsError` where it cannot be used."""
+        """Begin: connect, recover what a crash left open. Idempotent. Raises `SettingsError` where that cannot be."""
         ...
 
     async def close(self) -> None:
@@ -188,6 +201,17 @@ def open_log(url: str, limits: Limits) -> Store:
     """The log that a URL names; it is not open yet. Raises `SettingsError`."""
     from twinwire.log.memory import MemoryLog
 
+    scheme = url.partition(":")[0]
+    if scheme in {"redis", "rediss"}:
+        from twinwire.log.redis import RedisLog
+
+        return RedisLog(url, limits)
+    if scheme == "sqlite":
+        from twinwire.log.sqlite import SqliteLog
+
+        return SqliteLog(url, limits)
     if url != "memory://":
-        raise SettingsError(f"{url.partition(':')[0]!r} is no log this server knows; memory:// is", field="--log")
+        raise SettingsError(
+            f"{scheme!r} is no log this server knows; memory://, sqlite:/// and redis:// are", field="--log"
+        )
     return MemoryLog(limits)

@@ -86,6 +86,11 @@ class MemoryLog(LocalControl):
     async def ping(self) -> None:
         """See `EventLog`; it is always there."""
 
+    def tail(self, run_id: str) -> Tail | None:
+        """See `EventLog`."""
+        entry = self._runs.get(run_id)
+        return None if entry is None else entry.tail
+
     def subscribe(self, run_id: str, wake: Callable[[], None]) -> Unsubscribe:
         """See `EventLog`."""
         entry = self._runs.get(run_id)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from msgspec import Struct
 
@@ -47,11 +47,7 @@ class Sessions:
             return []
         session.used = self._clock()
         self._sessions[key] = session
-        return [
-            {"role": role, "content": content}
-            for turn in session.turns
-            for role, content in zip(("user", "assistant"), turn, strict=True)
-        ]
+        return messages(session.turns)
 
     def add(self, key: SessionKey, question: str, answer: str) -> None:
         """Add a turn."""
@@ -71,6 +67,15 @@ class Sessions:
             if len(self._sessions) <= self._max_sessions and self._sessions[key].used >= oldest_allowed:
                 break
             del self._sessions[key]
+
+
+def messages(turns: Sequence[tuple[str, str]]) -> list[dict[str, str]]:
+    """Questions and answers in OpenAI's chat form."""
+    return [
+        {"role": role, "content": content}
+        for turn in turns
+        for role, content in zip(("user", "assistant"), turn, strict=True)
+    ]
 
 
 def turn_size(question: str, answer: str) -> int:

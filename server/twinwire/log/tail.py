@@ -16,11 +16,13 @@ PAGE_BYTES = 64 * 1024
 class Tail:
     """Records `first`..`last` of one run."""
 
-    __slots__ = ("_records", "_subscribers", "first", "size")
+    __slots__ = ("_records", "_subscribers", "batch", "before", "first", "size")
 
     def __init__(self) -> None:
         self._records: list[Record] = []
         self._subscribers: dict[object, Callable[[], None]] = {}
+        self.batch: Sequence[Record] = ()  # what was appended last, where that is no more than a page
+        self.before = -1  # the number of the event before that
         self.first = 1
         self.size = 0  # bytes of the records' bodies
 
@@ -34,6 +36,11 @@ class Tail:
         """Whether the terminal event is here."""
         return bool(self._records) and self._records[-1].last
 
+    @property
+    def followed(self) -> bool:
+        """Whether anybody subscribes."""
+        return bool(self._subscribers)
+
     def append(self, expected_last: int, records: Sequence[Record]) -> int:
         """Add records and wake the subscribers; the number of bytes added. Raises `StaleWriter`."""
         if expected_last != self.last or self.ended:
@@ -43,8 +50,8 @@ class Tail:
         self._records.extend(records)
         added = sum([len(record.body) for record in records])
         self.size += added
-        for wake in tuple(self._subscribers.values()):
-            wake()
+        self.batch, self.before = (records, expected_last) if added <= PAGE_BYTES else ((), -1)
+        self.wake()
         return added
 
     @property
@@ -78,6 +85,18 @@ class Tail:
             self._subscribers.pop(key, None)
 
         return unsubscribe
+
+    def wake(self) -> None:
+        """Wake the subscribers."""
+        for wake in tuple(self._subscribers.values()):
+            wake()
+
+    def restart(self, first: int, records: Sequence[Record] = ()) -> None:
+        """Hold these records instead, which begin with number `first`. The subscribers stay, and are not woken."""
+        self._records[:] = records
+        self.batch, self.before = (), -1
+        self.first = first
+        self.size = sum([len(record.body) for record in records])
 
     def trim(self, max_events: int, max_bytes: int) -> int:
         """Drop the oldest records until an eighth below the bounds; the number of bytes dropped.

@@ -14,7 +14,16 @@ import msgspec
 from msgspec import Struct
 
 from twinwire.agents import Agent, RunRequest
-from twinwire.errors import AgentNotFound, BadRequest, Draining, RunError, RunNotFound, SessionBusy, TooManyRuns
+from twinwire.errors import (
+    AgentNotFound,
+    BadRequest,
+    Draining,
+    LogUnavailable,
+    RunError,
+    RunNotFound,
+    SessionBusy,
+    TooManyRuns,
+)
 from twinwire.events import decode, timestamp
 from twinwire.fold import Fold
 from twinwire.log import RunInfo, RunState, SessionKey, Store
@@ -125,9 +134,10 @@ class Runs:
             if session is not None:
                 await self._enter(session, info.run_id, interrupt=spec.interrupt)
         try:
+            history = await self.log.history(session) if session else []
             known = await self.log.create(info, idempotency_key=spec.idempotency_key)
             if known is info:
-                self._begin(info, spec, await self.log.history(session) if session else [])
+                self._begin(info, spec, history)  # nothing is awaited in between: the log may ask who `owns` it
         finally:
             if session is not None and info.run_id not in self._live:
                 await self.log.vacate(session, info.run_id)
@@ -187,7 +197,11 @@ class Runs:
         task.add_done_callback(self._tasks.discard)
 
     async def _cancel_if_unfollowed(self, run: Run) -> None:
-        if await self.log.followed(run.info.run_id):
+        try:
+            followed = await self.log.followed(run.info.run_id)
+        except LogUnavailable:
+            followed = True  # nobody knows
+        if followed:
             run.linger(RECHECK_SECONDS)
         else:
             run.cancel()
@@ -203,10 +217,14 @@ class Runs:
 
     async def _leave(self, session: SessionKey, run: Run) -> None:
         """Keep a turn that ended well or was cancelled (a failed one leaves nothing), then free the session."""
-        if run.fold.status in {"completed", "cancelled", "max_steps"}:
-            result = run.fold.result
-            await self.log.remember(session, run.request.message, result if isinstance(result, str) else run.fold.text)
-        await self.log.vacate(session, run.info.run_id)
+        try:
+            if run.fold.status in {"completed", "cancelled", "max_steps"}:
+                result = run.fold.result
+                answer = result if isinstance(result, str) else run.fold.text
+                await self.log.remember(session, run.request.message, answer)
+            await self.log.vacate(session, run.info.run_id)
+        except LogUnavailable:
+            logger.warning("run %s: its turn in the conversation may be lost: the log is unavailable", run.info.run_id)
 
     async def state(self, run_id: str) -> RunState:
         """What is known of a run. Raises `RunNotFound`."""
@@ -230,12 +248,11 @@ class Runs:
 
     async def cancel(self, run_id: str) -> CancelStatus:
         """Cancel a run, wherever it goes on. Idempotent. Raises `RunNotFound`."""
+        if (run := self._live.get(run_id)) is not None:  # first, so that it needs no log
+            return "accepted" if run.cancel() else "already_finished"
         state = await self.state(run_id)
         if state.terminal is not None:
             return "already_finished"
-        run = self._live.get(run_id)
-        if run is not None:
-            return "accepted" if run.cancel() else "already_finished"
         if state.info.owner == self.log.worker:
             return "already_finished"  # its terminal event is on its way into the log
         await self.log.cancel(state.info)
@@ -269,6 +286,10 @@ class Runs:
         """See `Owner`."""
         if (run := self._live.get(run_id)) is not None:
             run.unfollowed()
+
+    def owns(self, run_id: str) -> bool:
+        """See `Owner`."""
+        return run_id in self._live
 
     async def drain(self, grace: float) -> None:
         """Start no more runs, let those that go on finish for `grace` seconds, then end them as interrupted."""

@@ -26,7 +26,12 @@ class Verdict(Enum):
 
 
 class Transport(Protocol):
-    """One connection, as the pump sees it. Only the pump's task calls it."""
+    """One connection, as the pump sees it."""
+
+    @property
+    def direct(self) -> bool:
+        """Whether `write` writes to the connection itself, and so may be called outside the pump's task."""
+        ...
 
     def write(self, frames: Sequence[bytes]) -> bool:
         """Take frames to send; False where they still wait in here: call `drain` before writing on."""

@@ -96,6 +96,11 @@ class AsgiTransport(ABC):
         self._connection = connection
         self._waiting: list[bytes] = []
 
+    @property
+    def direct(self) -> bool:
+        """See `Transport`."""
+        return self._connection.direct is not None
+
     def write(self, frames: Sequence[bytes]) -> bool:
         """See `Transport`."""
         if self._connection.direct is not None:

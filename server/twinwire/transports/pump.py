@@ -1,19 +1,22 @@
 """One pump per connection: takes pages from logs at its cursors and writes them to a transport.
 
-Past and live are one loop over one log. A caught-up pump sleeps on one future; an append wakes it by a plain
-callback. What a client takes too slowly stays in the log: the pump holds one page at most, and is ended when a
-send takes longer than the deadline. `Sweep` is the one timer of all connections' heartbeats and deadlines.
+Past and live are one loop over one log. A caught-up pump sleeps on one future, and an append writes to its connection
+by a plain callback, where our server allows that; else it wakes the pump. What a client takes too slowly stays in the
+log: the pump holds one page at most, and is ended when a send takes longer than the deadline. `Sweep` is the one timer
+of all connections' heartbeats and deadlines.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from twinwire.errors import CursorGone, RunNotFound, TwinwireError
+from twinwire.errors import CursorGone, LogUnavailable, RunNotFound, TwinwireError
+from twinwire.events import Record
 from twinwire.formats import View
 from twinwire.log import EventLog, Unsubscribe
+from twinwire.log.tail import Tail
 from twinwire.transports import Transport, Verdict
 
 PAGE_EVENTS = 256
@@ -35,18 +38,23 @@ class Presence(Protocol):
 class Follower:
     """One cursor of one connection into one run's log."""
 
-    __slots__ = ("_pump", "after", "run_id", "unsubscribe", "view")
+    __slots__ = ("_pump", "after", "run_id", "tail", "unsubscribe", "view")
 
-    def __init__(self, pump: Pump, run_id: str, after: int, view: View) -> None:
+    def __init__(self, pump: Pump, run_id: str, after: int, view: View, tail: Tail | None) -> None:
         self._pump = pump
         self.run_id = run_id
         self.after = after
         self.view = view
+        self.tail = tail
         self.unsubscribe: Unsubscribe = lambda: None
 
     def wake(self) -> None:
-        """There is more to read."""
-        self._pump.ready(self)
+        """There is more to read: an append calls this."""
+        tail = self.tail
+        if tail is not None and tail.before == self.after and not tail.batch[-1].last:
+            self._pump.push(self, tail.batch)
+        else:
+            self._pump.ready(self)
 
 
 class Pump:
@@ -79,12 +87,13 @@ class Pump:
         self._verdict: Verdict | None = None
         self._last_verdict: Verdict | None = None
         self._heartbeat_due = False
+        self._above = False  # the last push left the connection above its high-water mark
         self._sending_since: float | None = None
         self._sent_at = self._loop.time()
 
     def attach(self, run_id: str, after: int, view: View) -> None:
         """Follow a run from the event after number `after`, at this cursor alone."""
-        follower = Follower(self, run_id, after, view)
+        follower = Follower(self, run_id, after, view, self._log.tail(run_id) if self._transport.direct else None)
         follower.unsubscribe = self._log.subscribe(run_id, follower.wake)
         self._presence.follow(run_id)  # before the one it may replace leaves: a run's policy must not see a gap
         self.detach(run_id)
@@ -109,6 +118,22 @@ class Pump:
         """The follower has something to read."""
         self._ready[follower] = None
         self._wake()
+
+    def push(self, follower: Follower, records: Sequence[Record]) -> None:
+        """Write what was just appended, from the append itself, where the pump sleeps and so nothing else waits.
+
+        The terminal event, and all that a follower that lags has missed, is the pump's task's to send.
+        """
+        if self._sleeping is None or self._sleeping.done():
+            self._ready[follower] = None
+            return
+        follower.after = records[-1].seq
+        frames = follower.view.frames(records)
+        if frames:
+            self._sent_at = self._loop.time()
+            if not self._transport.write(frames):
+                self._above = True
+                self._wake()
 
     def say(self, frame: bytes) -> None:
         """Send a frame that is no event, before any event not yet taken."""
@@ -175,11 +200,14 @@ class Pump:
         self._room = None
 
     async def _serve(self) -> None:
-        """Send the replies, then one page of one follower, or the heartbeat, or sleep."""
-        if self._replies:
+        """Wait for room, send the replies, then one page of one follower, or the heartbeat, or sleep."""
+        if self._above:
+            self._above = False
+            await self._send(taken=False)
+        elif self._replies:
             frames, self._replies = self._replies, []
             self._make_room()
-            await self._send(self._transport.write(frames))
+            await self._send(taken=self._transport.write(frames))
         elif self._ready:
             follower = next(iter(self._ready))
             del self._ready[follower]
@@ -190,7 +218,7 @@ class Pump:
             self._verdict = self._last_verdict
         elif self._heartbeat_due:
             self._heartbeat_due = False
-            await self._send(self._transport.heartbeat())
+            await self._send(taken=self._transport.heartbeat())
         else:
             self._sleeping = self._loop.create_future()
             await self._sleeping
@@ -198,6 +226,8 @@ class Pump:
     async def _page(self, follower: Follower) -> None:
         try:
             page = await self._log.page(follower.run_id, follower.after, PAGE_EVENTS)
+        except LogUnavailable:
+            return  # the log wakes the follower when it is time to try again
         except (CursorGone, RunNotFound) as error:
             self.detach(follower.run_id)
             if self.lost is None:
@@ -213,11 +243,13 @@ class Pump:
                 self._ready[follower] = None
             frames = follower.view.frames(page.records)
             if frames:
-                await self._send(self._transport.write(frames))
+                await self._send(taken=self._transport.write(frames))
+            if follower in self._ready:
+                await asyncio.sleep(0)  # a fast reader's long replay must not keep everybody else waiting
         if page.ended and follower.after == page.last and self._followers.get(follower.run_id) is follower:
             self.detach(follower.run_id)
 
-    async def _send(self, taken: bool) -> None:
+    async def _send(self, *, taken: bool) -> None:
         if not taken:
             self._sending_since = self._loop.time()
             try:

@@ -1,0 +1,33 @@
+"""Agents that do nothing but yield events at a steady rate, served by `twinwire serve benchmarks.agents:steady`."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+
+import msgspec
+
+from twinwire import RunRequest, StreamEvent
+
+TEXT = "x" * 60  # makes an SSE block of about 200 bytes
+
+
+class Load(msgspec.Struct):
+    """What a run's message asks for, as JSON: `rate` events a second, `count` in all, after `delay` seconds."""
+
+    rate: float
+    count: int
+    delay: float = 0.0
+
+
+async def steady(request: RunRequest) -> AsyncGenerator[StreamEvent, None]:
+    """Yield `count` events, each at its time; where it is late it does not try to catch up in bursts."""
+    load = msgspec.json.decode(request.message, type=Load)
+    loop = asyncio.get_running_loop()
+    yield StreamEvent(type="LLM_CHUNK", data={"content": TEXT, "delta": TEXT})
+    await asyncio.sleep(load.delay)
+    due = loop.time()
+    for _ in range(load.count):
+        due = max(due + 1 / load.rate, loop.time())
+        await asyncio.sleep(due - loop.time())
+        yield StreamEvent(type="LLM_CHUNK", data={"content": TEXT, "delta": TEXT})

@@ -1,0 +1,80 @@
+"""The floor: a uvloop Protocol that only writes ready bytes to its connections, at a steady rate.
+
+    python -m benchmarks.floor RATE COUNT DELAY [--each]
+
+Prints its port. A request's path says what a connection speaks (`/sse`, `/ws`). After DELAY seconds COUNT events go out
+at RATE a second: to all connections in one tick, or with `--each` to each at a phase of its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+
+import uvloop
+
+from benchmarks.agents import TEXT
+from twinwire.events import StreamEvent, encode
+from twinwire.formats import native
+from twinwire.wire import http_chunk, new_run_id, ws_text
+
+RECORD = encode(StreamEvent(type="LLM_CHUNK", data={"content": TEXT, "delta": TEXT}), new_run_id(), 1000)
+SSE = http_chunk([native.sse_block(RECORD)])
+WS = ws_text([native.ws_message(RECORD)])
+SSE_OPENING = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
+WS_OPENING = (
+    b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    b"Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n"
+)
+connections: list[Connection] = []
+
+
+class Connection(asyncio.Protocol):
+    """One connection; it is written to from outside."""
+
+    transport: asyncio.Transport
+    frame = b""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """See `asyncio.Protocol`."""
+        self.transport = transport  # type: ignore[assignment]
+
+    def data_received(self, data: bytes) -> None:
+        """See `asyncio.Protocol`."""
+        if not self.frame:
+            over_sse = b"/sse" in data
+            self.frame = SSE if over_sse else WS
+            self.transport.write(SSE_OPENING if over_sse else WS_OPENING)
+            connections.append(self)
+
+
+async def main(rate: float, count: int, delay: float, *, each: bool) -> None:
+    """Serve once."""
+    loop = asyncio.get_running_loop()
+    server = await loop.create_server(Connection, "127.0.0.1", 0, backlog=2048)
+    print(server.sockets[0].getsockname()[1], flush=True)
+    await asyncio.sleep(delay)
+    if each:
+        for i, connection in enumerate(connections):
+            loop.call_later(i / len(connections) / rate, write, loop, connection, 1 / rate, count)
+        await asyncio.sleep(count / rate + 5)
+        return
+    due = loop.time()
+    for _ in range(count):
+        due = max(due + 1 / rate, loop.time())
+        await asyncio.sleep(due - loop.time())
+        for connection in connections:
+            connection.transport.write(connection.frame)
+    await asyncio.sleep(5)
+
+
+def write(loop: asyncio.AbstractEventLoop, connection: Connection, period: float, count: int) -> None:
+    """Write an event to one connection, and see to the next one."""
+    connection.transport.write(connection.frame)
+    if count > 1:
+        loop.call_later(period, write, loop, connection, period, count - 1)
+
+
+if __name__ == "__main__":
+    numbers = [argument for argument in sys.argv[1:] if argument != "--each"]
+    uvloop.run(main(float(numbers[0]), int(numbers[1]), float(numbers[2]), each="--each" in sys.argv))
