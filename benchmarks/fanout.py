@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import functools
 import json
 import os
 import sys
@@ -52,8 +53,8 @@ async def connect(port: int, requests: list[tuple[bytes, bytes]]) -> list[Sink]:
     """Open connections, a few at a time."""
     loop = asyncio.get_running_loop()
     sinks = []
-    for request, command in requests:
-        _, sink = await loop.create_connection(lambda asked=(request, command): Sink(*asked), "127.0.0.1", port)
+    for asked in requests:
+        _, sink = await loop.create_connection(functools.partial(Sink, *asked), "127.0.0.1", port)
         sinks.append(sink)
         if len(sinks) % 50 == 0:
             await asyncio.sleep(0.02)

@@ -43,6 +43,7 @@ class Supervisor:
         self._said_ready = False
         self._stopping: signal.Signals | None = None
         self._failed = 0
+        self._parent = os.getpid()
         self._news, self._news_of_workers = os.pipe()
         self._life, self._life_of_parent = os.pipe()  # closes with the parent, however it ends
         os.set_blocking(self._news, False)
@@ -93,7 +94,7 @@ class Supervisor:
     def _worker_ready(self) -> None:
         """In a worker, in its loop: tell the parent, and end when it is no more."""
         os.write(self._news_of_workers, _PID.pack(os.getpid()))
-        os.kill(os.getppid(), signal.SIGUSR1)
+        self._signal(self._parent, signal.SIGUSR1)
         loop = asyncio.get_running_loop()
 
         def orphaned() -> None:
