@@ -7,16 +7,21 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import Any, Protocol
 from urllib.parse import urlencode
 
 import httpx
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
-from serving import Running
-
 KINDS = ("sse", "ws")
+
+
+class Address(Protocol):
+    """Where a server is, or what stands before it."""
+
+    url: str
+    ws_url: str
 
 
 class Broken(Exception):
@@ -146,7 +151,7 @@ class WsFollower:
 AnyFollower = SseFollower | WsFollower
 
 
-async def start(kind: str, server: Running, message: str = "hi", **options: Any) -> AnyFollower:
+async def start(kind: str, server: Address, message: str = "hi", **options: Any) -> AnyFollower:
     """Start a run and follow it."""
     if kind == "ws":
         return await WsFollower(server.ws_url).open(
@@ -159,7 +164,7 @@ async def start(kind: str, server: Running, message: str = "hi", **options: Any)
 
 
 async def attach(
-    kind: str, server: Running, run_id: str, after: int | str = 0, types: list[str] | None = None
+    kind: str, server: Address, run_id: str, after: int | str = 0, types: list[str] | None = None
 ) -> AnyFollower:
     """Follow a run that was started elsewhere, or resume one."""
     if kind == "ws":
@@ -174,7 +179,7 @@ async def attach(
     return await SseFollower(f"{server.url}/runs/{run_id}/events?{urlencode(query)}", headers).open()
 
 
-async def cancel(kind: str, server: Running, run_id: str) -> str:
+async def cancel(kind: str, server: Address, run_id: str) -> str:
     """Cancel a run from a connection of its own; the acknowledgement's status."""
     if kind == "sse":
         async with httpx.AsyncClient(trust_env=False, verify=False) as client:

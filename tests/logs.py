@@ -2,25 +2,58 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
 
+from redis_server import fresh
 from twinwire.events import Record, StreamEvent, encode, timestamp
 from twinwire.log import Limits, RunInfo, Store, open_log
 from twinwire.wire import new_run_id
 
-LogFactory = Callable[[], Store]
-
+LogFactory = Callable[[Path], AbstractAsyncContextManager[Store]]
+"""Takes a folder of the test's own."""
 
 LIMITS = Limits(
     max_events=1000, max_bytes=2**20, retention=60.0, max_sessions=1000, session_bytes=2**16, session_idle=3600.0
 )
 
 
-def memory() -> Store:
-    return open_log("memory://", LIMITS)
+class Nobody:
+    """An `Owner` that nothing need be said to."""
+
+    def cancel_here(self, run_id: str) -> None: ...
+
+    def unfollowed(self, run_id: str) -> None: ...
+
+    def owns(self, run_id: str) -> bool:  # noqa: ARG002 - the protocol's
+        return True
 
 
-FACTORIES: list[LogFactory] = [memory]
+@asynccontextmanager
+async def opened(url: str, limits: Limits = LIMITS) -> AsyncIterator[Store]:
+    """The log of this URL, open until the block ends."""
+    log = open_log(url, limits)
+    await log.open(Nobody())
+    try:
+        yield log
+    finally:
+        await log.close()
+
+
+def memory(_: Path) -> AbstractAsyncContextManager[Store]:
+    return opened("memory://")
+
+
+def sqlite(folder: Path) -> AbstractAsyncContextManager[Store]:
+    return opened(f"sqlite:///{folder}/log.db")
+
+
+def redis(_: Path) -> AbstractAsyncContextManager[Store]:
+    return opened(fresh())
+
+
+FACTORIES: list[LogFactory] = [memory, sqlite, redis]
 """Each gives an empty log that keeps 1000 events of a run, a mebibyte of all runs, and ended runs for a minute."""
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 
@@ -15,9 +17,10 @@ from twinwire.wire import new_run_id
 
 
 @pytest.fixture(params=FACTORIES, ids=lambda factory: factory.__name__)
-def log(request: pytest.FixtureRequest) -> Store:
+async def log(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Store]:
     factory: LogFactory = request.param
-    return factory()
+    async with factory(tmp_path) as log:
+        yield log
 
 
 async def read(log: Store, run_id: str, after: int = 0, limit: int = 10_000) -> list[Record]:

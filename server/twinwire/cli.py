@@ -180,8 +180,10 @@ def _reporting(command: Callable[[], None]) -> None:
 def main() -> None:
     """`twinwire`."""
     arguments = parser().parse_args()
-    if arguments.command == "chat":
-        from twinwire.chat import chat
+    _reporting(lambda: _chat(arguments) if arguments.command == "chat" else _serve(arguments))
 
-        raise SystemExit(chat(arguments))
-    _reporting(lambda: _serve(arguments))
+
+def _chat(arguments: argparse.Namespace) -> None:
+    from twinwire.chat import chat
+
+    raise SystemExit(chat(arguments))

@@ -27,7 +27,9 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     host: Annotated[str, Meta(min_length=1, description="address to listen on")] = "127.0.0.1"
     port: Annotated[int, Meta(ge=0, le=65_535, description="port to listen on; 0 picks a free one")] = 8000
-    log: Annotated[str, Meta(description="where events are kept: memory://")] = "memory://"
+    log: Annotated[
+        str, Meta(description="where events are kept: memory://, sqlite:///file.db or redis://host:port/0")
+    ] = "memory://"
     workers: Annotated[
         int, Meta(ge=1, le=1024, description="processes that serve; more than one need a shared log")
     ] = 1

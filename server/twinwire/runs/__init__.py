@@ -5,6 +5,7 @@ A run does not know who follows it, only how many: what happens to a run that no
 
 from __future__ import annotations
 
-from twinwire.runs.registry import Runs, RunSpec
+from twinwire.runs.registry import Runs
+from twinwire.runs.spec import RunSpec
 
 __all__ = ["RunSpec", "Runs"]

@@ -8,15 +8,13 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Coroutine, Mapping
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import msgspec
-from msgspec import Struct
 
 from twinwire.agents import Agent, RunRequest
 from twinwire.errors import (
     AgentNotFound,
-    BadRequest,
     Draining,
     LogUnavailable,
     RunError,
@@ -28,7 +26,8 @@ from twinwire.events import decode, timestamp
 from twinwire.fold import Fold
 from twinwire.log import RunInfo, RunState, SessionKey, Store
 from twinwire.runs.run import Run
-from twinwire.wire import check_run_id, new_run_id, parse_on_disconnect
+from twinwire.runs.spec import RunSpec
+from twinwire.wire import check_run_id, new_run_id
 
 logger = logging.getLogger("twinwire.runs")
 
@@ -37,50 +36,6 @@ CancelStatus = Literal["accepted", "already_finished"]
 SETTLE_SECONDS = 5.0  # how long a start waits for the run it interrupts to leave the session
 SNAPSHOT_PAGE = 256
 RECHECK_SECONDS = 5.0  # how soon a run that only other workers follow is looked at again
-
-
-class Asked(Protocol):
-    """The fields that every way to ask for a run has."""
-
-    @property
-    def message(self) -> str | None: ...  # noqa: D102
-    @property
-    def agent(self) -> str | None: ...  # noqa: D102
-    @property
-    def user_id(self) -> str | None: ...  # noqa: D102
-    @property
-    def session_id(self) -> str | None: ...  # noqa: D102
-    @property
-    def on_disconnect(self) -> str | None: ...  # noqa: D102
-    @property
-    def idempotency_key(self) -> str | None: ...  # noqa: D102
-
-
-class RunSpec(Struct, frozen=True, kw_only=True):
-    """What somebody wants run. `linger` is for how many seconds it may go on with nobody following, None for ever."""
-
-    message: str
-    agent: str | None = None
-    user_id: str | None = None
-    session_id: str | None = None
-    linger: float | None = None
-    idempotency_key: str | None = None
-    interrupt: bool = False
-
-    @classmethod
-    def of(cls, asked: Asked, on_disconnect: str, *, interrupt: bool) -> RunSpec:
-        """What `asked` asks for; `on_disconnect` is the policy where it names none. Raises `BadRequest`."""
-        if asked.message is None or not asked.message.strip():
-            raise BadRequest("a message is needed", field="message")
-        return cls(
-            message=asked.message,
-            agent=asked.agent,
-            user_id=asked.user_id,
-            session_id=asked.session_id,
-            linger=parse_on_disconnect(asked.on_disconnect or on_disconnect),
-            idempotency_key=asked.idempotency_key,
-            interrupt=interrupt,
-        )
 
 
 class Runs:

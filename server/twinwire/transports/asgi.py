@@ -15,7 +15,8 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from twinwire.transports import Transport, Verdict
-from twinwire.transports.pump import Pump, Sweep
+from twinwire.transports.pump import Pump
+from twinwire.transports.sweep import Sweep
 
 Message = Mapping[str, Any]
 Scope = Mapping[str, Any]

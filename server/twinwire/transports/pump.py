@@ -2,8 +2,7 @@
 
 Past and live are one loop over one log. A caught-up pump sleeps on one future, and an append writes to its connection
 by a plain callback, where our server allows that; else it wakes the pump. What a client takes too slowly stays in the
-log: the pump holds one page at most, and is ended when a send takes longer than the deadline. `Sweep` is the one timer
-of all connections' heartbeats and deadlines.
+log: the pump holds one page at most, and is ended when a send takes longer than the deadline.
 """
 
 from __future__ import annotations
@@ -40,12 +39,12 @@ class Follower:
 
     __slots__ = ("_pump", "after", "run_id", "tail", "unsubscribe", "view")
 
-    def __init__(self, pump: Pump, run_id: str, after: int, view: View, tail: Tail | None) -> None:
+    def __init__(self, pump: Pump, run_id: str, after: int, view: View) -> None:
         self._pump = pump
         self.run_id = run_id
         self.after = after
         self.view = view
-        self.tail = tail
+        self.tail: Tail | None = None  # what an append writes from
         self.unsubscribe: Unsubscribe = lambda: None
 
     def wake(self) -> None:
@@ -93,8 +92,10 @@ class Pump:
 
     def attach(self, run_id: str, after: int, view: View) -> None:
         """Follow a run from the event after number `after`, at this cursor alone."""
-        follower = Follower(self, run_id, after, view, self._log.tail(run_id) if self._transport.direct else None)
+        follower = Follower(self, run_id, after, view)
         follower.unsubscribe = self._log.subscribe(run_id, follower.wake)
+        if self._transport.direct:
+            follower.tail = self._log.tail(run_id)
         self._presence.follow(run_id)  # before the one it may replace leaves: a run's policy must not see a gap
         self.detach(run_id)
         self._followers[run_id] = follower
@@ -261,46 +262,3 @@ class Pump:
     def _wake(self) -> None:
         if self._sleeping is not None and not self._sleeping.done():
             self._sleeping.set_result(None)
-
-
-class Sweep:
-    """Ticks all pumps, each `interval` seconds: one timer for any number of connections."""
-
-    def __init__(self, *, heartbeat: float, send_timeout: float) -> None:
-        self._heartbeat = heartbeat
-        self._send_timeout = send_timeout
-        self._interval = min(1.0, heartbeat / 4, send_timeout / 4)
-        self._timer: asyncio.TimerHandle | None = None
-        self._empty: asyncio.Future[None] | None = None
-        self.pumps: set[Pump] = set()
-
-    def add(self, pump: Pump) -> None:
-        """Tick this pump from now on."""
-        self.pumps.add(pump)
-        if self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(self._interval, self._tick)
-
-    def discard(self, pump: Pump) -> None:
-        """Tick it no more."""
-        self.pumps.discard(pump)
-        if not self.pumps and self._empty is not None and not self._empty.done():
-            self._empty.set_result(None)
-
-    async def drain(self, verdict: Verdict, seconds: float) -> None:
-        """End all connections: let each send what is ready, and cut off those that do not take it within that time."""
-        for when_idle in (True, False):
-            for pump in tuple(self.pumps):
-                pump.end(verdict, when_idle=when_idle)
-            if self.pumps:
-                self._empty = asyncio.get_running_loop().create_future()
-                await asyncio.wait([self._empty], timeout=seconds)
-
-    def _tick(self) -> None:
-        self._timer = None
-        if not self.pumps:
-            return
-        loop = asyncio.get_running_loop()
-        now = loop.time()
-        for pump in tuple(self.pumps):
-            pump.tick(now, self._heartbeat, self._send_timeout)
-        self._timer = loop.call_later(self._interval, self._tick)

@@ -11,7 +11,8 @@ from twinwire.formats import View
 from twinwire.log import EventLog
 from twinwire.transports import Verdict, asgi
 from twinwire.transports.asgi import AsgiTransport, Connection, Receive, Scope, Send
-from twinwire.transports.pump import Presence, Pump, Sweep
+from twinwire.transports.pump import Presence, Pump
+from twinwire.transports.sweep import Sweep
 from twinwire.wire import HEARTBEAT
 
 

@@ -15,7 +15,8 @@ from twinwire.formats import native
 from twinwire.runs import Runs, RunSpec
 from twinwire.transports import Verdict, asgi
 from twinwire.transports.asgi import FLUSH_SECONDS, AsgiTransport, Connection, Message, Receive, Scope, Send
-from twinwire.transports.pump import Follower, Pump, Sweep
+from twinwire.transports.pump import Follower, Pump
+from twinwire.transports.sweep import Sweep
 from twinwire.wire import check_run_id, check_types, parse_after
 
 MAX_REQUEST_IDS = 1024

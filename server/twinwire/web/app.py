@@ -21,7 +21,7 @@ from twinwire.log import Limits, open_log
 from twinwire.models.local import LocalModel
 from twinwire.runs import Runs
 from twinwire.settings import Settings
-from twinwire.transports.pump import Sweep
+from twinwire.transports.sweep import Sweep
 from twinwire.web import chat, health, page, runs, socket
 from twinwire.web.service import Service
 from twinwire.web.stream import HEARTBEAT_HEADER, RUN_HEADER

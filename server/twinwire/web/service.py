@@ -8,7 +8,7 @@ from twinwire.models.local import LocalModel
 from twinwire.runs import Runs
 from twinwire.settings import Settings
 from twinwire.transports import Verdict
-from twinwire.transports.pump import Sweep
+from twinwire.transports.sweep import Sweep
 
 DRAIN_SECONDS = 0.7
 

@@ -1,0 +1,238 @@
+"""The log in Redis, or Valkey: any worker on any machine serves, follows and cancels any run.
+
+As durable as Redis is (`appendfsync`), and as large: it should not evict (`maxmemory-policy noeviction`). One endpoint
+is spoken to; all keys of a namespace are in one slot of a cluster, so that a namespace is never split.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+from collections.abc import Callable, Coroutine, Sequence
+from itertools import accumulate, chain
+from typing import Any
+
+import msgspec
+
+from twinwire.errors import CursorGone, IdempotencyMismatch, LogUnavailable, RunNotFound, SettingsError, StaleWriter
+from twinwire.events import Record
+from twinwire.log import Limits, Owner, Page, RunInfo, RunState, Unsubscribe
+from twinwire.log.interrupted import interrupted
+from twinwire.log.redis_control import RedisControl
+from twinwire.log.redis_leases import Leases
+from twinwire.log.redis_link import CLOSE_SECONDS, Address, Link
+from twinwire.log.redis_reader import Held, Reader, Stored, load, record
+from twinwire.log.redis_scripts import APPEND, CREATE, SOURCES, Keys
+from twinwire.log.tail import PAGE_BYTES, Tail
+
+logger = logging.getLogger("twinwire.log")
+
+AGAIN_SECONDS = 0.5
+
+_info = msgspec.json.Decoder(RunInfo)
+
+
+class RedisLog(RedisControl):
+    """See `Store`, and `Address` for the URL. Raises `SettingsError` for one that is none.
+
+    The limit on bytes is for each run; over it the oldest events of the run go. What all runs take is bounded by
+    their retention and by Redis. Commands fail with `LogUnavailable` within two seconds, and the connection comes back
+    by itself.
+    """
+
+    def __init__(self, url: str, limits: Limits) -> None:
+        self._address = Address(url)
+        super().__init__(limits, Keys(self._address.namespace), self._address.lease)
+        self._tasks: list[asyncio.Task[None]] = []
+        self._open = False
+
+    @property
+    def _link(self) -> Link:
+        return self._reads
+
+    async def open(self, owner: Owner) -> None:
+        """See `Store`. The worker is a new one: the process may be a fork."""
+        if self._open:
+            return
+        self.worker = secrets.token_hex(8)
+        self._owner = owner
+        # Two, so that no append waits behind a large page.
+        self._reads = Link(self._address, scripts=SOURCES)
+        self._writes = Link(self._address, scripts=SOURCES)
+        await self._reads.probe()
+        self._leases = Leases(
+            self._reads,
+            self._keys,
+            self.worker,
+            self._address.lease,
+            owner,
+            renewed=lambda: self._announce(self._following),
+            end=self._end_for,
+        )
+        try:
+            await self._say(self.worker, "look", "")  # the stream is there from now on, and expires with the lease
+            await self._leases.renew()
+        except LogUnavailable:
+            await self._reads.close()
+            raise SettingsError(f"the Redis at {self._address.name} cannot be written", field="--log") from None
+        self._reader = Reader(self._address, self._reads, self._keys, self.worker, self._obey)
+        self._open = True
+        for work in (self._reader.run(), self._leases.keep(), self._leases.reap(), self._keep_presence()):
+            self._spawn(work)
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        task.add_done_callback(_report)
+        self._tasks.append(task)
+
+    async def close(self) -> None:
+        """See `Store`."""
+        if not self._open:
+            return
+        self._open = False
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.wait(self._tasks)
+        await self._reader.close()
+        try:
+            async with asyncio.timeout(CLOSE_SECONDS):
+                await self._retract(self._changed)
+                await self._leases.release()
+        except (LogUnavailable, TimeoutError):
+            pass  # the lease runs out by itself
+        await asyncio.gather(self._writes.close(), self._reads.close())
+
+    async def create(self, run: RunInfo, *, idempotency_key: str | None) -> RunInfo:
+        """See `EventLog`."""
+        key = None if idempotency_key is None else self._keys.idempotency(run.user_id, idempotency_key)
+        names = [self._keys.run(run.run_id), self._keys.live, *([] if key is None else [key])]
+        self._leases.starting.add(run.run_id)
+        try:
+            reply = await self._writes.call(*CREATE(*names), run.run_id, msgspec.json.encode(run), run.owner)
+        finally:
+            self._leases.starting.discard(run.run_id)
+        known = _info.decode(reply)
+        if known.run_id != run.run_id:
+            if known.fingerprint != run.fingerprint:
+                raise IdempotencyMismatch
+            return known
+        held = self._reader.held[run.run_id] = Held()
+        held.own = held.current = True
+        held.key = key or ""
+        return run
+
+    async def append(self, run_id: str, expected_last: int, records: Sequence[Record]) -> None:
+        """See `EventLog`."""
+        if not self._open:
+            raise StaleWriter(expected_last, expected_last)  # nobody writes to a closed log
+        held = self._reader.held.get(run_id)
+        own = held is not None and held.own
+        try:
+            key = held.key if held is not None and own else (await load(self._writes, self._keys, run_id)).key
+            first = await self._append(run_id, expected_last, records, key)
+        except (StaleWriter, RunNotFound):
+            self._reader.disown(run_id)
+            raise
+        if held is not None and own:
+            held.first = first
+            held.extend(records)
+            if records[-1].last:
+                held.own = False
+                self._reader.release(run_id, held)
+
+    async def _append(self, run_id: str, expected_last: int, records: Sequence[Record], key: str) -> int:
+        """The number of the first event that is kept."""
+        keys, limits = self._keys, self._limits
+        names = [keys.run(run_id), keys.events(run_id), keys.live, keys.followers(run_id), *([key] if key else [])]
+        status, *number = await self._writes.call(
+            *APPEND(*names),
+            run_id,
+            expected_last,
+            int(records[-1].last),
+            limits.max_events,
+            limits.max_bytes,
+            max(1, round(limits.retention * 1000)),
+            *chain.from_iterable((new.type, new.body, new.data.start, new.data.stop) for new in records),
+        )
+        if status == b"gone":
+            raise RunNotFound
+        if status == b"stale":
+            raise StaleWriter(expected_last, *number)
+        return int(*number)
+
+    async def _end_for(self, run_id: str, stored: Stored) -> None:
+        """End an orphan."""
+        await self._append(run_id, stored.last, [interrupted(run_id, stored.last)], stored.key)
+        self._reader.disown(run_id)
+
+    async def find(self, user_id: str | None, idempotency_key: str) -> RunInfo | None:
+        """See `EventLog`."""
+        known = await self._reads.call("GET", self._keys.idempotency(user_id, idempotency_key))
+        return None if known is None else _info.decode(known)
+
+    async def state(self, run_id: str) -> RunState:
+        """See `EventLog`."""
+        stored = await load(self._reads, self._keys, run_id)
+        return RunState(stored.info, stored.first, stored.last, stored.terminal)
+
+    async def page(self, run_id: str, after: int, limit: int) -> Page:
+        """See `EventLog`."""
+        held = self._reader.held.get(run_id)
+        if held is not None and (page := held.page(after, limit)) is not None:
+            return page
+        try:
+            page = await self._fetch(run_id, after, limit)
+        except LogUnavailable:
+            if held is not None:
+                asyncio.get_running_loop().call_later(AGAIN_SECONDS, held.tail.wake)
+            raise
+        if held is not None and not held.current:
+            held.shown = page.last if held.shown is None else min(held.shown, page.last)
+        return page
+
+    async def _fetch(self, run_id: str, after: int, limit: int) -> Page:
+        """A page from Redis: of older events, of a run that nobody here follows, or newer than what has come here."""
+        stored = await load(self._reads, self._keys, run_id)
+        if not stored.first - 1 <= after <= stored.last:
+            raise CursorGone(stored.first, stored.last)
+        ended = stored.terminal is not None
+        if after == stored.last:
+            return Page([], stored.first, stored.last, ended)
+        typical = 1 + stored.size // (stored.last - stored.first + 1)
+        count = min(limit, 1 + PAGE_BYTES // typical)
+        rows = await self._reads.call("XRANGE", self._keys.events(run_id), f"{after + 1}-0", "+", "COUNT", count)
+        records = [record(row) for row in rows]
+        if not records or records[0].seq != after + 1:
+            raise CursorGone(records[0].seq if records else stored.last + 1, stored.last)  # trimmed meanwhile
+        sizes = accumulate(len(found.body) for found in records)
+        records = [
+            found for found, size in zip(records, sizes, strict=True) if found is records[0] or size <= PAGE_BYTES
+        ]
+        last = max(stored.last, records[-1].seq)
+        return Page(records, stored.first, last, ended or records[-1].last)
+
+    async def ping(self) -> None:
+        """See `EventLog`."""
+        await self._reads.call("PING")
+
+    def tail(self, run_id: str) -> Tail | None:
+        """See `EventLog`."""
+        held = self._reader.held.get(run_id)
+        return None if held is None else held.tail
+
+    def subscribe(self, run_id: str, wake: Callable[[], None]) -> Unsubscribe:
+        """See `EventLog`."""
+        return self._reader.subscribe(run_id, wake)
+
+    def _obey(self, operation: str, run_id: str) -> None:
+        if operation == "cancel":
+            self._owner.cancel_here(run_id)
+        elif operation == "unfollowed":
+            self._owner.unfollowed(run_id)
+
+
+def _report(task: asyncio.Task[None]) -> None:
+    """None of the tasks ends by itself: that would be a fault in this program."""
+    if not task.cancelled() and (error := task.exception()) is not None:
+        logger.critical("a task of the Redis log has failed", exc_info=error)

@@ -1,0 +1,142 @@
+"""Control in Redis: conversations, the run that goes on in each, cancel commands and presence, for all workers."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import secrets
+import time
+
+from twinwire.errors import LogUnavailable
+from twinwire.events import dump
+from twinwire.log import Limits, RunInfo, SessionKey
+from twinwire.log.redis_link import Link
+from twinwire.log.redis_reader import say
+from twinwire.log.redis_scripts import OCCUPY, REMEMBER, VACATE, Keys
+
+logger = logging.getLogger("twinwire.log")
+
+RETRY_SECONDS = 0.5
+
+
+class RedisControl:
+    """See `Control`. `lease` is in seconds; presence that is not renewed for three of them is forgotten."""
+
+    worker = ""
+
+    def __init__(self, limits: Limits, keys: Keys, lease: float) -> None:
+        self._limits = limits
+        self._keys = keys
+        self._lease_ms = round(lease * 1000)
+        self._following: set[str] = set()
+        self._changed: set[str] = set()  # runs whose presence Redis has yet to hear of
+        self._news = asyncio.Event()
+
+    @property
+    def _link(self) -> Link:
+        raise NotImplementedError
+
+    async def history(self, session: SessionKey) -> list[dict[str, str]]:
+        """See `Control`."""
+        name, idle = self._keys.session(session), round(self._limits.session_idle * 1000)
+        turns, *_ = await asyncio.gather(
+            self._link.call("LRANGE", name, 0, -1),
+            self._link.call("PEXPIRE", name, idle),
+            self._link.call("ZADD", self._keys.sessions, "XX", time.time_ns() // 1000, name),
+        )
+        return [
+            {"role": role, "content": content}
+            for turn in turns
+            for role, content in zip(("user", "assistant"), json.loads(turn.partition(b" ")[2])[1:], strict=True)
+        ]
+
+    async def remember(self, session: SessionKey, question: str, answer: str) -> None:
+        """See `Control`."""
+        size = sum(len(text.encode("utf-8", "replace")) for text in (question, answer))
+        # The token tells the same turn, sent again because its reply was lost, from a question asked twice.
+        turn = b"%d %b" % (size, dump([secrets.token_hex(8), question, answer]))
+        limits = self._limits
+        gone = await self._link.call(
+            *REMEMBER(self._keys.session(session), self._keys.sessions),
+            turn,
+            limits.session_bytes,
+            limits.max_sessions,
+            round(limits.session_idle * 1000),
+            time.time_ns() // 1000,
+        )
+        if gone:
+            await self._link.call("DEL", *gone)
+
+    async def occupy(self, session: SessionKey, run_id: str) -> str | None:
+        """See `Control`."""
+        holder: str = (await self._link.call(*OCCUPY(self._keys.busy(session)), run_id)).decode()
+        return None if holder == run_id else holder
+
+    async def vacate(self, session: SessionKey, run_id: str) -> None:
+        """See `Control`."""
+        await self._link.call(*VACATE(self._keys.busy(session)), run_id)
+
+    async def cancel(self, run: RunInfo) -> None:
+        """See `Control`."""
+        await self._say(run.owner, "cancel", run.run_id)
+
+    def follow(self, run_id: str) -> None:
+        """See `Control`. Redis hears of it a moment later."""
+        self._following.add(run_id)
+        self._changed.add(run_id)
+        self._news.set()
+
+    def unfollow(self, run_id: str) -> None:
+        """See `Control`."""
+        self._following.discard(run_id)
+        self._changed.add(run_id)
+        self._news.set()
+
+    async def followed(self, run_id: str) -> bool:
+        """See `Control`."""
+        workers = [name.decode() for name in await self._link.call("HKEYS", self._keys.followers(run_id))]
+        others = [self._keys.worker(name) for name in workers if name != self.worker]
+        return bool(others) and await self._link.call("EXISTS", *others) > 0
+
+    async def _say(self, worker: str, operation: str, run_id: str) -> None:
+        """Tell a worker something; where it lives no more, what is said to it is soon forgotten."""
+        commands = self._keys.commands(worker)
+        await asyncio.gather(
+            self._link.call(*say(commands, operation, run_id)),
+            self._link.call("PEXPIRE", commands, 3 * self._lease_ms),
+        )
+
+    async def _announce(self, run_ids: set[str]) -> None:
+        """Tell Redis which of these runs have followers here."""
+        here = run_ids & self._following
+        await asyncio.gather(
+            *(self._link.call("HSET", self._keys.followers(run_id), self.worker, 1) for run_id in here),
+            *(self._link.call("PEXPIRE", self._keys.followers(run_id), 3 * self._lease_ms) for run_id in here),
+        )
+
+    async def _retract(self, run_ids: set[str]) -> None:
+        """Tell Redis, then the runs' owners, that these runs have no followers here."""
+        left = list(run_ids - self._following)
+        await asyncio.gather(*(self._link.call("HDEL", self._keys.followers(run_id), self.worker) for run_id in left))
+        owners = await asyncio.gather(*(self._link.call("HGET", self._keys.run(run_id), "owner") for run_id in left))
+        await asyncio.gather(
+            *(
+                self._say(owner.decode(), "unfollowed", run_id)
+                for run_id, owner in zip(left, owners, strict=True)
+                if owner is not None
+            )
+        )
+
+    async def _keep_presence(self) -> None:
+        """Pass on who follows what, as it changes, and again where Redis could not be reached."""
+        while True:
+            await self._news.wait()
+            self._news.clear()
+            changed, self._changed = self._changed, set()
+            try:
+                await asyncio.gather(self._announce(changed), self._retract(changed))
+            except LogUnavailable:
+                self._changed |= changed
+                await asyncio.sleep(RETRY_SECONDS)
+                self._news.set()

@@ -1,0 +1,242 @@
+"""What one worker holds in memory of the runs that are written or followed here, and the one reader that keeps it so.
+
+A run written here grows by its acknowledged appends. All others are read over one connection, by one blocking XREAD,
+together with what is said to this worker.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from twinwire.errors import LogUnavailable, RunNotFound
+from twinwire.events import TERMINAL_TYPES, Record
+from twinwire.log import Page, RunInfo, Unsubscribe
+from twinwire.log.redis_link import COMMAND_SECONDS, Address, Link
+from twinwire.log.redis_scripts import Keys
+from twinwire.log.tail import Tail
+
+HELD_EVENTS = 1024
+HELD_BYTES = 2**20
+READ_EVENTS = 128  # of a run in one reply
+BLOCK_SECONDS = 3.0  # a connection that is dead without saying so is noticed a little later
+COMMANDS_KEPT = 1000
+BACKOFF_SECONDS = 0.1
+
+_FIELDS = ("info", "first", "last", "bytes", "ended", "key")
+_info = msgspec.json.Decoder(RunInfo)
+
+
+class Stored(Struct, frozen=True):
+    """A run as Redis has it."""
+
+    info: RunInfo
+    first: int
+    last: int
+    size: int
+    key: str
+    terminal: Record | None
+
+
+def record(row: Any) -> Record:
+    """A stream's entry: its id is `<number>-0`, its fields type, body, start and stop, in this order."""
+    entry_id, (_, name, _, body, _, start, _, stop) = row
+    kind = name.decode()
+    return Record(int(entry_id[:-2]), kind, body, slice(int(start), int(stop)), kind in TERMINAL_TYPES)
+
+
+async def load(link: Link, keys: Keys, run_id: str) -> Stored:
+    """What Redis has of a run. Raises `RunNotFound`, `LogUnavailable`."""
+    fields, newest = await asyncio.gather(
+        link.call("HMGET", keys.run(run_id), *_FIELDS),
+        link.call("XREVRANGE", keys.events(run_id), "+", "-", "COUNT", 1),
+    )
+    info, first, last, size, ended, key = fields
+    if info is None:
+        raise RunNotFound
+    terminal = record(newest[0]) if ended == b"1" and newest else None
+    return Stored(_info.decode(info), int(first), int(last), int(size), key.decode(), terminal)
+
+
+class Held:
+    """The newest events of a run. `own` where it is written here; `current` where all that is written comes here."""
+
+    __slots__ = ("current", "first", "gone", "key", "own", "shown", "tail")
+
+    def __init__(self) -> None:
+        self.tail = Tail()
+        self.first = 1
+        self.own = False
+        self.key = ""  # the idempotency key's, of an own run
+        self.current = False
+        self.gone = False
+        self.shown: int | None = None  # the oldest `last` that a follower may have seen while it was not current
+
+    def page(self, after: int, limit: int) -> Page | None:
+        """See `EventLog`; None where it is not all here."""
+        if not self.current or not max(self.tail.first, self.first) - 1 <= after <= self.tail.last:
+            return None
+        page = self.tail.page(after, limit)
+        return Page(page.records, self.first, page.last, page.ended)
+
+    def extend(self, records: Sequence[Record]) -> None:
+        """What was appended; some of it may be here already. After a gap the tail begins anew."""
+        last = self.tail.last
+        if records[0].seq <= last:
+            records = [new for new in records if new.seq > last]
+        elif records[0].seq > last + 1:
+            self.first = records[0].seq
+            self.tail.restart(records[0].seq)
+        if records:
+            self.tail.append(self.tail.last, records)
+            self.tail.trim(HELD_EVENTS, HELD_BYTES)
+
+    def resume(self, stored: Stored) -> None:
+        """Go on from what is here, if that still is part of the log, else from the log's end. Wakes who missed some."""
+        self.first = stored.first
+        last = self.tail.last
+        if last == 0 or not stored.first - 1 <= last <= stored.last:
+            if stored.terminal is None:
+                self.tail.restart(stored.last + 1)
+            else:
+                self.tail.restart(stored.last, [stored.terminal])
+        self.current = True
+        shown, self.shown = self.shown, None
+        if shown is not None and shown != stored.last:
+            self.tail.wake()
+
+    def interrupt(self) -> None:
+        """What comes next may be missed: no longer current, until `resume`."""
+        if self.current and not self.own and not self.tail.ended:
+            self.current = False
+            self.shown = self.tail.last
+
+
+class Reader:
+    """All `Held` of this worker. `obey(operation, run_id)` is called with each command that others send it."""
+
+    def __init__(self, address: Address, link: Link, keys: Keys, worker: str, obey: Callable[[str, str], None]) -> None:
+        self.held: dict[str, Held] = {}
+        self._link = link
+        self._blocking = Link(address, timeout=BLOCK_SECONDS + COMMAND_SECONDS, patient=False)
+        self._keys = keys
+        self._commands = keys.commands(worker)
+        self._obey = obey
+        self._heard = "0-0"  # the last command's id
+        self._waits = False
+        self._poking: asyncio.Task[None] | None = None
+
+    def subscribe(self, run_id: str, wake: Callable[[], None]) -> Unsubscribe:
+        """See `EventLog`. A run that nobody here has followed is read from now on."""
+        held = self.held.get(run_id)
+        if held is None:
+            held = self.held[run_id] = Held()
+            self._poke()
+        leave = held.tail.subscribe(wake)
+
+        def unsubscribe() -> None:
+            leave()
+            self.release(run_id, held)
+
+        return unsubscribe
+
+    def release(self, run_id: str, held: Held) -> None:
+        """Forget a run that nobody here writes or follows."""
+        if not held.own and not held.tail.followed and self.held.get(run_id) is held:
+            del self.held[run_id]
+
+    def disown(self, run_id: str) -> None:
+        """A run is no longer written here; its followers here get the rest as everywhere else."""
+        held = self.held.get(run_id)
+        if held is not None and held.own:
+            held.own = False
+            held.interrupt()
+            self.release(run_id, held)
+            self._poke()
+
+    async def run(self) -> None:
+        """Read for ever. When the connection is lost, go on where it was."""
+        while True:
+            try:
+                await self._resume()
+                await self._read()
+            except LogUnavailable:
+                for held in self.held.values():
+                    held.interrupt()
+                await asyncio.sleep(BACKOFF_SECONDS)
+
+    async def close(self) -> None:
+        """Disconnect."""
+        await self._blocking.close(0)
+
+    async def _resume(self) -> None:
+        """See what Redis has of each run that is not current."""
+        while waiting := [
+            (run_id, held) for run_id, held in self.held.items() if not (held.current or held.own or held.gone)
+        ]:
+            found = await asyncio.gather(
+                *(load(self._link, self._keys, run_id) for run_id, _ in waiting), return_exceptions=True
+            )
+            for (_, held), stored in zip(waiting, found, strict=True):
+                if isinstance(stored, Stored):
+                    held.resume(stored)
+                elif isinstance(stored, RunNotFound):
+                    held.gone = True
+                    held.tail.wake()
+                else:
+                    raise stored
+
+    async def _read(self) -> None:
+        after = {self._commands: self._heard}
+        runs: dict[bytes, Held] = {}
+        for run_id, held in self.held.items():
+            if held.current and not held.own and not held.tail.ended:
+                name = self._keys.events(run_id)
+                after[name] = f"{held.tail.last}-0"
+                runs[name.encode()] = held
+        self._waits = True
+        try:
+            reply = await self._blocking.call(
+                *(
+                    "XREAD",
+                    "COUNT",
+                    READ_EVENTS,
+                    "BLOCK",
+                    round(BLOCK_SECONDS * 1000),
+                    "STREAMS",
+                    *after,
+                    *after.values(),
+                )
+            )
+        finally:
+            self._waits = False
+        for name, rows in reply or ():
+            if (held_run := runs.get(name)) is not None:
+                if held_run.current:
+                    held_run.extend([record(row) for row in rows])
+            else:
+                self._heard = rows[-1][0].decode()
+                for _, (_, operation, _, run_id) in rows:
+                    self._obey(operation.decode(), run_id.decode())
+
+    def _poke(self) -> None:
+        """Have the reader look at once at what has changed, instead of when something happens."""
+        if self._waits and self._poking is None:
+            self._poking = asyncio.create_task(self._say_nothing())
+
+    async def _say_nothing(self) -> None:
+        try:
+            await self._link.call(*say(self._commands, "look", ""))
+        except LogUnavailable:
+            pass  # the reader will see for itself
+        finally:
+            self._poking = None
+
+
+def say(commands: str, operation: str, run_id: str) -> tuple[Any, ...]:
+    """The Redis command that tells a worker something about a run."""
+    return ("XADD", commands, "MAXLEN", "~", COMMANDS_KEPT, "*", "op", operation, "run", run_id)

@@ -1,0 +1,164 @@
+"""What must happen in Redis as one step, in Lua, and the names of the keys; see "Keys in Redis" in PROTOCOL.md.
+
+All keys of a namespace carry one hash tag: they lie in one slot of a cluster, and each script names all it touches.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+from twinwire.events import dump
+from twinwire.log import SessionKey
+
+
+class Keys:
+    """The keys of one namespace."""
+
+    def __init__(self, namespace: str) -> None:
+        self._tag = f"{{{namespace}}}"
+        self.live = f"{self._tag}:live"
+        self.sessions = f"{self._tag}:sessions"
+
+    def run(self, run_id: str) -> str:
+        """A run's hash."""
+        return f"{self._tag}:run:{run_id}"
+
+    def events(self, run_id: str) -> str:
+        """A run's stream."""
+        return f"{self._tag}:run:{run_id}:events"
+
+    def followers(self, run_id: str) -> str:
+        """The workers that have followers of a run they do not own."""
+        return f"{self._tag}:followers:{run_id}"
+
+    def worker(self, worker: str) -> str:
+        """A worker's lease."""
+        return f"{self._tag}:worker:{worker}"
+
+    def commands(self, worker: str) -> str:
+        """What is said to a worker."""
+        return f"{self._tag}:worker:{worker}:commands"
+
+    def idempotency(self, user_id: str | None, key: str) -> str:
+        """What a user started with this key."""
+        return f"{self._tag}:key:{dump([user_id, key]).decode()}"
+
+    def session(self, session: SessionKey) -> str:
+        """A conversation."""
+        return f"{self._tag}:session:{dump(session).decode()}"
+
+    def busy(self, session: SessionKey) -> str:
+        """The run that goes on in a conversation."""
+        return f"{self._tag}:busy:{dump(session).decode()}"
+
+
+class Script:
+    """A script, called by its digest."""
+
+    def __init__(self, source: str) -> None:
+        self.source = source
+        self._digest = hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest()
+
+    def __call__(self, *keys: str) -> tuple[Any, ...]:
+        """The command that runs it on these keys; its arguments follow."""
+        return ("EVALSHA", self._digest, len(keys), *keys)
+
+
+CREATE = Script("""
+-- KEYS: run, live [, idempotency key]; ARGV: run id, info, owner. Returns the info of the run that the key stands for.
+local known = KEYS[3] and redis.call('GET', KEYS[3])
+if known then return known end
+if redis.call('EXISTS', KEYS[1]) == 0 then
+  redis.call('HSET', KEYS[1], 'info', ARGV[2], 'owner', ARGV[3], 'first', 1, 'last', 0, 'bytes', 0, 'ended', 0,
+             'key', KEYS[3] or '')
+  redis.call('HSET', KEYS[2], ARGV[1], ARGV[3])
+  if KEYS[3] then redis.call('SET', KEYS[3], ARGV[2]) end
+end
+return ARGV[2]
+""")
+
+APPEND = Script("""
+-- KEYS: run, events, live, followers [, idempotency key].
+-- ARGV: run id, expected last, ends (0 or 1), max events, max bytes, retention in ms; type, body, start, stop of each.
+-- Returns {'ok', first}, {'stale', last} or {'gone'}. The fence is `last`: the ids of a stream alone are none.
+local run = redis.call('HMGET', KEYS[1], 'first', 'last', 'bytes', 'ended')
+if not run[2] then return {'gone'} end
+local first, last, bytes = tonumber(run[1]), tonumber(run[2]), tonumber(run[3])
+local expected, count = tonumber(ARGV[2]), (#ARGV - 6) / 4
+local function id(seq) return string.format('%.0f-0', seq) end
+if last ~= expected or run[4] == '1' then
+  local kept = {}
+  if last >= expected + count then
+    kept = redis.call('XRANGE', KEYS[2], id(expected + 1), id(expected + count))
+  end
+  if #kept ~= count then return {'stale', last} end
+  for i = 1, count do
+    if kept[i][2][4] ~= ARGV[4 * i + 4] then return {'stale', last} end
+  end
+  return {'ok', first}
+end
+for i = 1, count do
+  local at = 4 * i + 3
+  redis.call('XADD', KEYS[2], id(last + i), 'type', ARGV[at], 'body', ARGV[at + 1], 'start', ARGV[at + 2],
+             'stop', ARGV[at + 3])
+  bytes = bytes + #ARGV[at + 1]
+end
+last = last + count
+-- Trimmed to an eighth below the bound, so that a run at its bound is not trimmed at each event.
+local kept = last - first + 1
+local keep = kept
+if kept > tonumber(ARGV[4]) then keep = math.floor(ARGV[4] * 7 / 8) end
+if bytes > tonumber(ARGV[5]) then keep = math.min(keep, math.floor(kept * ARGV[5] / bytes * 7 / 8)) end
+if keep < kept then
+  keep = math.max(keep, 1)
+  redis.call('XTRIM', KEYS[2], 'MAXLEN', keep)
+  first, bytes = last - keep + 1, math.floor(bytes * keep / kept)
+end
+redis.call('HSET', KEYS[1], 'first', first, 'last', last, 'bytes', bytes, 'ended', ARGV[3])
+if ARGV[3] == '1' then
+  redis.call('HDEL', KEYS[3], ARGV[1])
+  for i, key in ipairs(KEYS) do
+    if i ~= 3 then redis.call('PEXPIRE', key, ARGV[6]) end
+  end
+end
+return {'ok', first}
+""")
+
+OCCUPY = Script("""
+-- KEYS: busy; ARGV: run id. Returns the run that holds the session.
+redis.call('SET', KEYS[1], ARGV[1], 'NX')
+return redis.call('GET', KEYS[1])
+""")
+
+VACATE = Script("""
+-- KEYS: busy; ARGV: run id.
+if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('DEL', KEYS[1]) end
+""")
+
+REMEMBER = Script("""
+-- KEYS: session, sessions; ARGV: turn ("<bytes> <json>"), max bytes, max sessions, idle in ms, now in us.
+-- Returns the sessions that are too many.
+if redis.call('LINDEX', KEYS[1], -1) == ARGV[1] then return {} end
+redis.call('RPUSH', KEYS[1], ARGV[1])
+local turns, bytes = redis.call('LRANGE', KEYS[1], 0, -1), 0
+local function size(turn) return tonumber(string.match(turn, '^%d+')) end
+for _, turn in ipairs(turns) do bytes = bytes + size(turn) end
+for _, turn in ipairs(turns) do
+  if bytes <= tonumber(ARGV[2]) then break end
+  redis.call('LPOP', KEYS[1])
+  bytes = bytes - size(turn)
+end
+redis.call('PEXPIRE', KEYS[1], ARGV[4])
+redis.call('ZADD', KEYS[2], ARGV[5], KEYS[1])
+redis.call('PEXPIRE', KEYS[2], ARGV[4])
+local excess, gone = redis.call('ZCARD', KEYS[2]) - ARGV[3], {}
+if excess > 0 then
+  for i, name in ipairs(redis.call('ZPOPMIN', KEYS[2], excess)) do
+    if i % 2 == 1 then gone[#gone + 1] = name end
+  end
+end
+return gone
+""")
+
+SOURCES = tuple(script.source for script in (CREATE, APPEND, OCCUPY, VACATE, REMEMBER))

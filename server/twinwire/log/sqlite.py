@@ -1,0 +1,210 @@
+"""The log in a SQLite file: survives the end of its process, for one process at a time.
+
+Every event is committed before anybody sees it. What is committed survives `kill -9`; it survives a loss of power only
+with `?synchronous=full`, which waits for the disk at each commit. The newest events of runs that go on are in memory,
+too, so that followers who keep up read no file. `sqlite_file` is the file and who may use it, `sqlite_writer` the
+thread that writes it, `sqlite_tables` what that writes, `sqlite_reader` what is read.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sqlite3
+import time
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from msgspec import Struct
+
+from twinwire.errors import CursorGone, LogUnavailable, SettingsError
+from twinwire.events import Record
+from twinwire.log import Limits, Owner, Page, RunInfo, RunState, SessionKey, Unsubscribe
+from twinwire.log.control import LocalControl
+from twinwire.log.sessions import messages
+from twinwire.log.sqlite_file import Lock, parse, writing
+from twinwire.log.sqlite_reader import Reader
+from twinwire.log.sqlite_tables import Tables, key_of
+from twinwire.log.sqlite_writer import Job, Writer
+from twinwire.log.tail import Tail
+
+logger = logging.getLogger("twinwire.log")
+
+TAIL_EVENTS = 1024
+TAIL_BYTES = 2**18
+AGAIN_SECONDS = 1.0
+
+
+class _Live(Struct, gc=False):
+    """A run whose events come from this process. `first` is what the file has; the tail may have less."""
+
+    info: RunInfo
+    tail: Tail
+    first: int = 1
+
+
+class SqliteLog(LocalControl):
+    """See `Store`.
+
+    The limit on bytes holds give or take what is being written and deleted; where no ended run is left, the oldest
+    events of the run that appends go. `clock` tells the time of day.
+    """
+
+    def __init__(self, url: str, limits: Limits, clock: Callable[[], float] = time.time) -> None:
+        super().__init__(limits)
+        self._place = parse(url)
+        self._limits = limits
+        self._clock = clock
+        self._live: dict[str, _Live] = {}
+        self._past = Tail()  # who follows runs that are not live
+        self._writer: Writer | None = None
+        self._reader = Reader(self._place.path)
+
+    async def open(self, owner: Owner) -> None:  # noqa: ARG002 - the protocol's
+        """See `Store`. Runs that a crash left open are ended."""
+        if self._writer is None:
+            self._writer = Writer(self._tables, asyncio.get_running_loop())
+            self._writer.start()
+        await asyncio.shield(self._writer.opened)
+
+    async def close(self) -> None:
+        """See `Store`."""
+        if self._writer is not None:
+            self._writer.stop()
+            await asyncio.shield(self._writer.closed)
+
+    async def create(self, run: RunInfo, *, idempotency_key: str | None) -> RunInfo:
+        """See `EventLog`."""
+        key = None if idempotency_key is None else key_of(run.user_id, idempotency_key)
+
+        def created(known: RunInfo) -> None:
+            if known is run:
+                self._live[run.run_id] = _Live(run, Tail())
+
+        known: RunInfo = await self._do(lambda tables: tables.create(run, key), created)
+        return known
+
+    def append(self, run_id: str, expected_last: int, records: Sequence[Record]) -> Awaitable[None]:
+        """See `EventLog`; done when it is committed. `LogUnavailable` where it cannot be: nothing was written then."""
+
+        def appended(first: int | None) -> None:
+            live = self._live.get(run_id)
+            if live is not None and first is not None:
+                live.first = first
+                live.tail.append(expected_last, records)
+                live.tail.trim(TAIL_EVENTS, TAIL_BYTES)
+                self._drop(run_id)
+
+        return self._do(
+            lambda tables: tables.append(run_id, expected_last, records),
+            appended,
+            len(records),
+            sum([len(record.body) for record in records]),
+        )
+
+    async def find(self, user_id: str | None, idempotency_key: str) -> RunInfo | None:
+        """See `EventLog`."""
+        return await self._reader.find(key_of(user_id, idempotency_key))
+
+    async def state(self, run_id: str) -> RunState:
+        """See `EventLog`."""
+        live = self._live.get(run_id)
+        if live is None:
+            return await self._reader.state(run_id)
+        return RunState(live.info, live.first, live.tail.last, live.tail.terminal)
+
+    async def page(self, run_id: str, after: int, limit: int) -> Page:
+        """See `EventLog`; never suspends for a follower that keeps up with a run that goes on."""
+        live = self._live.get(run_id)
+        if live is None:
+            return await self._read(run_id, after, limit, None)
+        tail = live.tail
+        if live.first - 1 <= after < tail.first - 1:
+            return await self._read(run_id, after, limit, tail)
+        if not live.first - 1 <= after <= tail.last:
+            raise CursorGone(live.first, tail.last)
+        page = tail.page(after, limit)
+        return Page(page.records, live.first, page.last, page.ended)
+
+    async def ping(self) -> None:
+        """See `EventLog`."""
+        if self._writer is None or not self._writer.healthy:
+            await self._do(lambda tables: tables.touch())
+
+    def tail(self, run_id: str) -> Tail | None:
+        """See `EventLog`."""
+        live = self._live.get(run_id)
+        return None if live is None else live.tail
+
+    def subscribe(self, run_id: str, wake: Callable[[], None]) -> Unsubscribe:
+        """See `EventLog`. A run that has ended wakes its followers only where it could not be read."""
+        live = self._live.get(run_id)
+        unsubscribe = (self._past if live is None else live.tail).subscribe(wake)
+
+        def leave() -> None:
+            unsubscribe()
+            self._drop(run_id)
+
+        return leave
+
+    async def history(self, session: SessionKey) -> list[dict[str, str]]:
+        """See `Control`; kept in the file."""
+        return messages(await self._do(lambda tables: tables.history(session)))
+
+    async def remember(self, session: SessionKey, question: str, answer: str) -> None:
+        """See `Control`; kept in the file."""
+        await self._do(lambda tables: tables.remember(session, question, answer))
+
+    async def _read(self, run_id: str, after: int, limit: int, live: Tail | None) -> Page:
+        """A page from the file. Where that fails, the followers of such runs are woken to try again."""
+        try:
+            # Of a live run as far as this process knows: what is committed this moment has not woken anybody yet.
+            return await self._reader.page(run_id, after, limit, None if live is None else live.last)
+        except LogUnavailable:
+            asyncio.get_running_loop().call_later(AGAIN_SECONDS, (live or self._past).wake)
+            raise
+
+    def _do(
+        self,
+        do: Callable[[Tables], Any],
+        then: Callable[[Any], None] | None = None,
+        events: int = 1,
+        size: int = 0,
+    ) -> asyncio.Future[Any]:
+        """Have the writer do something; the future has what it returned once that is committed."""
+        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        if self._writer is None:
+            future.set_exception(LogUnavailable())
+        else:
+            self._writer.put(Job(do, then, future, events, size))
+        return future
+
+    def _drop(self, run_id: str) -> None:
+        """Keep nothing in memory of a run that has ended and that nobody follows."""
+        live = self._live.get(run_id)
+        if live is not None and live.tail.ended and not live.tail.followed:
+            del self._live[run_id]
+
+    @contextmanager
+    def _tables(self) -> Iterator[Tables]:
+        """The writer thread's: the file is ours, sound, and has no open run. Raises `SettingsError`."""
+        lock = Lock(self._place)
+        try:
+            db = writing(self._place)
+            try:
+                tables = Tables(db, self._limits, self._clock)
+                with tables.transaction():
+                    interrupted = tables.recover()
+            except sqlite3.Error as error:
+                db.close()
+                raise SettingsError(f"{self._place.name} cannot be used: {error}", field="--log") from None
+            if interrupted:
+                logger.warning("%d runs were interrupted by the end of the server before", interrupted)
+            try:
+                yield tables
+            finally:
+                self._reader.close()
+                tables.close()
+        finally:
+            lock.release()

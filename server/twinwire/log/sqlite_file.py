@@ -1,0 +1,175 @@
+"""The file of the SQLite log: how a URL names it, who may use it, what is in it, and whether it is sound.
+
+Connections come from here, with their settings; what is read and written over them is not this module's.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import sqlite3
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import IO
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+from msgspec import Struct
+
+from twinwire.errors import SettingsError
+
+logger = logging.getLogger("twinwire.log")
+
+APPLICATION_ID = 0x74776972  # "twir": how SQLite's header says whose file it is
+VERSION = 1
+CHECK_SECONDS = 5.0
+WAL_BYTES = 16 * 2**20  # what is kept of the write-ahead log when it has grown
+
+SCHEMA = (
+    # A deleted run's number is never used again: its events may still be here, see `garbage`.
+    """CREATE TABLE runs (id INTEGER PRIMARY KEY AUTOINCREMENT, run_id TEXT NOT NULL UNIQUE, info BLOB NOT NULL,
+    key TEXT UNIQUE, ended REAL, size INTEGER)""",
+    "CREATE INDEX runs_ended ON runs (ended) WHERE ended IS NOT NULL",
+    "CREATE INDEX runs_open ON runs (id) WHERE ended IS NULL",
+    """CREATE TABLE events (run INTEGER NOT NULL, seq INTEGER NOT NULL, type TEXT NOT NULL, start INTEGER NOT NULL,
+    stop INTEGER NOT NULL, body BLOB NOT NULL, PRIMARY KEY (run, seq)) WITHOUT ROWID""",
+    "CREATE TABLE garbage (run INTEGER PRIMARY KEY)",
+    "CREATE TABLE sessions (key TEXT PRIMARY KEY, used REAL NOT NULL, turns BLOB NOT NULL)",
+    "CREATE INDEX sessions_used ON sessions (used)",
+)
+
+
+class Place(Struct, frozen=True):
+    """A log's file: `name` as the user wrote it, and how durable a commit is (`PRAGMA synchronous`)."""
+
+    path: Path
+    name: str
+    synchronous: str
+
+
+def parse(url: str) -> Place:
+    """What `sqlite:///file`, `sqlite:////absolute/file` and `?synchronous=` mean. Raises `SettingsError`."""
+    parts = urlsplit(url)
+    name = unquote(parts.path[1:])
+    if parts.netloc or not url.startswith("sqlite:///") or parts.fragment or not name or "\0" in name:
+        raise SettingsError("a SQLite log is sqlite:///file.db or sqlite:////absolute/file.db", field="--log")
+    options = dict(parse_qsl(parts.query, keep_blank_values=True))
+    synchronous = options.pop("synchronous", "normal").lower()
+    if options or synchronous not in {"normal", "full"}:
+        raise SettingsError("a SQLite log's only option is ?synchronous=normal or ?synchronous=full", field="--log")
+    return Place(Path(name).absolute(), name, synchronous)
+
+
+class Lock:
+    """The only owner of a log's file, by a lock on `<file>.lock`, which the system lets go with the process."""
+
+    def __init__(self, place: Place) -> None:
+        path = place.path.with_name(f"{place.path.name}.lock")
+        if not place.path.parent.is_dir():
+            raise SettingsError(f"{place.name}: there is no such folder", field="--log")
+        try:
+            self._file: IO[str] = path.open("a+", encoding="ascii")
+        except OSError as error:
+            raise SettingsError(f"{place.name} cannot be written: {error.strerror}", field="--log") from None
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            self._file.seek(0)
+            pid = self._file.read(20).strip() or "unknown"
+            self._file.close()
+            raise SettingsError(f"{place.name} is in use by another server (pid {pid})", field="--log") from None
+        with suppress(OSError):  # a full disk; the number is only for people
+            self._file.truncate(0)
+            self._file.write(f"{os.getpid()}\n")
+            self._file.flush()
+
+    def release(self) -> None:
+        """Let go. The file stays: to delete it would be a race with the next owner."""
+        with suppress(OSError):
+            self._file.close()
+
+
+def reading(path: Path) -> sqlite3.Connection:
+    """A connection that only reads; it sees each commit at once and never holds the writer up."""
+    db = sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, isolation_level=None, check_same_thread=False)
+    db.execute("PRAGMA query_only = 1")
+    return db
+
+
+def writing(place: Place) -> sqlite3.Connection:
+    """The connection that writes, to a file that is ours, sound and of our schema. Raises `SettingsError`."""
+    wal = place.path.with_name(f"{place.path.name}-wal")
+    db = None
+    try:
+        unclean = wal.exists() and wal.stat().st_size > 0  # a clean end leaves none
+        place.path.touch(mode=0o600)  # people's conversations; SQLite's other files take the mode over
+        db = sqlite3.connect(place.path, isolation_level=None)
+        application = db.execute("PRAGMA application_id").fetchone()[0]
+        version = db.execute("PRAGMA user_version").fetchone()[0]
+        if application != APPLICATION_ID and (application or db.execute("SELECT 1 FROM sqlite_master").fetchone()):
+            raise SettingsError(f"{place.name} is a database of something else", field="--log")
+        if version > VERSION:
+            raise SettingsError(
+                f"{place.name} was written by a newer Twinwire (schema {version}; this one knows {VERSION})",
+                field="--log",
+            )
+        if unclean:
+            _check(db, place)
+        _prepare(db, place, new=version == 0)
+    except (sqlite3.Error, OSError) as error:
+        if db is not None:
+            db.close()
+        raise SettingsError(f"{place.name} cannot be used: {error}", field="--log") from None
+    except SettingsError:
+        if db is not None:
+            db.close()
+        raise
+    _warn(place)
+    return db
+
+
+def _prepare(db: sqlite3.Connection, place: Place, *, new: bool) -> None:
+    if new:
+        db.execute("PRAGMA auto_vacuum = INCREMENTAL")  # only before the first table
+    if db.execute("PRAGMA journal_mode = WAL").fetchone()[0] != "wal":
+        raise SettingsError(f"{place.name}: its file system cannot hold a write-ahead log", field="--log")
+    db.execute(f"PRAGMA synchronous = {place.synchronous}")
+    db.execute(f"PRAGMA journal_size_limit = {WAL_BYTES}")
+    # What a file that was tampered with could do beyond being wrong data.
+    db.execute("PRAGMA trusted_schema = 0")
+    db.execute("BEGIN IMMEDIATE")  # also where nothing is new: it shows whether the file can be written
+    if new:
+        for statement in SCHEMA:
+            db.execute(statement)
+        db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+        db.execute(f"PRAGMA user_version = {VERSION}")
+    db.execute("COMMIT")
+
+
+def _check(db: sqlite3.Connection, place: Place) -> None:
+    """Look for damage after an unclean end, for some seconds at most."""
+    deadline = time.monotonic() + CHECK_SECONDS
+    db.set_progress_handler(lambda: time.monotonic() > deadline, 100_000)
+    try:
+        found = db.execute("PRAGMA quick_check(1)").fetchone()[0]
+    except sqlite3.OperationalError as error:
+        if error.sqlite_errorname != "SQLITE_INTERRUPT":
+            raise
+        logger.warning("%s is too big to be checked to its end after an unclean one", place.name)
+    else:
+        if found != "ok":
+            what = found.splitlines()[-1]
+            raise SettingsError(f"{place.name} is damaged ({what}); restore it or use another file", field="--log")
+    finally:
+        db.set_progress_handler(None, 0)
+
+
+def _warn(place: Place) -> None:
+    if sqlite3.sqlite_version_info < (3, 51, 3):
+        logger.warning(
+            "SQLite %s can damage a file in WAL mode that two connections write at once (fixed in 3.51.3). Twinwire"
+            " writes with one and keeps other servers out; let no other program write to %s",
+            sqlite3.sqlite_version,
+            place.name,
+        )

@@ -1,0 +1,119 @@
+"""Reads of a SQLite log that memory cannot answer: older events, and runs that have ended."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sqlite3
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, TypeVar
+
+from twinwire.errors import CursorGone, LogUnavailable, RunNotFound
+from twinwire.events import TERMINAL_TYPES, Record
+from twinwire.log import Page, RunInfo, RunState
+from twinwire.log.sqlite_file import reading
+from twinwire.log.sqlite_tables import info_of
+from twinwire.log.tail import PAGE_BYTES
+
+T = TypeVar("T")
+
+logger = logging.getLogger("twinwire.log")
+
+THREADS = 2
+
+_RUN = """
+SELECT id, info, ended IS NOT NULL, coalesce((SELECT min(seq) FROM events WHERE run = id), 1),
+    coalesce((SELECT max(seq) FROM events WHERE run = id), 0)
+FROM runs WHERE run_id = ?
+"""
+_EVENTS = "SELECT seq, type, body, start, stop FROM events WHERE run = ? AND seq > ? AND seq <= ? ORDER BY seq LIMIT ?"
+
+
+class Reader:
+    """Threads that read, each over a connection of its own, and never hold the writer up.
+
+    All methods raise `LogUnavailable`.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._pool = ThreadPoolExecutor(THREADS, "sqlite-log-reader")
+        self._own = threading.local()
+        self._connections: list[sqlite3.Connection] = []
+
+    async def find(self, key: str) -> RunInfo | None:
+        """The run with this key."""
+        row = await self._run(lambda db: db.execute("SELECT info FROM runs WHERE key = ?", (key,)).fetchone())
+        return None if row is None else info_of(row[0])
+
+    async def state(self, run_id: str) -> RunState:
+        """As `EventLog.state`."""
+
+        def read(db: sqlite3.Connection) -> RunState:
+            run, info, ended, first, last = _run(db, run_id)
+            (terminal,) = _records(db, run, last - 1, last, 1) if ended else (None,)
+            return RunState(info_of(info), first, last, terminal)
+
+        return await self._run(read)
+
+    async def page(self, run_id: str, after: int, limit: int, upto: int | None) -> Page:
+        """As `EventLog.page`, of the run as it was when `upto` was its last event."""
+
+        def read(db: sqlite3.Connection) -> Page:
+            run, _, ended, first, last = _run(db, run_id)
+            if upto is not None and upto < last:
+                ended, last = False, upto
+            if not first - 1 <= after <= last:
+                raise CursorGone(first, last)
+            return Page(_records(db, run, after, last, limit), first, last, bool(ended))
+
+        return await self._run(read)
+
+    def close(self) -> None:
+        """Let what is being read be read, then let go. Blocks."""
+        self._pool.shutdown(cancel_futures=True)
+        for db in self._connections:
+            db.close()
+
+    async def _run(self, read: Callable[[sqlite3.Connection], T]) -> T:
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._pool, self._read, read)
+        except RuntimeError:  # closed
+            raise LogUnavailable from None
+
+    def _read(self, read: Callable[[sqlite3.Connection], T]) -> T:
+        try:
+            db: sqlite3.Connection | None = getattr(self._own, "db", None)
+            if db is None:
+                db = self._own.db = reading(self._path)
+                self._connections.append(db)
+            db.execute("BEGIN")  # all that is read is of one moment
+            try:
+                return read(db)
+            finally:
+                db.execute("ROLLBACK")
+        except sqlite3.Error as error:
+            logger.error("the SQLite log cannot be read: %s", error)  # noqa: TRY400 - the file's fault, not ours
+            raise LogUnavailable from None
+
+
+def _run(db: sqlite3.Connection, run_id: str) -> Any:
+    row = db.execute(_RUN, (run_id,)).fetchone()
+    if row is None:
+        raise RunNotFound
+    return row
+
+
+def _records(db: sqlite3.Connection, run: int, after: int, last: int, limit: int) -> list[Record]:
+    """At most `limit` records and `PAGE_BYTES` bytes, but one record at least, of those up to number `last`."""
+    records: list[Record] = []
+    size = 0
+    for seq, kind, body, start, stop in db.execute(_EVENTS, (run, after, last, limit)):
+        size += len(body)
+        if records and size > PAGE_BYTES:
+            break
+        records.append(Record(seq, kind, body, slice(start, stop), kind in TERMINAL_TYPES))
+    return records

@@ -1,0 +1,174 @@
+"""The one thread that writes a SQLite log: takes all jobs there are and commits them as one transaction.
+
+While one commit goes on the next batch collects: a busy log commits more per transaction, an idle one at once. Between
+commits it deletes, a little at a time, what is not to be kept.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from queue import Empty, SimpleQueue
+from typing import Any
+
+from msgspec import Struct
+
+from twinwire.errors import LogUnavailable, TwinwireError
+from twinwire.log.sqlite_tables import Tables
+
+logger = logging.getLogger("twinwire.log")
+
+BATCH_EVENTS = 1024  # in one transaction: a few milliseconds
+BATCH_BYTES = 2**20
+TIDY_SECONDS = 1.0
+FAILED_SECONDS = 30.0
+
+
+class Job(Struct, gc=False):
+    """Something to do in a transaction.
+
+    Once that is committed, in the event loop: `then(result)`, and `future` has the result. `events` and `size` (bytes)
+    say how much it writes.
+    """
+
+    do: Callable[[Tables], Any]
+    then: Callable[[Any], None] | None
+    future: asyncio.Future[Any]
+    events: int = 1
+    size: int = 0
+
+
+class Writer:
+    """The thread, from `start` to `stop`. `opening` is entered and left in the thread itself."""
+
+    def __init__(self, opening: Callable[[], AbstractContextManager[Tables]], loop: asyncio.AbstractEventLoop) -> None:
+        self._opening = opening
+        self._loop = loop
+        self._queue: SimpleQueue[Job] = SimpleQueue()
+        self._stopping = False
+        self.healthy = True  # whether the last transaction could be committed
+        self.opened: asyncio.Future[None] = loop.create_future()
+        self.closed: asyncio.Future[None] = loop.create_future()
+        # A daemon: a process that was told to end does not wait for a disk that hangs.
+        self._thread = threading.Thread(target=self._run, name="sqlite-log", daemon=True)
+
+    def start(self) -> None:
+        """Begin; `opened` tells when the tables are there, or why not."""
+        self._thread.start()
+
+    def put(self, job: Job) -> None:
+        """Do this, after all that was put before."""
+        if self._stopping:
+            job.future.set_exception(LogUnavailable())
+        else:
+            self._queue.put(job)
+
+    def stop(self) -> None:
+        """End after all that was put; `closed` tells when."""
+        if not self._stopping:
+            self.put(Job(lambda _: None, None, self._loop.create_future()))  # wakes the thread
+            self._stopping = True
+
+    def _run(self) -> None:
+        failure = None
+        try:
+            with self._opening() as tables:
+                self._post(_resolve, self.opened)
+                self._serve(tables)
+        except Exception as error:  # noqa: BLE001 - whoever waits for `opened` gets it
+            failure = error
+        self._post(self._end, failure)
+
+    def _serve(self, tables: Tables) -> None:
+        due = pause = 0.0
+        while not (self._stopping and self._queue.empty()):
+            jobs = self._take(due - time.monotonic())
+            if jobs:
+                self._commit(tables, jobs)
+            if time.monotonic() >= due or (tables.crowded and pause < FAILED_SECONDS):
+                pause = self._tidy(tables)
+                due = time.monotonic() + pause
+
+    def _take(self, seconds: float) -> list[Job]:
+        """The jobs there are, as many as make a transaction; none where none comes in this time."""
+        try:
+            job = self._queue.get(timeout=max(seconds, 0))
+        except Empty:
+            return []
+        jobs, events, size = [job], job.events, job.size
+        while events < BATCH_EVENTS and size < BATCH_BYTES and not self._queue.empty():
+            job = self._queue.get()
+            jobs.append(job)
+            events += job.events
+            size += job.size
+        return jobs
+
+    def _commit(self, tables: Tables, jobs: list[Job]) -> None:
+        results: list[Any] = []
+        try:
+            with tables.transaction():
+                for job in jobs:
+                    try:
+                        results.append(job.do(tables))
+                    except TwinwireError as error:  # refused before it wrote anything: the others go on
+                        results.append(error)
+        except Exception as error:  # noqa: BLE001 - a full disk, or a fault of ours: either way nothing was written
+            self._failed(error)
+            results = [LogUnavailable() for _ in jobs]
+        else:
+            self._recovered()
+        self._post(_settle, jobs, results)
+
+    def _tidy(self, tables: Tables) -> float:
+        """Delete a little; in how many seconds to look again."""
+        try:
+            return 0.0 if tables.tidy() else TIDY_SECONDS
+        except Exception as error:  # noqa: BLE001 - as above
+            logger.warning("the SQLite log cannot delete what is old: %s", error)
+            return FAILED_SECONDS
+
+    def _failed(self, error: Exception) -> None:
+        if self.healthy:
+            logger.error("the SQLite log cannot be written: %s", error)
+        self.healthy = False
+
+    def _recovered(self) -> None:
+        if not self.healthy:
+            logger.warning("the SQLite log can be written again")
+        self.healthy = True
+
+    def _end(self, failure: Exception | None) -> None:
+        self._stopping = True
+        if failure is not None and not self.opened.done():
+            self.opened.set_exception(failure)
+        elif failure is not None:
+            logger.error("the SQLite log could not be closed: %s; the next start recovers it", failure)
+        _resolve(self.closed)
+
+    def _post(self, callback: Callable[..., None], *arguments: Any) -> None:
+        try:
+            self._loop.call_soon_threadsafe(callback, *arguments)
+        except RuntimeError:  # the loop is closed: nobody waits any more
+            self._stopping = True
+
+
+def _resolve(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
+
+
+def _settle(jobs: list[Job], results: list[Any]) -> None:
+    """What became of the jobs of one transaction."""
+    for job, result in zip(jobs, results, strict=True):
+        if isinstance(result, TwinwireError):
+            if not job.future.done():
+                job.future.set_exception(result)
+            continue
+        if job.then is not None:
+            job.then(result)
+        if not job.future.done():
+            job.future.set_result(result)

@@ -1,0 +1,51 @@
+"""The one timer of all connections: their heartbeats, their deadlines, and their end when the server stops."""
+
+from __future__ import annotations
+
+import asyncio
+
+from twinwire.transports import Verdict
+from twinwire.transports.pump import Pump
+
+
+class Sweep:
+    """Ticks all pumps, each `interval` seconds: one timer for any number of connections."""
+
+    def __init__(self, *, heartbeat: float, send_timeout: float) -> None:
+        self._heartbeat = heartbeat
+        self._send_timeout = send_timeout
+        self._interval = min(1.0, heartbeat / 4, send_timeout / 4)
+        self._timer: asyncio.TimerHandle | None = None
+        self._empty: asyncio.Future[None] | None = None
+        self.pumps: set[Pump] = set()
+
+    def add(self, pump: Pump) -> None:
+        """Tick this pump from now on."""
+        self.pumps.add(pump)
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(self._interval, self._tick)
+
+    def discard(self, pump: Pump) -> None:
+        """Tick it no more."""
+        self.pumps.discard(pump)
+        if not self.pumps and self._empty is not None and not self._empty.done():
+            self._empty.set_result(None)
+
+    async def drain(self, verdict: Verdict, seconds: float) -> None:
+        """End all connections: let each send what is ready, and cut off those that do not take it within that time."""
+        for when_idle in (True, False):
+            for pump in tuple(self.pumps):
+                pump.end(verdict, when_idle=when_idle)
+            if self.pumps:
+                self._empty = asyncio.get_running_loop().create_future()
+                await asyncio.wait([self._empty], timeout=seconds)
+
+    def _tick(self) -> None:
+        self._timer = None
+        if not self.pumps:
+            return
+        loop = asyncio.get_running_loop()
+        now = loop.time()
+        for pump in tuple(self.pumps):
+            pump.tick(now, self._heartbeat, self._send_timeout)
+        self._timer = loop.call_later(self._interval, self._tick)
