@@ -79,6 +79,9 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         shown = {name: getattr(self, name) for name in self.__struct_fields__}
         if self.api_key is not None:
             shown["api_key"] = "***"
+        scheme, _, place = self.log.partition("://")
+        if "@" in place:
+            shown["log"] = f"{scheme}://***@{place.rpartition('@')[2]}"
         return f"Settings({', '.join(f'{name}={value!r}' for name, value in shown.items())})"
 
     @property

@@ -12,6 +12,7 @@ import re
 from typing import Any
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
+from hiredis import pack_command
 from redis.asyncio.connection import AbstractConnection, ConnectionPool
 from redis.exceptions import (
     AuthenticationError,
@@ -200,7 +201,8 @@ class Link:
         if not commands:
             return []
         connection = self._connection
-        await connection.send_packed_command(connection.pack_commands(commands), check_health=False)
+        packed = b"".join([pack_command(command) for command in commands])  # redis-py's own takes five times as long
+        await connection.send_packed_command(packed, check_health=False)
         replies: list[Any] = []
         for _ in commands:
             try:

@@ -1,0 +1,231 @@
+"""Two whole servers on one Redis: a run goes on on one, and is followed, resumed and cancelled on the other."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+
+import pytest
+
+from followers import KINDS, Broken, Refused, attach, cancel, check, events, number, rest, start, text
+from redis_server import fresh
+from serving import Puppets, Running, echo, serving, until
+
+pytestmark = pytest.mark.parametrize("kind", KINDS)
+OTHER = {"sse": "ws", "ws": "sse"}
+
+
+@pytest.fixture
+async def two(puppets: Puppets) -> AsyncIterator[tuple[Running, Running]]:
+    """Two servers with the same agent, which the test plays."""
+    url = fresh()
+    async with serving({"mine": puppets}, log=url) as a, serving({"mine": puppets}, log=url) as b:
+        yield a, b
+
+
+async def test_a_run_is_followed_elsewhere(kind: str, two: tuple[Running, Running], puppets: Puppets) -> None:
+    """Followers on both servers see the same run, live and from any cursor."""
+    a, b = two
+    here = await start(kind, a, "hello there")
+    puppet = await puppets.next()
+    followers = [await attach(each, b, here.run_id) for each in KINDS]
+    for i in range(100):
+        puppet.say(f"{i} ")
+    begun = json.loads(await here.next() or b"")
+    followers += [await attach(each, b, here.run_id, 1) for each in KINDS]
+    puppet.end()
+    whole = [begun, *await rest(here)]
+    assert [await rest(follower) for follower in followers] == [whole, whole, whole[1:], whole[1:]]
+    assert text(whole) == "".join(f"{i} " for i in range(100))
+    late = await attach(kind, b, here.run_id, len(whole))
+    assert late.ended
+    await late.close()
+
+
+async def test_events_come_as_they_happen(kind: str, two: tuple[Running, Running], puppets: Puppets) -> None:
+    """Each token is on the other server before the agent gives the next one."""
+    a, b = two
+    first = await start(OTHER[kind], a)
+    follower = await attach(kind, b, first.run_id)
+    puppet = await puppets.next()
+    stream = events(follower)
+    for word in ("one", "two", "three"):
+        puppet.say(word)
+        event = await anext(stream)
+        if event["type"] == "AGENT_START":
+            event = await anext(stream)
+        assert event["data"]["content"] == word
+    await follower.close()
+    await first.close()
+
+
+async def test_a_burst_keeps_its_order(kind: str, two: tuple[Running, Running], puppets: Puppets) -> None:
+    """Ten thousand events in one go arrive complete and in order on the other server."""
+    a, b = two
+    first = await start(kind, a)
+    follower = await attach(kind, b, first.run_id)
+    puppet = await puppets.next()
+    puppet.say(*(str(i) for i in range(10_000)))
+    puppet.end()
+    seen, other = await asyncio.gather(rest(follower), rest(first))
+    assert seen == other
+    assert [event["data"]["content"] for event in seen[1:-1]] == [str(i) for i in range(10_000)]
+
+
+async def test_cut_and_resume_on_the_other_worker(kind: str, two: tuple[Running, Running], puppets: Puppets) -> None:
+    """A follower that is sent from server to server and from transport to transport loses and repeats nothing."""
+    follower = await start(kind, two[0])
+    puppet = await puppets.next()
+    seen = []
+    for cut in range(10):
+        puppet.say(f"{cut}a ", f"{cut}b ")
+        async for event in events(follower):
+            seen.append(event)
+            if event["data"].get("content") == f"{cut}b ":
+                break
+        await follower.close()
+        puppet.say(f"{cut}c ")  # while nobody is there
+        follower = await attach(KINDS[cut // 2 % 2], two[1 - cut % 2], follower.run_id, seen[-1]["id"])
+    puppet.end()
+    seen += await rest(follower)
+    check(seen)
+    assert text(seen) == "".join(f"{cut}{letter} " for cut in range(10) for letter in "abc")
+    assert puppets.started == 1
+
+
+async def test_cancel_on_the_other_worker(kind: str, two: tuple[Running, Running], puppets: Puppets) -> None:
+    """A cancel on any server stops the agent and ends the run for all followers; a second one finds it over."""
+    a, b = two
+    here = await start(kind, a)
+    puppet = await puppets.next()
+    puppet.say("half ")
+    there = await attach(kind, b, here.run_id)
+    assert json.loads(await there.next() or b"")["type"] == "AGENT_START"
+    assert await cancel(kind, b, here.run_id) == "accepted"
+    await puppet.closed.wait()
+    whole = await rest(here)
+    assert (await rest(there)) == whole[1:]
+    assert (whole[-1]["type"], whole[-1]["data"]["status"]) == ("AGENT_FINISH", "cancelled")
+    assert await cancel(kind, b, here.run_id) == "already_finished"
+    assert await cancel(kind, b, "a" * 26) == "not_found"
+
+
+async def test_a_follower_elsewhere_keeps_a_run_going(
+    kind: str, two: tuple[Running, Running], puppets: Puppets
+) -> None:
+    """A run that is to end with its last follower goes on while one on the other server is left, and no longer."""
+    a, b = two
+    here = await start(kind, a, on_disconnect="cancel_after:0.1")
+    puppet = await puppets.next()
+    there = await attach(kind, b, here.run_id)
+    while not await a.runs.log.followed(here.run_id):
+        pass
+    await here.close()
+    await asyncio.sleep(0.3)  # three times its grace
+    puppet.say("still here")
+    seen = [json.loads(await there.next() or b"") for _ in range(2)]
+    assert text(seen) == "still here"
+    await there.close()
+    await puppet.closed.wait()
+    [end] = await rest(await attach(kind, b, here.run_id, number(seen[-1])))
+    assert end["data"]["status"] == "cancelled"
+
+
+async def test_a_conversation_on_two_workers(kind: str, two: tuple[Running, Running], puppets: Puppets) -> None:
+    """A session has one run at a time wherever it is asked, and what one server was told the other knows."""
+    a, b = two
+    first = await start(kind, a, "first", user_id="u", session_id="s")
+    puppet = await puppets.next()
+    puppet.say("half")
+    assert json.loads(await first.next() or b"")["type"] == "AGENT_START"
+    if kind == "ws":
+        with pytest.raises(Refused) as refused:
+            await start(kind, b, "second", user_id="u", session_id="s")
+        assert refused.value.code == "session_busy"
+    options = {"interrupt": True} if kind == "ws" else {}  # SSE's /chat does so by itself
+    second = await start(kind, b, "second", user_id="u", session_id="s", **options)
+    puppet = await puppets.next()
+    assert puppet.request.history == [
+        {"role": "user", "content": "first"},
+        {"role": "assistant", "content": "half"},
+    ]
+    assert (await rest(first))[-1]["data"]["status"] == "cancelled"
+    puppet.end()
+    await rest(second)
+
+
+async def test_a_repeated_start_on_the_other_worker(kind: str, two: tuple[Running, Running], puppets: Puppets) -> None:
+    """The same start with the same key on the other server is the same run."""
+    a, b = two
+    one = await start(kind, a, "x", idempotency_key="k", user_id="u")
+    again = await start(kind, b, "x", idempotency_key="k", user_id="u")
+    assert one.run_id == again.run_id
+    puppet = await puppets.next()
+    puppet.end()
+    assert await rest(one) == await rest(again)
+    assert puppets.started == 1
+
+
+async def test_many_runs_crosswise(kind: str) -> None:
+    """A hundred runs on two servers, each followed on both, do not get in each other's way."""
+    url = fresh()
+    async with serving({"echo": echo}, log=url) as a, serving({"echo": echo}, log=url) as b:
+        servers = (a, b)
+        started = await asyncio.gather(*(start(kind, servers[i % 2], f"run {i} says hello") for i in range(100)))
+        crossed = await asyncio.gather(
+            *(attach(kind, servers[1 - i % 2], follower.run_id) for i, follower in enumerate(started))
+        )
+        for i, (one, other) in enumerate(zip(started, crossed, strict=True)):
+            seen = await rest(one)
+            assert text(seen) == f"run {i} says hello "
+            assert await rest(other) == seen
+
+
+async def test_a_worker_drains(kind: str, puppets: Puppets) -> None:
+    """Followers of a server that stops resume on the other: of runs that went on there, and of its own, which end."""
+    url = fresh()
+    async with AsyncExitStack() as stack:
+        b = await stack.enter_async_context(serving({"mine": puppets}, log=url))
+        async with serving({"mine": puppets}, log=url) as a:
+            leaving = await start(kind, a)
+            puppet = await puppets.next()
+            puppet.say("on a")
+            staying = await start(kind, b)
+            other = await puppets.next()
+            other.say("on b")
+            followers = [await attach(kind, a, staying.run_id), await attach(kind, b, leaving.run_id)]
+            seen = [json.loads(await followers[0].next() or b"") for _ in range(2)]
+        with pytest.raises(Broken) as broken:
+            await followers[0].next()
+        assert broken.value.code == (1012 if kind == "ws" else None)
+        for ended in (await rest(leaving), await rest(followers[1])):
+            assert (ended[-1]["type"], ended[-1]["data"]["error_type"]) == ("ERROR", "interrupted")
+            assert text(ended) == "on a"
+        again = await attach(kind, b, staying.run_id, seen[-1]["id"])
+        other.say(", still")
+        other.end()
+        seen += await rest(again)
+        check(seen)
+        assert text(seen) == "on b, still"
+        assert await rest(staying) == seen
+
+
+async def test_a_worker_dies(kind: str, puppets: Puppets) -> None:
+    """The runs of a server that is gone without a word are ended by another, for followers there too."""
+    url = fresh("&lease=0.3")
+    async with serving({"mine": puppets}, log=url) as a, serving({"mine": puppets}, log=url) as b:
+        here = await start(kind, a)
+        puppet = await puppets.next()
+        puppet.say("half")
+        there = await attach(kind, b, here.run_id)
+        for task in a.runs.log._tasks:  # type: ignore[attr-defined]
+            task.cancel()
+        seen = await rest(there)
+        assert seen[-1]["data"]["error_type"] == "interrupted"
+        assert text(seen) == "half"
+        puppet.say("too late")  # the zombie is refused, and its agent stopped
+        await puppet.closed.wait()
+        await until(lambda: len(a.runs) == 0)
+        await here.close()
