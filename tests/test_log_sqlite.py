@@ -100,7 +100,10 @@ async def test_it_survives(tmp_path: Path, synchronous: str) -> None:
 
 
 async def test_recovery(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """A run that a crash left open gets one ERROR, the next number, its count; one that had ended gets nothing."""
+    """A run that a crash left open gets one ERROR, the next number, its count; one that had ended gets nothing.
+
+    One that had not begun gets its AGENT_START as well: no run is without.
+    """
     async with at(tmp_path / "log.db") as log:
         ended, begun, empty = await started(log, 5, end=True), await started(log, 300), await started(log)
         before = {run_id: await read(log, run_id) for run_id in (ended, begun, empty)}
@@ -114,9 +117,12 @@ async def test_recovery(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> Non
             assert await read(log, ended) == before[ended]
             for run_id in (begun, empty):
                 *same, last = await read(log, run_id)
+                if run_id == empty:
+                    start = decode(same.pop().body)
+                    assert (start.type, start.data["config"]) == ("AGENT_START", {"agent": "react"})
                 assert same == before[run_id]
                 event = decode(last.body)
-                assert (event.type, last.seq, last.last) == ("ERROR", len(same) + 1, True)
+                assert (event.type, last.seq, last.last) == ("ERROR", len(same) + 1 + (run_id == empty), True)
                 assert event.id == f"evt-{run_id}-{last.seq}"
                 assert event.metadata == {"events": last.seq}
                 assert event.data["error_type"] == "interrupted"

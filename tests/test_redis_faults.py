@@ -231,6 +231,6 @@ async def test_a_start_whose_answer_was_lost(puppets: Puppets, tmp_path: Path) -
                 await server.runs.log.create(info, idempotency_key="k")
             while not await client.exists(f"{{twinwire}}:run:{info.run_id}"):
                 pass
-            [end] = await rest(await attach("ws", server, info.run_id))
+            *_, end = await rest(await attach("ws", server, info.run_id))
             assert end["data"]["error_type"] == "interrupted"
             assert puppets.started == 0

@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 from twinwire.events import Record, StreamEvent, StreamEventType, encode
+from twinwire.log import RunInfo
 
 MESSAGE = "the server stopped before the run had ended"
 
 
-def interrupted(run_id: str, last: int) -> Record:
-    """The terminal event after event number `last`: an ERROR of type `interrupted`, shaped as a run's own."""
+def interrupted(run: RunInfo, last: int) -> list[Record]:
+    """What ends the run after event number `last`: an ERROR of type `interrupted`, shaped as a run's own.
+
+    A run that had no event yet gets its AGENT_START first, without the input, which is nowhere kept.
+    """
+    events = []
+    if last == 0:
+        start = {"input": None, "config": {"agent": run.agent}, "max_steps": None}
+        events.append(StreamEvent(StreamEventType.AGENT_START, start))
     data = {"error_type": "interrupted", "message": MESSAGE, "error": MESSAGE}
-    return encode(StreamEvent(StreamEventType.ERROR, data, metadata={"events": last + 1}), run_id, last + 1)
+    events.append(StreamEvent(StreamEventType.ERROR, data, metadata={"events": last + len(events) + 1}))
+    return [encode(event, run.run_id, seq) for seq, event in enumerate(events, last + 1)]

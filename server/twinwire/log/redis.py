@@ -163,7 +163,7 @@ class RedisLog(RedisControl):
 
     async def _end_for(self, run_id: str, stored: Stored) -> None:
         """End an orphan."""
-        await self._append(run_id, stored.last, [interrupted(run_id, stored.last)], stored.key)
+        await self._append(run_id, stored.last, interrupted(stored.info, stored.last), stored.key)
         self._reader.disown(run_id)
 
     async def find(self, user_id: str | None, idempotency_key: str) -> RunInfo | None:

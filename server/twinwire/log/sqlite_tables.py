@@ -153,14 +153,14 @@ class Tables:
 
     def recover(self) -> int:
         """End all runs that a process before this one left open; how many there were."""
-        ids = self._db.execute("SELECT run_id FROM runs WHERE ended IS NULL").fetchall()
-        for (run_id,) in ids:
+        runs = self._db.execute("SELECT run_id, info FROM runs WHERE ended IS NULL").fetchall()
+        for run_id, info in runs:
             head = self._load(run_id)
             self.size += head.size
-            self._add(head, [interrupted(run_id, head.last)])
+            self._add(head, interrupted(info_of(info), head.last))
             self._end(head)
         self._heads.clear()
-        return len(ids)
+        return len(runs)
 
     def touch(self) -> None:
         """Write without changing anything: shows whether the file takes it."""
