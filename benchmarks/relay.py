@@ -150,7 +150,7 @@ async def run(runs: int, rate: float, seconds: float, cancel_count: int) -> dict
         port = int(upstream.line.partition("//")[2].partition("/")[0].rpartition(":")[2])
         report["straight"] = await measure(port, straight(), runs, rate)
         with twinwire("--base-url", upstream.line, "--model", "m", environ=environ) as (server, port):
-            await measure(port, sse(), 2, 1000)  # imports, connections
+            await measure(port, sse(), runs, rate)  # imports, connections, the first garbage collections
             for name, request, frame in (("sse", sse(), b""), ("ws", websocket(), START)):
                 before = server.cpu()
                 report[name] = await measure(port, request, runs, rate, frame=frame)
