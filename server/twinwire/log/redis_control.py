@@ -7,6 +7,7 @@ import json
 import logging
 import secrets
 import time
+from abc import ABC, abstractmethod
 
 from twinwire.errors import LogUnavailable
 from twinwire.events import dump
@@ -20,7 +21,7 @@ logger = logging.getLogger("twinwire.log")
 RETRY_SECONDS = 0.5
 
 
-class RedisControl:
+class RedisControl(ABC):
     """See `Control`. `lease` is in seconds; presence that is not renewed for three of them is forgotten."""
 
     worker = ""
@@ -34,8 +35,9 @@ class RedisControl:
         self._news = asyncio.Event()
 
     @property
+    @abstractmethod
     def _link(self) -> Link:
-        raise NotImplementedError
+        """What commands go through."""
 
     async def history(self, session: SessionKey) -> list[dict[str, str]]:
         """See `Control`."""

@@ -111,10 +111,6 @@ class Pump:
         self._presence.unfollow(run_id)
         return True
 
-    def follows(self, run_id: str) -> bool:
-        """Whether this connection follows the run."""
-        return run_id in self._followers
-
     def ready(self, follower: Follower) -> None:
         """The follower has something to read."""
         self._ready[follower] = None
