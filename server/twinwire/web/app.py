@@ -13,6 +13,8 @@ from litestar.config.cors import CORSConfig
 from litestar.di import Provide
 from litestar.exceptions import HTTPException
 from litestar.openapi.config import OpenAPIConfig
+from litestar.plugins import PluginProtocol
+from litestar.plugins.core import MsgspecDIPlugin
 
 from twinwire import settings as settings_module
 from twinwire.agents import Agent
@@ -27,6 +29,14 @@ from twinwire.web.service import Service
 from twinwire.web.stream import HEARTBEAT_HEADER, RUN_HEADER
 
 logger = logging.getLogger("twinwire.web")
+
+
+class _App(Litestar):
+    """Litestar without its support for pydantic, which is a third of the start and here for the model's SDK alone."""
+
+    @staticmethod
+    def _get_default_plugins(plugins: list[PluginProtocol]) -> list[PluginProtocol]:
+        return [*plugins, MsgspecDIPlugin()]
 
 
 def create_app(agents: Mapping[str, Agent] | None = None, *, settings: Settings | None = None) -> Litestar:
@@ -67,7 +77,7 @@ def create_app(agents: Mapping[str, Agent] | None = None, *, settings: Settings 
         finally:
             await service.drain()
 
-    app = Litestar(
+    app = _App(
         [
             chat.chat,
             runs.start_run,
