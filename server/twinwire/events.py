@@ -85,14 +85,20 @@ class Record(Struct, frozen=True, gc=False):
     """One event of a run, encoded once, and where its parts lie.
 
     `body` is the JSON object `{"type","data","timestamp","metadata","id"}` in UTF-8 without line breaks,
-    `data` the slice of it that is the event's data, `last` whether it is the run's terminal event.
+    `body[start:stop]` the event's data, `last` whether it is the run's terminal event.
     """
 
     seq: int
     type: str
     body: bytes
-    data: slice
+    start: int
+    stop: int
     last: bool
+
+    @property
+    def data(self) -> bytes:
+        """The event's data."""
+        return self.body[self.start : self.stop]
 
     @property
     def id(self) -> bytes:
@@ -135,7 +141,7 @@ def encode(event: StreamEvent, run_id: str, seq: int) -> Record:
         run_id.encode(),
         seq,
     )
-    return Record(seq, str(event.type), body, slice(len(head), len(head) + len(data)), event.type in TERMINAL_TYPES)
+    return Record(seq, str(event.type), body, len(head), len(head) + len(data), event.type in TERMINAL_TYPES)
 
 
 decode = msgspec.json.Decoder(StreamEvent).decode

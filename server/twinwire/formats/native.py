@@ -10,7 +10,7 @@ from twinwire.events import Record
 
 def sse_block(record: Record) -> bytes:
     """`event`, `data` (the event's data alone), `id` and a blank line (WHATWG HTML 9.2.5)."""
-    return b"event: %b\ndata: %b\nid: %b\n\n" % (record.type.encode(), record.body[record.data], record.id)
+    return b"event: %b\ndata: %b\nid: %b\n\n" % (record.type.encode(), record.data, record.id)
 
 
 def sse_envelope(record: Record) -> bytes:

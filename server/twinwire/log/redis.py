@@ -153,7 +153,7 @@ class RedisLog(RedisControl):
             limits.max_events,
             limits.max_bytes,
             max(1, round(limits.retention * 1000)),
-            *chain.from_iterable((new.type, new.body, new.data.start, new.data.stop) for new in records),
+            *chain.from_iterable((new.type, new.body, new.start, new.stop) for new in records),
         )
         if status == b"gone":
             raise RunNotFound

@@ -46,7 +46,7 @@ def record(row: Any) -> Record:
     """A stream's entry: its id is `<number>-0`, its fields type, body, start and stop, in this order."""
     entry_id, (_, name, _, body, _, start, _, stop) = row
     kind = name.decode()
-    return Record(int(entry_id[:-2]), kind, body, slice(int(start), int(stop)), kind in TERMINAL_TYPES)
+    return Record(int(entry_id[:-2]), kind, body, int(start), int(stop), kind in TERMINAL_TYPES)
 
 
 async def load(link: Link, keys: Keys, run_id: str) -> Stored:

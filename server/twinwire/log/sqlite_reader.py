@@ -115,5 +115,5 @@ def _records(db: sqlite3.Connection, run: int, after: int, last: int, limit: int
         size += len(body)
         if records and size > PAGE_BYTES:
             break
-        records.append(Record(seq, kind, body, slice(start, stop), kind in TERMINAL_TYPES))
+        records.append(Record(seq, kind, body, start, stop, kind in TERMINAL_TYPES))
     return records

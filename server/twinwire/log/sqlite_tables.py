@@ -197,8 +197,7 @@ class Tables:
 
     def _add(self, head: _Head, records: Sequence[Record]) -> None:
         for record in records:
-            data = record.data
-            self._rows += (head.id, record.seq, record.type, data.start, data.stop, record.body)
+            self._rows += (head.id, record.seq, record.type, record.start, record.stop, record.body)
         added = sum([len(record.body) for record in records])
         head.last = records[-1].seq
         head.size += added
