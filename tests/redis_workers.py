@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+import secrets
+import time
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from typing import Any
 
+import httpx
 import msgspec
 from redis.asyncio import Redis
+from websockets.exceptions import WebSocketException
 
+from followers import Address, AnyFollower, Broken, Refused, attach, check, events, number, start
 from logs import LIMITS, Nobody, append, records, run_info
 from redis_server import shared
 from twinwire.log import Limits, RunInfo
@@ -81,3 +87,59 @@ async def follow(log: RedisLog, run_id: str) -> list[int]:
             return seen
         await news.wait()
         news.clear()
+
+
+class Client:
+    """Starts a run, or follows one, and after each break goes on at its cursor, on whichever server `choose()` gives.
+
+    What it has `seen` when it is done is checked: from the first event to the terminal one, each once.
+    """
+
+    def __init__(self, kind: str, choose: Callable[[], Address], *, message: str = "", run_id: str = "") -> None:
+        self.kind = kind
+        self.seen: list[dict[str, Any]] = []
+        self.known = asyncio.Event()  # that there is a run
+        self.started_on: Address | None = None
+        self.breaks = 0
+        self.ended = 0.0  # on the monotonic clock
+        self.run_id = run_id
+        self._message = message
+        self._key = secrets.token_hex(8)
+        self._choose = choose
+
+    async def run(self, first: Address | None = None) -> list[dict[str, Any]]:
+        """Until the run has ended; `first` is the server to begin with."""
+        server = first or self._choose()
+        while not self.over:
+            try:
+                follower = await self._open(server)
+                try:
+                    async for event in events(follower):
+                        self.seen.append(event)
+                finally:
+                    await follower.close()
+            except (Broken, OSError, httpx.TransportError, WebSocketException):
+                self.breaks += 1
+                await asyncio.sleep(0.02)
+            except Refused as refused:
+                if refused.code not in {"draining", "log_unavailable"}:
+                    raise
+                await asyncio.sleep(0.02)
+            server = self._choose()
+        self.ended = time.monotonic()
+        check(self.seen)
+        assert number(self.seen[0]) == 1
+        return self.seen
+
+    @property
+    def over(self) -> bool:
+        """Whether it has seen the terminal event."""
+        return bool(self.seen) and self.seen[-1]["type"] in {"AGENT_FINISH", "ERROR"}
+
+    async def _open(self, server: Address) -> AnyFollower:
+        if self.run_id:
+            return await attach(self.kind, server, self.run_id, number(self.seen[-1]) if self.seen else 0)
+        follower = await start(self.kind, server, self._message, idempotency_key=self._key, on_disconnect="continue")
+        self.run_id, self.started_on = follower.run_id, server
+        self.known.set()
+        return follower

@@ -21,6 +21,8 @@ from twinwire.agents import RunRequest
 from twinwire.errors import LogUnavailable
 from twinwire.events import StreamEvent, timestamp
 from twinwire.log import RunInfo
+from twinwire.log.redis_link import COMMAND_SECONDS
+from twinwire.log.redis_reader import BLOCK_SECONDS
 from twinwire.runs.writer import MAX_PENDING
 from twinwire.wire import new_run_id
 
@@ -105,6 +107,29 @@ async def test_redis_is_killed_and_restarted(puppets: Puppets, tmp_path: Path, l
                 seen = await rest(follower)
                 assert text(seen) == words
                 assert await rest(cross) == seen
+
+
+async def test_redis_is_frozen_past_all_timeouts(puppets: Puppets, tmp_path: Path) -> None:
+    """Every connection was given up and every lease ran out: nobody is taken for dead, nothing is lost or doubled."""
+    with own_server(tmp_path) as redis:
+        url = f"{redis.url}?lease=1"
+        async with serving({"mine": puppets}, log=url) as a, serving({"mine": puppets}, log=url) as b:
+            followers = [await start("sse", a), await start("ws", b)]
+            played = [await puppets.next() for _ in followers]
+            crossed = [await attach("ws", b, followers[0].run_id), await attach("sse", a, followers[1].run_id)]
+            for puppet, follower in zip(played, crossed, strict=True):
+                puppet.say("before ")
+                assert json.loads(await follower.next() or b"")["type"] == "AGENT_START"
+            with redis.frozen():
+                for puppet in played:
+                    puppet.say(*(f"{i} " for i in range(100)))
+                await asyncio.sleep(BLOCK_SECONDS + COMMAND_SECONDS + 0.5)
+            for puppet in played:
+                puppet.end()
+            for follower, cross in zip(followers, crossed, strict=True):
+                seen = await rest(follower)
+                assert text(seen) == "before " + "".join(f"{i} " for i in range(100))
+                assert await rest(cross) == seen[1:]
 
 
 async def test_redis_loses_everything(puppets: Puppets, tmp_path: Path) -> None:

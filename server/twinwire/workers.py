@@ -1,8 +1,9 @@
 """Several worker processes behind one listening socket: started, watched, replaced, ended.
 
 The parent serves nothing and loads nothing; it forks before there is a thread or a loop. SIGTERM and SIGINT end the
-workers as they would end a single server (a second SIGINT kills them), SIGHUP replaces them one by one: each new one is
-ready before an old one drains. A worker that dies is started again; one that cannot start ends all.
+workers as they would end a single server (a second SIGINT kills them), SIGHUP replaces them one by one, the oldest
+first: each new one is ready before an old one drains. A worker that dies is started again; one that cannot start ends
+all.
 """
 
 from __future__ import annotations
@@ -58,7 +59,7 @@ class Supervisor:
             if caught is not None and caught.si_signo in {signal.SIGTERM, signal.SIGINT}:
                 self._stop(signal.Signals(caught.si_signo))
             elif caught is not None and caught.si_signo == signal.SIGHUP and not self._to_replace:
-                self._to_replace.extend(self._serving)
+                self._to_replace.extend(sorted(self._serving))
             self._hear()
             self._reap()
             self._keep_up()

@@ -17,8 +17,9 @@ import msgspec
 
 from twinwire.errors import CursorGone, IdempotencyMismatch, LogUnavailable, RunNotFound, SettingsError, StaleWriter
 from twinwire.events import Record
-from twinwire.log import Limits, Owner, Page, RunInfo, RunState, Unsubscribe
+from twinwire.log import Limits, Owner, Page, Quota, RunInfo, RunState, Unsubscribe
 from twinwire.log.interrupted import interrupted
+from twinwire.log.quotas import refusal
 from twinwire.log.redis_control import RedisControl
 from twinwire.log.redis_leases import Leases
 from twinwire.log.redis_link import CLOSE_SECONDS, Address, Link
@@ -103,21 +104,25 @@ class RedisLog(RedisControl):
             pass  # the lease runs out by itself
         await asyncio.gather(self._writes.close(), self._reads.close())
 
-    async def create(self, run: RunInfo, *, idempotency_key: str | None) -> RunInfo:
+    async def create(self, run: RunInfo, *, idempotency_key: str | None, quota: Quota | None = None) -> RunInfo:
         """See `EventLog`."""
-        key = None if idempotency_key is None else self._keys.idempotency(run.user_id, idempotency_key)
-        names = [self._keys.run(run.run_id), self._keys.live, *([] if key is None else [key])]
+        keys = self._keys
+        key = None if idempotency_key is None else keys.idempotency(run.user_id, idempotency_key)
+        names = [keys.run(run.run_id), keys.live, keys.starts(run.user_id), *([] if key is None else [key])]
+        bounds = [] if quota is None or run.user_id is None else [quota.runs, quota.starts, round(quota.longest * 1000)]
         self._leases.starting.add(run.run_id)
         try:
-            reply = await self._writes.call(*CREATE(*names), run.run_id, msgspec.json.encode(run), run.owner)
+            reply = await self._writes.call(*CREATE(*names), run.run_id, msgspec.json.encode(run), run.owner, *bounds)
         finally:
             self._leases.starting.discard(run.run_id)
+        if quota is not None and isinstance(reply, list):
+            raise refusal(quota, *(milliseconds / 1000 for milliseconds in reply))
         known = _info.decode(reply)
         if known.run_id != run.run_id:
             if known.fingerprint != run.fingerprint:
                 raise IdempotencyMismatch
             return known
-        held = self._reader.held[run.run_id] = Held()
+        held = self._reader.held[run.run_id] = Held(self._keys.events(run.run_id))
         held.own = held.current = True
         held.key = key or ""
         return run

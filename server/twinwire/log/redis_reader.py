@@ -26,6 +26,7 @@ READ_EVENTS = 128  # of a run in one reply
 BLOCK_SECONDS = 3.0  # a connection that is dead without saying so is noticed a little later
 COMMANDS_KEPT = 1000
 BACKOFF_SECONDS = 0.1
+GATHER_SECONDS = 0.001  # between reads: what comes meanwhile is one reply, where many runs would each wake the reader
 
 _FIELDS = ("info", "first", "last", "bytes", "ended", "key")
 _info = msgspec.json.Decoder(RunInfo)
@@ -65,9 +66,10 @@ async def load(link: Link, keys: Keys, run_id: str) -> Stored:
 class Held:
     """The newest events of a run. `own` where it is written here; `current` where all that is written comes here."""
 
-    __slots__ = ("current", "first", "gone", "key", "own", "shown", "tail")
+    __slots__ = ("current", "first", "gone", "key", "name", "own", "shown", "tail")
 
-    def __init__(self) -> None:
+    def __init__(self, name: str) -> None:
+        self.name = name.encode()  # of its stream
         self.tail = Tail()
         self.first = 1
         self.own = False
@@ -75,6 +77,11 @@ class Held:
         self.current = False
         self.gone = False
         self.shown: int | None = None  # the oldest `last` that a follower may have seen while it was not current
+
+    @property
+    def awaited(self) -> bool:
+        """Whether what comes next is to be read from its stream."""
+        return self.current and not self.own and not self.tail.ended
 
     def page(self, after: int, limit: int) -> Page | None:
         """See `EventLog`; None where it is not all here."""
@@ -111,7 +118,7 @@ class Held:
 
     def interrupt(self) -> None:
         """What comes next may be missed: no longer current, until `resume`."""
-        if self.current and not self.own and not self.tail.ended:
+        if self.awaited:
             self.current = False
             self.shown = self.tail.last
 
@@ -134,7 +141,7 @@ class Reader:
         """See `EventLog`. A run that nobody here has followed is read from now on."""
         held = self.held.get(run_id)
         if held is None:
-            held = self.held[run_id] = Held()
+            held = self.held[run_id] = Held(self._keys.events(run_id))
             self._poke()
         leave = held.tail.subscribe(wake)
 
@@ -164,6 +171,7 @@ class Reader:
             try:
                 await self._resume()
                 await self._read()
+                await asyncio.sleep(GATHER_SECONDS)
             except LogUnavailable:
                 for held in self.held.values():
                     held.interrupt()
@@ -191,26 +199,13 @@ class Reader:
                     raise stored
 
     async def _read(self) -> None:
-        after = {self._commands: self._heard}
-        runs: dict[bytes, Held] = {}
-        for run_id, held in self.held.items():
-            if held.current and not held.own and not held.tail.ended:
-                name = self._keys.events(run_id)
-                after[name] = f"{held.tail.last}-0"
-                runs[name.encode()] = held
+        runs = {held.name: held for held in self.held.values() if held.awaited}
+        cursors = [b"%d-0" % held.tail.last for held in runs.values()]
+        streams = ("STREAMS", self._commands, *runs, self._heard, *cursors)
         self._waits = True
         try:
             reply = await self._blocking.call(
-                *(
-                    "XREAD",
-                    "COUNT",
-                    READ_EVENTS,
-                    "BLOCK",
-                    round(BLOCK_SECONDS * 1000),
-                    "STREAMS",
-                    *after,
-                    *after.values(),
-                )
+                "XREAD", "COUNT", READ_EVENTS, "BLOCK", round(BLOCK_SECONDS * 1000), *streams
             )
         finally:
             self._waits = False
