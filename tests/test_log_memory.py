@@ -6,12 +6,10 @@ from collections.abc import Coroutine
 from typing import Any, TypeVar
 
 import pytest
-from hypothesis import settings, strategies as st
-from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule
 from msgspec import structs
 
 from logs import LIMITS, records, run_info
-from twinwire.errors import CursorGone, RunNotFound, StaleWriter
+from twinwire.errors import CursorGone, RunNotFound
 from twinwire.log.memory import MemoryLog
 
 T = TypeVar("T")
@@ -153,100 +151,3 @@ def test_a_run_that_ends_is_not_evicted_by_its_own_end() -> None:
     log.append(run_id, 2, records(run_id, 2, 1, end=True, size=2500))
     assert kept(log, run_id)[-1] == 3
     assert done(log.state(run_id)).terminal is not None
-
-
-class LogMachine(RuleBasedStateMachine):
-    """Any sequence of appends, retries, bad appends and time, against a list per run that forgets nothing."""
-
-    runs = Bundle("runs")
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.clock = Clock()
-        self.log = MemoryLog(structs.replace(LIMITS, max_events=16, max_bytes=6000, retention=60.0), clock=self.clock)
-        self.written: dict[str, list[Any]] = {}
-        self.ended: dict[str, float] = {}
-        self.largest = 0
-
-    def alive(self, run_id: str) -> bool:
-        """Whether the log must or may still have it: only an ended run may go."""
-        try:
-            done(self.log.state(run_id))
-        except RunNotFound:
-            assert run_id in self.ended
-            return False
-        assert run_id not in self.ended or self.clock.now < self.ended[run_id] + 60
-        return True
-
-    @rule(target=runs, key=st.none() | st.sampled_from("abc"))
-    def create(self, key: str | None) -> str:
-        run_id = new(self.log, key)
-        self.written.setdefault(run_id, [])
-        return run_id
-
-    @rule(run_id=runs, count=st.integers(1, 20), size=st.integers(0, 700), end=st.booleans())
-    def append(self, run_id: str, count: int, size: int, end: bool) -> None:
-        if not self.alive(run_id):
-            return
-        last = len(self.written[run_id])
-        batch = records(run_id, last, count, size=size, end=end)
-        if run_id in self.ended:
-            with pytest.raises(StaleWriter):
-                self.log.append(run_id, last, batch)
-            return
-        self.log.append(run_id, last, batch)
-        self.written[run_id] += batch
-        self.largest = max(self.largest, *(len(record.body) for record in batch))
-        if end:
-            self.ended[run_id] = self.clock.now
-
-    @rule(run_id=runs, back=st.integers(1, 6))
-    def append_again(self, run_id: str, back: int) -> None:
-        if self.alive(run_id) and self.written[run_id]:
-            batch = self.written[run_id][-min(back, len(kept(self.log, run_id))) :]
-            self.log.append(run_id, batch[0].seq - 1, batch)
-
-    @rule(run_id=runs, off=st.integers(-3, 3).filter(bool))
-    def append_elsewhere(self, run_id: str, off: int) -> None:
-        last = len(self.written[run_id]) + off
-        if self.alive(run_id) and last >= 0:
-            with pytest.raises(StaleWriter):
-                self.log.append(run_id, last, records(run_id, last, 2, size=3))
-
-    @rule(seconds=st.sampled_from([1.0, 20.0, 61.0]))
-    def wait(self, seconds: float) -> None:
-        self.clock.now += seconds
-
-    @rule(run_id=runs, after=st.integers(0, 40), limit=st.integers(1, 20))
-    def page(self, run_id: str, after: int, limit: int) -> None:
-        if not self.alive(run_id):
-            return
-        numbers = kept(self.log, run_id)
-        if numbers.start - 1 <= after < numbers.stop:
-            page = done(self.log.page(run_id, after, limit))
-            assert list(page.records) == self.written[run_id][after : after + limit]
-            assert (page.first, page.last, page.ended) == (numbers.start, numbers.stop - 1, run_id in self.ended)
-        else:
-            with pytest.raises(CursorGone):
-                done(self.log.page(run_id, after, limit))
-
-    @invariant()
-    def counts(self) -> None:
-        """The size is that of what is kept; what is kept is the newest, within the bounds."""
-        alive = [run_id for run_id in self.written if self.alive(run_id)]
-        size = 0
-        for run_id in alive:
-            numbers = kept(self.log, run_id)
-            assert numbers.stop - 1 == len(self.written[run_id])
-            assert len(numbers) <= 16
-            size += sum(len(record.body) for record in self.written[run_id][numbers.start - 1 :])
-        assert self.log.size == size
-        assert set(self.log._runs) == set(alive)
-        assert set(self.log._ended) == set(alive) & set(self.ended)
-        assert set(self.log._keys.values()) <= set(alive)
-        # A running run keeps its newest event whatever the others take.
-        assert size <= 6000 + len(alive) * self.largest
-
-
-LogMachine.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
-test_any_sequence = LogMachine.TestCase

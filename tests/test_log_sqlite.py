@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import os
-import resource
 import shutil
 import signal
 import sqlite3
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from logs import LIMITS, append, opened, records, run_info, started
 from processes import Process
-from sqlite_logs import at, read
+from sqlite_logs import at, full_disk, read
 from twinwire.errors import LogUnavailable, SettingsError
 from twinwire.events import StreamEvent, decode
 from twinwire.log import open_log
@@ -172,17 +169,6 @@ async def test_a_damaged_file(tmp_path: Path) -> None:
     assert "log.db is damaged" in await refused(tmp_path / "log.db")
 
 
-@contextmanager
-def full_disk(path: Path) -> Iterator[None]:
-    """No file may grow over the size that this one has."""
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size, limits[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-
-
 async def test_a_full_disk(tmp_path: Path) -> None:
     """Nothing is acknowledged that is not kept: appends and starts fail whole, reads go on, and so does all later."""
     async with at(tmp_path / "log.db") as log:
@@ -217,12 +203,16 @@ async def test_a_run_on_a_full_disk(tmp_path: Path) -> None:
         with full_disk(tmp_path / "log.db-wal"):
             while not writer.full:
                 writer.put(StreamEvent("LLM_CHUNK", {"content": "x" * 200}))
+                writer.flush()
                 await asyncio.sleep(0)
             with pytest.raises(LogUnavailable):
-                await log.ping()
+                while True:
+                    await log.ping()
+                    await asyncio.sleep(0)
             assert writer.last < 2000
         await writer.room()
         writer.put(StreamEvent("AGENT_FINISH", {}))
+        writer.flush()
         await over.wait()
         assert [record.seq for record in await read(log, run_id)] == list(range(1, writer.last + 1))
 

@@ -20,9 +20,10 @@ from msgspec import Struct
 
 from twinwire.errors import CursorGone, LogUnavailable, SettingsError
 from twinwire.events import Record
-from twinwire.log import Limits, Owner, Page, RunInfo, RunState, SessionKey, Unsubscribe
+from twinwire.log import Limits, Owner, Page, Quota, RunInfo, RunState, SessionKey, Unsubscribe
 from twinwire.log.control import LocalControl
 from twinwire.log.sessions import messages
+from twinwire.log.sqlite_checkpoint import Checkpoints
 from twinwire.log.sqlite_file import Lock, parse, writing
 from twinwire.log.sqlite_reader import Reader
 from twinwire.log.sqlite_tables import Tables, key_of
@@ -74,15 +75,15 @@ class SqliteLog(LocalControl):
             self._writer.stop()
             await asyncio.shield(self._writer.closed)
 
-    async def create(self, run: RunInfo, *, idempotency_key: str | None) -> RunInfo:
-        """See `EventLog`."""
+    async def create(self, run: RunInfo, *, idempotency_key: str | None, quota: Quota | None = None) -> RunInfo:
+        """See `EventLog`. A restart forgets who started how many within the minute."""
         key = None if idempotency_key is None else key_of(run.user_id, idempotency_key)
 
         def created(known: RunInfo) -> None:
             if known is run:
                 self._live[run.run_id] = _Live(run, Tail())
 
-        known: RunInfo = await self._do(lambda tables: tables.create(run, key), created)
+        known: RunInfo = await self._do(lambda tables: tables.create(run, key, quota), created)
         return known
 
     def append(self, run_id: str, expected_last: int, records: Sequence[Record]) -> Awaitable[None]:
@@ -187,7 +188,7 @@ class SqliteLog(LocalControl):
             del self._live[run_id]
 
     @contextmanager
-    def _tables(self) -> Iterator[Tables]:
+    def _tables(self) -> Iterator[tuple[Tables, Checkpoints]]:
         """The writer thread's: the file is ours, sound, and has no open run. Raises `SettingsError`."""
         lock = Lock(self._place)
         try:
@@ -201,10 +202,12 @@ class SqliteLog(LocalControl):
                 raise SettingsError(f"{self._place.name} cannot be used: {error}", field="--log") from None
             if interrupted:
                 logger.warning("%d runs were interrupted by the end of the server before", interrupted)
+            checkpoints = Checkpoints(self._place, db)
             try:
-                yield tables
+                yield tables, checkpoints
             finally:
                 self._reader.close()
+                checkpoints.close()
                 tables.close()
         finally:
             lock.release()

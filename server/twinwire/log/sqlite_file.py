@@ -97,6 +97,13 @@ def reading(path: Path) -> sqlite3.Connection:
     return db
 
 
+def checkpointing(place: Place) -> sqlite3.Connection:
+    """A connection that only moves what is committed into the file, as durably as the one that writes."""
+    db = sqlite3.connect(f"{place.path.as_uri()}?mode=rw", uri=True, isolation_level=None, check_same_thread=False)
+    db.execute(f"PRAGMA synchronous = {place.synchronous}")
+    return db
+
+
 def writing(place: Place) -> sqlite3.Connection:
     """The connection that writes, to a file that is ours, sound and of our schema. Raises `SettingsError`."""
     wal = place.path.with_name(f"{place.path.name}-wal")
@@ -136,6 +143,7 @@ def _prepare(db: sqlite3.Connection, place: Place, *, new: bool) -> None:
         raise SettingsError(f"{place.name}: its file system cannot hold a write-ahead log", field="--log")
     db.execute(f"PRAGMA synchronous = {place.synchronous}")
     db.execute(f"PRAGMA journal_size_limit = {WAL_BYTES}")
+    db.execute("PRAGMA wal_autocheckpoint = 0")  # `Checkpoints` does it
     # What a file that was tampered with could do beyond being wrong data.
     db.execute("PRAGMA trusted_schema = 0")
     db.execute("BEGIN IMMEDIATE")  # also where nothing is new: it shows whether the file can be written
@@ -168,8 +176,8 @@ def _check(db: sqlite3.Connection, place: Place) -> None:
 def _warn(place: Place) -> None:
     if sqlite3.sqlite_version_info < (3, 51, 3):
         logger.warning(
-            "SQLite %s can damage a file in WAL mode that two connections write at once (fixed in 3.51.3). Twinwire"
-            " writes with one and keeps other servers out; let no other program write to %s",
+            "SQLite %s can damage a file in WAL mode that two programs write at once (fixed in 3.51.3). Twinwire"
+            " avoids what leads to it and keeps other servers out; let no other program write to %s",
             sqlite3.sqlite_version,
             place.name,
         )

@@ -17,8 +17,9 @@ from msgspec import Struct
 
 from twinwire.errors import IdempotencyMismatch, RunNotFound, StaleWriter
 from twinwire.events import Record, dump
-from twinwire.log import Limits, RunInfo, SessionKey
+from twinwire.log import Limits, Quota, RunInfo, SessionKey
 from twinwire.log.interrupted import interrupted
+from twinwire.log.quotas import Quotas
 from twinwire.log.sessions import turn_size
 
 DELETE_EVENTS = 500  # in one transaction
@@ -77,6 +78,7 @@ class Tables:
         self._clock = clock
         self._heads: dict[str, _Head] = {}
         self._rows: list[Any] = []  # of events not inserted yet, one value after the other
+        self._quotas = Quotas(self._goes_on)
         self._chores = (self._sweep, self._doom, self._forget, self._shrink)
         self.size: int = self._one("SELECT coalesce(sum(size), 0) FROM runs")
 
@@ -102,8 +104,8 @@ class Tables:
                 self._db.execute("ROLLBACK")
             raise
 
-    def create(self, run: RunInfo, key: str | None) -> RunInfo:
-        """Add a run, or return the one that has this key. Raises `IdempotencyMismatch`."""
+    def create(self, run: RunInfo, key: str | None, quota: Quota | None) -> RunInfo:
+        """Add a run, or return the one that has this key. Raises as `EventLog.create`."""
         if key is not None:
             found = self._db.execute("SELECT info FROM runs WHERE key = ?", (key,)).fetchone()
             if found is not None:
@@ -111,11 +113,15 @@ class Tables:
                 if known.fingerprint != run.fingerprint:
                     raise IdempotencyMismatch
                 return known
+        self._quotas.admit(run, quota)
         added = self._db.execute(
             "INSERT INTO runs (run_id, info, key) VALUES (?, ?, ?)", (run.run_id, msgspec.json.encode(run), key)
         )
         self._heads[run.run_id] = _Head(added.lastrowid or 0, 1, 0, 0, False)
         return run
+
+    def _goes_on(self, run_id: str) -> bool:
+        return bool(self._one("SELECT count(*) FROM runs WHERE run_id = ? AND ended IS NULL", run_id))
 
     def append(self, run_id: str, expected_last: int, records: Sequence[Record]) -> int | None:
         """Add events. The first number that the run has now, or None where all were here already.

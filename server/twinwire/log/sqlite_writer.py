@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sqlite3
 import threading
 import time
 from collections.abc import Callable
@@ -18,6 +19,7 @@ from typing import Any
 from msgspec import Struct
 
 from twinwire.errors import LogUnavailable, TwinwireError
+from twinwire.log.sqlite_checkpoint import Checkpoints
 from twinwire.log.sqlite_tables import Tables
 
 logger = logging.getLogger("twinwire.log")
@@ -45,7 +47,11 @@ class Job(Struct, gc=False):
 class Writer:
     """The thread, from `start` to `stop`. `opening` is entered and left in the thread itself."""
 
-    def __init__(self, opening: Callable[[], AbstractContextManager[Tables]], loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self,
+        opening: Callable[[], AbstractContextManager[tuple[Tables, Checkpoints]]],
+        loop: asyncio.AbstractEventLoop,
+    ) -> None:
         self._opening = opening
         self._loop = loop
         self._queue: SimpleQueue[Job] = SimpleQueue()
@@ -76,22 +82,23 @@ class Writer:
     def _run(self) -> None:
         failure = None
         try:
-            with self._opening() as tables:
+            with self._opening() as (tables, checkpoints):
                 self._post(_resolve, self.opened)
-                self._serve(tables)
+                self._serve(tables, checkpoints)
         except Exception as error:  # noqa: BLE001 - whoever waits for `opened` gets it
             failure = error
         self._post(self._end, failure)
 
-    def _serve(self, tables: Tables) -> None:
+    def _serve(self, tables: Tables, checkpoints: Checkpoints) -> None:
         due = pause = 0.0
         while not (self._stopping and self._queue.empty()):
             jobs = self._take(due - time.monotonic())
             if jobs:
-                self._commit(tables, jobs)
+                self._commit(tables, checkpoints, jobs)
             if time.monotonic() >= due or (tables.crowded and pause < FAILED_SECONDS):
-                pause = self._tidy(tables)
+                pause = self._tidy(tables, checkpoints)
                 due = time.monotonic() + pause
+            self._checkpoint(checkpoints)
 
     def _take(self, seconds: float) -> list[Job]:
         """The jobs there are, as many as make a transaction; none where none comes in this time."""
@@ -107,10 +114,10 @@ class Writer:
             size += job.size
         return jobs
 
-    def _commit(self, tables: Tables, jobs: list[Job]) -> None:
+    def _commit(self, tables: Tables, checkpoints: Checkpoints, jobs: list[Job]) -> None:
         results: list[Any] = []
         try:
-            with tables.transaction():
+            with checkpoints.counted(sum([job.size for job in jobs])), tables.transaction():
                 for job in jobs:
                     try:
                         results.append(job.do(tables))
@@ -123,13 +130,20 @@ class Writer:
             self._recovered()
         self._post(_settle, jobs, results)
 
-    def _tidy(self, tables: Tables) -> float:
+    def _tidy(self, tables: Tables, checkpoints: Checkpoints) -> float:
         """Delete a little; in how many seconds to look again."""
         try:
-            return 0.0 if tables.tidy() else TIDY_SECONDS
+            with checkpoints.counted():
+                return 0.0 if tables.tidy() else TIDY_SECONDS
         except Exception as error:  # noqa: BLE001 - as above
             logger.warning("the SQLite log cannot delete what is old: %s", error)
             return FAILED_SECONDS
+
+    def _checkpoint(self, checkpoints: Checkpoints) -> None:
+        try:
+            checkpoints.step()
+        except sqlite3.Error as error:  # what is committed stays where it is, until the next one
+            logger.warning("the SQLite log cannot move what is committed into its file: %s", error)
 
     def _failed(self, error: Exception) -> None:
         if self.healthy:
