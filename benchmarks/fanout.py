@@ -84,7 +84,7 @@ async def floor(take: str, transport: str, connections: int, seconds: float) -> 
     command = (sys.executable, "-m", "benchmarks.floor", f"{rate}", f"{total}", f"{delay}", *flags)
     with program(*command, processor=0) as server:
         begins = time.monotonic() + delay
-        request = f"GET /{transport} HTTP/1.1\r\nHost: x\r\n\r\n".encode()
+        request = f"GET /{transport} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()
         sinks = await connect(int(server.line), [(request, b"")] * connections)
         return await count(server, sinks, begins, total * connections)
 
@@ -106,7 +106,7 @@ async def ours(take: str, transport: str, connections: int, seconds: float) -> d
         for load in loads:
             quoted = load.replace('"', "%22").replace("{", "%7B").replace("}", "%7D")
             if transport == "sse":
-                requests.append((f"GET /chat/stream?message={quoted} HTTP/1.1\r\nHost: x\r\n\r\n".encode(), b""))
+                requests.append((f"GET /chat/stream?message={quoted} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode(), b""))
             else:
                 escaped = load.replace('"', '\\"')
                 start = f'{{"type":"start","request_id":"r","message":"{escaped}"}}'
@@ -116,7 +116,7 @@ async def ours(take: str, transport: str, connections: int, seconds: float) -> d
             while b"evt-" not in sinks[0].head:  # noqa: ASYNC110 - a connection of another program
                 await asyncio.sleep(0.01)
             run_id = sinks[0].head.partition(b"evt-")[2][:26].decode()
-            follow = (f"GET /runs/{run_id}/events HTTP/1.1\r\nHost: x\r\n\r\n".encode(), b"")
+            follow = (f"GET /runs/{run_id}/events HTTP/1.1\r\nHost: localhost\r\n\r\n".encode(), b"")
             if transport == "ws":
                 follow = (websocket(), masked(f'{{"type":"attach","run_id":"{run_id}"}}'))
             sinks += await connect(port, [follow] * (connections - 1))

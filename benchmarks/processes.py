@@ -22,8 +22,15 @@ class Program:
 
     def cpu(self) -> float:
         """Seconds of CPU so far, user and system."""
+        return sum(self._times()) / _TICKS
+
+    def kernel(self) -> float:
+        """Seconds of CPU in the system so far."""
+        return self._times()[1] / _TICKS
+
+    def _times(self) -> tuple[int, int]:
         fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / _TICKS
+        return int(fields[11]), int(fields[12])
 
     def rss(self) -> int:
         """Bytes of resident memory."""

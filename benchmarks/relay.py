@@ -1,27 +1,36 @@
 """What Twinwire adds to a model's tokens on their way: latency, CPU per token, and how soon a cancel reaches the model.
 
-    uv run python -m benchmarks.relay [--runs 100] [--rate 50] [--seconds 10] [--json]
+    uv run python -m benchmarks.relay [--runs 100] [--rate 50] [--seconds 10] [--rounds 3] [--json]
 
-A model's server of our own (tests/model_server.py) gives each token the time at which it was sent. The same number of
-streams is read straight from it, then through Twinwire over SSE and over WebSocket, by raw sockets in this process; the
-server has a processor of its own. Added latency is the difference of the percentiles. Cancel is measured from the
-command's sending to the moment the model's server sees its connection closed.
+A model's server of our own (tests/model_server.py) gives each token the time at which it was sent. In each round the
+same number of streams is read straight from it, through nginx without buffering (the floor), and through Twinwire over
+SSE and over WebSocket, by raw sockets in this process; what is measured has a processor of its own. `ratio` is the CPU
+over nginx's; added latency is the difference of the percentiles. Cancel is measured from the command's sending to the
+moment the model's server sees its connection closed.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import json
 import os
 import re
+import shutil
+import socket
 import sys
+import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from statistics import median
 from typing import Any, cast
 
 import uvloop
 
-from benchmarks.processes import ROOT, percentiles, program, twinwire
+from benchmarks.processes import ROOT, Program, percentiles, program, twinwire
 
 sys.path.insert(0, str(ROOT / "tests"))
 from model_server import ModelServer, Request, Script, steady
@@ -103,22 +112,29 @@ def websocket() -> bytes:
 START = masked('{"type":"start","request_id":"r","message":"x","agent":"simple"}')
 
 
-async def measure(port: int, request: bytes, runs: int, rate: float, *, frame: bytes = b"") -> dict[str, Any]:
-    """Read `runs` streams, their starts spread over a token's period many times over."""
+async def measure(
+    server: Program, port: int, request: bytes, runs: int, rate: float, *, frame: bytes = b""
+) -> dict[str, float]:
+    """Read `runs` streams, their starts spread over a token's period many times over; what they cost `server`."""
     loop = asyncio.get_running_loop()
     latencies: list[int] = []
     first: list[float] = []
     streams = []
+    before = server.cpu(), server.kernel()
     for i in range(runs):
         _, stream = await loop.create_connection(lambda: Stream(request, latencies, first, frame), "127.0.0.1", port)
         streams.append(stream)
         await asyncio.sleep((1 + 0.618034 * i % 1) / rate / 4)
     await asyncio.gather(*(stream.done for stream in streams))
-    return {
+    figures = {
         "tokens": len(latencies),
-        "latency_us": {name: value / 1000 for name, value in percentiles(latencies).items()},
-        "first_token_ms": {name: value * 1000 for name, value in percentiles(first).items()},
+        "cpu_us": (server.cpu() - before[0]) * 1e6 / len(latencies),
+        "kernel_us": (server.kernel() - before[1]) * 1e6 / len(latencies),
     }
+    for name in ("p50", "p99"):
+        figures[f"{name}_us"] = percentiles(latencies)[name] / 1000
+        figures[f"first_{name}_ms"] = percentiles(first)[name] * 1000
+    return figures
 
 
 async def cancels(port: int, server: ModelServer, count: int) -> dict[str, float]:
@@ -138,51 +154,83 @@ async def cancels(port: int, server: ModelServer, count: int) -> dict[str, float
     return percentiles(taken)
 
 
-async def run(runs: int, rate: float, seconds: float, cancel_count: int) -> dict[str, Any]:
-    """All of it; the server on processor 0, everything else on processor 1."""
+@contextmanager
+def nginx(upstream: str) -> Iterator[tuple[Program, int]]:
+    """The floor and its port: nginx, passing on what it reads from `upstream` (a URL)."""
+    command = shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin")
+    if command is None:
+        raise SystemExit("the floor is nginx, which is not installed")
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    with tempfile.TemporaryDirectory() as folder:
+        temporary = "".join(
+            f"{kind}_temp_path {folder};" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+        )
+        configuration = Path(folder, "nginx.conf")
+        configuration.write_text(
+            f"daemon off; master_process off; pid {folder}/pid; events {{}} http {{ access_log off; {temporary}\n"
+            f"server {{ listen 127.0.0.1:{port}; location / {{ proxy_pass {upstream}; proxy_http_version 1.1;\n"
+            "proxy_set_header Connection ''; proxy_buffering off; } } }"
+        )
+        # It prints nothing when it is ready; a connection that comes before is refused and tried again.
+        shell = ("sh", "-c", 'echo; exec "$@"', "sh", command, "-e", "stderr", "-c", str(configuration))
+        with program(*shell, processor=0) as server:
+            while True:
+                with contextlib.suppress(ConnectionRefusedError), socket.create_connection(("127.0.0.1", port)):
+                    break
+                time.sleep(0.02)
+            yield server, port
+
+
+async def run(runs: int, rate: float, seconds: float, rounds: int, cancel_count: int) -> dict[str, Any]:
+    """All of it; servers on processor 0, everything else on processor 1. The rounds' medians."""
     if (os.cpu_count() or 1) > 1:
         os.sched_setaffinity(0, {1})
-    report: dict[str, Any] = {"runs": runs, "rate": rate, "seconds": seconds}
+    environ = {"OPENAI_API_KEY": "none", "TWINWIRE_RUN_TIMEOUT": "600"}
     steady_rate = ("--stamp", "--rate", f"{rate}", "--tokens", f"{int(rate * seconds)}")
     model = (sys.executable, ROOT / "tests/model_server.py", *steady_rate)
-    environ = {"OPENAI_API_KEY": "none", "TWINWIRE_RUN_TIMEOUT": "600"}
-    with program(*model, processor=1) as upstream:
-        port = int(upstream.line.partition("//")[2].partition("/")[0].rpartition(":")[2])
-        report["straight"] = await measure(port, straight(), runs, rate)
-        with twinwire("--base-url", upstream.line, "--model", "m", environ=environ) as (server, port):
-            await measure(port, sse(), runs, rate)  # imports, connections, the first garbage collections
-            for name, request, frame in (("sse", sse(), b""), ("ws", websocket(), START)):
-                before = server.cpu()
-                report[name] = await measure(port, request, runs, rate, frame=frame)
-                report[name]["cpu_us_per_token"] = (server.cpu() - before) * 1e6 / report[name]["tokens"]
-                report[name]["added_us"] = {
-                    key: value - report["straight"]["latency_us"][key]
-                    for key, value in report[name]["latency_us"].items()
-                }
+    taken: dict[str, list[dict[str, Any]]] = {name: [] for name in ("straight", "nginx", "sse", "ws")}
+    with contextlib.ExitStack() as stack:
+        upstream = stack.enter_context(program(*model, processor=1))
+        origin = upstream.line.removesuffix("/v1")
+        floor, floor_port = stack.enter_context(nginx(origin))
+        server, port = stack.enter_context(twinwire("--base-url", upstream.line, "--model", "m", environ=environ))
+        await measure(server, port, sse(), runs, rate)  # imports, connections, the first garbage collections
+        for _ in range(rounds):
+            to_model = (upstream, int(origin.rpartition(":")[2]), straight())
+            taken["straight"].append(await measure(*to_model, runs, rate))
+            taken["nginx"].append(await measure(floor, floor_port, straight(), runs, rate))
+            taken["sse"].append(await measure(server, port, sse(), runs, rate))
+            taken["ws"].append(await measure(server, port, websocket(), runs, rate, frame=START))
 
     def endless(_: Request) -> Script:
-        return steady(rate, 10_000, 0.0, stamp=True)
+        return steady(rate, 10_000, stamp=True)
 
     async with ModelServer(endless) as upstream_here:
         with twinwire("--base-url", upstream_here.url, "--model", "m", environ=environ) as (_, port):
-            report["cancel_ms"] = await cancels(port, upstream_here, cancel_count)
-    return report
+            cancel = await cancels(port, upstream_here, cancel_count)
+    report = {name: {key: median(row[key] for row in rows) for key in rows[0]} for name, rows in taken.items()}
+    for row in report.values():
+        for name in ("p50", "p99"):
+            row[f"added_{name}_us"] = row[f"{name}_us"] - report["straight"][f"{name}_us"]
+        row["ratio"] = row["cpu_us"] / report["nginx"]["cpu_us"]
+    return {"runs": runs, "rate": rate, "seconds": seconds, "rounds": rounds, **report, "cancel_ms": cancel}
 
 
 def table(report: dict[str, Any]) -> str:
     """The report for a person."""
-    lines = [f"{report['runs']} runs x {report['rate']:g} tokens/s x {report['seconds']:g} s", ""]
-    heads = ("tokens", "CPU us/token", "latency p50", "p99 us", "added p50", "p99 us", "first p50", "p99 ms")
-    widths = (8, 14, 13, 9, 11, 9, 11, 9)
-    lines.append(" " * 10 + "".join(f"{head:>{width}}" for head, width in zip(heads, widths, strict=True)))
-    for name in ("straight", "sse", "ws"):
+    columns = {
+        "tokens": 0, "cpu_us": 1, "kernel_us": 1, "ratio": 2, "p50_us": 0, "p99_us": 0,
+        "added_p50_us": 0, "added_p99_us": 0, "first_p50_ms": 2, "first_p99_ms": 2,
+    }  # fmt: skip
+    lines = [
+        f"{report['runs']} runs x {report['rate']:g} tokens/s x {report['seconds']:g} s, {report['rounds']} rounds",
+        "",
+    ]
+    lines.append(" " * 8 + "".join(f"{name:>13}" for name in columns))
+    for name in ("straight", "nginx", "sse", "ws"):
         row = report[name]
-        added = row.get("added_us", {"p50": 0, "p99": 0})
-        lines.append(
-            f"{name:10}{row['tokens']:>8}{row.get('cpu_us_per_token', 0):>14.1f}{row['latency_us']['p50']:>13.0f}"
-            f"{row['latency_us']['p99']:>9.0f}{added['p50']:>11.0f}{added['p99']:>9.0f}"
-            f"{row['first_token_ms']['p50']:>11.2f}{row['first_token_ms']['p99']:>9.2f}"
-        )
+        lines.append(f"{name:8}" + "".join(f"{row[key]:>13.{digits}f}" for key, digits in columns.items()))
     cancel = report["cancel_ms"]
     lines += ["", f"cancel to the model's connection closed: p50 {cancel['p50']:.2f} ms, p99 {cancel['p99']:.2f} ms"]
     return "\n".join(lines)
@@ -194,10 +242,11 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=100)
     parser.add_argument("--rate", type=float, default=50.0)
     parser.add_argument("--seconds", type=float, default=10.0)
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--cancels", type=int, default=200)
     parser.add_argument("--json", action="store_true")
     flags = parser.parse_args()
-    report = uvloop.run(run(flags.runs, flags.rate, flags.seconds, flags.cancels))
+    report = uvloop.run(run(flags.runs, flags.rate, flags.seconds, flags.rounds, flags.cancels))
     print(json.dumps(report, indent=2) if flags.json else table(report))
 
 

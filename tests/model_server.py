@@ -19,7 +19,7 @@ a clean EOF without finish_reason), and the connection is kept for the next requ
 
 `ModelServer(respond)` asks `respond(request)` for a script where none is queued.
 As a program, `python tests/model_server.py --port 0 --rate 50 --tokens 200` prints its URL and answers every request
-with that many tokens at that rate, the ticks of each answer at a phase of their own. With `--stamp` each token is
+with that many tokens at that rate, the first one at once. With `--stamp` each token is
 `<time.monotonic_ns() at its sending> `. Both serve `GET /v1/models`. It knows HTTP no further than clients need here.
 """
 
@@ -190,13 +190,13 @@ async def stall(exchange: Exchange) -> None:
     await exchange.request.closed.wait()
 
 
-def steady(rate: float, tokens: int, phase: float = 0.0, *, stamp: bool = False) -> Script:
-    """`tokens` tokens, `rate` a second (0: no pause), the first after `phase` (0 to 1) of a period."""
+def steady(rate: float, tokens: int, *, stamp: bool = False) -> Script:
+    """`tokens` tokens, `rate` a second (0: no pause), the first at once."""
 
     async def act(exchange: Exchange) -> None:
         start = time.monotonic()
         for number in range(tokens):
-            await asyncio.sleep(start + (number + phase) / rate - time.monotonic() if rate else 0)
+            await asyncio.sleep(start + number / rate - time.monotonic() if rate else 0)
             exchange.send(delta({"content": f"{time.monotonic_ns()} " if stamp else f"token{number} "}))
 
     return [headers, act, *end(usage=(1, tokens))]
@@ -286,9 +286,8 @@ async def main() -> None:
     parser.add_argument("--stamp", action="store_true", help="each token is the time.monotonic_ns() of its sending")
     flags = parser.parse_args()
 
-    def respond(request: Request) -> Script:
-        phase = len(server.requests) * 0.618034 % 1  # even for starts at once, and for starts a period apart
-        return steady(flags.rate, flags.tokens, phase, stamp=flags.stamp)
+    def respond(_: Request) -> Script:
+        return steady(flags.rate, flags.tokens, stamp=flags.stamp)
 
     async with ModelServer(respond, port=flags.port) as server:
         print(server.url, flush=True)

@@ -30,6 +30,8 @@ class StreamEventType(StrEnum):
     PROGRESS = "PROGRESS"
     ERROR = "ERROR"
 
+    __hash__ = str.__hash__  # an enum's own is a Python function, called for each event
+
 
 TERMINAL_TYPES = frozenset({"AGENT_FINISH", "ERROR"})
 """A run ends with exactly one event of these types, always the last."""
@@ -37,7 +39,8 @@ TERMINAL_TYPES = frozenset({"AGENT_FINISH", "ERROR"})
 _TYPES = frozenset(StreamEventType)
 TYPE_PATTERN = re.compile(r"[A-Z][A-Z0-9_]*", re.ASCII)
 
-_json = msgspec.json.Encoder()
+_encode = msgspec.json.Encoder().encode
+_BRACE = ord("{")
 _second, _second_text = 0, ""
 
 
@@ -118,7 +121,7 @@ def dump(value: Any) -> bytes:
     `RecursionError` for what is no JSON.
     """
     try:
-        return _json.encode(value)
+        return _encode(value)
     except UnicodeEncodeError:
         text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
         return text.encode("utf-8", "replace")
@@ -129,19 +132,23 @@ def encode(event: StreamEvent, run_id: str, seq: int) -> Record:
 
     Raises as `dump`, and `TypeError` where data or metadata is no JSON object.
     """
-    head = b'{"type":"%b","data":' % event.type.encode()
-    data, metadata = dump(event.data), dump(event.metadata)
-    if not (data.startswith(b"{") and metadata.startswith(b"{")):
+    kind = event.type
+    try:
+        data, timestamp, metadata = _encode(event.data), _encode(event.timestamp), _encode(event.metadata)
+    except UnicodeEncodeError:
+        data, timestamp, metadata = dump(event.data), dump(event.timestamp), dump(event.metadata)
+    if data[0] != _BRACE or metadata[0] != _BRACE:
         raise TypeError("an event's data and metadata are JSON objects")
-    body = b'%b%b,"timestamp":%b,"metadata":%b,"id":"evt-%b-%d"}' % (
-        head,
+    body = b'{"type":"%b","data":%b,"timestamp":%b,"metadata":%b,"id":"evt-%b-%d"}' % (
+        kind.encode(),
         data,
-        dump(event.timestamp),
+        timestamp,
         metadata,
         run_id.encode(),
         seq,
     )
-    return Record(seq, str(event.type), body, len(head), len(head) + len(data), event.type in TERMINAL_TYPES)
+    start = 18 + len(kind)  # `{"type":"` and `","data":` around it
+    return Record(seq, kind, body, start, start + len(data), kind in TERMINAL_TYPES)
 
 
 decode = msgspec.json.Decoder(StreamEvent).decode

@@ -107,7 +107,7 @@ def sse_open(run_id: str, after: int, retry_ms: int) -> bytes:
 
 def http_chunk(frames: Sequence[bytes]) -> bytes:
     """Frames as one chunk of a chunked body (RFC 9112, section 7.1); there is at least one byte in them."""
-    body = b"".join(frames)
+    body = frames[0] if len(frames) == 1 else b"".join(frames)
     return b"%x\r\n%b\r\n" % (len(body), body)
 
 

@@ -34,8 +34,12 @@ MAX_REPEATS = 2
 """How often one run runs the same call, the same tool with the same parameters."""
 
 
-def _event(kind: Type, at: int, /, **data: Any) -> StreamEvent:
-    return StreamEvent(kind, data, metadata={"step": at})
+def _event(kind: Type, at: int | None, /, **data: Any) -> StreamEvent:
+    return StreamEvent(kind, data, metadata={} if at is None else {"step": at})
+
+
+def _failed(error: RunError) -> StreamEvent:
+    return _event(Type.ERROR, None, error_type=error.code, message=error.message, error=error.message)
 
 
 class _Call:
@@ -60,6 +64,10 @@ class _Call:
         self.result = ToolResult(self.refusal, "error")
         self.asked = {"id": self.id, "type": "function", "function": {"name": self.name, "arguments": arguments}}
 
+    def refuse(self, reason: str) -> None:
+        self.refusal = reason
+        self.result = ToolResult(reason, "error")
+
     @property
     def answered(self) -> Message:
         """The message that tells the model what came of the call."""
@@ -81,6 +89,12 @@ class _Call:
         )
 
 
+def _told(answer: str, calls: Sequence[_Call]) -> list[Message]:
+    """Return what the model is told of a step: what it said, and what came of its calls."""
+    said = {"role": "assistant", "content": answer or None, "tool_calls": [call.asked for call in calls]}
+    return [said, *(call.answered for call in calls)]
+
+
 class ReActAgent:
     """An agent of at most `max_steps` steps, each one call of the model and then the tools it asked for, in parallel.
 
@@ -96,6 +110,7 @@ class ReActAgent:
         max_steps: int = 8,
         system_prompt: str | None = None,
         tool_timeout: float = 30.0,
+        max_tool_calls: int = 32,
     ) -> None:
         if max_steps < 1:
             raise ValueError("max_steps is at least 1")
@@ -105,6 +120,7 @@ class ReActAgent:
         self.max_steps = max_steps
         self.system_prompt = SYSTEM_PROMPT if system_prompt is None else system_prompt
         self.tool_timeout = tool_timeout
+        self.max_tool_calls = max_tool_calls
 
     async def arun(self, message: str, history: Sequence[Message] = ()) -> str:
         """Answer `message`; where the steps run out, what there is. Raises `RunError` where the run failed."""
@@ -122,70 +138,63 @@ class ReActAgent:
     async def __call__(self, request: RunRequest) -> AsyncGenerator[StreamEvent, None]:
         """Run once: AGENT_START first, AGENT_FINISH or ERROR last, as it happens. Only cancelling it raises."""
         config = {"agent": self.name, "model": self.model.name, "tools": [tool.name for tool in self.tools]}
-        start = {"input": request.message, "config": config, "max_steps": self.max_steps}
-        yield StreamEvent(Type.AGENT_START, start)
-        try:
-            async with aclosing(self._steps(request)) as events:
-                async for event in events:
-                    yield event
-        except RunError as error:
-            failure = error
-        except Exception:
-            logger.exception("agent %s failed", self.name)
-            failure = RunError()
-        else:
-            return
-        data = {"error_type": failure.code, "message": failure.message, "error": failure.message}
-        yield StreamEvent(Type.ERROR, data)
-
-    async def _steps(self, request: RunRequest) -> AsyncGenerator[StreamEvent, None]:
+        yield _event(Type.AGENT_START, None, input=request.message, config=config, max_steps=self.max_steps)
         begun = time.monotonic()
-        messages = [*request.history, {"role": "user", "content": request.message}]
-        if self.system_prompt:
-            messages.insert(0, {"role": "system", "content": self.system_prompt})
+        messages = self._conversation(request)
         seen: Counter[tuple[str, str]] = Counter()
         tools = self.tools.specs
         status = "max_steps"
-        for step in range(1, self.max_steps + 1):
-            yield _event(Type.STEP_START, step, step=step, max_steps=self.max_steps)
-            text: list[str] = []
-            parts: list[ToolCall] = []
-            finish: Finish | None = None
-            async with aclosing(self.model.stream(messages, tools)) as batches:
-                async for batch in batches:
-                    for part in batch:
-                        if isinstance(part, Text):
-                            text.append(part.text)
-                            yield _event(Type.LLM_CHUNK, step, content=part.text, delta=part.text)
-                        elif isinstance(part, Thinking):
-                            yield _event(Type.THINKING, step, content=part.text)
-                        elif isinstance(part, ToolCall):
-                            parts.append(part)
-                        else:
-                            finish = part
-            if finish is None:
-                raise UpstreamError("the model's answer broke off before its end", code="upstream_truncated")
-            if finish.usage is not None:
-                request.usage.add(finish.usage)
-            answer = "".join(text)
-            calls = [_Call(part, seen) for part in parts]
-            if calls and step < self.max_steps:  # what nobody would read is not run
-                async with aclosing(self._call_tools(calls, step)) as events:
-                    async for event in events:
-                        yield event
-                asked = [call.asked for call in calls]
-                messages.append({"role": "assistant", "content": answer or None, "tool_calls": asked})
-                messages.extend(call.answered for call in calls)
-                tools = [] if all(call.repeated for call in calls) else self.tools.specs
-            yield _event(Type.STEP_FINISH, step, step=step, action="tool_calls" if calls else "answer")
-            progress = 100 * step // self.max_steps if calls else 100
-            yield _event(Type.PROGRESS, step, progress=progress, step=step, total=self.max_steps)
-            if not calls:
-                status = "completed"
-                break
-        duration = round(time.monotonic() - begun, 3)
-        usage = msgspec.to_builtins(request.usage)
-        yield StreamEvent(Type.AGENT_FINISH, {"result": answer, "duration": duration, "status": status, "usage": usage})
+        try:
+            for step in range(1, self.max_steps + 1):
+                yield _event(Type.STEP_START, step, step=step, max_steps=self.max_steps)
+                text: list[str] = []
+                parts: list[ToolCall] = []
+                finish: Finish | None = None
+                async with aclosing(self.model.stream(messages, tools)) as batches:
+                    async for batch in batches:
+                        for part in batch:
+                            if isinstance(part, Text):
+                                text.append(part.text)
+                                data = {"content": part.text, "delta": part.text}
+                                yield StreamEvent(Type.LLM_CHUNK, data, metadata={"step": step})
+                            elif isinstance(part, Thinking):
+                                yield _event(Type.THINKING, step, content=part.text)
+                            elif isinstance(part, ToolCall):
+                                parts.append(part)
+                            else:
+                                finish = part
+                if finish is None:
+                    raise UpstreamError("the model's answer broke off before its end", code="upstream_truncated")
+                if finish.usage is not None:
+                    request.usage.add(finish.usage)
+                answer = "".join(text)
+                calls = [_Call(part, seen) for part in parts]
+                for call in calls[self.max_tool_calls :]:
+                    call.refuse(f"only the first {self.max_tool_calls} calls of a step are run")
+                if calls and step < self.max_steps:  # what nobody would read is not run
+                    async with aclosing(self._call_tools(calls, step)) as events:
+                        async for event in events:
+                            yield event
+                    messages += _told(answer, calls)
+                    tools = [] if all(call.repeated for call in calls) else self.tools.specs
+                yield _event(Type.STEP_FINISH, step, step=step, action="tool_calls" if calls else "answer")
+                progress = 100 * step // self.max_steps if calls else 100
+                yield _event(Type.PROGRESS, step, progress=progress, step=step, total=self.max_steps)
+                if not calls:
+                    status = "completed"
+                    break
+            duration, usage = round(time.monotonic() - begun, 3), msgspec.to_builtins(request.usage)
+            end = _event(Type.AGENT_FINISH, None, result=answer, duration=duration, status=status, usage=usage)
+        except RunError as error:
+            end = _failed(error)
+        except Exception:
+            logger.exception("agent %s failed", self.name)
+            end = _failed(RunError())
+        yield end
+
+    def _conversation(self, request: RunRequest) -> list[Message]:
+        system = [{"role": "system", "content": self.system_prompt}] if self.system_prompt else []
+        return [*system, *request.history, {"role": "user", "content": request.message}]
 
     async def _call_tools(self, calls: Sequence[_Call], step: int) -> AsyncGenerator[StreamEvent, None]:
         """Run the calls at once; each finishes as it is done. No task is left, however this ends."""

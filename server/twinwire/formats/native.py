@@ -10,7 +10,9 @@ from twinwire.events import Record
 
 def sse_block(record: Record) -> bytes:
     """`event`, `data` (the event's data alone), `id` and a blank line (WHATWG HTML 9.2.5)."""
-    return b"event: %b\ndata: %b\nid: %b\n\n" % (record.type.encode(), record.data, record.id)
+    body, stop = record.body, record.stop
+    event_id = body[body.rindex(b'"', 0, -2) + 1 : -2]
+    return b"event: %b\ndata: %b\nid: %b\n\n" % (record.type.encode(), body[record.start : stop], event_id)
 
 
 def sse_envelope(record: Record) -> bytes:
@@ -46,7 +48,10 @@ class NativeView:
         if kept and len(records) == len(kept) and records[0] is kept[0] and records[-1] is kept[-1]:
             return self._frames
         types, frame = self._types, self._frame
-        frames = [frame(record) for record in records if types is None or record.last or record.type in types]
+        if types is None:
+            frames = [frame(records[0])] if len(records) == 1 else [frame(record) for record in records]
+        else:
+            frames = [frame(record) for record in records if record.last or record.type in types]
         if len(records) <= 64:  # the live edge; a page of a replay would only be held in memory
             self._records, self._frames = records, frames
         return frames

@@ -32,6 +32,11 @@ class Tail:
         return self.first + len(self._records) - 1
 
     @property
+    def count(self) -> int:
+        """How many records are here."""
+        return len(self._records)
+
+    @property
     def ended(self) -> bool:
         """Whether the terminal event is here."""
         return bool(self._records) and self._records[-1].last
@@ -43,15 +48,19 @@ class Tail:
 
     def append(self, expected_last: int, records: Sequence[Record]) -> int:
         """Add records and wake the subscribers; the number of bytes added. Raises `StaleWriter`."""
-        if expected_last != self.last or self.ended:
+        kept = self._records
+        if expected_last != self.first + len(kept) - 1 or (kept and kept[-1].last):
             if self._has(records):
                 return 0
             raise StaleWriter(expected_last, self.last)
-        self._records.extend(records)
-        added = sum([len(record.body) for record in records])
+        kept.extend(records)
+        added = 0
+        for record in records:
+            added += len(record.body)
         self.size += added
         self.batch, self.before = (records, expected_last) if added <= PAGE_BYTES else ((), -1)
-        self.wake()
+        for wake in tuple(self._subscribers.values()):
+            wake()
         return added
 
     @property

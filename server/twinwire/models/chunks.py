@@ -101,6 +101,14 @@ class ChunkDecoder:
         `upstream_error` for an error object, and as `end`.
         """
         parts: list[Part] = []
+        if data.startswith(b"data: {") and data.endswith(b"}\n\n") and not (self._line or self._data):
+            # Whole events, each of one line: what nearly all servers send nearly always.
+            blocks = data[6:-2].split(b"\n\ndata: ")
+            if data.count(b"\n") == 2 * len(blocks) and b"\r" not in data and b"[DONE]" not in data:
+                self._first = self._after_cr = False
+                for block in blocks:
+                    self._add(_decode_chunk(block), parts)
+                return parts
         if self._after_cr and data:
             data = data.removeprefix(b"\n")  # the other half of a CRLF
             self._after_cr = False

@@ -13,6 +13,8 @@ from typing import cast
 import httptools
 import httpx2
 
+from twinwire.models.waiter import Waiter
+
 MAX_OVERHEAD = 64 * 2**10
 """How many bytes may come with none of the body among them: headers, trailers, extensions of chunks."""
 
@@ -45,9 +47,9 @@ class Exchange(httpx2.AsyncByteStream):
         self._ended = False
         self._keep_alive = False
         self._error: httpx2.TransportError | None = None
-        self._waiter: asyncio.Future[None] | None = None
+        self._waiter: Waiter | None = None
         self._late: type[httpx2.TimeoutException] = httpx2.ReadTimeout
-        self._deadline = 0.0
+        self._deadline = self._timer_at = 0.0
         self._timer: asyncio.TimerHandle | None = None
 
     async def answer(self) -> httpx2.Response:
@@ -70,12 +72,10 @@ class Exchange(httpx2.AsyncByteStream):
             if self._ended:
                 return b""
             await self._wait("read", httpx2.ReadTimeout)
-        data = b"".join(self._chunks)
-        self._chunks.clear()
-        self._size = 0
+        chunks, self._chunks, self._size = self._chunks, [], 0
         if self._connection is not None:
             self._connection.resume()
-        return data
+        return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         while data := await self.read():
@@ -93,9 +93,9 @@ class Exchange(httpx2.AsyncByteStream):
         timeout = self._timeouts.get(what)
         self._late = late
         self._deadline = self._loop.time() + (_FOREVER if timeout is None else timeout)
-        if self._timer is None or self._timer.when() > self._deadline:
+        if self._timer is None or self._timer_at > self._deadline:
             self._set_timer()
-        self._waiter = self._loop.create_future()
+        self._waiter = Waiter(self._loop)
         try:
             await self._waiter
         finally:
@@ -104,11 +104,12 @@ class Exchange(httpx2.AsyncByteStream):
     def _set_timer(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        self._timer = self._loop.call_at(self._deadline, self._time_out)
+        self._timer_at = self._deadline
+        self._timer = self._loop.call_at(self._timer_at, self._time_out)
 
     def _time_out(self) -> None:
         self._timer = None
-        if self._connection is None or self._waiter is None or self._waiter.done():
+        if self._connection is None or self._waiter is None:
             return
         if self._loop.time() < self._deadline:
             self._set_timer()
@@ -116,9 +117,9 @@ class Exchange(httpx2.AsyncByteStream):
             self._connection.abort(self._late("the server is silent"))
 
     def wake(self) -> None:
-        """Let whoever waits look again."""
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
+        """Let whoever waits look again, in the loop's next turn: whoever calls this is not done yet."""
+        if self._waiter is not None:
+            self._loop.call_soon(self._waiter.wake)
 
     def feed(self, connection: Connection, data: bytes) -> None:
         """Take what was received."""
@@ -137,7 +138,8 @@ class Exchange(httpx2.AsyncByteStream):
         else:
             if self._size > HIGH_WATER:
                 connection.pause()
-            self.wake()
+            if self._waiter is not None:
+                self._waiter.wake()
 
     def over(self, error: httpx2.TransportError | None) -> None:
         """Nothing more comes: because of an error, or because the body has come to its end."""

@@ -69,6 +69,11 @@ class LocalModel:
         if self._keeper is None:
             self._keeper = asyncio.create_task(self._keep(await self._launch()))
 
+    @property
+    def running(self) -> bool:
+        """Whether it can be asked now."""
+        return self._model is not None
+
     async def aclose(self) -> None:
         """End the process and return when it has ended."""
         if self._keeper is not None:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, cast
 from urllib.request import getproxies
 
 from twinwire.errors import SettingsError, UpstreamError, UpstreamTimeout
+from twinwire.events import dump
 from twinwire.models import Message, Part, ToolSpec
 from twinwire.models.chunks import ChunkDecoder
 
@@ -56,6 +57,15 @@ def _refused(status: int, body: object) -> UpstreamError:
     if _CONTEXT.search(str(body)):
         return UpstreamError(f"the conversation is too long for the model ({status})", code="upstream_context_length")
     return UpstreamError(f"the model's server refused the request ({status})", code="upstream_rejected")
+
+
+def _reader(response: httpx2.Response) -> Callable[[], Awaitable[bytes]]:
+    """Return what reads the response's body, no bytes at its end."""
+    read: Callable[[], Awaitable[bytes]] | None = response.extensions.get("read")
+    if read is not None:
+        return read
+    body = response.aiter_raw()
+    return lambda: anext(body, b"")
 
 
 class OpenAIChatModel:
@@ -109,8 +119,9 @@ class OpenAIChatModel:
         import httpx2
 
         decoder = ChunkDecoder()
-        async with contextlib.AsyncExitStack() as stack:
-            read = await self._ask(stack, messages, tools)
+        response = await self._ask(messages, tools)
+        read = _reader(response)
+        try:
             try:
                 while data := await read():
                     if batch := decoder.feed(data):
@@ -129,43 +140,50 @@ class OpenAIChatModel:
                 async with asyncio.timeout(LINGER):
                     while await read():
                         pass
+        finally:
+            await response.aclose()
 
     async def aclose(self) -> None:
         """Close the connections. The model cannot be used afterwards."""
         await self._client.close()
 
-    async def _ask(
-        self, stack: contextlib.AsyncExitStack, messages: Sequence[Message], tools: Sequence[ToolSpec]
-    ) -> Callable[[], Awaitable[bytes]]:
-        """Send the request; return what reads the answer's body, no bytes at its end. It is closed with the stack."""
+    async def _ask(self, messages: Sequence[Message], tools: Sequence[ToolSpec]) -> httpx2.Response:
+        """Send the request; return the response, whose body is yet to be read.
+
+        The SDK's `create` would walk through all messages to check them, for longer than the rest takes.
+        """
+        import httpx2
         import openai
 
         loop = asyncio.get_running_loop()
         if self._loop not in {None, loop}:
             self._client = self._connect()  # the old one's connections belong to the other loop
         self._loop = loop
-        request: dict[str, Any] = {"model": self.name, "messages": list(messages), "stream": True}
+        request: dict[str, Any] = {
+            "model": self.name,
+            "messages": messages,
+            "stream": True,
+            "stream_options": {"include_usage": True},
+        }
         if tools:
-            request["tools"] = list(tools)
-        call = self._client.chat.completions.with_streaming_response.create(
-            **request,
-            stream_options={"include_usage": True},
-            extra_headers={"Accept": "text/event-stream", "Accept-Encoding": "identity"},
-        )
+            request["tools"] = tools
         try:
             async with asyncio.timeout(self._timeout):
-                answer: openai.AsyncAPIResponse[Any] = await stack.enter_async_context(call)
+                response: Any = await self._client.post(
+                    "/chat/completions",
+                    cast_to=httpx2.Response,
+                    content=dump(request),
+                    options={"headers": {"Accept": "text/event-stream", "Accept-Encoding": "identity"}},
+                    stream=True,
+                    stream_cls=openai.AsyncStream[object],  # has to be given; what comes is what `cast_to` says
+                )
+                return cast("httpx2.Response", response)
         except (TimeoutError, openai.APITimeoutError):
             raise UpstreamTimeout(self._timeout) from None
         except openai.APIStatusError as error:
             raise _refused(error.status_code, error.body) from None
         except openai.OpenAIError:
             raise UpstreamError("the model's server cannot be reached", code="upstream_unreachable") from None
-        response = answer.http_response
-        if read := response.extensions.get("read"):
-            return cast("Callable[[], Awaitable[bytes]]", read)
-        body = await stack.enter_async_context(contextlib.aclosing(response.aiter_raw()))
-        return lambda: anext(body, b"")
 
     def _connect(self) -> openai.AsyncOpenAI:
         import openai

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+import types
+from collections.abc import Callable, Coroutine, Generator
 from typing import Any, Literal
 
 import msgspec
@@ -15,6 +16,9 @@ from twinwire.errors import RunError, RunTimeout
 from twinwire.events import TERMINAL_TYPES, StreamEvent, StreamEventType, timestamp
 from twinwire.fold import Fold
 from twinwire.log import EventLog, RunInfo
+from twinwire.logs import tell
+from twinwire.metrics import Figures
+from twinwire.runs.budget import Budget
 from twinwire.runs.writer import Writer
 
 logger = logging.getLogger("twinwire.runs")
@@ -35,7 +39,9 @@ class Run:
         request: RunRequest,
         *,
         deadline: float,
+        budget: Budget | None,
         linger: float | None,
+        figures: Figures,
         on_abandoned: Callable[[Run], None],
         on_end: Callable[[Run], None],
     ) -> None:
@@ -46,19 +52,24 @@ class Run:
         self.task: asyncio.Task[None] | None = None
         self._agent = agent
         self._deadline = deadline
+        self._budget = budget
         self._linger = linger
         self._on_abandoned = on_abandoned
         self._on_end = on_end
-        self._writer = Writer(log, info.run_id, self._ended)
+        self._figures = figures
+        self._writer = Writer(log, info.run_id, self._ended, figures)
         self._loop = asyncio.get_running_loop()
         self._began = time.monotonic()
+        self._cancelled_at: float | None = None
         self._followers = 0
         self._deadline_timer: asyncio.TimerHandle | None = None
         self._linger_timer: asyncio.TimerHandle | None = None
 
     def start(self) -> None:
         """Begin. A run with a grace for followers has it from the start, so that it does not wait for one for ever."""
-        self.task = self._loop.create_task(self._drive(), name=f"run {self.info.run_id}")
+        self._tell("run started")
+        driving = _hooked(self._drive, self._writer.flush)
+        self.task = self._loop.create_task(driving, name=f"run {self.info.run_id}")
         self._deadline_timer = self._loop.call_later(self._deadline, self.fail, RunTimeout(self._deadline))
         if self._linger:
             self.linger(self._linger)
@@ -88,12 +99,17 @@ class Run:
             self.linger(self._linger)
 
     async def snapshot(self) -> tuple[int, dict[str, Any]]:
-        """The number of the last event in the log, and the state up to it (`Fold.state`)."""
+        """The number of the last event in the log, and the state up to it (`Fold.state`).
+
+        Raises `LogUnavailable` where the log is no longer ours to write, and so has something else.
+        """
         await self._writer.flushed()
         return self._writer.last, self.fold.state
 
     def cancel(self) -> bool:
         """End the run as cancelled, with the answer so far; False where it is over already."""
+        if not self.over:
+            self._cancelled_at = time.monotonic()
         return self._stop(self._finish("cancelled"))
 
     def fail(self, error: RunError) -> bool:
@@ -105,11 +121,13 @@ class Run:
         if self.over:
             return False
         self._terminate(terminal)
+        self._writer.flush()
         if self.task is not None:
             self.task.cancel()
         return True
 
     async def _drive(self) -> None:
+        writer = self._writer
         try:
             events = self._agent(self.request)
             try:
@@ -119,8 +137,8 @@ class Run:
                     self._take(event)
                     if self.over:
                         break
-                    if self._writer.full:
-                        await self._writer.room()
+                    if writer.full:
+                        await writer.room()
             finally:
                 if (aclose := getattr(events, "aclose", None)) is not None:
                     await aclose()
@@ -143,6 +161,8 @@ class Run:
             self._terminate(event)
             return
         self._put(event)
+        if self._budget is not None:
+            self._budget.check(self._writer.last, self._writer.size, self.request.usage.total_tokens)
 
     def _put(self, event: StreamEvent) -> None:
         if self._writer.last == 0 and event.type != StreamEventType.AGENT_START:
@@ -183,11 +203,18 @@ class Run:
     def _finish(self, status: Literal["completed", "cancelled"]) -> StreamEvent:
         data = {
             "result": self.fold.text,
-            "duration": round(time.monotonic() - self._began, 3),
+            "duration": self._duration(),
             "status": status,
             "usage": msgspec.to_builtins(self.request.usage),
         }
         return StreamEvent(StreamEventType.AGENT_FINISH, data, timestamp())
+
+    def _duration(self) -> float:
+        return round(time.monotonic() - self._began, 3)
+
+    def _tell(self, what: str, **fields: Any) -> None:
+        info = self.info
+        tell(logger, what, run_id=info.run_id, user_id=info.user_id, agent=info.agent, **fields)
 
     def _ended(self) -> None:
         """The terminal event is in the log, or the log is somebody else's."""
@@ -195,7 +222,41 @@ class Run:
             self.over = True
             if self.task is not None:
                 self.task.cancel()
+        if self._cancelled_at is not None:
+            self._figures.cancelled.add(time.monotonic() - self._cancelled_at)
+        self._tell(
+            "run ended",
+            status=self.fold.status,
+            error_type=self.fold.error_type,
+            duration=self._duration(),
+            events=self._writer.last,
+            usage=self.fold.usage,
+        )
         self._on_end(self)
+
+
+@types.coroutine
+def _hooked(begin: Callable[[], Coroutine[Any, Any, None]], hook: Callable[[], None]) -> Generator[Any, None, None]:
+    """Run a coroutine, and call `hook` each time it suspends and when it is done.
+
+    So the events that an agent yields in one go are one append, made at once and not in a later turn of the loop.
+    """
+    work = begin()
+    proceed: Callable[[Any], Any] = work.send
+    value: BaseException | None = None
+    while True:
+        try:
+            awaited = proceed(value)
+        except StopIteration:
+            return
+        finally:
+            hook()
+        try:
+            yield awaited
+        except BaseException as error:  # noqa: BLE001 - the coroutine's to handle
+            proceed, value = work.throw, error
+        else:
+            proceed, value = work.send, None
 
 
 def _error_event(error: RunError) -> StreamEvent:

@@ -1,4 +1,4 @@
-"""The one writer of one run: numbers and encodes its events, and appends what one loop turn brought as one batch."""
+"""The one writer of one run: numbers and encodes its events, and appends what was put since the last `flush` as one."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ import asyncio
 import logging
 import random
 from collections.abc import Awaitable, Callable
+from time import monotonic
 
 from twinwire.errors import LogUnavailable, RunNotFound, StaleWriter
 from twinwire.events import Record, StreamEvent, encode
 from twinwire.log import EventLog
+from twinwire.metrics import TOKENS, Figures
 
 logger = logging.getLogger("twinwire.runs")
 
@@ -21,26 +23,31 @@ MAX_RETRY_SECONDS = 2.0
 class Writer:
     """Writes to one run's log. `on_last` is called when the terminal event is in the log, or never can be."""
 
-    def __init__(self, log: EventLog, run_id: str, on_last: Callable[[], None]) -> None:
+    def __init__(self, log: EventLog, run_id: str, on_last: Callable[[], None], figures: Figures | None = None) -> None:
         self._log = log
         self._run_id = run_id
         self._on_last = on_last
-        self._loop = asyncio.get_running_loop()
+        self._figures = figures or Figures()
+        self._silent_since: float | None = monotonic()  # until the first token
+        self._token_at = 0.0  # when the last append was, if its last event was a token
         self._pending: list[Record] = []
-        self._scheduled = False
         self._appending: asyncio.Future[None] | None = None
         self._progress = asyncio.Event()
+        self._waiting = 0
+        self._refused = False
         self._appended = 0
         self.last = 0
+        self.size = 0  # bytes of all that was put
 
     def put(self, event: StreamEvent) -> None:
-        """Write the event as number `last + 1`. Encodes it now; raises as `events.dump`, having written nothing."""
+        """Write the event as number `last + 1`, at the next `flush`.
+
+        Encodes it now; raises as `events.dump`, having written nothing.
+        """
         record = encode(event, self._run_id, self.last + 1)
         self.last = record.seq
+        self.size += len(record.body)
         self._pending.append(record)
-        if not self._scheduled:
-            self._scheduled = True
-            self._loop.call_soon(self._flush)
 
     @property
     def idle(self) -> bool:
@@ -55,18 +62,28 @@ class Writer:
     async def room(self) -> None:
         """Wait while `full`."""
         while self.full:
-            await self._progress.wait()
+            await self._wait()
 
     async def flushed(self) -> None:
-        """Wait until `idle`."""
+        """Wait until `idle`. Raises `LogUnavailable` where the log has refused its writer."""
         while not self.idle:
-            await self._progress.wait()
+            if self._refused:
+                raise LogUnavailable
+            await self._wait()
 
-    def _flush(self) -> None:
-        self._scheduled = False
+    async def _wait(self) -> None:
+        self._waiting += 1
+        try:
+            await self._progress.wait()
+        finally:
+            self._waiting -= 1
+
+    def flush(self) -> None:
+        """Append what was put, now; where an append is under way, right after it."""
         if self._appending is not None or not self._pending:
             return
         batch, self._pending = self._pending, []
+        self._time(batch)
         try:
             appending = self._log.append(self._run_id, self._appended, batch)
         except (StaleWriter, RunNotFound) as error:
@@ -77,9 +94,21 @@ class Writer:
         else:
             self._appending = asyncio.ensure_future(self._append(appending, batch))
 
+    def _time(self, batch: list[Record]) -> None:
+        """Once for each append, not for each event."""
+        now = monotonic()
+        if self._silent_since is not None:
+            if any(record.type in TOKENS for record in batch):
+                self._figures.first_token.add(now - self._silent_since)
+                self._silent_since = None
+        elif self._token_at and batch[0].type in TOKENS:
+            self._figures.token_gap.add(now - self._token_at)
+        self._token_at = now if batch[-1].type in TOKENS else 0.0
+
     async def _append(self, appending: Awaitable[None] | None, batch: list[Record]) -> None:
         """Wait for an append; repeat it for as long as the log is away. What is pending meanwhile is bounded."""
         delay = RETRY_SECONDS
+        began = monotonic()
         try:
             while appending is not None:
                 try:
@@ -94,18 +123,23 @@ class Writer:
             return
         finally:
             self._appending = None
+        self._figures.append.add(monotonic() - began)
         self._done(batch)
-        self._flush()
+        self.flush()
 
     def _done(self, batch: list[Record]) -> None:
-        self._appended = batch[-1].seq
-        self._progress.set()
-        self._progress.clear()
-        if batch[-1].last:
+        last = batch[-1]
+        self._appended = last.seq
+        if self._waiting:
+            self._progress.set()
+            self._progress.clear()
+        if last.last:
             self._on_last()
 
     def _lost(self, error: Exception) -> None:
         """The log is no longer ours to write: whoever took it over ends the run."""
         logger.warning("run %s: the log refused its writer: %s", self._run_id, error)
         self._pending.clear()
+        self._refused = True
+        self._progress.set()
         self._on_last()
