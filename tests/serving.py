@@ -37,9 +37,10 @@ class Running:
 
 @asynccontextmanager
 async def serving(agents: Mapping[str, Agent] | None = None, **settings: Any) -> AsyncIterator[Running]:
-    """Serve these agents until the block ends; then shut down as SIGTERM would."""
+    """Serve these agents, and `formats`, until the block ends; then shut down as SIGTERM would."""
+    formats = settings.pop("formats", None)
     chosen = Settings(**{"drain_timeout": 0.0, "demo_rate": 0.0, **settings})
-    app = create_app(agents, settings=chosen)
+    app = create_app(agents, settings=chosen, formats=formats)
     listener = socket.create_server(("127.0.0.1", 0))
     ready = asyncio.Event()
     options = config(app, chosen)

@@ -12,6 +12,7 @@ import pytest
 from followers import KINDS, rest, start, text
 from serving import serving, until
 from twinwire.agents import RunRequest
+from twinwire.auth import ANYBODY
 from twinwire.errors import UpstreamError
 from twinwire.events import StreamEvent
 
@@ -217,7 +218,7 @@ async def test_cancel_races_the_finish(kind: str) -> None:
             gates[0].set()
             for _ in range(turns):
                 await asyncio.sleep(0)
-            status = await server.runs.cancel(follower.run_id)
+            status = await server.runs.cancel(follower.run_id, ANYBODY)
             seen = await rest(follower)
             cancelled = seen[-1]["data"]["status"] == "cancelled"
             assert cancelled == (status == "accepted")

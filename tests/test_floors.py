@@ -15,20 +15,21 @@ PROJECT = Path(__file__).parent.parent
 
 FLOORS = [
     {"errors", "events"},
-    {"wire", "fold", "formats", "settings"},
-    {"commands"},  # half a floor up: the WebSocket's messages are read with what wire has
-    {"log", "models", "tools"},
+    {"wire", "fold", "formats", "metrics", "settings"},
+    {"commands", "logs"},  # half a floor up: these read what wire and settings have
+    {"auth", "log", "models", "tools"},
     {"agents"},
     {"runs"},
     {"transports"},
     {"web"},
+    {"protocols"},  # what server builds on
     {"server", "terminal", "workers"},
     {"chat"},  # in the terminal
     {"cli"},  # starts either
     {"__main__"},
 ]
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
-LOWEST = {"asyncio": FLOOR["log"], "litestar": FLOOR["web"], "uvicorn": FLOOR["server"]}
+LOWEST = {"asyncio": FLOOR["log"], "litestar": FLOOR["web"], "uvicorn": FLOOR["protocols"]}
 """From which floor on a package may be used."""
 
 

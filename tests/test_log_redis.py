@@ -130,7 +130,7 @@ def test_settings_do_not_show_the_password() -> None:
     """Settings that are printed show where the log is, and nothing of who may use it."""
     shown = repr(Settings(log="redis://u:sec/r@t@host:7000/0"))
     assert "log='redis://***@host:7000/0'" in shown
-    assert "sec" not in shown
+    assert "sec/r" not in shown
 
 
 async def test_passwords(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -15,6 +15,18 @@ TEXTS: dict[str, Any] = {
     "base_url": "http://127.0.0.1:11434/v1",
     "project_root": "/",
     "cors_origin": ("http://a.example",),
+    "allowed_host": ("app.example",),
+    "auth_tokens": ("alice:0123456789abcdef",),
+    "secret": "0123456789abcdef" * 2,
+    "log_format": "json",
+    "log_level": "info",
+}
+
+
+AROUND = {  # what else a setting needs
+    "workers": {"TWINWIRE_LOG": "redis://h"},
+    "jwt_audience": {"TWINWIRE_JWT_KEY_FILE": "key"},
+    "jwt_issuer": {"TWINWIRE_JWT_KEY_FILE": "key"},
 }
 
 
@@ -38,7 +50,7 @@ def test_each_setting_has_a_variable_and_a_flag(name: str) -> None:
     given = list(value) if isinstance(value, tuple) else str(value)
     text = "".join(given)
     variable = f"TWINWIRE_{name.upper()}"
-    around = {"TWINWIRE_LOG": "redis://h"} if name == "workers" else {}  # which need a log they share
+    around = AROUND.get(name, {})
     alone = load(around, {})
     expected = msgspec.structs.replace(alone, **{name: value})
     assert expected != alone
@@ -104,6 +116,8 @@ BAD = [
     ("max_runs", "1.5", "expected `int`"),
     ("max_runs", "none", "expected `int`"),
     ("max_body", "1M", "expected `int`"),
+    ("log_format", "xml", "text|json"),
+    ("log_level", "INFO", "debug|info|warning|error"),
     ("log_bytes", "99999999999", "<= 2147483648"),
     ("retention", "", "expected `float`"),
     ("cors_origin", "example.org", "no origin"),
@@ -111,6 +125,10 @@ BAD = [
     ("cors_origin", "http://a/path", "no origin"),
     ("cors_origin", "https://*.example.org", "no origin"),
     ("cors_origin", "null", "no origin"),
+    ("allowed_host", "app.example:8000", "no name"),
+    ("allowed_host", "http://app.example", "no name"),
+    ("jwt_audience", "us", "--jwt-key-file"),
+    ("jwt_issuer", "them", "--jwt-key-file"),
     ("base_url", "localhost:11434/v1", "http://"),
     ("base_url", "ftp://host/v1", "http://"),
     ("base_url", "http://", "http://"),
@@ -128,7 +146,7 @@ BAD = [
 def test_a_bad_value_is_one_line(name: str, text: str, reason: str) -> None:
     """It names what the user wrote, the flag or the variable, says what is expected, and shows the value, cut."""
     sources: list[tuple[str, dict[str, str], dict[str, Any]]] = [
-        (flag(name), {}, {name: [text] if name == "cors_origin" else text})
+        (flag(name), {}, {name: [text] if name in {"cors_origin", "allowed_host"} else text})
     ]
     if text and "\n" not in text:
         sources.append((f"TWINWIRE_{name.upper()}", {f"TWINWIRE_{name.upper()}": text}, {}))

@@ -7,6 +7,7 @@ import asyncio
 import io
 import os
 import sys
+from pathlib import Path
 
 from twinwire.errors import SettingsError
 from twinwire.events import StreamEvent, dump
@@ -22,7 +23,7 @@ def chat(arguments: argparse.Namespace) -> int:
     """Ask and show; returns the exit code. Raises `SettingsError` for arguments that make no sense."""
     message = _message(arguments.message)
     try:
-        client = Client(arguments.url, max_attempts=ATTEMPTS)
+        client = Client(arguments.url, max_attempts=ATTEMPTS, token=_token(arguments.token_file))
     except ValueError as error:
         raise SettingsError(str(error), field="--url") from None
     run = client.stream(message, transport=arguments.transport, agent=arguments.agent)
@@ -37,6 +38,16 @@ def chat(arguments: argparse.Namespace) -> int:
     except TwinwireClientError as error:
         _complain(str(error))
         return 1
+
+
+def _token(path: str | None) -> str | None:
+    """Who asks: what is in the file, or in the environment."""
+    try:
+        token = os.environ.get("TWINWIRE_TOKEN", "") if path is None else Path(path).read_text()
+        token.encode("ascii")
+    except (OSError, ValueError):
+        raise SettingsError("cannot be read", field="TWINWIRE_TOKEN" if path is None else "--token-file") from None
+    return token.strip() or None
 
 
 def _message(given: str | None) -> str:

@@ -6,8 +6,8 @@ import argparse
 import errno
 import importlib
 import inspect
-import logging
 import os
+import secrets
 import signal
 import socket
 import sys
@@ -17,14 +17,12 @@ from typing import TYPE_CHECKING, Any, NoReturn, get_args, get_type_hints
 
 import msgspec
 
-from twinwire import settings as settings_module
+from twinwire import logs, settings as settings_module
 from twinwire.errors import SettingsError
-from twinwire.settings import Settings, flag
+from twinwire.settings import SECRETS, Settings, flag, is_loopback
 
 if TYPE_CHECKING:
     from litestar import Litestar
-
-_NO_FLAG = {"api_key"}  # a command line is there for all users of a machine to see
 
 
 class _Parser(argparse.ArgumentParser):
@@ -48,22 +46,32 @@ def parser() -> argparse.ArgumentParser:
     serve.add_argument("app", nargs="?", metavar="MODULE:NAME", help="an app or an agent of yours; default: built in")
     defaults = Settings()
     for name, hint in get_type_hints(Settings, include_extras=True).items():
-        if name in _NO_FLAG:
+        if name in SECRETS:
             continue
         text = "".join(meta.description or "" for meta in get_args(hint) if isinstance(meta, msgspec.Meta))
         repeatable = isinstance(getattr(defaults, name), tuple)
-        default = "" if repeatable or getattr(defaults, name) is None else f"; default {getattr(defaults, name)}"
+        switch = isinstance(getattr(defaults, name), bool)
+        plain = repeatable or switch or getattr(defaults, name) is None
+        default = "" if plain else f"; default {getattr(defaults, name)}"
+        how: dict[str, Any] = {
+            "action": "append" if repeatable else "store",
+            "metavar": name.rpartition("_")[2].upper(),
+        }
+        if switch:
+            how = {"action": "store_const", "const": True}
         serve.add_argument(
             flag(name),
-            action="append" if repeatable else "store",
-            metavar=name.rpartition("_")[2].upper(),
             help=f"{text}{default}".replace("%", "%%"),
+            **how,
         )
     chat = commands.add_parser("chat", help="ask a server something", allow_abbrev=False)
     chat.add_argument("message", nargs="?", metavar="MESSAGE", help="what to ask; default: read from standard input")
     chat.add_argument("--url", default="http://127.0.0.1:8000", help="the server; default %(default)s")
     chat.add_argument("--transport", choices=("sse", "ws"), default="sse", help="default %(default)s")
     chat.add_argument("--agent", metavar="NAME", help="the agent to ask; default: the server's own")
+    chat.add_argument(
+        "--token-file", metavar="FILE", help="your token, in a file; default: the variable TWINWIRE_TOKEN"
+    )
     chat.add_argument("--json", action="store_true", help="print each event as a line of JSON")
     return top
 
@@ -121,14 +129,18 @@ def _bind(settings: Settings) -> socket.socket:
 
 
 def _serve(arguments: argparse.Namespace) -> None:
-    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s %(message)s", level=logging.INFO)
-    for chatty in ("httpx", "httpx2", "openai"):
-        logging.getLogger(chatty).setLevel(logging.WARNING)
     # After its own clean shutdown uvicorn raises the signal again. It ends the process then, as SIGTERM does: with a
     # KeyboardInterrupt asyncio would first wait for every task, even for one of an agent that will not be cancelled.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     settings = settings_module.load(os.environ, vars(arguments))
+    if settings.workers > 1:
+        # All workers sign and read the same tickets.
+        os.environ["TWINWIRE_SECRET"] = settings.secret or secrets.token_urlsafe(32)
+        settings = settings_module.load(os.environ, vars(arguments))
+    logs.set_up(settings)
     with _bind(settings) as listener:
+        if arguments.app is None:
+            _check_exposure(settings, settings)
         host, port = listener.getsockname()[:2]
         shown = f"[{host}]" if ":" in host else host
 
@@ -137,6 +149,7 @@ def _serve(arguments: argparse.Namespace) -> None:
 
         def work(ready: Callable[[], None]) -> None:
             app = _app(arguments.app, settings)
+            _check_exposure(settings, app.state.service.settings)
 
             from twinwire.server import serve
 
@@ -148,6 +161,20 @@ def _serve(arguments: argparse.Namespace) -> None:
             from twinwire.workers import Supervisor
 
             Supervisor(settings.workers, lambda ready: _reporting(lambda: work(ready)), say_ready).run()
+
+
+def _check_exposure(told: Settings, settings: Settings) -> None:
+    """Raises `SettingsError` where the app's settings let in more than was told, or all who can reach this machine."""
+    if told.authenticates and not settings.authenticates:
+        raise SettingsError(
+            "this app takes its settings from variables: set TWINWIRE_AUTH_TOKENS or TWINWIRE_JWT_KEY_FILE"
+        )
+    if not (settings.authenticates or told.insecure or is_loopback(told.host)):
+        raise SettingsError(
+            f"{told.host} is reachable by others and nobody is authenticated: set TWINWIRE_AUTH_TOKENS "
+            "(or --jwt-key-file), or say --insecure",
+            field="--host",
+        )
 
 
 def _app(target: str | None, settings: Settings) -> Litestar:

@@ -5,18 +5,28 @@ TwinwireError                       500  internal            4500
     · UnsupportedMediaType          415  unsupported_media_type
     · NotAcceptable                 406  not_acceptable
     · PayloadTooLarge               413  payload_too_large
+    · HeadTooLarge                  431  head_too_large
+    · RequestTimeout                408  request_timeout
+    · UpgradeRequired               426  upgrade_required
     · IdempotencyMismatch           422  idempotency_mismatch
+ · Unauthenticated                  401  unauthenticated     4501
+ · Forbidden                        403  forbidden           4503
+    · OriginNotAllowed              403  origin_not_allowed
+ · BadHost                          421  bad_host            4500
  · NotFound                         404  not_found           4504
     · RunNotFound                   404  run_not_found
     · AgentNotFound                 404  agent_not_found
  · CursorGone                       410  gap                 4500
  · SessionBusy                      409  session_busy        4500
  · StaleWriter                      409  stale_writer        4500
- · TooManyRuns                      429  too_many_runs       4029
+ · TooManyRuns                      429  too_many_runs       4029   with `retry_after`
+    · RateLimited                   429  rate_limited
  · Draining                         503  draining            1012
  · LogUnavailable                   503  log_unavailable     4013
+ · ModelUnavailable                 503  model_unavailable   4013   of /readyz alone
  · RunError                         500  agent_error         4500   what a run's ERROR event tells
     · RunTimeout                    504  timeout
+    · BudgetSpent                   500  budget
     · UpstreamError                 502  upstream_error
        · UpstreamTimeout            504  upstream_timeout
  · SettingsError                         settings                   a flag or variable; for the command line
@@ -28,6 +38,7 @@ holds a secret, a path of the server's or the text of an unexpected exception.
 
 from __future__ import annotations
 
+import math
 from typing import Any, ClassVar
 
 
@@ -67,6 +78,24 @@ class PayloadTooLarge(BadRequest):
     status, code = 413, "payload_too_large"
 
 
+class HeadTooLarge(BadRequest):
+    status, code = 431, "head_too_large"
+
+    def __init__(self, size: int, fields: int) -> None:
+        super().__init__(f"a request's head may have {size} bytes and {fields} fields")
+
+
+class RequestTimeout(BadRequest):
+    status, code = 408, "request_timeout"
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(f"the request was not all there within {seconds:g} s")
+
+
+class UpgradeRequired(BadRequest):
+    status, code = 426, "upgrade_required"
+
+
 class IdempotencyMismatch(BadRequest):
     """The key was used before, for another request."""
 
@@ -74,6 +103,39 @@ class IdempotencyMismatch(BadRequest):
 
     def __init__(self) -> None:
         super().__init__("this key was used for a different request", field="idempotency_key")
+
+
+class Unauthenticated(TwinwireError):
+    """No credential, or none that is good; which of the two, and why, is nobody's business."""
+
+    status, code, close_code = 401, "unauthenticated", 4501
+
+    def __init__(self) -> None:
+        super().__init__("authentication is needed")
+
+
+class Forbidden(TwinwireError):
+    """It is known who asks, and they may not."""
+
+    status, code, close_code = 403, "forbidden", 4503
+
+
+class OriginNotAllowed(Forbidden):
+    """A page of a site that is not allowed has a browser ask."""
+
+    code = "origin_not_allowed"
+
+    def __init__(self) -> None:
+        super().__init__("a page of another site may not do this; --cors-origin allows one")
+
+
+class BadHost(TwinwireError):
+    """A name that this server does not go by: DNS may have been made to point here (DNS rebinding)."""
+
+    status, code = 421, "bad_host"
+
+    def __init__(self) -> None:
+        super().__init__("this server does not go by that name; --allowed-host adds one", field="host")
 
 
 class NotFound(TwinwireError):
@@ -127,10 +189,24 @@ class StaleWriter(TwinwireError):
 
 
 class TooManyRuns(TwinwireError):
-    status, code, close_code = 429, "too_many_runs", 4029
+    """So many go on. `retry_after` is in whole seconds."""
 
-    def __init__(self, limit: int) -> None:
-        super().__init__(f"{limit} runs are going already; try again later")
+    status, code, close_code = 429, "too_many_runs", 4029
+    limited = "runs are going already"
+
+    def __init__(self, limit: int, seconds: float = 1.0) -> None:
+        super().__init__(f"{limit} {self.limited}; try again later")
+        self.retry_after = max(1, math.ceil(seconds))
+
+    def payload(self) -> dict[str, Any]:
+        return {**super().payload(), "retry_after": self.retry_after}
+
+
+class RateLimited(TooManyRuns):
+    """So many were started within a minute."""
+
+    code = "rate_limited"
+    limited = "runs were started within a minute"
 
 
 class Draining(TwinwireError):
@@ -145,6 +221,15 @@ class LogUnavailable(TwinwireError):
 
     def __init__(self) -> None:
         super().__init__("the event log cannot be reached; try again later")
+
+
+class ModelUnavailable(TwinwireError):
+    """The local model's process has died and is not up again yet; a run meanwhile ends in an ERROR of its own."""
+
+    status, code, close_code = 503, "model_unavailable", 4013
+
+    def __init__(self) -> None:
+        super().__init__("the local model is not running; try again later")
 
 
 class RunError(TwinwireError):
@@ -165,6 +250,15 @@ class RunTimeout(RunError):
 
     def __init__(self, seconds: float) -> None:
         super().__init__(f"the run reached its deadline of {seconds:g} s")
+
+
+class BudgetSpent(RunError):
+    """The run has had more than it may: so many of `what`, its events, their bytes or its tokens."""
+
+    code = "budget"
+
+    def __init__(self, limit: int, what: str) -> None:
+        super().__init__(f"the run's budget of {limit} {what} is spent")
 
 
 class UpstreamError(RunError):

@@ -19,6 +19,7 @@ from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIO
 from websockets.protocol import State
 
 from twinwire import wire
+from twinwire.protocols import BoundedHttp, BoundedWebSocket
 from twinwire.settings import Settings
 from twinwire.transports.asgi import EXTENSION
 from twinwire.web.service import Service
@@ -99,7 +100,7 @@ class DirectWebSocket:
         await self._protocol.writable.wait()
 
 
-class HttpProtocol(HttpToolsProtocol):
+class HttpProtocol(BoundedHttp):
     """Offers a `Direct` to the app."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -113,7 +114,7 @@ class HttpProtocol(HttpToolsProtocol):
         self.scope["extensions"] = {EXTENSION: DirectHttp(self)}  # type: ignore[dict-item]
 
 
-class WebSocketProtocol(WebSocketsSansIOProtocol):
+class WebSocketProtocol(BoundedWebSocket):
     """Offers a `Direct` to the app, and closes with 1007 where uvicorn logs a traceback."""
 
     def send_receive_event_to_app(self) -> None:

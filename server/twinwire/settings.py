@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
+from ipaddress import ip_address
 from typing import Annotated, Any, get_type_hints
 
 import msgspec
@@ -18,7 +19,11 @@ from twinwire.errors import SettingsError
 Seconds = Annotated[float, Meta(gt=0, le=86_400 * 365)]
 Count = Annotated[int, Meta(ge=1, le=2**31)]
 
+SECRETS = frozenset({"api_key", "auth_tokens", "secret"})
+"""Settings that are variables only: a command line is there for all users of a machine to see."""
+
 _ORIGIN = re.compile(r"https?://[^/?#@*\s]+", re.ASCII)
+_HOST = re.compile(r"\*|[0-9A-Za-z._-]+|[0-9A-Fa-f:.]+", re.ASCII)
 _URL = re.compile(r"https?://[^/?#\s]+\S*", re.ASCII)
 
 
@@ -44,12 +49,42 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     cors_origin: Annotated[
         tuple[str, ...], Meta(description="an origin whose pages may use this server, or *; repeatable")
     ] = ()
+    allowed_host: Annotated[
+        tuple[str, ...], Meta(description="a name this server goes by, or *; default: on loopback its own; repeatable")
+    ] = ()
+    auth_tokens: Annotated[
+        tuple[str, ...], Meta(description="user:token of each who may use this server; only as a variable")
+    ] = ()
+    auth_tokens_file: Annotated[str | None, Meta(description="a file with such a user:token in each line")] = None
+    jwt_key_file: Annotated[
+        str | None, Meta(description="the key of JWTs that are taken: a PEM public key, or an HMAC secret")
+    ] = None
+    jwt_jwks_file: Annotated[str | None, Meta(description="a JWK set with the keys of JWTs that are taken")] = None
+    jwt_audience: Annotated[str | None, Meta(description="the aud that a JWT must have")] = None
+    jwt_issuer: Annotated[str | None, Meta(description="the iss that a JWT must have")] = None
+    secret: Annotated[
+        str | None, Meta(description="what tickets and logins are signed with; only as a variable; default: random")
+    ] = None
+    ticket_life: Annotated[Seconds, Meta(description="how long a ticket can be used to connect")] = 300.0
+    login_life: Annotated[Seconds, Meta(description="how long a login's cookie is good")] = 43_200.0
+    insecure: Annotated[bool, Meta(description="listen beyond loopback although nobody is authenticated")] = False
     demo_rate: Annotated[float, Meta(ge=0, le=1e6, description="tokens a second of the demo model; 0: no pause")] = 40.0
     max_steps: Annotated[Count, Meta(description="steps an agent may take")] = 8
     run_timeout: Annotated[Seconds, Meta(description="a run's deadline")] = 60.0
     model_timeout: Annotated[Seconds, Meta(description="how long a model may be silent")] = 30.0
     tool_timeout: Annotated[Seconds, Meta(description="how long a tool may take")] = 30.0
-    max_runs: Annotated[Count, Meta(description="runs at once, of everybody")] = 1000
+    max_runs: Annotated[Count, Meta(description="runs at once, of everybody, in each worker")] = 1000
+    user_runs: Annotated[Count, Meta(description="runs at once of one named user, on all workers")] = 20
+    user_starts: Annotated[Count, Meta(description="runs that one named user may start in a minute")] = 120
+    max_connections: Annotated[Count, Meta(description="streams and sockets open at once, in each worker")] = 10_000
+    user_connections: Annotated[Count, Meta(description="of these, how many may be of one named user")] = 100
+    socket_rate: Annotated[
+        Count, Meta(description="messages a second that a socket may send; ten times as many in one go")
+    ] = 100
+    run_events: Annotated[Count, Meta(description="events that one run may have")] = 1_000_000
+    run_bytes: Annotated[Count, Meta(description="bytes of events that one run may have")] = 2**26
+    run_tokens: Annotated[Count, Meta(description="tokens that one run may use, as the model counts them")] = 2_000_000
+    max_tool_calls: Annotated[Count, Meta(description="tools that an agent may call in one step")] = 32
     max_body: Annotated[Count, Meta(description="size of a request's body or a WebSocket message")] = 2**20
     log_events: Annotated[Count, Meta(description="events kept of one run; older ones are trimmed")] = 100_000
     log_bytes: Annotated[Count, Meta(description="bytes kept of all runs; the oldest ended ones go first")] = 2**28
@@ -60,13 +95,33 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     heartbeat: Annotated[Seconds, Meta(description="send a heartbeat after this long without an event")] = 15.0
     send_timeout: Annotated[Seconds, Meta(description="drop a follower that takes nothing for this long")] = 10.0
     drain_timeout: Annotated[float, Meta(ge=0, le=3600, description="at shutdown, let runs finish for this long")] = 1.0
+    log_format: Annotated[
+        str, Meta(pattern="^(text|json)$", description="how lines on standard error are written: text or json")
+    ] = "text"
+    log_level: Annotated[
+        str,
+        Meta(
+            pattern="^(debug|info|warning|error)$",
+            description="debug, info (a line for each start and end of a run), warning or error",
+        ),
+    ] = "warning"
     retry_ms: Annotated[Count, Meta(description="milliseconds after which EventSource reconnects, +-50 %")] = 1000
 
     def __post_init__(self) -> None:
+        if self.secret is not None and len(self.secret) < 32:
+            raise ValueError("secret: it has 32 characters or more")
         if self.workers > 1 and not self.log.startswith(("redis://", "rediss://")):
             raise ValueError("workers: more than one need a log they share: --log redis://host:port/0")
         if self.workers > 1 and self.local is not None:
             raise ValueError("workers: a local model is loaded by one server; give the workers its --base-url")
+        if (self.jwt_audience or self.jwt_issuer) and not (self.jwt_key_file or self.jwt_jwks_file):
+            name = "jwt_audience" if self.jwt_audience else "jwt_issuer"
+            raise ValueError(
+                f"{name}: without the keys of JWTs, --jwt-key-file or --jwt-jwks-file, nobody authenticates"
+            )
+        for host in self.allowed_host:
+            if not _HOST.fullmatch(host):
+                raise ValueError(f"allowed_host: {_shown(host)} is no name or address (without a port) and not *")
         for origin in self.cors_origin:
             if origin != "*" and not _ORIGIN.fullmatch(origin):
                 raise ValueError(f"cors_origin: {_shown(origin)} is no origin (http://host[:port], no path) and not *")
@@ -77,17 +132,29 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     def __repr__(self) -> str:
         shown = {name: getattr(self, name) for name in self.__struct_fields__}
-        if self.api_key is not None:
-            shown["api_key"] = "***"
+        shown |= {name: "***" for name in SECRETS if shown[name]}
         scheme, _, place = self.log.partition("://")
         if "@" in place:
             shown["log"] = f"{scheme}://***@{place.rpartition('@')[2]}"
         return f"Settings({', '.join(f'{name}={value!r}' for name, value in shown.items())})"
 
     @property
+    def authenticates(self) -> bool:
+        """Whether a way to authenticate is configured, so that all must."""
+        return bool(self.auth_tokens or self.auth_tokens_file or self.jwt_key_file or self.jwt_jwks_file)
+
+    @property
     def demo(self) -> bool:
         """Whether the embedded demo model answers: neither a key nor a server nor a file was given."""
         return self.api_key is None and self.base_url is None and self.local is None
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine goes by this name or address."""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")
 
 
 def flag(name: str) -> str:

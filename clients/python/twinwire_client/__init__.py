@@ -19,6 +19,7 @@ from twinwire_client.errors import (
     RunNotFound,
     SessionBusy,
     TwinwireClientError,
+    Unauthenticated,
 )
 from twinwire_client.retry import Backoff
 from twinwire_client.run import Run
@@ -36,4 +37,5 @@ __all__ = [
     "RunNotFound",
     "SessionBusy",
     "TwinwireClientError",
+    "Unauthenticated",
 ]

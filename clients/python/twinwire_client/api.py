@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -41,8 +41,21 @@ def network() -> Iterator[None]:
         raise Broken(str(error) or type(error).__name__) from error
 
 
+class _Bearer(httpx.Auth):
+    """A bearer token (RFC 6750) in each request, which opens a WebSocket too."""
+
+    def __init__(self, token: str | Callable[[], str]) -> None:
+        self._token = token
+
+    def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
+        """See `httpx.Auth`."""
+        token = self._token if isinstance(self._token, str) else self._token()
+        request.headers["authorization"] = f"Bearer {token}"
+        yield request
+
+
 class Api:
-    """One server: where it is, what to tell it in each request (`headers`), and how long to wait for it.
+    """One server: where it is, what to tell it in each request (`headers`, `token`), and how long to wait for it.
 
     `timeout` is for connecting and for an answer to begin, `heartbeat` what to take for the server's where it
     announces none; both in seconds.
@@ -53,6 +66,7 @@ class Api:
         url: str,
         headers: Mapping[str, str] | None,
         *,
+        token: str | Callable[[], str] | None,
         timeout: float,
         heartbeat: float,
         backoff: Backoff,
@@ -64,7 +78,11 @@ class Api:
         self._backoff = backoff
         self._max_attempts = max_attempts
         self.http = httpx.AsyncClient(
-            base_url=url, headers=headers, timeout=timeout, limits=httpx.Limits(max_connections=None)
+            base_url=url,
+            headers=headers,
+            auth=None if token is None else _Bearer(token),
+            timeout=timeout,
+            limits=httpx.Limits(max_connections=None),
         )
 
     def attempts(self) -> Attempts:

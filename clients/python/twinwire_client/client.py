@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Literal, Self
 
@@ -23,6 +23,7 @@ _CONNECT: dict[str, Connect] = {"sse": sse.connect, "ws": ws.connect}
 class Client:
     """A Twinwire server at `url` (`http://host:port`), with these `headers` in every request.
 
+    `token` is a bearer token, or what gives a fresh one for each request, where the server authenticates.
     An async context manager: leaving it closes its connections. Whatever breaks is tried again after `backoff`, up
     to `max_attempts` failures in a row, then `ConnectionLost` is raised. `timeout` is how long to wait for the
     server to answer, in seconds; `heartbeat`, in seconds, how long a WebSocket may be silent before the server is
@@ -34,6 +35,7 @@ class Client:
         url: str,
         headers: Mapping[str, str] | None = None,
         *,
+        token: str | Callable[[], str] | None = None,
         timeout: float = 10.0,
         heartbeat: float = 15.0,
         backoff: Backoff = Backoff(),  # noqa: B008 - immutable
@@ -45,7 +47,15 @@ class Client:
             raise ValueError(f"not a URL: {error}") from None
         if parsed.scheme not in {"http", "https"} or not parsed.host:
             raise ValueError(f"a URL begins with http:// or https:// and a host; {url!r} does not")
-        self._api = Api(url, headers, timeout=timeout, heartbeat=heartbeat, backoff=backoff, max_attempts=max_attempts)
+        self._api = Api(
+            url,
+            headers,
+            token=token,
+            timeout=timeout,
+            heartbeat=heartbeat,
+            backoff=backoff,
+            max_attempts=max_attempts,
+        )
 
     async def __aenter__(self) -> Self:
         return self

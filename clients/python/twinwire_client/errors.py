@@ -4,6 +4,7 @@ TwinwireClientError
  · ConnectionLost       the server could not be reached, attempt after attempt
  · ProtocolError        what came is not what PROTOCOL.md promises
  · ApiError             the server's verdict; trying again would not change it
+    · Unauthenticated
     · RunNotFound
     · AgentNotFound
     · SessionBusy       a run of this session is still going
@@ -44,6 +45,10 @@ class ApiError(TwinwireClientError):
         super().__init__(f"{self.field}: {message}" if self.field else message)
 
 
+class Unauthenticated(ApiError):
+    """The server wants a token, or another one."""
+
+
 class RunNotFound(ApiError):
     """No such run, or somebody else's."""
 
@@ -75,6 +80,7 @@ class RunFailed(TwinwireClientError):
 
 
 _KINDS: dict[str, type[ApiError]] = {
+    "unauthenticated": Unauthenticated,
     "run_not_found": RunNotFound,
     "agent_not_found": AgentNotFound,
     "session_busy": SessionBusy,

@@ -51,13 +51,13 @@ class _Connection:
 
     async def receive(self) -> str:
         """See `run.Connection`."""
-        try:
-            with network():
+        with network():
+            try:
                 async for block in self._blocks:
                     if block.data:  # others set the cursor and the reconnection time, or end a comment
                         return block.data
-        except SSEError:
-            raise ProtocolError("the answer is no event stream") from None
+            except SSEError:  # httpx-sse derives it from httpx's TransportError, which is `network`'s
+                raise ProtocolError("the answer is no event stream") from None
         raise Broken("the body ended before the run did")
 
     async def aclose(self) -> None:

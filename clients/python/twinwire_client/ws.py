@@ -7,6 +7,7 @@ program that takes its time over an event is not mistaken for a dead connection.
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 import anyio
@@ -22,13 +23,13 @@ from httpx_ws import (
 )
 from wsproto.utilities import ProtocolError as SocketError
 
-from twinwire.errors import Draining, LogUnavailable, TooManyRuns
+from twinwire.errors import Draining, LogUnavailable, RateLimited, TooManyRuns
 from twinwire_client.api import Api, refusal
 from twinwire_client.errors import ApiError, ProtocolError, api_error
 from twinwire_client.retry import Broken
 from twinwire_client.run import Position
 
-PASSING = {kind.code for kind in (Draining, LogUnavailable, TooManyRuns)}
+PASSING = {kind.code for kind in (Draining, LogUnavailable, RateLimited, TooManyRuns)}
 """The errors of a socket that HTTP would answer with 429 or 503."""
 
 _FINAL = {1003, 1008, 1009, 1010}
@@ -46,6 +47,7 @@ class _Message(msgspec.Struct):
     code: str | None = None
     message: str | None = None
     field: str | None = None
+    retry_after: float = 0.0
     first: int = 0
     last: int = 0
     ended: bool = False
@@ -63,7 +65,7 @@ def _closed(code: int, reason: str) -> Broken | ApiError:
     """What a close code means."""
     text = f"the socket was closed with {code}{f' ({reason})' if reason else ''}"
     if code in _FINAL or 4500 <= code <= 4999:
-        return api_error({"code": "closed", "message": text}, code)
+        return api_error({"code": "unauthenticated" if code == 4501 else "closed", "message": text}, code)
     return Broken(text)
 
 
@@ -120,7 +122,7 @@ class _Connection:
         elif message.type != "error":
             return _Received(message, text)
         if message.code in PASSING:
-            raise Broken(message.message or message.code)
+            raise Broken(message.message or message.code, message.retry_after)
         raise api_error(msgspec.structs.asdict(message))
 
     async def follow(self, at: Position) -> bool:
@@ -134,10 +136,8 @@ class _Connection:
         if at.types is not None:
             command["types"] = at.types
         if self._session is not None:
-            try:
+            with suppress(HTTPXWSException, SocketError):  # what has come before it broke tells more
                 await self._session.send_text(msgspec.json.encode(command).decode())
-            except (HTTPXWSException, SocketError) as error:
-                raise Broken("the connection broke") from error
         reply = (await self._next()).message
         if reply.type != answer:
             raise ProtocolError(f"{reply.type!r} came where {answer!r} was due")

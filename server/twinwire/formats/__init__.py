@@ -1,14 +1,15 @@
 """Views: how the events of a run look in one format. Pure; `native` is Twinwire's own.
 
 A view knows nothing of connections: it turns records into frames, and an adapter of `transports` sends them.
+`registry` has all formats by name.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Protocol
 
-from twinwire.events import Record
+from twinwire.events import Record, StreamEvent, decode, dump
 
 
 class View(Protocol):
@@ -17,3 +18,27 @@ class View(Protocol):
     def frames(self, records: Sequence[Record]) -> Sequence[bytes]:
         """The frames of these records, in order; fewer or more than records, or none."""
         ...
+
+
+Translate = Callable[[StreamEvent], Iterable[Any]]
+"""What each of a run's events comes to, as JSON values. It has a state: one per follower, from the first event on."""
+
+
+def sse_data(value: Any) -> bytes:
+    """A JSON value as an SSE block that has `data` alone."""
+    return b"data: %b\n\n" % dump(value)
+
+
+class SseView:
+    """What `translate` gives, each an SSE block of its own; `end` is sent after the terminal event."""
+
+    def __init__(self, translate: Translate, end: bytes = b"") -> None:
+        self._translate = translate
+        self._end = end
+
+    def frames(self, records: Sequence[Record]) -> Sequence[bytes]:
+        """See `View`."""
+        frames = [sse_data(value) for record in records for value in self._translate(decode(record.body))]
+        if self._end and records and records[-1].last:
+            frames.append(self._end)
+        return frames

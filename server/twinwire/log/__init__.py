@@ -40,6 +40,14 @@ class Limits(Struct, frozen=True, kw_only=True):
     session_idle: float
 
 
+class Quota(Struct, frozen=True, kw_only=True):
+    """What one user may have: `runs` at once, of which each ends within `longest` seconds, and `starts` in a minute."""
+
+    runs: int
+    starts: int
+    longest: float
+
+
 class RunInfo(Struct, frozen=True, kw_only=True):
     """What is known of a run from its start; what became of it is in its events.
 
@@ -80,11 +88,12 @@ class RunState(Struct, frozen=True):
 class EventLog(Protocol):
     """Where events are kept. One writer per run, any number of readers."""
 
-    async def create(self, run: RunInfo, *, idempotency_key: str | None) -> RunInfo:
+    async def create(self, run: RunInfo, *, idempotency_key: str | None, quota: Quota | None = None) -> RunInfo:
         """Open the log of a run.
 
         Returns `run`, or the run that this user started with this key before. Raises `IdempotencyMismatch`
-        where that one's fingerprint differs.
+        where that one's fingerprint differs; `TooManyRuns` and `RateLimited` where a new run is over its user's quota,
+        in which runs count as long as they have no terminal event, on all workers.
         """
         ...
 
@@ -162,6 +171,10 @@ class Control(Protocol):
 
     async def occupy(self, session: SessionKey, run_id: str) -> str | None:
         """Make this run the session's one that goes on. Returns None, or the run that is it already."""
+        ...
+
+    async def holder(self, session: SessionKey) -> str | None:
+        """The run that goes on in this session, or has just ended; None where there is none."""
         ...
 
     async def vacate(self, session: SessionKey, run_id: str) -> None:

@@ -31,6 +31,10 @@ class LocalControl:
         holder = self._busy.setdefault(session, run_id)
         return None if holder == run_id else holder
 
+    async def holder(self, session: SessionKey) -> str | None:
+        """See `Control`."""
+        return self._busy.get(session)
+
     async def vacate(self, session: SessionKey, run_id: str) -> None:
         """See `Control`."""
         if self._busy.get(session) == run_id:

@@ -9,8 +9,9 @@ from msgspec import Struct
 
 from twinwire.errors import IdempotencyMismatch, RunNotFound
 from twinwire.events import Record
-from twinwire.log import Limits, Owner, Page, RunInfo, RunState, Unsubscribe
+from twinwire.log import Limits, Owner, Page, Quota, RunInfo, RunState, Unsubscribe
 from twinwire.log.control import LocalControl
+from twinwire.log.quotas import Quotas
 from twinwire.log.tail import Tail
 
 
@@ -36,6 +37,7 @@ class MemoryLog(LocalControl):
         self._runs: dict[str, _Entry] = {}
         self._keys: dict[tuple[str | None, str], str] = {}
         self._ended: dict[str, float] = {}  # when each ended run is forgotten, oldest end first
+        self._quotas = Quotas(self._goes_on)
         self.size = 0
 
     async def open(self, owner: Owner) -> None:
@@ -44,29 +46,31 @@ class MemoryLog(LocalControl):
     async def close(self) -> None:
         """See `Store`."""
 
-    async def create(self, run: RunInfo, *, idempotency_key: str | None) -> RunInfo:
+    async def create(self, run: RunInfo, *, idempotency_key: str | None, quota: Quota | None = None) -> RunInfo:
         """See `EventLog`."""
         self._expire()
         key = None if idempotency_key is None else (run.user_id, idempotency_key)
+        if key is not None and key in self._keys:
+            known = self._runs[self._keys[key]].info
+            if known.fingerprint != run.fingerprint:
+                raise IdempotencyMismatch
+            return known
+        self._quotas.admit(run, quota)
         if key is not None:
-            if key in self._keys:
-                known = self._runs[self._keys[key]].info
-                if known.fingerprint != run.fingerprint:
-                    raise IdempotencyMismatch
-                return known
             self._keys[key] = run.run_id
         self._runs[run.run_id] = _Entry(run, Tail(), key)
         return run
 
     def append(self, run_id: str, expected_last: int, records: Sequence[Record]) -> None:
         """See `EventLog`; done when it returns."""
-        entry = self._entry(run_id)
-        self.size += entry.tail.append(expected_last, records)
+        tail = self._entry(run_id).tail
+        self.size += tail.append(expected_last, records)
         if records[-1].last and run_id not in self._ended:
             self._ended[run_id] = self._clock() + self._retention
         if self.size > self._max_bytes:
             self._evict(run_id)
-        self.size -= entry.tail.trim(self._max_events, max(self._max_bytes - (self.size - entry.tail.size), 0))
+        if self.size > self._max_bytes or tail.count > self._max_events:
+            self.size -= tail.trim(self._max_events, max(self._max_bytes - (self.size - tail.size), 0))
 
     async def find(self, user_id: str | None, idempotency_key: str) -> RunInfo | None:
         """See `EventLog`."""
@@ -95,6 +99,9 @@ class MemoryLog(LocalControl):
         """See `EventLog`."""
         entry = self._runs.get(run_id)
         return (lambda: None) if entry is None else entry.tail.subscribe(wake)
+
+    def _goes_on(self, run_id: str) -> bool:
+        return run_id in self._runs and run_id not in self._ended
 
     def _entry(self, run_id: str) -> _Entry:
         if run_id in self._ended:

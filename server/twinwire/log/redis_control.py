@@ -75,6 +75,11 @@ class RedisControl(ABC):
         holder: str = (await self._link.call(*OCCUPY(self._keys.busy(session)), run_id)).decode()
         return None if holder == run_id else holder
 
+    async def holder(self, session: SessionKey) -> str | None:
+        """See `Control`."""
+        holder: bytes | None = await self._link.call("GET", self._keys.busy(session))
+        return None if holder is None else holder.decode()
+
     async def vacate(self, session: SessionKey, run_id: str) -> None:
         """See `Control`."""
         await self._link.call(*VACATE(self._keys.busy(session)), run_id)

@@ -44,6 +44,10 @@ class Keys:
         """What a user started with this key."""
         return f"{self._tag}:key:{dump([user_id, key]).decode()}"
 
+    def starts(self, user_id: str | None) -> str:
+        """What a user has started."""
+        return f"{self._tag}:starts:{dump(user_id).decode()}"
+
     def session(self, session: SessionKey) -> str:
         """A conversation."""
         return f"{self._tag}:session:{dump(session).decode()}"
@@ -66,15 +70,39 @@ class Script:
 
 
 CREATE = Script("""
--- KEYS: run, live [, idempotency key]; ARGV: run id, info, owner. Returns the info of the run that the key stands for.
-local known = KEYS[3] and redis.call('GET', KEYS[3])
+-- KEYS: run, live, starts [, idempotency key]; ARGV: run id, info, owner [, runs, starts, longest run in ms].
+-- Returns the info of the run that the key stands for; or, over the quota, {ms until a run has ended, ms until a start
+-- is a minute old}, 0 for the one that is no hindrance. A start counts as long as its run is live, or it is recent.
+local known = KEYS[4] and redis.call('GET', KEYS[4])
 if known then return known end
-if redis.call('EXISTS', KEYS[1]) == 0 then
-  redis.call('HSET', KEYS[1], 'info', ARGV[2], 'owner', ARGV[3], 'first', 1, 'last', 0, 'bytes', 0, 'ended', 0,
-             'key', KEYS[3] or '')
-  redis.call('HSET', KEYS[2], ARGV[1], ARGV[3])
-  if KEYS[3] then redis.call('SET', KEYS[3], ARGV[2]) end
+if redis.call('EXISTS', KEYS[1]) == 1 then return ARGV[2] end
+if ARGV[4] then
+  local runs, starts, longest, minute = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6]), 60000
+  local time = redis.call('TIME')
+  local now = time[1] * 1000 + math.floor(time[2] / 1000)
+  if redis.call('ZCARD', KEYS[3]) >= math.min(runs, starts) then
+    local going, recent = {}, {}
+    local kept = redis.call('ZRANGE', KEYS[3], 0, -1, 'WITHSCORES')
+    for i = 1, #kept, 2 do
+      local at, live = tonumber(kept[i + 1]), redis.call('HEXISTS', KEYS[2], kept[i]) == 1
+      local young = now - minute < at and at <= now  -- the clock may have been set back
+      if live then going[#going + 1] = at end
+      if young then recent[#recent + 1] = at end
+      if not live and not young then redis.call('ZREM', KEYS[3], kept[i]) end
+    end
+    local ends = going[#going - runs + 1]
+    local frees = recent[#recent - starts + 1]
+    if ends or frees then
+      return {ends and math.max(ends + longest - now, 1) or 0, frees and frees + minute - now or 0}
+    end
+  end
+  redis.call('ZADD', KEYS[3], now, ARGV[1])
+  redis.call('PEXPIRE', KEYS[3], math.max(longest, minute))
 end
+redis.call('HSET', KEYS[1], 'info', ARGV[2], 'owner', ARGV[3], 'first', 1, 'last', 0, 'bytes', 0, 'ended', 0,
+           'key', KEYS[4] or '')
+redis.call('HSET', KEYS[2], ARGV[1], ARGV[3])
+if KEYS[4] then redis.call('SET', KEYS[4], ARGV[2]) end
 return ARGV[2]
 """)
 

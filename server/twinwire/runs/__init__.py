@@ -5,7 +5,8 @@ A run does not know who follows it, only how many: what happens to a run that no
 
 from __future__ import annotations
 
+from twinwire.runs.budget import Budget
 from twinwire.runs.registry import Runs
 from twinwire.runs.spec import RunSpec
 
-__all__ = ["RunSpec", "Runs"]
+__all__ = ["Budget", "RunSpec", "Runs"]

@@ -7,14 +7,16 @@ import hashlib
 import logging
 import time
 from collections import Counter
-from collections.abc import Coroutine, Mapping
+from collections.abc import Coroutine, Mapping, Sequence
 from typing import Any, Literal
 
 import msgspec
 
 from twinwire.agents import Agent, RunRequest
+from twinwire.auth import ANYBODY, Identity
 from twinwire.errors import (
     AgentNotFound,
+    CursorGone,
     Draining,
     LogUnavailable,
     RunError,
@@ -22,9 +24,12 @@ from twinwire.errors import (
     SessionBusy,
     TooManyRuns,
 )
-from twinwire.events import decode, timestamp
-from twinwire.fold import Fold
-from twinwire.log import RunInfo, RunState, SessionKey, Store
+from twinwire.events import timestamp
+from twinwire.log import Quota, RunInfo, RunState, SessionKey, Store
+from twinwire.metrics import Figures
+from twinwire.models import Message
+from twinwire.runs.budget import Budget
+from twinwire.runs.folded import folded
 from twinwire.runs.run import Run
 from twinwire.runs.spec import RunSpec
 from twinwire.wire import check_run_id, new_run_id
@@ -34,17 +39,26 @@ logger = logging.getLogger("twinwire.runs")
 CancelStatus = Literal["accepted", "already_finished"]
 
 SETTLE_SECONDS = 5.0  # how long a start waits for the run it interrupts to leave the session
-SNAPSHOT_PAGE = 256
 RECHECK_SECONDS = 5.0  # how soon a run that only other workers follow is looked at again
 
 
 class Runs:
     """The runs of this process and the agents they use; the `Owner` of its runs to the log.
 
-    The default agent is the one named `react`, or else the first. `deadline` is for each run, in seconds.
+    The default agent is the one named `react`, or else the first. `deadline` is for each run, in seconds, `max_runs`
+    for this process, `quota` for each named user and all processes, `budget` for each run.
     """
 
-    def __init__(self, log: Store, agents: Mapping[str, Agent], *, deadline: float, max_runs: int) -> None:
+    def __init__(
+        self,
+        log: Store,
+        agents: Mapping[str, Agent],
+        *,
+        deadline: float,
+        max_runs: int,
+        quota: Quota | None = None,
+        budget: Budget | None = None,
+    ) -> None:
         if not agents:
             raise ValueError("at least one agent is needed")
         self.log = log
@@ -53,12 +67,15 @@ class Runs:
         self.draining = False
         self._deadline = deadline
         self._max_runs = max_runs
+        self._quota = quota
+        self._budget = budget
         self._live: dict[str, Run] = {}
         self._elsewhere: Counter[str] = Counter()  # followers here of runs that go on elsewhere
         self._tasks: set[asyncio.Task[None]] = set()
         self._idle: asyncio.Future[None] | None = None
         self.started = 0
-        self.ended: dict[str, int] = {}
+        self.ended: Counter[str] = Counter()
+        self.figures = Figures()
 
     def __len__(self) -> int:
         return len(self._live)
@@ -66,7 +83,7 @@ class Runs:
     async def start(self, spec: RunSpec) -> tuple[RunInfo, bool]:
         """Start a run, or find the one that this user started with this idempotency key: it, and whether it is new.
 
-        Raises `AgentNotFound`, `SessionBusy`, `IdempotencyMismatch`, `TooManyRuns`, `Draining`.
+        Raises `AgentNotFound`, `SessionBusy`, `IdempotencyMismatch`, `TooManyRuns`, `RateLimited`, `Draining`.
         """
         name = spec.agent or self.default_agent
         if name not in self.agents:
@@ -80,7 +97,7 @@ class Runs:
             fingerprint=hashlib.sha256(msgspec.json.encode([name, spec.message, spec.session_id])).hexdigest(),
             owner=self.log.worker,
         )
-        session = self._session(info)
+        session = spec.session
         if spec.idempotency_key is None or await self.log.find(spec.user_id, spec.idempotency_key) is None:
             if self.draining:
                 raise Draining
@@ -89,19 +106,16 @@ class Runs:
             if session is not None:
                 await self._enter(session, info.run_id, interrupt=spec.interrupt)
         try:
-            history = await self.log.history(session) if session else []
-            known = await self.log.create(info, idempotency_key=spec.idempotency_key)
+            history = spec.history
+            if history is None:
+                history = await self.log.history(session) if session else []
+            known = await self.log.create(info, idempotency_key=spec.idempotency_key, quota=self._quota)
             if known is info:
                 self._begin(info, spec, history)  # nothing is awaited in between: the log may ask who `owns` it
         finally:
             if session is not None and info.run_id not in self._live:
                 await self.log.vacate(session, info.run_id)
         return known, known is info
-
-    @staticmethod
-    def _session(info: RunInfo) -> SessionKey | None:
-        """The conversation a run is part of; without user and session it is one of its own."""
-        return (info.user_id, info.session_id) if info.user_id or info.session_id else None
 
     async def _enter(self, session: SessionKey, run_id: str, *, interrupt: bool) -> None:
         """Make this run the session's only one; end the one before where that is asked for. Raises `SessionBusy`."""
@@ -112,7 +126,7 @@ class Runs:
                 if not over:
                     if not interrupt or time.monotonic() > patience:
                         raise SessionBusy
-                    await self.cancel(holder)
+                    await self.cancel(holder, ANYBODY)
             except RunNotFound:
                 over, patience = True, 0.0
             if over and time.monotonic() > patience:
@@ -120,7 +134,7 @@ class Runs:
             else:
                 await asyncio.sleep(0.005)  # its worker remembers the turn, then leaves the session
 
-    def _begin(self, info: RunInfo, spec: RunSpec, history: list[dict[str, str]]) -> None:
+    def _begin(self, info: RunInfo, spec: RunSpec, history: Sequence[Message]) -> None:
         request = RunRequest(
             message=spec.message,
             run_id=info.run_id,
@@ -134,9 +148,11 @@ class Runs:
             self.agents[info.agent],
             request,
             deadline=self._deadline,
+            budget=self._budget,
             linger=spec.linger,
+            figures=self.figures,
             on_abandoned=lambda run: self._spawn(self._cancel_if_unfollowed(run)),
-            on_end=self._end,
+            on_end=lambda run: self._end(run, spec.session),
         )
         self._live[info.run_id] = run
         self.started += 1
@@ -161,10 +177,9 @@ class Runs:
         else:
             run.cancel()
 
-    def _end(self, run: Run) -> None:
+    def _end(self, run: Run, session: SessionKey | None) -> None:
         self._live.pop(run.info.run_id, None)
-        self.ended[run.fold.status] = self.ended.get(run.fold.status, 0) + 1
-        session = self._session(run.info)
+        self.ended[run.fold.status] += 1
         if session is not None:
             self._spawn(self._leave(session, run))
         if not self._live and self._idle is not None and not self._idle.done():
@@ -181,31 +196,51 @@ class Runs:
         except LogUnavailable:
             logger.warning("run %s: its turn in the conversation may be lost: the log is unavailable", run.info.run_id)
 
-    async def state(self, run_id: str) -> RunState:
-        """What is known of a run. Raises `RunNotFound`."""
-        return await self.log.state(check_run_id(run_id))
+    async def state(self, run_id: str, by: Identity) -> RunState:
+        """What is known of a run. Raises `RunNotFound`, also for a run that is not for `by` to see."""
+        state = await self.log.state(check_run_id(run_id))
+        by.check_run(run_id, state.info.user_id)
+        return state
 
-    async def snapshot(self, run_id: str) -> tuple[int, dict[str, Any]]:
+    async def seek(self, run_id: str, after: int, by: Identity) -> RunState:
+        """The run, for `by` to follow it from the event after number `after`. Raises `RunNotFound`, `CursorGone`."""
+        try:
+            state = await self.state(run_id, by)
+        except RunNotFound:
+            self.figures.cursors["not_found"] += 1
+            raise
+        if not state.first - 1 <= after <= state.last:
+            self.figures.cursors["gap"] += 1
+            raise CursorGone(state.first, state.last)
+        ended = state.terminal is not None and after == state.last
+        self.figures.cursors["ended" if ended else "resumed" if after else "begun"] += 1
+        return state
+
+    async def snapshot(self, run_id: str, by: Identity) -> tuple[int, dict[str, Any]]:
         """The number of a run's last event and the run's state up to it, as `Fold.state`.
 
         Raises `RunNotFound`, and `CursorGone` where the run's first events are trimmed and it goes on elsewhere.
         """
-        check_run_id(run_id)
-        if (run := self._live.get(run_id)) is not None:
+        if (run := self._live.get(check_run_id(run_id))) is not None:
+            by.check_run(run_id, run.info.user_id)
             return await run.snapshot()
-        fold, seq = Fold(), 0
-        while (page := await self.log.page(run_id, seq, SNAPSHOT_PAGE)).records:
-            for record in page.records:
-                fold.apply(decode(record.body))
-            seq = page.records[-1].seq
-            await asyncio.sleep(0)  # a long run's events are read in turns with everybody else's
-        return seq, fold.state
+        await self.state(run_id, by)
+        return await folded(self.log, run_id)
 
-    async def cancel(self, run_id: str) -> CancelStatus:
-        """Cancel a run, wherever it goes on. Idempotent. Raises `RunNotFound`."""
+    async def active(self, session: SessionKey, by: Identity) -> str | None:
+        """The run that goes on in this conversation, if one does and `by` may see it."""
+        run_id = await self.log.holder(session)
+        try:
+            return None if run_id is None or (await self.state(run_id, by)).terminal is not None else run_id
+        except RunNotFound:
+            return None  # it is only about to start, or somebody else's
+
+    async def cancel(self, run_id: str, by: Identity) -> CancelStatus:
+        """Cancel a run, wherever it goes on. Idempotent. Raises `RunNotFound`, as `state`."""
         if (run := self._live.get(run_id)) is not None:  # first, so that it needs no log
+            by.check_run(run_id, run.info.user_id)
             return "accepted" if run.cancel() else "already_finished"
-        state = await self.state(run_id)
+        state = await self.state(run_id, by)
         if state.terminal is not None:
             return "already_finished"
         if state.info.owner == self.log.worker:

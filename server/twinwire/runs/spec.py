@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 from msgspec import Struct
 
+from twinwire.auth import Identity
 from twinwire.errors import BadRequest
+from twinwire.log import SessionKey
+from twinwire.models import Message
 from twinwire.wire import parse_on_disconnect
 
 
@@ -28,7 +32,11 @@ class Asked(Protocol):
 
 
 class RunSpec(Struct, frozen=True, kw_only=True):
-    """What somebody wants run. `linger` is for how many seconds it may go on with nobody following, None for ever."""
+    """What somebody wants run. `linger` is for how many seconds it may go on with nobody following, None for ever.
+
+    `one_off` is a conversation of its own, whoever the user is. `history` is the conversation before, oldest first, of
+    one who has brought it; None for the session's.
+    """
 
     message: str
     agent: str | None = None
@@ -37,18 +45,30 @@ class RunSpec(Struct, frozen=True, kw_only=True):
     linger: float | None = None
     idempotency_key: str | None = None
     interrupt: bool = False
+    one_off: bool = False
+    history: Sequence[Message] | None = None
+
+    @property
+    def session(self) -> SessionKey | None:
+        """The conversation it is part of; without user and session it is one of its own."""
+        return None if self.one_off or not (self.user_id or self.session_id) else (self.user_id, self.session_id)
 
     @classmethod
-    def of(cls, asked: Asked, on_disconnect: str, *, interrupt: bool) -> RunSpec:
-        """What `asked` asks for; `on_disconnect` is the policy where it names none. Raises `BadRequest`."""
+    def of(cls, asked: Asked, by: Identity, on_disconnect: str, *, interrupt: bool) -> RunSpec:
+        """What `asked` asks for on behalf of `by`; `on_disconnect` is the policy where it names none.
+
+        Raises `BadRequest`, and `Forbidden` for who may start nothing.
+        """
+        by.check_start()
         if asked.message is None or not asked.message.strip():
             raise BadRequest("a message is needed", field="message")
         return cls(
             message=asked.message,
             agent=asked.agent,
-            user_id=asked.user_id,
+            user_id=by.named(asked.user_id),
             session_id=asked.session_id,
             linger=parse_on_disconnect(asked.on_disconnect or on_disconnect),
             idempotency_key=asked.idempotency_key,
             interrupt=interrupt,
+            one_off=asked.user_id is None and asked.session_id is None,
         )

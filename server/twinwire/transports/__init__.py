@@ -16,6 +16,9 @@ class Verdict(Enum):
     DONE = (1000, "")  # everything was sent
     LEFT = (1001, "the client has gone")  # nobody is there to be told
     RESTART = (1012, "the server is restarting; resume at your cursor")
+    EXPIRED = (4001, "the token has expired; reconnect with a new one")
+    UNAUTHENTICATED = (4501, "authentication is needed")
+    BUSY = (4029, "too much at once; reconnect later")
     SLOW = (4008, "too slow; resume at your cursor")
     BINARY = (1003, "text messages only")
     BROKEN = (1011, "internal error; resume at your cursor")
@@ -26,7 +29,9 @@ class Verdict(Enum):
 
 
 class Transport(Protocol):
-    """One connection, as the pump sees it."""
+    """One connection, as the pump sees it; `name` is `sse` or `ws`."""
+
+    name: str
 
     @property
     def direct(self) -> bool:

@@ -8,9 +8,11 @@ log: the pump holds one page at most, and is ended when a send takes longer than
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
+from twinwire.auth import ANYBODY
 from twinwire.errors import CursorGone, LogUnavailable, RunNotFound, TwinwireError
 from twinwire.events import Record
 from twinwire.formats import View
@@ -76,6 +78,7 @@ class Pump:
         self._transport = transport
         self._once = once
         self.lost: Callable[[Follower, TwinwireError], None] | None = None
+        self.by = ANYBODY  # whose connection it is
         self._loop = asyncio.get_running_loop()
         self._followers: dict[str, Follower] = {}
         self._ready: dict[Follower, None] = {}
@@ -89,6 +92,18 @@ class Pump:
         self._above = False  # the last push left the connection above its high-water mark
         self._sending_since: float | None = None
         self._sent_at = self._loop.time()
+
+    @property
+    def transport(self) -> str:
+        """The transport's name."""
+        return self._transport.name
+
+    def lags(self) -> Iterator[int]:
+        """How many events each follower is behind, of those whose run's newest events are in memory."""
+        for follower in self._followers.values():
+            tail = self._log.tail(follower.run_id)
+            if tail is not None:
+                yield tail.last - follower.after
 
     def attach(self, run_id: str, after: int, view: View) -> None:
         """Follow a run from the event after number `after`, at this cursor alone."""
@@ -160,8 +175,10 @@ class Pump:
         self._wake()
 
     def tick(self, now: float, heartbeat: float, send_timeout: float) -> None:
-        """What is due at this time (of the loop's clock): a heartbeat, or the end of a follower that takes nothing."""
-        if self._sending_since is not None:
+        """What is due at this time (of the loop's clock): a heartbeat, or the end of who takes nothing or must go."""
+        if self.by.expires_at is not None and time.time() >= self.by.expires_at:
+            self.end(Verdict.EXPIRED)
+        elif self._sending_since is not None:
             if now - self._sending_since >= send_timeout:
                 self.end(Verdict.SLOW)
         elif now - self._sent_at >= heartbeat:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from twinwire.auth import Identity
 from twinwire.formats import View
 from twinwire.log import EventLog
 from twinwire.transports import Verdict, asgi
@@ -18,6 +19,8 @@ from twinwire.wire import HEARTBEAT
 
 class SseTransport(AsgiTransport):
     """See `Transport`."""
+
+    name = "sse"
 
     async def _send(self, frames: Sequence[bytes]) -> None:
         """See `AsgiTransport`. The frames of a page go out as one piece."""
@@ -35,6 +38,15 @@ class SseTransport(AsgiTransport):
             await self._connection.cut(flush=verdict is not Verdict.SLOW)
 
 
+async def put_off(
+    scope: Scope, receive: Receive, send: Send, *, headers: Iterable[tuple[bytes, bytes]], opening: bytes
+) -> None:
+    """Answer a request with `opening` alone and break off: EventSource comes again, where any refusal would end it."""
+    await send({"type": "http.response.start", "status": 200, "headers": list(headers)})
+    await send({"type": "http.response.body", "body": opening, "more_body": True})
+    await SseTransport(Connection(scope, receive, send)).close(Verdict.BUSY)
+
+
 async def serve(
     scope: Scope,
     receive: Receive,
@@ -46,6 +58,7 @@ async def serve(
     run_id: str,
     after: int,
     view: View,
+    by: Identity,
     headers: Iterable[tuple[bytes, bytes]],
     opening: bytes,
 ) -> None:
@@ -54,6 +67,7 @@ async def serve(
     transport = SseTransport(connection)
     await send({"type": "http.response.start", "status": 200, "headers": list(headers)})
     pump = Pump(log, presence, transport, once=True)
+    pump.by = by
     pump.say(opening)
     pump.attach(run_id, after, view)
     await asgi.serve(connection, transport, pump, sweep)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 
 from twinwire.transports import Verdict
 from twinwire.transports.pump import Pump
@@ -18,6 +19,7 @@ class Sweep:
         self._timer: asyncio.TimerHandle | None = None
         self._empty: asyncio.Future[None] | None = None
         self.pumps: set[Pump] = set()
+        self.closed: Counter[tuple[str, Verdict]] = Counter()  # by transport, why
 
     def add(self, pump: Pump) -> None:
         """Tick this pump from now on."""
@@ -30,6 +32,12 @@ class Sweep:
         self.pumps.discard(pump)
         if not self.pumps and self._empty is not None and not self._empty.done():
             self._empty.set_result(None)
+
+    def end_of(self, user_id: str, verdict: Verdict) -> None:
+        """End this user's connections."""
+        for pump in tuple(self.pumps):
+            if pump.by.user_id == user_id:
+                pump.end(verdict)
 
     async def drain(self, verdict: Verdict, seconds: float) -> None:
         """End all connections: let each send what is ready, and cut off those that do not take it within that time."""

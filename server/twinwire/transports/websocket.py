@@ -6,11 +6,13 @@ What goes out is text messages only: replies (`commands`) and events, in one ord
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from time import monotonic
 
-from twinwire import commands
+from twinwire import auth, commands
+from twinwire.auth import Identity, rfc3339
 from twinwire.commands import AnyCommand, Attach, Auth, Cancel, Detach, Ping, Start
-from twinwire.errors import BadRequest, CursorGone, RunNotFound, TwinwireError
+from twinwire.errors import BadRequest, CursorGone, Forbidden, RunNotFound, TwinwireError, Unauthenticated
 from twinwire.formats import native
 from twinwire.runs import Runs, RunSpec
 from twinwire.transports import Verdict, asgi
@@ -20,11 +22,15 @@ from twinwire.transports.sweep import Sweep
 from twinwire.wire import check_run_id, check_types, parse_after
 
 MAX_REQUEST_IDS = 1024
+AUTH_SECONDS = 10.0  # how long a socket may be nobody's, where authentication is on
+BURST_SECONDS = 10  # as many messages as may come in this time may come in one go
 DEFAULT_ON_DISCONNECT = "cancel_after:10"
 
 
 class WebSocketTransport(AsgiTransport):
     """See `Transport`. A frame is one text message."""
+
+    name = "ws"
 
     async def _send(self, frames: Sequence[bytes]) -> None:
         """See `AsgiTransport`."""
@@ -49,82 +55,126 @@ class WebSocketTransport(AsgiTransport):
 
 
 class Socket:
-    """What one client says on its socket, and what it is answered."""
+    """What one client says on its socket, at most `rate` messages a second for long, and what it is answered.
 
-    def __init__(self, runs: Runs, pump: Pump) -> None:
+    `by` is None for who has yet to say who they are.
+    """
+
+    def __init__(self, runs: Runs, pump: Pump, rate: float, known: auth.Auth, by: Identity | None) -> None:
         self._runs = runs
         self._pump = pump
+        self._rate = rate
+        self._heard_at = monotonic()
+        self._credit = rate * BURST_SECONDS
+        self._known = known
+        self._by = by
         self._requests: dict[str, str] = {}
         pump.lost = self._lost
 
     async def take(self, message: Message) -> None:
-        """One message. Whatever is wrong with it, the socket lives, but for binary, which is no protocol of ours."""
+        """One message. Whatever is wrong with it, the socket lives, but for binary, which is no protocol of ours.
+
+        It does not live where too many come for too long, however fast they are answered.
+        """
+        now = monotonic()
+        self._credit = min(self._credit + (now - self._heard_at) * self._rate, self._rate * BURST_SECONDS) - 1
+        self._heard_at = now
+        if self._credit < 0:
+            self._pump.end(Verdict.BUSY)
+            return
         text = message.get("text")
         if text is None:
             self._pump.end(Verdict.BINARY)
             return
+        await self._hear(text)
+        await self._pump.room()
+
+    async def _hear(self, text: str) -> None:
+        """One message's text."""
         try:
             command = commands.decode_command(text)
         except BadRequest as error:
-            self._pump.say(commands.error_reply(error, **commands.labels(text)))
+            self._refuse(error, **commands.labels(text))
         else:
             try:
                 await self._obey(command)
             except CursorGone as error:
+                self._runs.figures.refused[error.code] += 1
                 self._gap(getattr(command, "run_id", ""), error, command.ref)
             except TwinwireError as error:
                 named = {name: getattr(command, name, None) for name in ("run_id", "request_id", "ref")}
-                self._pump.say(commands.error_reply(error, **named))
-        await self._pump.room()
+                self._refuse(error, **named)
+                if self._by is None and isinstance(command, Auth):
+                    self.give_up()
+
+    def _refuse(self, error: TwinwireError, **named: str | int | None) -> None:
+        self._runs.figures.refused[error.code] += 1
+        self._pump.say(commands.error_reply(error, **named))
+
+    def give_up(self) -> None:
+        """End the socket of somebody who has not said who they are."""
+        if self._by is None:
+            self._pump.end(Verdict.UNAUTHENTICATED, when_idle=True)
 
     async def _obey(self, command: AnyCommand) -> None:
+        if isinstance(command, Auth):
+            self._authenticate(command)
+            return
+        if (by := self._by) is None:
+            raise Unauthenticated
         match command:
             case Start():
-                await self._start(command)
+                await self._start(command, by)
             case Attach():
-                await self._attach(command)
+                await self._attach(command, by)
             case Detach(run_id=run_id):
                 self._pump.detach(run_id)
                 self._pump.say(commands.reply("detached", command.ref, run_id=run_id))
             case Cancel():
-                await self._cancel(command)
-            case Auth():
-                raise BadRequest("authentication is off on this server")
+                await self._cancel(command, by)
             case Ping():
                 self._pump.say(commands.reply("pong", command.ref))
 
-    async def _start(self, command: Start) -> None:
+    def _authenticate(self, command: Auth) -> None:
+        """Say who one is, or that one still is."""
+        if not self._known.on:
+            raise BadRequest("authentication is off on this server")
+        by = self._known.bearer(command.token)
+        if self._by is not None and self._by.user_id != by.user_id:
+            raise Forbidden("a socket is one user's; open another for another", field="token")
+        self._by = self._pump.by = by
+        self._pump.say(commands.reply("authenticated", command.ref, expires_at=rfc3339(by.expires_at)))
+
+    async def _start(self, command: Start, by: Identity) -> None:
         if command.request_id in self._requests:
             raise BadRequest("this request_id is in use on this socket", field="request_id")
         view = native.view("ws", check_types(command.types))
-        info, _ = await self._runs.start(RunSpec.of(command, DEFAULT_ON_DISCONNECT, interrupt=command.interrupt))
+        info, _ = await self._runs.start(RunSpec.of(command, by, DEFAULT_ON_DISCONNECT, interrupt=command.interrupt))
         self._requests[command.request_id] = info.run_id
         if len(self._requests) > MAX_REQUEST_IDS:
             del self._requests[next(iter(self._requests))]
         self._pump.say(commands.reply("started", command.ref, request_id=command.request_id, run_id=info.run_id))
         self._pump.attach(info.run_id, 0, view)
 
-    async def _attach(self, command: Attach) -> None:
+    async def _attach(self, command: Attach, by: Identity) -> None:
         run_id = check_run_id(command.run_id)
         after = parse_after(command.after, run_id)
         view = native.view("ws", check_types(command.types))
         snapshot = None
         if command.snapshot:
-            after, folded = await self._runs.snapshot(run_id)
+            after, folded = await self._runs.snapshot(run_id, by)
             snapshot = {"seq": after, "state": folded}
-        state = await self._runs.state(run_id)
-        if not state.first - 1 <= after <= state.last:
-            raise CursorGone(state.first, state.last)
+        state = await self._runs.seek(run_id, after, by)
         ended = state.terminal is not None
         held = {"first": state.first, "last": state.last, "ended": ended, "snapshot": snapshot}
         self._pump.say(commands.reply("attached", command.ref, run_id=run_id, **held))
         if not (ended and after == state.last):
             self._pump.attach(run_id, after, view)
 
-    async def _cancel(self, command: Cancel) -> None:
+    async def _cancel(self, command: Cancel, by: Identity) -> None:
         run_id = command.run_id or self._requests.get(command.request_id or "")
         try:
-            status = "not_found" if run_id is None else await self._runs.cancel(run_id)
+            status = "not_found" if run_id is None else await self._runs.cancel(run_id, by)
         except RunNotFound:
             status = "not_found"
         self._pump.say(
@@ -142,9 +192,27 @@ class Socket:
         self._pump.say(commands.reply("gap", ref, run_id=run_id, first=error.first, last=error.last))
 
 
-async def serve(scope: Scope, receive: Receive, send: Send, *, runs: Runs, sweep: Sweep) -> None:
-    """Serve a socket whose opening handshake is done, until it closes."""
+async def serve(
+    scope: Scope,
+    receive: Receive,
+    send: Send,
+    *,
+    runs: Runs,
+    sweep: Sweep,
+    rate: float,
+    known: auth.Auth,
+    by: Identity | None,
+    kind: Callable[[Runs, Pump, float, auth.Auth, Identity | None], Socket] = Socket,
+) -> None:
+    """Serve a socket whose opening handshake is done, until it closes; see `Socket`."""
     connection = Connection(scope, receive, send)
     transport = WebSocketTransport(connection)
     pump = Pump(runs.log, runs, transport, once=False)
-    await asgi.serve(connection, transport, pump, sweep, Socket(runs, pump).take)
+    if by is not None:
+        pump.by = by
+    socket = kind(runs, pump, rate, known, by)
+    patience = asyncio.get_running_loop().call_later(AUTH_SECONDS, socket.give_up)
+    try:
+        await asgi.serve(connection, transport, pump, sweep, socket.take)
+    finally:
+        patience.cancel()

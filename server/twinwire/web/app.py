@@ -18,13 +18,16 @@ from litestar.plugins.core import MsgspecDIPlugin
 
 from twinwire import settings as settings_module
 from twinwire.agents import Agent
-from twinwire.errors import TwinwireError
-from twinwire.log import Limits, open_log
+from twinwire.auth import Auth
+from twinwire.errors import TooManyRuns, TwinwireError
+from twinwire.formats.registry import Transform, registry
+from twinwire.log import Limits, Quota, open_log
 from twinwire.models.local import LocalModel
-from twinwire.runs import Runs
+from twinwire.runs import Budget, Runs
 from twinwire.settings import Settings
+from twinwire.transports.gate import Gate
 from twinwire.transports.sweep import Sweep
-from twinwire.web import chat, health, page, runs, socket
+from twinwire.web import access, ag_ui, ai_sdk, chat, guard, health, openai_api, page, runs, socket
 from twinwire.web.service import Service
 from twinwire.web.stream import HEARTBEAT_HEADER, RUN_HEADER
 
@@ -39,11 +42,18 @@ class _App(Litestar):
         return [*plugins, MsgspecDIPlugin()]
 
 
-def create_app(agents: Mapping[str, Agent] | None = None, *, settings: Settings | None = None) -> Litestar:
+def create_app(
+    agents: Mapping[str, Agent] | None = None,
+    *,
+    settings: Settings | None = None,
+    formats: Mapping[str, Transform] | None = None,
+) -> Litestar:
     """A Twinwire app with these agents by name, or with `react` and `simple` where none are given.
 
-    `settings` come from the environment where they are not given. Serve it with `twinwire serve module:app` for a
-    clean shutdown; another ASGI server works but cannot end its streams by itself. Raises `SettingsError`.
+    `formats` are the app's own, by the name that `?format=` gives them: each turns an event into the `data` of an SSE
+    block, or None to leave it out. `settings` come from the environment where they are not given. Serve it with
+    `twinwire serve module:app` for a clean shutdown; another ASGI server works but cannot end its streams by itself.
+    Raises `SettingsError`, and `ValueError` for a format's name that is in use.
     """
     settings = settings or settings_module.load(os.environ, {})
     model = None
@@ -61,11 +71,16 @@ def create_app(agents: Mapping[str, Agent] | None = None, *, settings: Settings 
         session_idle=settings.session_idle,
     )
     log = open_log(settings.log, limits)
+    quota = Quota(runs=settings.user_runs, starts=settings.user_starts, longest=settings.run_timeout)
+    budget = Budget(events=settings.run_events, bytes=settings.run_bytes, tokens=settings.run_tokens)
     service = Service(
         settings,
-        Runs(log, agents, deadline=settings.run_timeout, max_runs=settings.max_runs),
+        Auth.of(settings),
+        Runs(log, agents, deadline=settings.run_timeout, max_runs=settings.max_runs, quota=quota, budget=budget),
         Sweep(heartbeat=settings.heartbeat, send_timeout=settings.send_timeout),
+        Gate(total=settings.max_connections, each=settings.user_connections),
         local=model if isinstance(model, LocalModel) else None,
+        formats=registry(formats or {}),
     )
     figures = health.registry(service)
 
@@ -85,10 +100,20 @@ def create_app(agents: Mapping[str, Agent] | None = None, *, settings: Settings 
             runs.run_events,
             runs.run_snapshot,
             runs.cancel_run,
+            access.ticket,
+            access.login,
+            access.logout,
+            ai_sdk.chat,
+            ai_sdk.resume,
+            ai_sdk.stop,
+            ag_ui.run_agent,
+            openai_api.completions,
+            openai_api.models,
             health.healthz,
             health.readyz,
             health.metrics,
             socket.socket,
+            socket.chats,
             page.index,
             *page.static_routers(),
         ],
@@ -98,6 +123,8 @@ def create_app(agents: Mapping[str, Agent] | None = None, *, settings: Settings 
         },
         exception_handlers={TwinwireError: _twinwire_error, HTTPException: _http_error, Exception: _unexpected},
         cors_config=_cors(settings),
+        middleware=[lambda app: guard.Guard(app, service)],
+        before_send=[guard.secured],
         openapi_config=OpenAPIConfig("Twinwire", "1", path="/schema"),
         lifespan=[lifespan],
         logging_config=None,
@@ -113,16 +140,23 @@ def _cors(settings: Settings) -> CORSConfig | None:
     return CORSConfig(
         allow_origins=list(settings.cors_origin),
         allow_methods=["GET", "POST"],
+        allow_credentials=settings.authenticates and "*" not in settings.cors_origin,
         allow_headers=["content-type", "last-event-id", "authorization", "cache-control"],
         expose_headers=[RUN_HEADER, HEARTBEAT_HEADER, "location", "retry-after"],
     )
 
 
-def _twinwire_error(_: Request[Any, Any, Any], error: TwinwireError) -> Response[dict[str, Any]]:
-    headers = {"retry-after": "1"} if error.status in {429, 503} else {}
+def _twinwire_error(request: Request[Any, Any, Any], error: TwinwireError) -> Response[dict[str, Any]]:
+    service: Service = request.app.state.service
+    service.runs.figures.refused[error.code] += 1
+    seconds = error.retry_after if isinstance(error, TooManyRuns) else 1
+    headers = {"retry-after": str(seconds)} if error.status in {429, 503} else {}
     if error.status == 413:
         headers["connection"] = "close"  # there may be more of it
-    return Response(error.payload(), status_code=error.status, headers=headers)
+    if error.status == 401:
+        headers["www-authenticate"] = "Bearer"
+    body = openai_api.error_body(error, error.status) if request.url.path.startswith("/v1/") else error.payload()
+    return Response(body, status_code=error.status, headers=headers)
 
 
 def _http_error(_: Request[Any, Any, Any], error: HTTPException) -> Response[dict[str, Any]]:

@@ -11,7 +11,7 @@ from twinwire import errors
 from twinwire.errors import RunError, TwinwireError
 from twinwire.events import StreamEvent
 from twinwire.runs import RunSpec
-from twinwire.web import input as incoming, stream
+from twinwire.web import guard, input as incoming, stream
 from twinwire.web.input import ChatBody, ChatQuery
 from twinwire.web.openapi import documented
 from twinwire.web.service import Service
@@ -34,22 +34,29 @@ async def chat(request: Request[Any, Any, Any], service: NamedDependency[Service
         asked = incoming.merged(asked, data)
     if (cursor := incoming.chat_cursor(request, asked.after)) is not None:
         incoming.accepts_events(request)
-        return await stream.follow(service, cursor.run_id, cursor.seq, asked)
-    spec = RunSpec.of(asked, "cancel_after:10" if asked.stream else "cancel", interrupt=True)
+        return await stream.follow(service, cursor.run_id, cursor.seq, asked, guard.asker(request))
+    by = guard.starter(request, service)
+    spec = RunSpec.of(asked, by, "cancel_after:10" if asked.stream else "cancel", interrupt=True)
     if asked.stream:
         incoming.accepts_events(request)
-        asked.kinds  # noqa: B018 - a bad filter must not start a run
+        stream.chosen(service, asked)  # a bad format or filter must not start a run
     info, _ = await service.runs.start(spec)
     if asked.stream:
-        return await stream.follow(service, info.run_id, 0, asked)
+        return await stream.follow(service, info.run_id, 0, asked, by)
     return _answer(await stream.result(service, info.run_id, request), info.run_id)
+
+
+def failure(event: StreamEvent) -> tuple[TwinwireError, int]:
+    """A run's ERROR as an error of the request that waits for its result, and its HTTP status."""
+    error = TwinwireError(event.data["message"])
+    error.code = event.data["error_type"]
+    return error, STATUS.get(error.code, 502 if "upstream" in error.code else 500)
 
 
 def _answer(event: StreamEvent | None, run_id: str) -> Response[Any]:
     if event is None:
         return Response(None, status_code=204)  # for nobody: the caller has gone
     if event.type == "ERROR":
-        error = TwinwireError(event.data["message"])
-        error.code = event.data["error_type"]
-        return Response(error.payload(), status_code=STATUS.get(error.code, 502 if "upstream" in error.code else 500))
+        error, status = failure(event)
+        return Response(error.payload(), status_code=status)
     return Response({"result": event.data["result"], "run_id": run_id, "status": event.data["status"]}, status_code=200)

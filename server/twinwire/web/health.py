@@ -2,49 +2,117 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from itertools import chain
 
 from litestar import Response, get
 from litestar.di import NamedDependency
 from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeHistogramMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
+)
 from prometheus_client.registry import Collector
 
-from twinwire.errors import Draining
+from twinwire.errors import Draining, ModelUnavailable
+from twinwire.metrics import EVENTS, Histogram
+from twinwire.web.guard import PROBE
 from twinwire.web.service import Service
 
 
-@get("/healthz", summary="Liveness")
+@get("/healthz", opt=PROBE, summary="Liveness")
 async def healthz() -> dict[str, str]:
     """The process answers."""
     return {"status": "ok"}
 
 
-@get("/readyz", summary="Readiness")
+@get("/readyz", opt=PROBE, summary="Readiness")
 async def readyz(service: NamedDependency[Service]) -> dict[str, str]:
-    """The log can be reached and new runs are taken; else 503 and why not."""
+    """The log can be reached, the local model runs, and new runs are taken; else 503 and why not."""
     if service.runs.draining:
         raise Draining
     await service.runs.log.ping()
+    if service.local is not None and not service.local.running:
+        raise ModelUnavailable
     return {"status": "ready"}
 
 
+def _counter(name: str, text: str, label: str, counts: Mapping[str, int]) -> Metric:
+    family = CounterMetricFamily(name, text, labels=[label])
+    for value in sorted(counts):
+        family.add_metric([value], counts[value])
+    return family
+
+
+def _seconds(name: str, text: str, figure: Histogram) -> Metric:
+    return HistogramMetricFamily(f"{name}_seconds", text, buckets=[*figure.buckets()], sum_value=figure.total)
+
+
 class Figures(Collector):
-    """Read when asked for: counting costs the hot path nothing."""
+    """Read when asked for: counting costs the hot path little, and what can be looked up nothing.
+
+    All of it is this process's. Where there are more, each sample says of which `worker` it is, by its pid.
+    """
 
     def __init__(self, service: Service) -> None:
         self._service = service
+        self._process = ProcessCollector(registry=None)
 
     def collect(self) -> Iterator[Metric]:
         """See `Collector`."""
+        worker = {"worker": str(os.getpid())} if self._service.settings.workers > 1 else {}
+        for family in chain(self._runs(), self._times(), self._connections(), self._process.collect()):
+            family.samples = [sample._replace(labels={**sample.labels, **worker}) for sample in family.samples]
+            yield family
+
+    def _runs(self) -> Iterator[Metric]:
         runs = self._service.runs
-        yield GaugeMetricFamily("twinwire_runs_live", "Runs that go on in this process", len(runs))
-        yield CounterMetricFamily("twinwire_runs_started", "Runs started by this process", runs.started)
-        ended = CounterMetricFamily("twinwire_runs_ended", "Runs ended in this process", labels=["status"])
-        for status, count in sorted(runs.ended.items()):
-            ended.add_metric([status], count)
-        yield ended
-        yield GaugeMetricFamily("twinwire_connections", "Open streams", len(self._service.sweep.pumps))
+        figures = runs.figures
+        yield GaugeMetricFamily("twinwire_runs_live", "Runs that go on", len(runs))
+        yield CounterMetricFamily("twinwire_runs_started", "Runs that were started", runs.started)
+        yield _counter("twinwire_runs_ended", "Runs that ended, by how", "status", runs.ended)
+        yield _counter("twinwire_cursors", "Wishes to follow a run from a cursor", "verdict", figures.cursors)
+        yield _counter("twinwire_refusals", "Requests and commands that were refused", "code", figures.refused)
+
+    def _times(self) -> Iterator[Metric]:
+        figures = self._service.runs.figures
+        yield _seconds("twinwire_first_token", "From a run's start to the model's first token", figures.first_token)
+        yield _seconds("twinwire_token_gap", "Between a run's tokens, as they are appended", figures.token_gap)
+        yield _seconds("twinwire_append", "Appends to a log that is not in memory", figures.append)
+        yield _seconds("twinwire_cancel", "From a run's cancel to its terminal event", figures.cancelled)
+
+    def _connections(self) -> Iterator[Metric]:
+        sweep = self._service.sweep
+        lag = Histogram(EVENTS)
+        connections, followers = Counter({"sse": 0, "ws": 0}), Counter({"sse": 0, "ws": 0})
+        for pump in sweep.pumps:
+            lags = [*pump.lags()]
+            connections[pump.transport] += 1
+            followers[pump.transport] += len(lags)
+            for events in lags:
+                lag.add(events)
+        for name, text, counts in (
+            ("connections", "Open streams and sockets", connections),
+            ("followers", "Cursors of these into runs whose newest events are in memory", followers),
+        ):
+            gauge = GaugeMetricFamily(f"twinwire_{name}", text, labels=["transport"])
+            for transport, count in counts.items():
+                gauge.add_metric([transport], count)
+            yield gauge
+        yield GaugeHistogramMetricFamily(
+            "twinwire_cursor_lag_events", "How far followers are behind", buckets=[*lag.buckets()], gsum_value=lag.total
+        )
+        closed = CounterMetricFamily(
+            "twinwire_connections_closed", "Connections that ended, by why", labels=["transport", "verdict"]
+        )
+        for (transport, verdict), count in sweep.closed.items():
+            closed.add_metric([transport, verdict.name.lower()], count)
+        yield closed
 
 
 @get("/metrics", summary="Figures for Prometheus", media_type="text/plain")
@@ -57,5 +125,4 @@ def registry(service: Service) -> CollectorRegistry:
     """The figures of one app."""
     figures = CollectorRegistry()
     figures.register(Figures(service))
-    ProcessCollector(registry=figures)
     return figures

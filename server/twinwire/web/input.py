@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, TypeVar
 from urllib.parse import parse_qsl
 
 import msgspec
@@ -46,7 +46,7 @@ class FollowQuery(Struct, frozen=True, kw_only=True):
     after: Annotated[str | None, Meta(description="the last event seen: its id, or (of a known run) its number")] = None
     types: Annotated[str | None, Meta(description="event types to send, with commas between; default all")] = None
     envelope: Annotated[bool, Meta(description="put the whole event in data, as a WebSocket carries it")] = False
-    format: Annotated[Literal["native"], Meta(description="how events look")] = "native"
+    format: Annotated[str, Meta(description="how events look: native, ai-sdk, ag-ui, openai, an app's own")] = "native"
 
     @property
     def kinds(self) -> frozenset[str] | None:

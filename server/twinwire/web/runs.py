@@ -13,6 +13,7 @@ from twinwire.events import decode
 from twinwire.log import RunState
 from twinwire.runs import RunSpec
 from twinwire.web import input as incoming, stream
+from twinwire.web.guard import asker, starter
 from twinwire.web.input import FollowQuery, StartBody
 from twinwire.web.openapi import documented
 from twinwire.web.service import Service
@@ -45,16 +46,19 @@ async def start_run(request: Request[Any, Any, Any], service: NamedDependency[Se
     if not data:
         raise BadRequest("a JSON body is needed")
     asked = incoming.struct(data, StartBody)
-    info, new = await service.runs.start(RunSpec.of(asked, "continue", interrupt=asked.interrupt))
-    state = await service.runs.state(info.run_id)
+    by = starter(request, service)
+    info, new = await service.runs.start(RunSpec.of(asked, by, "continue", interrupt=asked.interrupt))
+    state = await service.runs.state(info.run_id, by)
     headers = {"location": f"/runs/{info.run_id}"}
     return Response(describe(state), status_code=201 if new else 200, headers=headers)
 
 
 @get("/runs/{run_id:str}", summary="A run")
-async def get_run(run_id: FromPath[str], service: NamedDependency[Service]) -> dict[str, Any]:
+async def get_run(
+    request: Request[Any, Any, Any], run_id: FromPath[str], service: NamedDependency[Service]
+) -> dict[str, Any]:
     """What is known of the run."""
-    return describe(await service.runs.state(run_id))
+    return describe(await service.runs.state(run_id, asker(request)))
 
 
 @get("/runs/{run_id:str}/events", operation_class=documented(query=FollowQuery), summary="Follow a run over SSE")
@@ -65,18 +69,22 @@ async def run_events(
     asked = incoming.query(request, FollowQuery)
     after = incoming.run_cursor(request, asked.after, check_run_id(run_id))
     incoming.accepts_events(request)
-    return await stream.follow(service, run_id, after, asked)
+    return await stream.follow(service, run_id, after, asked, asker(request))
 
 
 @get("/runs/{run_id:str}/snapshot", summary="A run's state so far")
-async def run_snapshot(run_id: FromPath[str], service: NamedDependency[Service]) -> dict[str, Any]:
+async def run_snapshot(
+    request: Request[Any, Any, Any], run_id: FromPath[str], service: NamedDependency[Service]
+) -> dict[str, Any]:
     """The state that the run's events up to number `seq` make; what follows comes after that cursor."""
-    seq, state = await service.runs.snapshot(run_id)
+    seq, state = await service.runs.snapshot(run_id, asker(request))
     return {"run_id": run_id, "seq": seq, "state": state}
 
 
 @post("/runs/{run_id:str}/cancel", summary="Cancel a run")
-async def cancel_run(run_id: FromPath[str], service: NamedDependency[Service]) -> Response[dict[str, str]]:
+async def cancel_run(
+    request: Request[Any, Any, Any], run_id: FromPath[str], service: NamedDependency[Service]
+) -> Response[dict[str, str]]:
     """202 where the run is being cancelled, 200 where it had finished already."""
-    status = await service.runs.cancel(run_id)
+    status = await service.runs.cancel(run_id, asker(request))
     return Response({"run_id": run_id, "status": status}, status_code=202 if status == "accepted" else 200)

@@ -2,24 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from msgspec import Struct
 
+from twinwire.auth import Auth
+from twinwire.formats.registry import FORMATS, Format
 from twinwire.models.local import LocalModel
 from twinwire.runs import Runs
 from twinwire.settings import Settings
 from twinwire.transports import Verdict
+from twinwire.transports.gate import Gate
 from twinwire.transports.sweep import Sweep
 
 DRAIN_SECONDS = 0.7
 
 
 class Service(Struct, frozen=True):
-    """The settings, the runs, the open connections, and the model that runs here, if one does."""
+    """The settings, who may use the server, the runs, the open connections and how many may be, and the local model."""
 
     settings: Settings
+    auth: Auth
     runs: Runs
     sweep: Sweep
+    gate: Gate
     local: LocalModel | None = None
+    formats: Mapping[str, Format] = FORMATS
 
     async def start(self) -> None:
         """Open the log; load the local model, if there is one. Raises `SettingsError`."""

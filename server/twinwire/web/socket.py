@@ -1,46 +1,41 @@
-"""`WS /ws`: who may open a socket. What is said on it is `transports.websocket`'s."""
+"""`WS /ws` and `/ai-sdk/ws`: who may open a socket. What is said on it is `transports`'s."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable
+from functools import partial
 from typing import Any
-from urllib.parse import urlsplit
 
 from litestar import Response, asgi
 from litestar.enums import ScopeType
 from litestar.types import Receive, Scope, Send
 
-from twinwire.transports import websocket
+from twinwire.auth import ANYBODY
+from twinwire.errors import Unauthenticated
+from twinwire.transports import Verdict, websocket
+from twinwire.transports.ai_sdk import ChatSocket
+from twinwire.web.guard import identify
 from twinwire.web.service import Service
 
-_DEFAULT_PORTS = {"http": 80, "ws": 80, "https": 443, "wss": 443}
-
-
-def origin_allowed(origin: str | None, host: str, allowed: Sequence[str]) -> bool:
-    """Whether a page of this origin may open a socket (RFC 6455, section 10.2): one of ours, or a configured one.
-
-    Programs send no Origin and may. The scheme is not compared: TLS may end in front of us.
-    """
-    if origin is None or "*" in allowed or origin in allowed:
-        return True
-    try:
-        parts = urlsplit(origin)
-        default = _DEFAULT_PORTS.get(parts.scheme)
-        ours = urlsplit(f"{parts.scheme}://{host}")
-        same = (parts.hostname, parts.port or default) == (ours.hostname, ours.port or default)
-    except ValueError:
-        return False
-    return same and default is not None and parts.hostname is not None
-
-
-def _one(headers: Iterable[tuple[bytes, bytes]], name: bytes) -> str | None:
-    values = [value.decode("latin-1") for key, value in headers if key == name]
-    return ", ".join(values) if values else None
+SUBPROTOCOL = "twinwire.v1"
 
 
 @asgi("/ws", copy_scope=False)
 async def socket(scope: Scope, receive: Receive, send: Send) -> None:
-    """Check the origin, accept, serve."""
+    """Twinwire's own protocol."""
+    await _serve(scope, receive, send, lambda _: websocket.Socket)
+
+
+@asgi("/ai-sdk/ws", copy_scope=False)
+async def chats(scope: Scope, receive: Receive, send: Send) -> None:
+    """The AI SDK's `WebSocketChatTransport`."""
+    await _serve(scope, receive, send, lambda service: partial(ChatSocket, limit=service.settings.session_bytes))
+
+
+async def _serve(
+    scope: Scope, receive: Receive, send: Send, kind: Callable[[Service], Callable[..., websocket.Socket]]
+) -> None:
+    """See who asks, accept, serve. Who may ask from which page the guard has seen to."""
     if scope["type"] == ScopeType.HTTP:
         upgrade: Response[Any] = Response(
             {"code": "upgrade_required", "message": "this is a WebSocket"},
@@ -51,9 +46,31 @@ async def socket(scope: Scope, receive: Receive, send: Send) -> None:
         return
     service: Service = scope["litestar_app"].state.service
     await receive()  # websocket.connect
-    headers = scope["headers"]
-    if not origin_allowed(_one(headers, b"origin"), _one(headers, b"host") or "", service.settings.cors_origin):
-        await send({"type": "websocket.close", "code": 4403, "reason": "origin not allowed"})  # a 403: see PROTOCOL.md
+    verdict, by = None, ANYBODY if not service.auth.on else None
+    if service.auth.on:
+        try:
+            by = identify(scope, service.auth, service.settings.cors_origin)
+        except Unauthenticated:
+            verdict = Verdict.UNAUTHENTICATED
+    user_id = None if by is None else by.user_id
+    if service.gate.full(user_id):
+        verdict = verdict or Verdict.BUSY
+    chosen = SUBPROTOCOL if SUBPROTOCOL in scope["subprotocols"] else None
+    await send({"type": "websocket.accept", "subprotocol": chosen, "headers": []})
+    if verdict is not None:
+        service.runs.figures.refused[verdict.name.lower()] += 1
+        # Told on an open socket: a refused handshake tells a browser nothing.
+        await send({"type": "websocket.close", "code": verdict.code, "reason": verdict.reason})
         return
-    await send({"type": "websocket.accept", "subprotocol": None, "headers": []})
-    await websocket.serve(scope, receive, send, runs=service.runs, sweep=service.sweep)
+    with service.gate.entered(user_id):
+        await websocket.serve(
+            scope,
+            receive,
+            send,
+            runs=service.runs,
+            sweep=service.sweep,
+            rate=service.settings.socket_rate,
+            known=service.auth,
+            by=by,
+            kind=kind(service),
+        )

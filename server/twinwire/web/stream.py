@@ -4,32 +4,59 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 from litestar import Request, Response
 from litestar.types import ASGIApp, Receive, Scope, Send
 
-from twinwire.errors import CursorGone
+from twinwire.auth import ANYBODY, Identity
+from twinwire.errors import BadRequest, CursorGone
 from twinwire.events import StreamEvent, decode
-from twinwire.formats import View, native
+from twinwire.formats import View, ag_ui, native
+from twinwire.formats.registry import Format
+from twinwire.log import RunInfo, RunState
 from twinwire.transports import sse
 from twinwire.web.input import FollowQuery
 from twinwire.web.service import Service
-from twinwire.wire import sse_open
+from twinwire.wire import HEARTBEAT, sse_open
 
 RUN_HEADER = "twinwire-run"
 HEARTBEAT_HEADER = "twinwire-heartbeat"
+FULL_RETRY_MS = 5000  # with its jitter less than the grace that a run has without a follower by default
+
+
+NO_HEADERS: Mapping[str, str] = MappingProxyType({})
+SKIP_PAGE = 256
 
 
 class EventStream(Response[None]):
-    """An SSE answer: the events of a run after number `after`."""
+    """An SSE answer: the events of a run after number `after`.
 
-    def __init__(self, service: Service, run_id: str, after: int, view: View) -> None:
+    `opening` is what the body begins with, by default what EventSource takes its cursor from.
+    """
+
+    def __init__(
+        self,
+        service: Service,
+        run: RunInfo,
+        after: int,
+        view: View,
+        by: Identity,
+        *,
+        opening: bytes = b"",
+        headers: Mapping[str, str] = NO_HEADERS,
+    ) -> None:
         super().__init__(None)
         self._service = service
-        self._run_id = run_id
+        self._run_id = run.run_id
+        self._user_id = run.user_id
         self._after = after
         self._view = view
+        self._by = by
+        self._opening = opening
+        self._headers = headers
 
     def to_asgi_response(self, *_: Any, **__: Any) -> ASGIApp:  # type: ignore[override]
         """See `Response`: an ASGI app that serves itself."""
@@ -44,36 +71,87 @@ class EventStream(Response[None]):
             "x-content-type-options": "nosniff",
             RUN_HEADER: self._run_id,
             HEARTBEAT_HEADER: f"{settings.heartbeat:g}",
+            **self._headers,
         }
+        fields = [(name.encode(), value.encode()) for name, value in headers.items()]
+        gate = self._service.gate
+        full = gate.full(self._user_id)
         # Jittered, so that the clients of a server that restarts do not come back all at once.
-        retry = round(settings.retry_ms * random.uniform(0.5, 1.5))
-        await sse.serve(
-            scope,
-            receive,
-            send,
-            log=self._service.runs.log,
-            presence=self._service.runs,
-            sweep=self._service.sweep,
-            run_id=self._run_id,
-            after=self._after,
-            view=self._view,
-            headers=[(name.encode(), value.encode()) for name, value in headers.items()],
-            opening=sse_open(self._run_id, self._after, retry),
-        )
+        retry = round((FULL_RETRY_MS if full else settings.retry_ms) * random.uniform(0.5, 1.5))
+        opening = self._opening or sse_open(self._run_id, self._after, retry)
+        if full:
+            self._service.runs.figures.refused["busy"] += 1
+            await sse.put_off(scope, receive, send, headers=fields, opening=opening)
+            return
+        with gate.entered(self._user_id):
+            await sse.serve(
+                scope,
+                receive,
+                send,
+                log=self._service.runs.log,
+                presence=self._service.runs,
+                sweep=self._service.sweep,
+                run_id=self._run_id,
+                after=self._after,
+                view=self._view,
+                by=self._by,
+                headers=fields,
+                opening=opening,
+            )
 
 
-async def follow(service: Service, run_id: str, after: int, how: FollowQuery) -> Response[None]:
-    """The run's events after number `after`, or 204 after the last: EventSource then stays away for good.
+async def follow(service: Service, run_id: str, after: int, how: FollowQuery, by: Identity) -> Response[None]:
+    """The run's events after number `after`, for `by`, or 204 after the last: EventSource then stays away for good.
 
-    Raises `RunNotFound` and `CursorGone`.
+    Raises `RunNotFound`, `CursorGone`, and `BadRequest` as `chosen`.
     """
-    view = native.view("sse+envelope" if how.envelope else "sse", how.kinds)
-    state = await service.runs.state(run_id)
-    if not state.first - 1 <= after <= state.last:
-        raise CursorGone(state.first, state.last)
+    kind = chosen(service, how)
+    state = await service.runs.seek(run_id, after, by)
     if state.terminal is not None and after == state.last:
         return Response(None, status_code=204, headers={RUN_HEADER: run_id})
-    return EventStream(service, run_id, after, view)
+    if kind is None:
+        view: View = native.view("sse+envelope" if how.envelope else "sse", how.kinds)
+        return EventStream(service, state.info, after, view, by)
+    return await played(service, state, kind, kind.view(), by, after=after)
+
+
+def chosen(service: Service, how: FollowQuery) -> Format | None:
+    """The format that is asked for, None for the native one. Raises `BadRequest`, also for what only that can do."""
+    if how.format == "native":
+        how.kinds  # noqa: B018 - it is read here as well
+        return None
+    if how.format not in service.formats:
+        raise BadRequest(f"there are native, {', '.join(service.formats)}", field="format")
+    for name in ("types", "envelope"):
+        if getattr(how, name):
+            raise BadRequest("goes with the native format alone", field=name)
+    return service.formats[how.format]
+
+
+async def played(
+    service: Service, state: RunState, kind: Format, view: View, by: Identity, *, after: int = 0
+) -> EventStream:
+    """The run in a format that is not native, from the event after number `after` if the format can.
+
+    Raises `BadRequest` where it cannot, and `CursorGone` where a format that needs them no longer has the first events.
+    """
+    run = state.info
+    if kind.any_cursor:
+        return EventStream(service, run, after, view, by, headers=kind.headers)
+    if state.first > 1:
+        raise CursorGone(state.first, state.last)
+    opening = HEARTBEAT  # nothing to take a cursor from
+    if isinstance(view, ag_ui.Late):
+        seq = 0
+        while seq < after:
+            page = await service.runs.log.page(run.run_id, seq, min(SKIP_PAGE, after - seq))
+            view.skip(page.records)
+            seq = page.records[-1].seq
+            await asyncio.sleep(0)  # a long run is read in turns with everybody else's
+        opening = view.opening or opening
+    elif after:
+        raise BadRequest("this format begins with the run's first event", field="after")
+    return EventStream(service, run, after, view, by, opening=opening, headers=kind.headers)
 
 
 async def result(service: Service, run_id: str, request: Request[Any, Any, Any]) -> StreamEvent | None:
@@ -84,7 +162,7 @@ async def result(service: Service, run_id: str, request: Request[Any, Any, Any])
     unsubscribe = runs.log.subscribe(run_id, news.set)
     runs.follow(run_id)
     try:
-        while (state := await runs.state(run_id)).terminal is None:
+        while (state := await runs.state(run_id, ANYBODY)).terminal is None:
             if gone.done():
                 return None
             await news.wait()

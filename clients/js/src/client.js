@@ -1,0 +1,183 @@
+/** The client: one server, any number of runs. */
+
+import { Api } from './api.js';
+import { auto } from './auto.js';
+import { RunNotFound } from './errors.js';
+import { isEventType, isRunId, parseEventId } from './events.js';
+import { connectEventSource } from './eventsource.js';
+import { Position } from './position.js';
+import { BACKOFF } from './retry.js';
+import { Run } from './run.js';
+import { connectSse } from './sse.js';
+import { connectWs, Sockets } from './ws.js';
+
+/** @import { Token } from './api.js' */
+/** @import { Connect } from './position.js' */
+/** @import { Backoff } from './retry.js' */
+/** @import { SocketClass } from './socket.js' */
+
+/** @typedef {'auto' | 'sse' | 'ws' | 'eventsource'} Transport */
+/**
+ * Times are in milliseconds.
+ * @typedef {object} ClientOptions
+ * @property {string} [url]  the server, `http://host:port`; by default where the page came from
+ * @property {Transport} [transport]  default `auto`: SSE, and WebSocket where something between holds SSE back
+ * @property {Token} [token]  who one is; a function is asked for each request and each socket, again where it is refused
+ * @property {Record<string, string>} [headers]  for every HTTP request
+ * @property {number} [timeout]  for connecting, and for an answer to begin; default 10,000
+ * @property {number} [heartbeat]  how long a socket may be silent before the server is asked whether it is there, and
+ *   what to expect of an SSE stream that announces no interval; default 15,000
+ * @property {number} [muted]  how soon an SSE stream must begin, else `auto` takes a WebSocket; default 3,000
+ * @property {Partial<Backoff>} [retry]  when to try again, and how often; `attempts: Infinity` never gives up
+ * @property {typeof fetch} [fetch]
+ * @property {SocketClass} [WebSocket]  for a runtime that has none, such as Node before version 22: npm's `ws`
+ * @property {typeof EventSource} [EventSource]
+ */
+/**
+ * @typedef {object} FollowOptions
+ * @property {Transport} [transport]  for this run
+ * @property {string[]} [types]  the event types to send beside the terminal event
+ * @property {AbortSignal} [signal]  follows the run no longer when it aborts; its reason is thrown where it has already
+ * @property {boolean} [cancelOnAbort]  cancels the run then, too
+ */
+/**
+ * `onDisconnect` is `continue`, `cancel` or `cancel_after:<seconds>` (the default, with 10). `interrupt` ends the run
+ * that the session has going on, which else is a `SessionBusy`. A start whose answer is lost is repeated with its
+ * `idempotencyKey`, a fresh one by default, so that it never is two runs.
+ * @typedef {FollowOptions & {agent?: string, userId?: string, sessionId?: string, onDisconnect?: string,
+ *   interrupt?: boolean, idempotencyKey?: string}} StartOptions
+ */
+/** @typedef {FollowOptions & {after?: number | string, snapshot?: boolean}} AttachOptions */
+
+/** 128 random bits as hex; unlike `randomUUID` this is there on plain HTTP too. */
+function randomKey() {
+  return Array.from(crypto.getRandomValues(new Uint8Array(16)), (byte) => byte.toString(16).padStart(2, '0')).join('');
+}
+
+/** It goes into a path. @param {string} runId */
+function checkRunId(runId) {
+  if (!isRunId(runId)) throw new RunNotFound({ code: 'run_not_found', message: 'no such run' }, null);
+  return runId;
+}
+
+/** Checked here, as a bad filter must not start a run. @param {string[] | undefined} types */
+function checkTypes(types) {
+  if (types && !(types.length > 0 && types.every(isEventType))) {
+    throw new TypeError('types: a list of event types such as LLM_CHUNK');
+  }
+  return types ?? null;
+}
+
+/** @param {number | string} after @param {string} runId */
+function checkAfter(after, runId) {
+  const number = typeof after === 'string' ? Number(/^(0|[1-9][0-9]*)$/.test(after) ? after : NaN) : after;
+  if (Number.isSafeInteger(number) && number >= 0) return number;
+  const cursor = parseEventId(after);
+  if (cursor?.runId !== runId) throw new TypeError('after: a number, or the id of an event of this run');
+  return cursor.number;
+}
+
+/** @param {string | undefined} url */
+function checkUrl(url) {
+  const { protocol, origin, pathname } = new URL(url ?? globalThis.location?.origin);
+  if (protocol !== 'http:' && protocol !== 'https:') throw new TypeError('url: begins with http:// or https://');
+  return origin + pathname.replace(/\/+$/, '');
+}
+
+export class Client {
+  #api;
+  #sockets;
+  #connects;
+  #transport;
+  /** @type {Set<Run>} */ #runs = new Set();
+
+  /** @param {ClientOptions} options */
+  constructor(options) {
+    const { WebSocket = globalThis.WebSocket, EventSource = globalThis.EventSource, muted = 3_000 } = options;
+    const api = new Api({
+      url: checkUrl(options.url),
+      token: options.token,
+      headers: options.headers ?? {},
+      fetch: options.fetch ?? ((...request) => fetch(...request)),
+      timeout: options.timeout ?? 10_000,
+      heartbeat: options.heartbeat ?? 15_000,
+      backoff: { ...BACKOFF, ...options.retry },
+    });
+    const sockets = WebSocket && new Sockets(api, WebSocket);
+    this.#api = api;
+    this.#sockets = sockets;
+    /** @type {Connect} */
+    const sse = (at, signal) => connectSse(api, at, signal);
+    /** @type {Connect | undefined} */
+    const ws = sockets && ((at, signal) => connectWs(sockets, at, signal));
+    /** @type {Connect | undefined} */
+    const eventsource = EventSource && ((at, signal) => connectEventSource(api, EventSource, at, signal));
+    const either = ws && auto((...args) => connectSse(api, ...args), ws, muted);
+    /** @type {Record<Transport, Connect | undefined>} */
+    this.#connects = { auto: either ?? sse, sse, ws, eventsource };
+    this.#transport = options.transport ?? 'auto';
+    this.#connect();
+  }
+
+  /** Starts a run and follows it. @param {string} message @param {StartOptions} [options] @returns {Run} */
+  stream(message, options = {}) {
+    const { agent, userId, sessionId, onDisconnect = 'cancel_after:10', interrupt, idempotencyKey } = options;
+    const start = {
+      message,
+      agent,
+      user_id: userId,
+      session_id: sessionId,
+      on_disconnect: onDisconnect,
+      idempotency_key: idempotencyKey ?? randomKey(),
+      interrupt,
+    };
+    return this.#run(new Position({ start, types: checkTypes(options.types) }), options);
+  }
+
+  /**
+   * Follows a run from the event after `after`, a number or an event's id; or, with `snapshot`, from the state that
+   * its events so far come to, which `run.snapshot` then has.
+   * @param {string} runId @param {AttachOptions} [options] @returns {Run}
+   */
+  attach(runId, options = {}) {
+    const after = checkAfter(options.after ?? 0, checkRunId(runId));
+    return this.#run(new Position({ runId, after, types: checkTypes(options.types) }), options);
+  }
+
+  /** What the server knows of a run (PROTOCOL.md, `GET /runs/{run_id}`). @param {string} runId @param {AbortSignal} [signal] */
+  get(runId, signal = new AbortController().signal) {
+    return this.#api.ask('GET', `/runs/${checkRunId(runId)}`, signal);
+  }
+
+  /** Cancels a run: `accepted` or `already_finished`. @param {string} runId @returns {Promise<string>} */
+  async cancel(runId) {
+    const path = `/runs/${checkRunId(runId)}/cancel`;
+    return (await this.#api.ask('POST', path, new AbortController().signal)).status;
+  }
+
+  /** Leaves all runs and closes the socket. */
+  close() {
+    for (const run of this.#runs) run.close();
+    this.#sockets?.close();
+  }
+
+  /** @param {Position} at @param {FollowOptions & {snapshot?: boolean}} options */
+  #run(at, options) {
+    options.signal?.throwIfAborted();
+    const run = new Run(this.#api, this.#connect(options.transport), at, options, () => this.#runs.delete(run));
+    this.#runs.add(run);
+    return run;
+  }
+
+  /** @param {Transport} [transport] */
+  #connect(transport = this.#transport) {
+    const connect = this.#connects[transport];
+    if (connect) return connect;
+    if (!(transport in this.#connects)) throw new TypeError('transport: auto, sse, ws or eventsource');
+    const missing = transport === 'ws' ? 'WebSocket' : 'EventSource';
+    throw new TypeError(`transport: there is no ${missing} here; give one as the option ${missing}`);
+  }
+}
+
+/** @param {ClientOptions} [options] */
+export const createClient = (options = {}) => new Client(options);

@@ -1,0 +1,92 @@
+/** The events of PROTOCOL.md, section 1: their types, their ids, and the check that something is one. Pure. */
+
+import { ProtocolError } from './errors.js';
+
+/**
+ * @template {string} T
+ * @template {object} D
+ * @typedef {{type: T, data: D, timestamp: string, metadata: {step?: number, events?: number, [key: string]: unknown},
+ *   id: string}} EventOf
+ */
+/** @typedef {{prompt_tokens: number, completion_tokens: number, total_tokens: number}} Usage */
+/** @typedef {'completed' | 'cancelled' | 'max_steps'} FinishStatus */
+
+/**
+ * An event of one of the protocol's own types; `switch (event.type)` narrows `event.data`. A server's agent may send
+ * types of its own beside them, which are `CustomEvent`s.
+ * @typedef {EventOf<'AGENT_START', {input: unknown, config: Record<string, unknown>, max_steps: number | null}>
+ *   | EventOf<'STEP_START', {step: number, max_steps: number}>
+ *   | EventOf<'STEP_FINISH', {step: number, action: 'tool_calls' | 'answer'}>
+ *   | EventOf<'THINKING', {content: string}>
+ *   | EventOf<'LLM_CHUNK', {content: string, delta: string}>
+ *   | EventOf<'TOOL_CALL_START', {tool_call_id: string, tool_name: string, parameters: Record<string, unknown>}>
+ *   | EventOf<'TOOL_CALL_FINISH', {tool_call_id: string, tool_name: string, result: unknown, status: 'ok' | 'error',
+ *       duration: number}>
+ *   | EventOf<'PROGRESS', {progress: number, step: number, total: number}>
+ *   | EventOf<'AGENT_FINISH', {result: string, duration: number, status: FinishStatus, usage: Usage}>
+ *   | EventOf<'ERROR', {error_type: string, message: string, error: string}>} StreamEvent
+ */
+/** @typedef {EventOf<string, Record<string, any>>} CustomEvent */
+/** @typedef {Extract<StreamEvent, {type: 'AGENT_FINISH' | 'ERROR'}>} TerminalEvent */
+
+/** The protocol's own types: EventSource hands out only those that one names. */
+export const EVENT_TYPES = Object.freeze([
+  'AGENT_START', 'STEP_START', 'STEP_FINISH', 'THINKING', 'LLM_CHUNK', 'TOOL_CALL_START', 'TOOL_CALL_FINISH',
+  'PROGRESS', 'AGENT_FINISH', 'ERROR',
+]);
+
+const RUN_ID = /^[a-z2-7]{26}$/;
+const TYPE = /^[A-Z][A-Z0-9_]*$/;
+
+/** Whether the event is its run's last. @param {{type: string}} event @returns {event is TerminalEvent} */
+export const isTerminal = (event) => event.type === 'AGENT_FINISH' || event.type === 'ERROR';
+
+/** @param {unknown} text @returns {text is string} */
+export const isRunId = (text) => typeof text === 'string' && RUN_ID.test(text);
+
+/** @param {string} text */
+export const isEventType = (text) => TYPE.test(text);
+
+/**
+ * The run and the number that an event's id names, or null where it is none or JavaScript cannot count so far.
+ * @param {unknown} id
+ * @returns {{runId: string, number: number} | null}
+ */
+export function parseEventId(id) {
+  const [, runId, digits] = typeof id === 'string' ? (/^evt-([^-]+)-(0|[1-9][0-9]{0,18})$/.exec(id) ?? []) : [];
+  const number = Number(digits);
+  return isRunId(runId) && Number.isSafeInteger(number) ? { runId, number } : null;
+}
+
+/** @param {unknown} value @returns {value is Record<string, any>} */
+export const isObject = (value) => typeof value === 'object' && value !== null && !Array.isArray(value);
+
+/**
+ * The JSON object in a text. Throws `ProtocolError`.
+ * @param {string} text
+ * @returns {Record<string, any>}
+ */
+export function parseObject(text) {
+  let value;
+  try {
+    value = JSON.parse(text);
+  } catch {
+    // the next line tells
+  }
+  if (!isObject(value)) throw new ProtocolError('a message came that is no JSON object');
+  return value;
+}
+
+/**
+ * The same, if it is an event. Throws `ProtocolError`.
+ * @param {Record<string, any>} value
+ * @returns {{event: StreamEvent, runId: string, number: number}}
+ */
+export function checkEvent(value) {
+  const id = parseEventId(value.id);
+  if (typeof value.type !== 'string' || !isEventType(value.type)) throw new ProtocolError('an event without a type');
+  if (!id) throw new ProtocolError('an event without an event id');
+  if (!isObject(value.data)) throw new ProtocolError('an event without data');
+  if (!isObject(value.metadata)) throw new ProtocolError('an event without metadata');
+  return { event: /** @type {StreamEvent} */ (value), ...id };
+}

@@ -1,0 +1,95 @@
+/**
+ * The state of a run so far, folded from its events: what `GET /runs/{run_id}/snapshot` gives. Pure, and total: an odd
+ * event of somebody's own agent changes what can be read from it and never throws. It does not check the order.
+ */
+
+import { isObject } from './events.js';
+
+/** @import { Usage } from './events.js' */
+
+/**
+ * `text` and `thinking` are of the current step; `tools` are the open calls by id; what is unknown is null.
+ * @typedef {{text: string, thinking: string, step: number | null, max_steps: number | null, progress: number | null,
+ *   tools: Record<string, {name: string, parameters: Record<string, unknown>}>, usage: Usage | null,
+ *   status: 'running' | 'completed' | 'cancelled' | 'max_steps' | 'error', result: unknown, error_type: string | null,
+ *   error: string | null}} State
+ */
+
+/** The first of these that is a text. @param {unknown[]} values */
+const text = (...values) => /** @type {string | undefined} */ (values.find((value) => typeof value === 'string'));
+
+/** @param {unknown} value @param {number | null} otherwise */
+const count = (value, otherwise) => (Number.isInteger(value) ? /** @type {number} */ (value) : otherwise);
+
+export class Fold {
+  /** @type {State} */
+  state = {
+    text: '', thinking: '', step: null, max_steps: null, progress: null, tools: Object.create(null), usage: null,
+    status: 'running', result: null, error_type: null, error: null,
+  };
+
+  /** Goes on from a snapshot's state, where there is one. @param {State} [state] */
+  constructor(state) {
+    if (state) this.state = { ...state, tools: Object.assign(Object.create(null), state.tools) };
+  }
+
+  /** Takes in the run's next event; after the terminal event nothing changes. @param {{type: string, data: unknown}} event */
+  apply({ type, data: given }) {
+    const { state } = this;
+    const data = isObject(given) ? given : {};
+    if (state.status !== 'running') return;
+    switch (type) {
+      case 'LLM_CHUNK':
+        state.text += text(data['content'], data['delta']) ?? '';
+        break;
+      case 'THINKING':
+        state.thinking += text(data['content']) ?? '';
+        break;
+      case 'STEP_START':
+        state.text = state.thinking = '';
+        state.step = count(data['step'], state.step);
+        state.max_steps = count(data['max_steps'], state.max_steps);
+        break;
+      case 'AGENT_START':
+        state.max_steps = count(data['max_steps'], state.max_steps);
+        break;
+      case 'TOOL_CALL_START':
+        this.#open(data);
+        break;
+      case 'TOOL_CALL_FINISH':
+        this.#close(data);
+        break;
+      case 'PROGRESS':
+        if (typeof data['progress'] === 'number' && data['progress'] >= 0 && data['progress'] <= 100) {
+          state.progress = data['progress'];
+        }
+        break;
+      case 'AGENT_FINISH':
+        state.tools = Object.create(null);
+        state.status = data['status'] === 'cancelled' || data['status'] === 'max_steps' ? data['status'] : 'completed';
+        state.usage = isObject(data['usage']) ? /** @type {Usage} */ (data['usage']) : null;
+        state.result = data['result'] ?? null;
+        break;
+      case 'ERROR':
+        state.tools = Object.create(null);
+        state.status = 'error';
+        state.error_type = text(data['error_type']) ?? 'agent_error';
+        state.error = text(data['message'], data['error']) ?? '';
+        break;
+    }
+  }
+
+  /** A new `tools` each time, so that who keeps the old one sees the difference. @param {Record<string, unknown>} data */
+  #open({ tool_call_id: id, tool_name: name, parameters }) {
+    if (typeof id !== 'string') return;
+    const call = { name: text(name) ?? '', parameters: isObject(parameters) ? parameters : {} };
+    this.state.tools = Object.assign(Object.create(null), this.state.tools, { [id]: call });
+  }
+
+  /** @param {Record<string, unknown>} data */
+  #close({ tool_call_id: id }) {
+    const left = Object.assign(Object.create(null), this.state.tools);
+    delete left[text(id) ?? ''];
+    this.state.tools = left;
+  }
+}

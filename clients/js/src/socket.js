@@ -1,0 +1,201 @@
+/**
+ * One WebSocket that carries many runs (PROTOCOL.md, section 5): commands and their replies, events by their run.
+ *
+ * A session is one connection and lives once. Whoever wants another opens another (`ws.js`).
+ */
+
+import { apiError, Broken, ProtocolError, Unauthenticated } from './errors.js';
+import { isEventType, parseObject } from './events.js';
+
+/** @import { Api } from './api.js' */
+
+/**
+ * The parts of the standard's WebSocket that are used, so that npm's `ws` is one too.
+ * @typedef {{send: (text: string) => void, close: (code?: number) => void,
+ *   onopen: ((event: any) => void) | null, onmessage: ((event: any) => void) | null,
+ *   onerror: ((event: any) => void) | null, onclose: ((event: any) => void) | null}} Socket
+ */
+/** @typedef {new (url: string) => Socket} SocketClass */
+/** What hears of a run. @typedef {{put: (event: Record<string, any>) => void, fail: (error: unknown) => void}} Channel */
+/** @typedef {{answer: (reply: Record<string, any> | Promise<never>) => void, channel: Channel | undefined}} Asked */
+
+/** Errors of a socket that HTTP would answer with 429 or 503. */
+const PASSING = new Set(['too_many_runs', 'draining', 'log_unavailable']);
+/** Close codes (RFC 6455, section 7.4.1) that say that the client is wrong. Those from 4500 are Twinwire's own. */
+const FINAL = new Set([1003, 1008, 1009, 1010]);
+const IDLE_MS = 10_000;
+
+/** What an `error` or `gap` message means. @param {Record<string, any>} message */
+function verdict(message) {
+  if (PASSING.has(message.code)) return new Broken(message.message ?? message.code);
+  return apiError(message.type === 'gap' ? { ...message, code: 'gap' } : message);
+}
+
+/** What a close code means. @param {number} code @param {string} reason */
+function closed(code, reason) {
+  const message = `the socket was closed with ${code}${reason ? ` (${reason})` : ''}`;
+  const final = FINAL.has(code) || (code >= 4500 && code <= 4999);
+  return final ? apiError({ code: code === 4501 ? 'unauthenticated' : 'closed', message }, code) : new Broken(message);
+}
+
+export class Session {
+  #api;
+  #SocketClass;
+  /** @type {Socket | null} */ #socket = null;
+  /** @type {Map<number, Asked>} */ #asked = new Map();
+  /** @type {Map<string, Channel>} */ #channels = new Map();
+  #refs = 0;
+  #heard = false;
+  /** @type {ReturnType<typeof setInterval> | undefined} */ #pulse;
+  /** @type {ReturnType<typeof setTimeout> | undefined} */ #idle;
+  /** @type {((error: unknown) => void) | null} */ #refuse = null;
+
+  /** @param {Api} api @param {SocketClass} SocketClass */
+  constructor(api, SocketClass) {
+    this.#api = api;
+    this.#SocketClass = SocketClass;
+    this.alive = true;
+    /** Resolves when it can be spoken to; the token, if there is one, has been sent. */
+    this.opened = this.#open();
+    this.opened.catch((error) => this.fail(error));
+  }
+
+  /** Whether a run is followed here: it can be so once. @param {string | null} runId */
+  follows(runId) {
+    return runId !== null && this.#channels.has(runId);
+  }
+
+  /**
+   * The reply to a command. Events of the run that the reply names go to the `channel`, from the first one on.
+   * @param {Record<string, unknown>} command
+   * @param {Channel} [channel]
+   * @returns {Promise<Record<string, any>>}
+   */
+  async ask(command, channel) {
+    if (!this.alive) throw new Broken('the connection broke');
+    clearTimeout(this.#idle);
+    this.#refs += 1;
+    this.#socket?.send(JSON.stringify({ ...command, ref: this.#refs }));
+    const timer = setTimeout(() => this.fail(new Broken('the server is silent')), this.#api.timeout);
+    try {
+      return await new Promise((answer) => this.#asked.set(this.#refs, { answer, channel }));
+    } finally {
+      clearTimeout(timer);
+      this.#rest();
+    }
+  }
+
+  /** Stops following a run, where this channel still does. @param {string} runId @param {Channel} channel */
+  async leave(runId, channel) {
+    if (this.#channels.get(runId) !== channel) return;
+    await this.ask({ type: 'detach', run_id: runId }).catch(() => {}); // then the session has failed
+    this.ended(runId, channel);
+  }
+
+  /** No more comes of this run. @param {string} runId @param {Channel} channel */
+  ended(runId, channel) {
+    if (this.#channels.get(runId) === channel) this.#channels.delete(runId);
+    this.#rest();
+  }
+
+  /** Ends it, and with it everything that waits for it. @param {unknown} error */
+  fail(error) {
+    if (!this.alive) return;
+    this.alive = false;
+    clearInterval(this.#pulse);
+    clearTimeout(this.#idle);
+    this.#refuse?.(error);
+    for (const { answer } of this.#asked.values()) answer(Promise.reject(error));
+    for (const channel of this.#channels.values()) channel.fail(error);
+    this.#asked.clear();
+    this.#channels.clear();
+    if (this.#socket) {
+      this.#socket.onopen = this.#socket.onmessage = this.#socket.onclose = null;
+      this.#socket.close(1000);
+    }
+  }
+
+  async #open() {
+    const token = await this.#api.token();
+    if (!this.alive) throw new Broken('the connection was closed');
+    const socket = new this.#SocketClass(`${this.#api.url.replace(/^http/, 'ws')}/ws`);
+    this.#socket = socket;
+    const timer = setTimeout(() => this.fail(new Broken('the server is silent')), this.#api.timeout);
+    try {
+      await /** @type {Promise<void>} */ (
+        new Promise((resolve, reject) => {
+          this.#refuse = reject;
+          socket.onopen = () => resolve();
+          socket.onmessage = ({ data }) => this.#message(data);
+          socket.onerror = () => {}; // a close follows, and tells
+          socket.onclose = ({ code, reason }) => this.fail(closed(code, reason));
+        })
+      );
+    } finally {
+      clearTimeout(timer);
+    }
+    this.#pulse = setInterval(() => this.#beat(), this.#api.heartbeat);
+    this.#rest();
+    if (token !== undefined) this.#authenticate(token);
+  }
+
+  /** @param {string} token */
+  #authenticate(token) {
+    this.ask({ type: 'auth', token }).catch((error) => {
+      // Any other error is of a server that asks nobody who he is.
+      if (error instanceof Unauthenticated) this.fail(error);
+    });
+  }
+
+  /** A program does not see the server's ping frames: only its own `ping` tells silence from a dead connection. */
+  #beat() {
+    if (!this.#heard && this.#channels.size > 0) this.ask({ type: 'ping' }).catch(() => {}); // `fail` told everybody
+    this.#heard = false;
+  }
+
+  /** @param {unknown} text */
+  #message(text) {
+    this.#heard = true;
+    try {
+      const message = parseObject(String(text));
+      if (isEventType(String(message.type))) this.#event(message);
+      else this.#reply(message);
+    } catch (error) {
+      this.fail(error);
+    }
+  }
+
+  /** @param {Record<string, any>} event */
+  #event(event) {
+    const channel = this.#channels.get(String(event.id).slice(4, 30));
+    if (!channel) throw new ProtocolError('an event came of a run that is not followed');
+    channel.put(event);
+  }
+
+  /** @param {Record<string, any>} message */
+  #reply(message) {
+    const bad = message.type === 'error' || message.type === 'gap';
+    const asked = this.#asked.get(message.ref);
+    const followed = this.#channels.get(message.run_id);
+    if (asked) {
+      this.#asked.delete(message.ref);
+      if (asked.channel && !bad) {
+        if (followed !== asked.channel) followed?.fail(new Broken('the run is followed anew on this socket'));
+        this.#channels.set(message.run_id, asked.channel);
+      }
+      asked.answer(bad ? Promise.reject(verdict(message)) : message);
+    } else if (bad && message.run_id !== undefined) {
+      this.#channels.delete(message.run_id);
+      followed?.fail(verdict(message));
+    } else if (bad) {
+      throw verdict(message);
+    }
+  }
+
+  /** A socket that nobody uses is closed after a while. */
+  #rest() {
+    clearTimeout(this.#idle);
+    if (!this.alive || this.#asked.size > 0 || this.#channels.size > 0) return;
+    this.#idle = setTimeout(() => this.fail(new Broken('nobody used the socket')), IDLE_MS);
+  }
+}

@@ -1,0 +1,133 @@
+/** A run over WebSocket: all runs of a client share one socket, which each of them asks for again when it broke. */
+
+import { Broken, ProtocolError, RunNotFound } from './errors.js';
+import { isTerminal } from './events.js';
+import { Mailbox } from './mailbox.js';
+import { Session } from './socket.js';
+
+/** @import { Api } from './api.js' */
+/** @import { Connection, Position } from './position.js' */
+/** @import { SocketClass } from './socket.js' */
+
+const MAX_WAITING = 1024;
+let requests = 0;
+
+/** The sockets of one client: one, but where a run is followed twice. */
+export class Sockets {
+  /** @type {Set<Session>} */ #sessions = new Set();
+  #api;
+  #SocketClass;
+
+  /** @param {Api} api @param {SocketClass} SocketClass */
+  constructor(api, SocketClass) {
+    this.#api = api;
+    this.#SocketClass = SocketClass;
+  }
+
+  /** A socket that is open and does not follow this run. @param {string | null} runId */
+  async session(runId) {
+    let found;
+    for (const session of this.#sessions) {
+      if (!session.alive) this.#sessions.delete(session);
+      else if (!session.follows(runId)) found ??= session;
+    }
+    if (!found) {
+      found = new Session(this.#api, this.#SocketClass);
+      this.#sessions.add(found);
+    }
+    await found.opened;
+    return found;
+  }
+
+  close() {
+    for (const session of this.#sessions) session.fail(new Broken('the client was closed'));
+    this.#sessions.clear();
+  }
+}
+
+/** @implements {Connection} */
+class WsConnection {
+  /** @type {Mailbox<Record<string, any>>} */ #mail = new Mailbox();
+  /** @type {Promise<unknown> | null} */ #paused = null;
+  #ended = false;
+  #session;
+  #at;
+
+  /** @param {Session} session @param {Position} at */
+  constructor(session, at) {
+    this.#session = session;
+    this.#at = at;
+  }
+
+  /** Starts the run or attaches to it; false where it has ended at the cursor. */
+  async follow() {
+    const { runId, after, start, types } = this.#at;
+    const how = types ? { types } : {};
+    requests += 1;
+    const command =
+      runId === null
+        ? { type: 'start', request_id: `r${requests}`, ...start, ...how }
+        : { type: 'attach', run_id: runId, after, ...how };
+    const reply = await this.#session.ask(command, this);
+    if (reply.type !== (runId === null ? 'started' : 'attached')) throw new ProtocolError(`a "${reply.type}" came`);
+    this.#at.found(reply.run_id);
+    return !(reply.ended && reply.last === after);
+  }
+
+  /** See `Connection`. */
+  async receive() {
+    if (this.#paused && this.#mail.size === 0) {
+      await this.#paused;
+      this.#paused = null;
+      if (this.#mail.size === 0) await this.follow();
+    }
+    return /** @type {Record<string, any>} */ (await this.#mail.take());
+  }
+
+  /** See `Connection`. */
+  async cancel() {
+    const { status } = await this.#session.ask({ type: 'cancel', run_id: this.#at.runId });
+    if (status === 'not_found') throw new RunNotFound({ code: 'run_not_found', message: 'no such run' }, null);
+    return String(status);
+  }
+
+  /** See `Connection`. */
+  close() {
+    const { runId } = this.#at;
+    this.#mail.end(new Broken('the connection was closed'));
+    if (runId !== null && this.#ended) this.#session.ended(runId, this);
+    else if (runId !== null) void this.#session.leave(runId, this);
+  }
+
+  /** See `Channel`. A reader that is far behind lags in the server's log, not here. @param {Record<string, any>} event */
+  put(event) {
+    this.#mail.put(event);
+    this.#ended ||= isTerminal(/** @type {{type: string}} */ (event));
+    if (this.#mail.size >= MAX_WAITING && !this.#ended) {
+      this.#paused ??= this.#session.ask({ type: 'detach', run_id: this.#at.runId });
+      this.#paused.catch(() => {}); // told where the mail ends
+    }
+  }
+
+  /** See `Channel`. @param {unknown} error */
+  fail(error) {
+    this.#mail.end(error);
+  }
+}
+
+/**
+ * See `Connect`.
+ * @param {Sockets} sockets @param {Position} at @param {AbortSignal} signal
+ * @returns {Promise<Connection | null>}
+ */
+export async function connectWs(sockets, at, signal) {
+  const connection = new WsConnection(await sockets.session(at.runId), at);
+  signal.throwIfAborted();
+  let going = false;
+  try {
+    going = await connection.follow();
+  } finally {
+    if (!going) connection.close();
+  }
+  return going ? connection : null;
+}

@@ -1,0 +1,147 @@
+"""Who asks, and what of it is allowed: identities, and the credentials that prove them.
+
+`tokens` are the bearer tokens of a list, `jwt` those that somebody else signs, `grants` what this server signs itself:
+tickets for URLs, and logins for cookies. Where a credential is found in a request is the business of `web`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Protocol
+
+from msgspec import Struct
+
+from twinwire.auth.grants import Grant, Signer
+from twinwire.auth.tokens import Tokens
+from twinwire.errors import BadRequest, Forbidden, RunNotFound, Unauthenticated
+from twinwire.settings import Settings
+
+if TYPE_CHECKING:
+    from twinwire.auth.jwt import Jwt
+
+__all__ = ["ANYBODY", "Auth", "Identity", "rfc3339"]
+
+MAX_TOKEN = 8192
+
+
+def rfc3339(seconds: float | None) -> str | None:
+    """A Unix time as events have theirs."""
+    if seconds is None:
+        return None
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").removesuffix("+00:00") + "Z"
+
+
+class Identity(Struct, frozen=True):
+    """Who asks. `user_id` is None for anybody, where authentication is off: then a request names its user itself.
+
+    `expires_at` is the Unix time after which its streams end, `run_id` the only run that it is for.
+    """
+
+    user_id: str | None = None
+    expires_at: float | None = None
+    run_id: str | None = None
+
+    def named(self, claimed: str | None) -> str | None:
+        """The user of a run that names this one as its user. Raises `BadRequest` where that is somebody else."""
+        if self.user_id is None:
+            return claimed
+        if claimed not in {None, self.user_id}:
+            raise BadRequest("is not the user who is authenticated", field="user_id")
+        return self.user_id
+
+    def check_start(self) -> None:
+        """Raises `Forbidden` for who may only follow one run."""
+        if self.run_id is not None:
+            raise Forbidden("this ticket is for one run only; it starts none")
+
+    def check_run(self, run_id: str, user_id: str | None) -> None:
+        """Raises `RunNotFound` unless this run, of this user, is one of theirs."""
+        if self.user_id is not None and (self.user_id != user_id or self.run_id not in {None, run_id}):
+            raise RunNotFound
+
+
+ANYBODY = Identity()
+
+
+class _Verifier(Protocol):
+    """What knows bearer tokens of one kind."""
+
+    def verify(self, token: str) -> tuple[str, float | None] | None:
+        """The user and when the token expires (Unix time), or None where it is none of these."""
+        ...
+
+
+class Auth:
+    """The credentials this server takes; `on` where it asks for any.
+
+    `ticket_life` and `login_life` are in seconds; `clock` tells Unix time. Log-outs are remembered by this process.
+    """
+
+    def __init__(
+        self,
+        verifiers: tuple[_Verifier, ...],
+        signer: Signer,
+        *,
+        ticket_life: float,
+        login_life: float,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.on = bool(verifiers)
+        self._verifiers = verifiers
+        self._signer = signer
+        self._lives = {"ticket": ticket_life, "login": login_life}
+        self._clock = clock
+        self._logged_out: dict[str, float] = {}
+
+    def bearer(self, token: str) -> Identity:
+        """Whose bearer token this is. Raises `Unauthenticated`."""
+        for verifier in self._verifiers if len(token) <= MAX_TOKEN else ():
+            if (known := verifier.verify(token)) is not None:
+                return Identity(*known)
+        raise Unauthenticated
+
+    def granted(self, kind: str, text: str) -> Identity:
+        """Whose ticket (`ticket`) or login (`login`) this is. Raises `Unauthenticated`, also once they logged out."""
+        grant = self._signer.read(kind, text) if len(text) <= MAX_TOKEN else None
+        if grant is None or grant.until <= self._clock() or grant.issued <= self._logged_out.get(grant.user_id, 0.0):
+            raise Unauthenticated
+        return Identity(grant.user_id, grant.expires_at, grant.run_id)
+
+    def grant(self, kind: str, by: Identity, run_id: str | None = None) -> tuple[str, float]:
+        """A ticket or login for somebody, and until when it can be used.
+
+        What a ticket opens stays open for as long as the credential that it was given for is good; a login ends the
+        streams it opened when it expires itself.
+        """
+        if by.user_id is None:
+            raise BadRequest("authentication is off on this server")
+        now = self._clock()
+        until = min(now + self._lives[kind], by.expires_at or float("inf"))
+        expires_at = until if kind == "login" else by.expires_at
+        return self._signer.sign(kind, Grant(by.user_id, now, until, expires_at, run_id)), until
+
+    def log_out(self, user_id: str) -> None:
+        """Take no ticket and no login of this user that was given until now."""
+        now = self._clock()
+        oldest = now - max(self._lives.values())
+        self._logged_out = {user: when for user, when in self._logged_out.items() if when > oldest}
+        self._logged_out[user_id] = now
+
+    @classmethod
+    def of(cls, settings: Settings) -> Auth:
+        """What the settings ask for. Raises `SettingsError` for a file or a key that cannot be used."""
+        verifiers: list[Tokens | Jwt] = []
+        if tokens := Tokens.of(settings):
+            verifiers.append(tokens)
+        if settings.jwt_key_file is not None or settings.jwt_jwks_file is not None:
+            from twinwire.auth.jwt import Jwt
+
+            verifiers.append(Jwt.of(settings))
+        return cls(
+            tuple(verifiers),
+            Signer(settings.secret),
+            ticket_life=settings.ticket_life,
+            login_life=settings.login_life,
+        )

@@ -1,0 +1,22 @@
+"""Small files with secrets or keys in them, which settings name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from twinwire.errors import SettingsError
+
+MAX_BYTES = 2**20
+
+
+def read(path: str, field: str) -> bytes:
+    """What is in the file, a megabyte at most. Raises `SettingsError`, which names the flag and not what is inside."""
+    try:
+        with Path(path).open("rb") as file:
+            data = file.read(MAX_BYTES + 1)
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "no path"
+        raise SettingsError(f"cannot be read: {reason}", field=field) from None
+    if len(data) > MAX_BYTES:
+        raise SettingsError("is too large", field=field)
+    return data

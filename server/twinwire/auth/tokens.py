@@ -1,0 +1,58 @@
+"""Bearer tokens from a list: `user:token` in the environment or, one a line, in a file."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import re
+from collections.abc import Iterable
+
+from twinwire.auth.files import read
+from twinwire.errors import SettingsError
+from twinwire.settings import Settings
+
+# RFC 6750, section 2.1, at least 16 characters of it; the user is what `user_id` may be.
+_ENTRY = re.compile(r"([^\s:][^\r\n:]{0,127}):([A-Za-z0-9._~+/-]{16,1024}=*)", re.ASCII)
+
+
+class Tokens:
+    """Users by token. Only digests are kept, and all of them are compared, so that time tells nothing."""
+
+    def __init__(self, entries: Iterable[tuple[str, str]]) -> None:
+        self._users = [(_digest(token), user) for user, token in entries]
+
+    def verify(self, token: str) -> tuple[str, float | None] | None:
+        """The token's user; it never expires."""
+        asked, found = _digest(token), None
+        for digest, user in self._users:
+            if hmac.compare_digest(asked, digest):
+                found = user
+        return None if found is None else (found, None)
+
+    @classmethod
+    def of(cls, settings: Settings) -> Tokens | None:
+        """The tokens the settings name, if they name any. Raises `SettingsError`, which shows none of them."""
+        entries = list(_entries(settings.auth_tokens, "TWINWIRE_AUTH_TOKENS", "entry"))
+        if settings.auth_tokens_file is not None:
+            lines = read(settings.auth_tokens_file, "--auth-tokens-file").decode("utf-8", "replace").splitlines()
+            listed = [line.strip() for line in lines]
+            entries += _entries(listed, "--auth-tokens-file", "line")
+            if not entries:
+                raise SettingsError("there is no user:token in it", field="--auth-tokens-file")
+        return cls(entries) if entries else None
+
+
+def _entries(texts: Iterable[str], field: str, place: str) -> Iterable[tuple[str, str]]:
+    for number, text in enumerate(texts, 1):
+        if not text or text.startswith("#"):
+            continue
+        match = _ENTRY.fullmatch(text)
+        if match is None:
+            raise SettingsError(
+                f"{place} {number} is not user:token, with a token of 16 letters, digits or ._~+/- or more", field=field
+            )
+        yield match[1], match[2]
+
+
+def _digest(token: str) -> bytes:
+    return hashlib.sha256(token.encode("utf-8", "surrogatepass")).digest()

@@ -1,0 +1,184 @@
+"""AG-UI 1.0, and what clients before it take. Requests are not read here.
+
+A follower gets the run from its first event, or joins late: what came before as one snapshot of the messages, then what
+is open begins again under its id, and the rest follows. Deltas are never sent twice: the client would append both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from twinwire.events import Record, StreamEvent, decode, dump
+from twinwire.formats import SseView, sse_data
+from twinwire.formats.parts import (
+    Answer,
+    Begin,
+    Call,
+    Close,
+    Delta,
+    End,
+    Note,
+    Open,
+    Part,
+    Parts,
+    StepBegin,
+    StepEnd,
+    seconds,
+    usage,
+)
+
+VERSION = "1.0"
+Fields = dict[str, Any]
+
+_OPENERS = {"STEP_STARTED", "TEXT_MESSAGE_START", "REASONING_START", "REASONING_MESSAGE_START"}
+_CLOSERS = {"STEP_FINISHED", "TEXT_MESSAGE_END", "REASONING_MESSAGE_END", "REASONING_END"}
+
+
+class Events:
+    """The AG-UI events of one run.
+
+    `thread_id` and `run_id` are the client's, else the run's own id. `modern` is whether the client said that it speaks
+    1.0: one before it refuses an outcome `cancelled`.
+    """
+
+    def __init__(self, thread_id: str | None = None, run_id: str | None = None, *, modern: bool = True) -> None:
+        self._thread_id = thread_id
+        self._run_id = run_id
+        self._modern = modern
+        self._parts = Parts()
+        self._parent: str | None = None  # the assistant message that the calls to come belong to
+
+    def __call__(self, event: StreamEvent) -> list[Fields]:
+        """See `Translate`. `timestamp` is in milliseconds; `metadata.id` is the id of the event it came from."""
+        common = {
+            "timestamp": round(seconds(event) * 1000),
+            "metadata": {"id": event.id},
+        }
+        return [{**fields, **common} for part in self._parts.take(event) for fields in self._fields(part)]
+
+    def _fields(self, part: Part) -> list[Fields]:
+        match part:
+            case Begin(run_id):
+                self._thread_id, self._run_id = self._thread_id or run_id, self._run_id or run_id
+                version = {"protocolVersion": VERSION} if self._modern else {}
+                return [{"type": "RUN_STARTED", **self._ids, **version}]
+            case Open("text", id):
+                self._parent = id
+                return [{"type": "TEXT_MESSAGE_START", "messageId": id, "role": "assistant"}]
+            case Delta("text", id, text):
+                return [{"type": "TEXT_MESSAGE_CONTENT", "messageId": id, "delta": text}]
+            case Close("text", id):
+                return [{"type": "TEXT_MESSAGE_END", "messageId": id}]
+            case Open(_, id):
+                return [
+                    {"type": "REASONING_START", "messageId": id},
+                    {"type": "REASONING_MESSAGE_START", "messageId": id, "role": "reasoning"},
+                ]
+            case Delta(_, id, text):
+                return [{"type": "REASONING_MESSAGE_CONTENT", "messageId": id, "delta": text}]
+            case Close(_, id):
+                return [{"type": "REASONING_MESSAGE_END", "messageId": id}, {"type": "REASONING_END", "messageId": id}]
+            case StepBegin(name):
+                self._parent = None
+                return [{"type": "STEP_STARTED", "stepName": name}]
+            case StepEnd(name):
+                return [{"type": "STEP_FINISHED", "stepName": name}]
+            case Call(id, name, parameters):
+                self._parent = self._parent or f"{id}-message"
+                return [
+                    {
+                        "type": "TOOL_CALL_START",
+                        "toolCallId": id,
+                        "toolCallName": name,
+                        "parentMessageId": self._parent,
+                    },
+                    {"type": "TOOL_CALL_ARGS", "toolCallId": id, "delta": dump(parameters).decode()},
+                    {"type": "TOOL_CALL_END", "toolCallId": id},
+                ]
+            case Answer(id, result, ok):
+                text = result if isinstance(result, str) else dump(result).decode()
+                content = text if ok else f"Error: {text}"
+                about = {"messageId": f"{id}-result", "toolCallId": id, "content": content, "role": "tool"}
+                return [{"type": "TOOL_CALL_RESULT", **about}]
+            case Note(type, data):
+                return [{"type": "CUSTOM", "name": type, "value": data}]
+            case End(type, data):
+                return [self._end(type, data)]
+
+    @property
+    def _ids(self) -> Fields:
+        return {"threadId": self._thread_id, "runId": self._run_id}
+
+    def _end(self, kind: str, data: Fields) -> Fields:
+        if kind == "ERROR":
+            return {"type": "RUN_ERROR", "message": str(data.get("message", "")), "code": str(data.get("error_type"))}
+        end = {"type": "RUN_FINISHED", **self._ids}
+        if (result := data.get("result")) is not None:
+            end["result"] = result
+        if self._modern:
+            end["outcome"] = {"type": "cancelled" if data.get("status") == "cancelled" else "success"}
+            end["usage"] = [usage(data)]
+        return end
+
+
+def view(events: Events) -> SseView:
+    """A run's events as SSE; nothing is sent after the last."""
+    return SseView(events)
+
+
+class Late:
+    """Who joins a run after some of its events: `skip` those, say the `opening`, then `frames` goes on from there.
+
+    `messages` are those that the client has, which a snapshot that left them out would take from it.
+    """
+
+    def __init__(self, events: Events, messages: Iterable[Fields] = ()) -> None:
+        self._events = events
+        self._view = view(events)
+        self._messages = {str(message.get("id")): message for message in messages}
+        self._started: Fields = {}
+        self._open: list[Fields] = []
+        self._call: Fields = {}
+
+    def skip(self, records: Sequence[Record]) -> None:
+        """Take in the run's next records without sending them."""
+        for record in records:
+            for fields in self._events(decode(record.body)):
+                self._take(fields)
+
+    def _take(self, fields: Fields) -> None:
+        kind, name = fields["type"], str(fields.get("messageId"))
+        messages = self._messages
+        if kind == "RUN_STARTED":
+            self._started = fields
+        elif kind in _OPENERS:
+            self._open.append(fields)
+            if "role" in fields:
+                messages[name] = {"id": name, "role": fields["role"], "content": ""}
+        elif kind in _CLOSERS:
+            del self._open[-1]  # they nest
+        elif kind in {"TEXT_MESSAGE_CONTENT", "REASONING_MESSAGE_CONTENT"}:
+            messages[name]["content"] += fields["delta"]
+        elif kind == "TOOL_CALL_START":
+            parent = fields["parentMessageId"]
+            self._call = {"name": fields["toolCallName"], "arguments": ""}
+            call = {"id": fields["toolCallId"], "type": "function", "function": self._call}
+            messages.setdefault(parent, {"id": parent, "role": "assistant"}).setdefault("toolCalls", []).append(call)
+        elif kind == "TOOL_CALL_ARGS":
+            self._call["arguments"] = fields["delta"]
+        elif kind == "TOOL_CALL_RESULT":
+            about = {field: fields[field] for field in ("role", "content", "toolCallId")}
+            messages[name] = {"id": name, **about}
+
+    @property
+    def opening(self) -> bytes:
+        """What is sent first, where anything was skipped."""
+        if not self._started:
+            return b""
+        snapshot = {"type": "MESSAGES_SNAPSHOT", "messages": list(self._messages.values())}
+        return b"".join(sse_data(fields) for fields in (self._started, snapshot, *self._open))
+
+    def frames(self, records: Sequence[Record]) -> Sequence[bytes]:
+        """See `View`."""
+        return self._view.frames(records)

@@ -1,0 +1,115 @@
+"""The AI SDK's UI message stream (npm `ai` 5, 6 and 7), for its `useChat` over SSE and over a WebSocket.
+
+Only chunks that all three take. A follower always gets the run from its first event: the client builds its message
+anew from a replay, under the `messageId`, which is the run's id. Requests are not read here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from twinwire.events import Record, StreamEvent, decode, dump
+from twinwire.formats import SseView
+from twinwire.formats.parts import (
+    Answer,
+    Begin,
+    Call,
+    Close,
+    Delta,
+    End,
+    Note,
+    Open,
+    Part,
+    Parts,
+    StepBegin,
+    StepEnd,
+    usage,
+)
+
+HEADERS = {"x-vercel-ai-ui-message-stream": "v1"}
+DONE = b"data: [DONE]\n\n"
+
+
+class Chunks:
+    """The chunks of one run."""
+
+    def __init__(self) -> None:
+        self._parts = Parts()
+
+    def __call__(self, event: StreamEvent) -> list[dict[str, Any]]:
+        """See `Translate`. A field that has no value is left out: the clients refuse a null."""
+        return [chunk for part in self._parts.take(event) for chunk in self._chunks(part)]
+
+    def _chunks(self, part: Part) -> list[dict[str, Any]]:
+        match part:
+            case Begin(run_id):
+                return [{"type": "start", "messageId": run_id, "messageMetadata": {"runId": run_id}}]
+            case Open(kind, id):
+                return [{"type": f"{kind}-start", "id": id}]
+            case Delta(kind, id, text):
+                return [{"type": f"{kind}-delta", "id": id, "delta": text}]
+            case Close(kind, id):
+                return [{"type": f"{kind}-end", "id": id}]
+            case StepBegin():
+                return [{"type": "start-step"}]
+            case StepEnd():
+                return [{"type": "finish-step"}]
+            case Call(id, name, parameters):
+                call = {"toolCallId": id, "toolName": name, "dynamic": True}
+                return [
+                    {"type": "tool-input-start", **call},
+                    {"type": "tool-input-available", **call, "input": parameters},
+                ]
+            case Answer(id, result, ok):
+                if ok:
+                    return [{"type": "tool-output-available", "toolCallId": id, "output": result, "dynamic": True}]
+                text = result if isinstance(result, str) else dump(result).decode()
+                return [{"type": "tool-output-error", "toolCallId": id, "errorText": text, "dynamic": True}]
+            case Note(type, data):
+                return [{"type": f"data-{type.lower().replace('_', '-')}", "data": data, "transient": True}]
+            case End(type, data):
+                return _end(type, data)
+
+
+def _end(kind: str, data: dict[str, Any]) -> list[dict[str, Any]]:
+    if kind == "ERROR":
+        return [{"type": "error", "errorText": str(data.get("message", ""))}]
+    status = data.get("status")
+    metadata = {"status": status, "usage": usage(data)}
+    finish = {
+        "type": "finish",
+        "finishReason": "stop" if status == "completed" else "other",
+        "messageMetadata": metadata,
+    }
+    return [{"type": "abort"}, finish] if status == "cancelled" else [finish]
+
+
+def view() -> SseView:
+    """A run's events as SSE, from the first on; `[DONE]` ends them."""
+    return SseView(Chunks(), DONE)
+
+
+class SocketView:
+    """The same as messages of a WebSocket, in answer to one request of the client's."""
+
+    def __init__(self, request_id: str) -> None:
+        self.request_id = request_id
+        self._chunks = Chunks()
+        self._sequence = 0
+
+    def frames(self, records: Sequence[Record]) -> Sequence[bytes]:
+        """See `View`. `sequence` counts from 0 without gaps: at a gap the client drops the socket."""
+        frames = []
+        for record in records:
+            for chunk in self._chunks(decode(record.body)):
+                frames.append(message("chunk", self.request_id, sequence=self._sequence, chunk=chunk))
+                self._sequence += 1
+            if record.last:
+                frames.append(message("end", self.request_id))
+        return frames
+
+
+def message(kind: str, request_id: str, **fields: Any) -> bytes:
+    """A message of the server: `start`, `chunk`, `end`, `error` or `no-active`."""
+    return dump({"type": kind, "requestId": request_id, **fields})

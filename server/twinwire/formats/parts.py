@@ -1,0 +1,197 @@
+"""What is open while a run's events come: text, reasoning, tool calls, the step. The one state machine of all formats.
+
+Other people's clients break on a delta without its start, a result without its call or an end too few; an agent may
+yield its events in any order. `Parts` takes any sequence of events and gives one in which everything is opened before
+it is used, closed before the end, and named once. It knows no format.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any, Literal, TypeAlias
+
+from msgspec import Struct
+
+from twinwire.events import TERMINAL_TYPES, StreamEvent
+
+Kind = Literal["text", "reasoning"]
+
+UNANSWERED = "the run ended before this call did"
+
+
+class Begin(Struct, frozen=True):
+    """The run begins; always the first part."""
+
+    run_id: str
+
+
+class Open(Struct, frozen=True):
+    """A text or a piece of reasoning begins."""
+
+    kind: Kind
+    id: str
+
+
+class Delta(Struct, frozen=True):
+    """More of it, never empty."""
+
+    kind: Kind
+    id: str
+    text: str
+
+
+class Close(Struct, frozen=True):
+    """It is complete."""
+
+    kind: Kind
+    id: str
+
+
+class StepBegin(Struct, frozen=True):
+    """A step begins; at most one is open."""
+
+    name: str
+
+
+class StepEnd(Struct, frozen=True):
+    """It ends."""
+
+    name: str
+
+
+class Call(Struct, frozen=True):
+    """A tool is called with these parameters."""
+
+    id: str
+    name: str
+    parameters: dict[str, Any]
+
+
+class Answer(Struct, frozen=True):
+    """What came of a call: any JSON, mostly a text; `ok` is false where it failed."""
+
+    id: str
+    result: Any
+    ok: bool
+
+
+class Note(Struct, frozen=True):
+    """An event that opens and closes nothing: PROGRESS, or a type of the agent's own."""
+
+    type: str
+    data: dict[str, Any]
+
+
+class End(Struct, frozen=True):
+    """The terminal event; always the last part."""
+
+    type: str
+    data: dict[str, Any]
+
+
+_USAGE = {"inputTokens": "prompt_tokens", "outputTokens": "completion_tokens", "totalTokens": "total_tokens"}
+
+
+def usage(data: Mapping[str, Any]) -> dict[str, int]:
+    """The tokens that an AGENT_FINISH with this data tells of, named as the AI SDK and AG-UI name them."""
+    told = data.get("usage")
+    known = told if isinstance(told, dict) else {}
+    return {theirs: known[ours] for theirs, ours in _USAGE.items() if type(known.get(ours)) is int}
+
+
+def seconds(event: StreamEvent) -> float:
+    """When the event was, in seconds since 1970; 0 where an agent gave it a time that is none."""
+    try:
+        return datetime.fromisoformat(event.timestamp).timestamp()
+    except (ValueError, OverflowError):
+        return 0.0
+
+
+Part: TypeAlias = Begin | Open | Delta | Close | StepBegin | StepEnd | Call | Answer | Note | End
+
+
+class Parts:
+    """The state of one run, from its first event on.
+
+    The ids of texts, reasonings and calls are the id of the event that opened them, `<run>-<number>`: unique in all
+    runs, and the same whenever the run is read. A model's own ids of calls repeat from step to step.
+    """
+
+    def __init__(self) -> None:
+        self._begun = False
+        self._kind: Kind | None = None
+        self._id = ""
+        self._step: str | None = None
+        self._steps = 0
+        self._calls: dict[str, str] = {}  # open ones: our id, and the event's
+
+    def take(self, event: StreamEvent) -> list[Part]:
+        """What the run's next event comes to. Never raises for an odd event."""
+        where, data = event.id.removeprefix("evt-"), event.data
+        parts: list[Part] = []
+        if not self._begun:
+            self._begun = True
+            parts.append(Begin(where.rpartition("-")[0]))
+        match event.type:
+            case "AGENT_START":
+                pass
+            case "LLM_CHUNK":
+                content = data.get("content")
+                self._more(parts, "text", where, content if isinstance(content, str) else data.get("delta"))
+            case "THINKING":
+                self._more(parts, "reasoning", where, data.get("content"))
+            case "STEP_START":
+                self._end_step(parts)
+                self._steps += 1
+                step = data.get("step")
+                self._step = f"step {step if isinstance(step, int) else self._steps}"
+                parts.append(StepBegin(self._step))
+            case "STEP_FINISH":
+                self._end_step(parts)
+            case "TOOL_CALL_START":
+                self._close(parts)
+                self._call(parts, where, data)
+            case "TOOL_CALL_FINISH":
+                asked = str(data.get("tool_call_id"))
+                if (call := next((ours for ours, theirs in self._calls.items() if theirs == asked), None)) is None:
+                    self._close(parts)
+                    call = self._call(parts, where, data)
+                del self._calls[call]
+                parts.append(Answer(call, data.get("result"), data.get("status") != "error"))
+            case kind if kind in TERMINAL_TYPES:
+                self._close(parts)
+                parts += [Answer(call, UNANSWERED, ok=False) for call in self._calls]
+                self._calls.clear()
+                self._end_step(parts)
+                parts.append(End(kind, data))
+            case kind:
+                parts.append(Note(kind, data))
+        return parts
+
+    def _more(self, parts: list[Part], kind: Kind, where: str, text: Any) -> None:
+        if not isinstance(text, str) or not text:
+            return
+        if self._kind != kind:
+            self._close(parts)
+            self._kind, self._id = kind, where
+            parts.append(Open(kind, where))
+        parts.append(Delta(kind, self._id, text))
+
+    def _close(self, parts: list[Part]) -> None:
+        if self._kind is not None:
+            parts.append(Close(self._kind, self._id))
+            self._kind = None
+
+    def _end_step(self, parts: list[Part]) -> None:
+        self._close(parts)
+        if self._step is not None:
+            parts.append(StepEnd(self._step))
+            self._step = None
+
+    def _call(self, parts: list[Part], where: str, data: dict[str, Any]) -> str:
+        name, parameters = data.get("tool_name"), data.get("parameters")
+        self._calls[where] = str(data.get("tool_call_id"))
+        known = name if isinstance(name, str) and name else "tool"
+        parts.append(Call(where, known, parameters if isinstance(parameters, dict) else {}))
+        return where

@@ -1,0 +1,70 @@
+"""All formats by name, as `?format=` asks for them over SSE: Twinwire's own, other protocols', and an app's."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
+
+from msgspec import Struct
+
+from twinwire.events import Record, StreamEvent, decode
+from twinwire.formats import View, ag_ui, ai_sdk, openai
+
+logger = logging.getLogger("twinwire.formats")
+
+Transform = Callable[[StreamEvent], bytes | None]
+"""An event in an app's own format: the `data` of an SSE block, of one line or several; None leaves the event out."""
+
+
+class Format(Struct, frozen=True):
+    """How a run's events look over SSE. `view` makes a new view of a run from its first event on.
+
+    `any_cursor` is whether the view may also begin after any other event; `headers` are the answer's.
+    """
+
+    view: Callable[[], View]
+    any_cursor: bool = False
+    headers: Mapping[str, str] = MappingProxyType({})
+
+
+FORMATS: Mapping[str, Format] = MappingProxyType(
+    {
+        "ai-sdk": Format(ai_sdk.view, headers=ai_sdk.HEADERS),
+        "ag-ui": Format(lambda: ag_ui.Late(ag_ui.Events())),
+        "openai": Format(openai.view),
+    }
+)
+"""Other protocols' formats. `native` is none of them: it has options of its own."""
+
+
+class TransformView:
+    """An app's own format. An event for which the function raises is left out, and that is logged."""
+
+    def __init__(self, transform: Transform) -> None:
+        self._transform = transform
+
+    def frames(self, records: Sequence[Record]) -> Sequence[bytes]:
+        """See `View`. Each block has the event's id, so that EventSource resumes."""
+        frames = []
+        for record in records:
+            try:
+                body = self._transform(decode(record.body))
+                lines = b"" if body is None else b"".join(b"data: %b\n" % line for line in body.splitlines() or [b""])
+            except Exception:
+                logger.exception("a format failed on %s; the event is left out", record.id.decode())
+                continue
+            if lines:
+                frames.append(b"%bid: %b\n\n" % (lines, record.id))
+        return frames
+
+
+def registry(own: Mapping[str, Transform]) -> Mapping[str, Format]:
+    """All formats but `native`, with an app's own. Raises `ValueError` where one of those takes a name in use."""
+    if taken := sorted({*own} & {"native", *FORMATS}):
+        raise ValueError(f"these formats are there already: {', '.join(taken)}")
+    return {**FORMATS, **{name: _own(transform) for name, transform in own.items()}}
+
+
+def _own(transform: Transform) -> Format:
+    return Format(lambda: TransformView(transform), any_cursor=True)

@@ -1,0 +1,64 @@
+"""What one user has started, for a log that one process has to itself, and what a start over it is told."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from itertools import islice
+
+from twinwire.errors import RateLimited, TooManyRuns
+from twinwire.log import Quota, RunInfo
+
+WINDOW_SECONDS = 60.0
+
+
+def refusal(quota: Quota, ends: float, frees: float) -> TooManyRuns:
+    """Why there is no start: it is `ends` seconds until enough runs have ended, `frees` until enough starts are old."""
+    if ends >= frees:
+        return TooManyRuns(quota.runs, ends)
+    return RateLimited(quota.starts, frees)
+
+
+class Quotas:
+    """The starts of each named user: those of the last minute, and of runs that `goes_on` says still go on.
+
+    In memory. A start is forgotten when neither is so; a user who comes no more is forgotten as others come.
+    """
+
+    def __init__(self, goes_on: Callable[[str], bool], clock: Callable[[], float] = time.monotonic) -> None:
+        self._goes_on = goes_on
+        self._clock = clock
+        self._starts: dict[str, dict[str, float]] = {}  # by user and run, oldest first
+
+    def __len__(self) -> int:
+        return len(self._starts)
+
+    def admit(self, run: RunInfo, quota: Quota | None) -> None:
+        """Count the start of a run, of a named user who has a quota. Raises `TooManyRuns` and `RateLimited`."""
+        if quota is None or run.user_id is None:
+            return
+        now = self._clock()
+        for user_id in list(islice(self._starts, 2)):  # two for one that may come: none is left for ever
+            self._prune(user_id, now)
+        starts = self._starts.setdefault(run.user_id, {})
+        if len(starts) >= min(quota.runs, quota.starts):
+            going = [at for name, at in starts.items() if self._goes_on(name)]
+            recent = [at for at in starts.values() if at > now - WINDOW_SECONDS]
+            ends = _wait(going, quota.runs, now - quota.longest)
+            frees = _wait(recent, quota.starts, now - WINDOW_SECONDS)
+            if ends or frees:
+                raise refusal(quota, ends, frees)
+        starts[run.run_id] = now
+
+    def _prune(self, user_id: str, now: float) -> None:
+        """Forget a user's starts that are of no more account; the user, who is looked at last from now on, too."""
+        starts = self._starts.pop(user_id)
+        for name in [name for name, at in starts.items() if at <= now - WINDOW_SECONDS and not self._goes_on(name)]:
+            del starts[name]
+        if starts:
+            self._starts[user_id] = starts
+
+
+def _wait(starts: Sequence[float], limit: int, since: float) -> float:
+    """Until fewer than `limit` of the starts are later than `since`, which moves on with time."""
+    return max(starts[-limit] - since, 0.001) if len(starts) >= limit else 0.0

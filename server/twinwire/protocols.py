@@ -1,0 +1,174 @@
+"""uvicorn's protocols within bounds: of what a client may send, and for how long, before anything of ours sees it.
+
+What uvicorn and its parsers leave open: the size of a request's head, the time that its head and body take, the number
+of a message's fragments, pongs to who does not read. What is wrong is answered as the app answers, in JSON.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from websockets.frames import CloseCode, Frame
+
+from twinwire.errors import BadRequest, HeadTooLarge, RequestTimeout, UpgradeRequired
+from twinwire.events import dump
+
+HEAD_BYTES = 64 * 1024
+HEAD_FIELDS = 256
+HANDSHAKE_LINE = 8190  # what the WebSocket's own parser takes
+HANDSHAKE_FIELDS = 128
+REQUEST_SECONDS = 30.0
+MAX_FRAGMENTS = 1024
+
+
+class BoundedHttp(HttpToolsProtocol):
+    """Closes a connection with 431, 408 or 400 for a head too large, a request too slow, and no Host or two.
+
+    The time is from when the connection was made or the request began until all of it is there. For the Host see
+    RFC 9112, section 3.2.
+    """
+
+    _head_bytes = 0  # of the URL and of whole fields
+    _more_bytes = 0  # of the head, after what came with its first byte
+    _in_head = False
+    _timer: asyncio.TimerHandle | None = None
+    _refusal: BadRequest | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """See `HttpToolsProtocol`."""
+        super().connection_made(transport)
+        self._wait()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """See `HttpToolsProtocol`."""
+        self._waited()
+        super().connection_lost(exc)
+
+    def _wait(self) -> None:
+        self._waited()
+        self._timer = self.loop.call_later(REQUEST_SECONDS, self._give_up)
+
+    def _waited(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _give_up(self) -> None:
+        if self.headers is None:
+            self.transport.close()  # nothing was asked
+        else:
+            self._refuse(RequestTimeout(REQUEST_SECONDS))
+
+    def data_received(self, data: bytes) -> None:
+        """See `HttpToolsProtocol`."""
+        begun = self.headers if self._in_head else None
+        super().data_received(data)
+        if self._in_head and self.headers is begun:  # a field that has no end is nowhere else seen
+            self._more_bytes += len(data)
+            if self._more_bytes > HEAD_BYTES:
+                self._refuse(HeadTooLarge(HEAD_BYTES, HEAD_FIELDS))
+        idle = self.cycle is None or self.cycle.response_complete  # type: ignore[redundant-expr]
+        if self._timer is None and idle and self.transport.get_protocol() is self:
+            self._wait()  # what came has stopped uvicorn's own timer, and began no request
+
+    def _count(self, size: int) -> None:
+        self._head_bytes += size
+        if self._head_bytes > HEAD_BYTES or len(self.headers) > HEAD_FIELDS:
+            self._fail(HeadTooLarge(HEAD_BYTES, HEAD_FIELDS))
+
+    def _fail(self, refusal: BadRequest) -> None:
+        """Stop the parser; `send_400_response` follows."""
+        self._refusal = refusal
+        raise refusal
+
+    def on_message_begin(self) -> None:
+        """See `HttpToolsProtocol`."""
+        super().on_message_begin()
+        self._head_bytes = self._more_bytes = 0
+        self._in_head = True
+        self._wait()
+
+    def on_url(self, url: bytes) -> None:
+        """See `HttpToolsProtocol`."""
+        super().on_url(url)
+        self._count(len(url))
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """See `HttpToolsProtocol`. The trailer of a chunked body comes here too."""
+        super().on_header(name, value)
+        self._count(len(name) + len(value) + 4)
+
+    def on_headers_complete(self) -> None:
+        """See `HttpToolsProtocol`."""
+        self._in_head = False
+        hosts = [value for name, value in self.headers if name == b"host"]
+        if len(hosts) > 1 or (not hosts and self.parser.get_http_version() == "1.1"):
+            self._fail(BadRequest("one Host is needed", field="host"))
+        super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        """See `HttpToolsProtocol`."""
+        self._waited()
+        super().on_message_complete()
+
+    def handle_websocket_upgrade(self) -> None:
+        """See `HttpToolsProtocol`. What the WebSocket's parser would not take it does not even answer."""
+        self._waited()
+        lines = [len(self.url) + len("GET  HTTP/1.1"), *(len(name) + len(value) + 2 for name, value in self.headers)]
+        if max(lines) > HANDSHAKE_LINE or len(self.headers) > HANDSHAKE_FIELDS:
+            self._refuse(HeadTooLarge(HANDSHAKE_LINE, HANDSHAKE_FIELDS))
+        elif [value for name, value in self.headers if name == b"sec-websocket-version"] != [b"13"]:
+            self._refuse(UpgradeRequired("only version 13 is spoken", field="sec-websocket-version"))
+        else:
+            super().handle_websocket_upgrade()
+
+    def send_400_response(self, msg: str) -> None:  # noqa: ARG002 - uvicorn's
+        """See `HttpToolsProtocol`."""
+        self._refuse(self._refusal or BadRequest("not HTTP"))
+
+    def _refuse(self, error: BadRequest) -> None:
+        """Answer, unless something else is being answered, and close."""
+        if self.transport.is_closing():
+            return
+        answering = self.cycle is not None and self.cycle.response_started  # type: ignore[redundant-expr]
+        if answering and not self.cycle.response_complete:
+            self.transport.abort()
+            return
+        body = dump(error.payload())
+        head = STATUS_LINE[error.status]
+        if isinstance(error, UpgradeRequired):
+            head += b"sec-websocket-version: 13\r\nupgrade: websocket\r\n"  # RFC 6455, section 4.4
+        head += b"content-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n" % len(body)
+        self.transport.write(head + body)
+        self.transport.close()
+
+
+class BoundedWebSocket(WebSocketsSansIOProtocol):
+    """Bounds a message's fragments, which may be empty; of the pongs that cannot be sent yet it keeps the last."""
+
+    _pong = b""
+
+    def handle_cont(self, event: Frame) -> None:
+        """See `WebSocketsSansIOProtocol`."""
+        if len(self.frames) < MAX_FRAGMENTS:
+            super().handle_cont(event)
+        elif not self.close_sent:
+            self.conn.send_close(CloseCode.MESSAGE_TOO_BIG, "too many fragments")
+            self.handle_parser_exception()
+
+    def handle_ping(self) -> None:
+        """See `WebSocketsSansIOProtocol`, and RFC 6455, section 5.5.3: the latest ping is the one to answer."""
+        answers = self.conn.data_to_send()  # to all that came in one go, at the first of them
+        if self.writable.is_set():
+            self.transport.write(b"".join(answers))
+        elif answers:
+            self._pong = answers[-1]
+
+    def resume_writing(self) -> None:
+        """See `WebSocketsSansIOProtocol`."""
+        super().resume_writing()
+        if self._pong and not self.transport.is_closing():
+            self.transport.write(self._pong)
+        self._pong = b""

@@ -1,0 +1,213 @@
+"""The AI SDK's `WebSocketChatTransport` over ASGI: many chats on one socket. The requests of its HTTP transport too.
+
+What is asked for is a chat: a session, whose run that goes on is what is resumed and stopped. Answers are those of
+`formats.ai_sdk`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta, Struct
+
+from twinwire.auth import Auth, Identity
+from twinwire.errors import BadRequest, CursorGone, LogUnavailable, RunNotFound, TwinwireError, Unauthenticated
+from twinwire.formats.ai_sdk import SocketView, message
+from twinwire.runs import Runs, RunSpec
+from twinwire.runs.conversation import Turn, question, text
+from twinwire.transports.pump import Follower, Pump
+from twinwire.transports.websocket import DEFAULT_ON_DISCONNECT, MAX_REQUEST_IDS, Socket
+from twinwire.wire import decode_json, named_error
+
+Name = Annotated[str, Meta(min_length=1, max_length=128)]
+
+ABORT_GRACE = 1.0  # seconds in which the client may resume a chat again whose first resume it has just aborted
+
+
+class Options(Struct, frozen=True, kw_only=True):
+    """What an app may add to the SDK's own requests (`body`)."""
+
+    agent: Annotated[str | None, Meta(description="the agent's name; default react")] = None
+    user_id: Annotated[Name | None, Meta(description="names the user where authentication is off")] = None
+    on_disconnect: Annotated[
+        str | None, Meta(description="when nobody follows: continue, cancel or cancel_after:<seconds>")
+    ] = None
+
+
+class UiMessage(Struct, frozen=True):
+    """One of the chat's messages; its parts that are no text count for nothing here."""
+
+    role: str
+    parts: Sequence[Any] = ()
+
+
+class Chat(Options, frozen=True, kw_only=True):
+    """What the SDK sends to have a message answered; what else is in it is the app's own."""
+
+    id: Annotated[Name, Meta(description="the chat, which is the session")]
+    messages: Annotated[
+        Sequence[UiMessage] | None, Meta(description="the conversation, which the user's message ends")
+    ] = None
+    message: Annotated[
+        UiMessage | None, Meta(description="the user's message alone; the session has what was before")
+    ] = None
+
+
+def spec(asked: Chat, by: Identity, limit: int) -> RunSpec:
+    """The run that is asked for; of the conversation that comes with it `limit` bytes count, the newest.
+
+    It interrupts the chat's run that goes on. Raises `BadRequest` and `Forbidden`.
+    """
+    alone = asked.messages is None
+    messages = [asked.message] if asked.message is not None and alone else asked.messages or ()
+    asks, history = question(((said.role, text(said.parts)) for said in messages), limit)
+    turn = Turn(
+        message=asks,
+        agent=asked.agent,
+        user_id=asked.user_id,
+        session_id=asked.id,
+        on_disconnect=asked.on_disconnect,
+    )
+    found = RunSpec.of(turn, by, DEFAULT_ON_DISCONNECT, interrupt=True)
+    return found if alone else msgspec.structs.replace(found, history=history)
+
+
+class Frame(Struct, frozen=True, kw_only=True, tag_field="type", tag=str.lower, rename="camel"):
+    """A message of the client's transport."""
+
+    request_id: Name
+
+
+class Send(Frame, frozen=True, kw_only=True):
+    """Answer the last of these messages. `body` is `Options`."""
+
+    id: Name
+    messages: Sequence[Any]
+    body: dict[str, Any] = msgspec.field(default_factory=dict)
+
+
+class Resume(Frame, frozen=True, kw_only=True):
+    """Send the run that goes on in this chat, from its first event."""
+
+    id: Name
+    body: dict[str, Any] = msgspec.field(default_factory=dict)
+
+
+class Abort(Frame, frozen=True, kw_only=True):
+    """Stop what this request has asked for."""
+
+
+_decoder: msgspec.json.Decoder[Send | Resume | Abort] = msgspec.json.Decoder(Send | Resume | Abort)
+
+
+def _request_id(data: str) -> str:
+    """The request that a message which is no good one belongs to; the client knows no request of an empty name."""
+    try:
+        found = decode_json(data, msgspec.json.Decoder(dict[str, Any])).get("requestId")
+    except BadRequest:
+        return ""
+    return found[:128] if isinstance(found, str) else ""
+
+
+class ChatSocket(Socket):
+    """What the client's transport says on its socket, and what it is answered; `limit` as in `spec`.
+
+    A request is known by its id until it is aborted; one run is followed for one request at a time.
+    """
+
+    def __init__(self, runs: Runs, pump: Pump, rate: float, known: Auth, by: Identity | None, *, limit: int) -> None:
+        super().__init__(runs, pump, rate, known, by)
+        self._limit = limit
+        self._resumed: set[str] = set()  # those of the requests that are resumes
+        self._following: dict[str, str] = {}  # the request that a run is followed for
+        self._stopping: dict[str, asyncio.Task[None]] = {}
+
+    async def _hear(self, text: str) -> None:
+        """See `Socket`."""
+        request_id = _request_id(text)
+        try:
+            if (by := self._by) is None:
+                raise Unauthenticated
+            match decode_json(text, _decoder):
+                case Send() as asked:
+                    await self._send(asked, by)
+                case Resume() as asked:
+                    await self._resume(asked, by)
+                case Abort():
+                    await self._abort(request_id, by)
+        except TwinwireError as error:
+            self._runs.figures.refused[error.code] += 1
+            told = error.message if error.field is None else f"{error.field}: {error.message}"
+            self._pump.say(message("error", request_id, errorText=told))
+
+    async def _send(self, asked: Send, by: Identity) -> None:
+        try:
+            chat = msgspec.convert({**asked.body, "id": asked.id, "messages": asked.messages}, Chat)
+        except msgspec.ValidationError as error:
+            raise named_error(error) from None
+        info, _ = await self._runs.start(spec(chat, by, self._limit))
+        self._follow(asked.request_id, info.run_id)
+
+    async def _resume(self, asked: Resume, by: Identity) -> None:
+        try:
+            options = msgspec.convert(asked.body, Options)
+        except msgspec.ValidationError as error:
+            raise named_error(error) from None
+        run_id = await self._runs.active((by.named(options.user_id), asked.id), by)
+        if run_id is None:
+            self._pump.say(message("no-active", asked.request_id))
+            return
+        if (stopping := self._stopping.pop(run_id, None)) is not None:
+            stopping.cancel()
+        state = await self._runs.state(run_id, by)
+        if state.first > 1:
+            raise CursorGone(state.first, state.last)
+        self._resumed.add(asked.request_id)
+        self._follow(asked.request_id, run_id)
+
+    def _follow(self, request_id: str, run_id: str) -> None:
+        before = self._following.get(run_id)
+        if before in self._requests:
+            self._pump.say(message("error", before, errorText="this chat was resumed by another request"))
+        self._requests[request_id] = run_id
+        self._following[run_id] = request_id
+        if len(self._requests) > MAX_REQUEST_IDS:
+            oldest = next(iter(self._requests))
+            self._following.pop(self._requests.pop(oldest), None)
+            self._resumed.discard(oldest)
+        self._pump.say(message("start", request_id))
+        self._pump.attach(run_id, 0, SocketView(request_id))
+
+    async def _abort(self, request_id: str, by: Identity) -> None:
+        """Cancel the run: but where a resume is aborted only in a moment.
+
+        Resuming twice, as two effects of one page do, is an abort of the first resume and then the second one.
+        """
+        run_id = self._requests.pop(request_id, None)
+        if run_id is None:
+            return
+        if self._following.get(run_id) == request_id:
+            del self._following[run_id]
+        if request_id not in self._resumed:
+            await self._cancel_run(run_id, by)
+            return
+        self._resumed.discard(request_id)
+        if run_id not in self._stopping:
+            self._stopping[run_id] = asyncio.create_task(self._cancel_soon(run_id, by))
+
+    async def _cancel_soon(self, run_id: str, by: Identity) -> None:
+        await asyncio.sleep(ABORT_GRACE)
+        await self._cancel_run(run_id, by)
+        del self._stopping[run_id]
+
+    async def _cancel_run(self, run_id: str, by: Identity) -> None:
+        with suppress(RunNotFound, LogUnavailable):
+            await self._runs.cancel(run_id, by)
+
+    def _lost(self, follower: Follower, error: TwinwireError) -> None:
+        """See `Socket`."""
+        self._pump.say(message("error", self._following.get(follower.run_id, ""), errorText=error.message))

@@ -1,0 +1,68 @@
+"""`/ai-sdk/chat`: what the AI SDK's `DefaultChatTransport` asks. The chat is the session, its run what is resumed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+from litestar import Request, Response, get, post
+from litestar.di import NamedDependency
+from litestar.params import FromPath
+
+from twinwire.formats import ai_sdk
+from twinwire.formats.registry import FORMATS
+from twinwire.transports.ai_sdk import Chat, Options, spec
+from twinwire.web import input as incoming, stream
+from twinwire.web.guard import asker, starter
+from twinwire.web.openapi import documented
+from twinwire.web.service import Service
+
+FORMAT = FORMATS["ai-sdk"]
+
+
+@post(
+    "/ai-sdk/chat",
+    operation_class=documented(query=Options, body=Chat),
+    summary="Answer a message of a chat",
+    status_code=200,
+)
+async def chat(request: Request[Any, Any, Any], service: NamedDependency[Service]) -> Response[None]:
+    """Start a run in the chat, in place of the one that goes on, and follow it."""
+    data = await incoming.body(request, service.settings.max_body)
+    asked = incoming.struct(data, Chat)
+    told = incoming.query(request, Options)
+    unsaid = {name: getattr(told, name) for name in told.__struct_fields__ if getattr(asked, name) is None}
+    by = starter(request, service)
+    run = spec(msgspec.structs.replace(asked, **unsaid), by, service.settings.session_bytes)
+    info, _ = await service.runs.start(run)
+    return await stream.played(service, await service.runs.state(info.run_id, by), FORMAT, ai_sdk.view(), by)
+
+
+async def _active(request: Request[Any, Any, Any], service: Service, chat_id: str) -> str | None:
+    by = asker(request)
+    user_id = by.named(incoming.query(request, Options).user_id)
+    return await service.runs.active((user_id, chat_id), by)
+
+
+@get("/ai-sdk/chat/{chat_id:str}/stream", operation_class=documented(query=Options), summary="Resume a chat's run")
+async def resume(
+    request: Request[Any, Any, Any], chat_id: FromPath[str], service: NamedDependency[Service]
+) -> Response[None]:
+    """The run that goes on in the chat, from its first event; 204 where none does."""
+    run_id = await _active(request, service, chat_id)
+    if run_id is None:
+        return Response(None, status_code=204)
+    by = asker(request)
+    return await stream.played(service, await service.runs.state(run_id, by), FORMAT, ai_sdk.view(), by)
+
+
+@post("/ai-sdk/chat/{chat_id:str}/stop", operation_class=documented(query=Options), summary="Cancel a chat's run")
+async def stop(
+    request: Request[Any, Any, Any], chat_id: FromPath[str], service: NamedDependency[Service]
+) -> Response[dict[str, str] | None]:
+    """202 where the run that goes on in the chat is being cancelled, 204 where none does."""
+    run_id = await _active(request, service, chat_id)
+    if run_id is None:
+        return Response(None, status_code=204)
+    await service.runs.cancel(run_id, asker(request))
+    return Response({"run_id": run_id, "status": "accepted"}, status_code=202)

@@ -1,0 +1,191 @@
+"""Who comes in: the host they ask for, the page they ask from, and who they are. What is theirs is `auth`'s to say.
+
+The middleware of all routes. A route is for those alone who are authenticated, unless its `opt` says `open`.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Iterable, Sequence
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+from litestar import Request
+from litestar.enums import ScopeType
+from litestar.types import ASGIApp, Message, Receive, Scope, Send
+
+from twinwire.auth import ANYBODY, Auth, Identity
+from twinwire.errors import BadHost, OriginNotAllowed, TwinwireError, Unauthenticated
+from twinwire.settings import is_loopback
+from twinwire.web.service import Service
+
+OPEN = {"open": True}
+"""The `opt` of a route for everybody."""
+PROBE = {**OPEN, "any_host": True}
+"""The same, for those who know the server by its address only: what watches whether it lives."""
+COOKIE = "twinwire_login"
+TOKEN_PROTOCOL = "twinwire.auth."  # noqa: S105 - the name of it
+_ASKER = "twinwire.asker"
+_SAFE = {"GET", "HEAD", "OPTIONS"}
+_DEFAULT_PORTS = {"http": 80, "ws": 80, "https": 443, "wss": 443}
+
+
+def asker(request: Request[Any, Any, Any]) -> Identity:
+    """Who asks."""
+    found: Identity = request.scope[_ASKER]  # type: ignore[literal-required]
+    return found
+
+
+def starter(request: Request[Any, Any, Any], service: Service) -> Identity:
+    """Who asks to start a run, by whatever method. Raises `OriginNotAllowed`."""
+    check_page(request.scope, service.settings.cors_origin)
+    return asker(request)
+
+
+def header(headers: Iterable[tuple[bytes, bytes]], name: bytes) -> str | None:
+    """A header's value; those of several have commas between."""
+    values = [value.decode("latin-1") for key, value in headers if key == name]
+    return ", ".join(values) if values else None
+
+
+def origin_allowed(origin: str | None, host: str, allowed: Sequence[str]) -> bool:
+    """Whether a page of this origin may ask (RFC 6455, section 10.2): one of ours, or a configured one.
+
+    Programs send no Origin and may. The scheme is not compared: TLS may end in front of us.
+    """
+    if origin is None or "*" in allowed or origin in allowed:
+        return True
+    try:
+        parts = urlsplit(origin)
+        default = _DEFAULT_PORTS.get(parts.scheme)
+        ours = urlsplit(f"{parts.scheme}://{host}")
+        same = (parts.hostname, parts.port or default) == (ours.hostname, ours.port or default)
+    except ValueError:
+        return False
+    return same and default is not None and parts.hostname is not None
+
+
+def check_page(scope: Scope, allowed: Sequence[str]) -> None:
+    """Raises `OriginNotAllowed` where a page of another site, which is not `allowed`, has a browser ask.
+
+    An image, a form or a link asks without an Origin (or may); then the browser tells in Sec-Fetch-* (W3C Fetch
+    Metadata) what it is.
+    """
+    headers = scope["headers"]
+    foreign = header(headers, b"sec-fetch-site") in {"cross-site", "same-site"}
+    if foreign and header(headers, b"sec-fetch-mode") in {"no-cors", "navigate"}:
+        raise OriginNotAllowed
+    if not origin_allowed(header(headers, b"origin"), header(headers, b"host") or "", allowed):
+        raise OriginNotAllowed
+
+
+def check_host(scope: Scope, allowed: Sequence[str]) -> None:
+    """Raises `BadHost` for a Host that is not `allowed`.
+
+    Names of loopback always are: no page can have them point elsewhere. Where none are listed, only what comes over
+    loopback is looked at.
+    """
+    server = scope.get("server")
+    if "*" in allowed or not (allowed or (server and is_loopback(server[0]))):
+        return
+    try:
+        name = (urlsplit(f"//{header(scope['headers'], b'host') or ''}").hostname or "").removesuffix(".")
+    except ValueError:
+        name = ""
+    if not is_loopback(name) and name not in {host.lower() for host in allowed}:
+        raise BadHost
+
+
+def identify(scope: Scope, auth: Auth, origins: Sequence[str]) -> Identity | None:
+    """Who asks; None where nothing says so. Raises `Unauthenticated` for a credential that is not good.
+
+    In this order: a bearer token (RFC 6750) in the Authorization header or, of a socket, in a subprotocol; a ticket in
+    the query of a GET; the cookie, which counts only where the page is ours or of a listed origin.
+    """
+    headers = scope["headers"]
+    scheme, _, token = (header(headers, b"authorization") or "").partition(" ")
+    if scheme.lower() == "bearer":
+        return auth.bearer(token.strip())
+    protocols: Sequence[str] = scope.get("subprotocols", [])  # type: ignore[assignment]
+    for protocol in protocols:
+        if protocol.startswith(TOKEN_PROTOCOL):
+            return auth.bearer(_unwrapped(protocol.removeprefix(TOKEN_PROTOCOL)))
+    if scope.get("method", "GET") == "GET":
+        query = scope["query_string"].decode("latin-1")
+        if "ticket=" in query and (tickets := parse_qs(query).get("ticket")):
+            return auth.granted("ticket", tickets[0])
+    cookie = _cookie(headers)
+    listed = [origin for origin in origins if origin != "*"]
+    if cookie is None or not origin_allowed(header(headers, b"origin"), header(headers, b"host") or "", listed):
+        return None
+    try:
+        return auth.granted("login", cookie)
+    except Unauthenticated:
+        return None  # a browser sends it along with better ones
+
+
+def _cookie(headers: Iterable[tuple[bytes, bytes]]) -> str | None:
+    """The login's cookie. Others of the host's, which the standard library's parser may choke on, are passed over."""
+    for pair in (pair for key, value in headers if key == b"cookie" for pair in value.decode("latin-1").split(";")):
+        name, _, value = pair.strip().partition("=")
+        if name == COOKIE:
+            return value
+    return None
+
+
+def _unwrapped(text: str) -> str:
+    try:
+        return base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)).decode("ascii")
+    except (binascii.Error, ValueError):
+        raise Unauthenticated from None
+
+
+class Guard:
+    """Looks at all that comes in, before its route does."""
+
+    def __init__(self, app: ASGIApp, service: Service) -> None:
+        self._app = app
+        self._service = service
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Let it through, with who asks, or refuse it. A socket's credentials are for its own route to look at."""
+        settings = self._service.settings
+        opt = scope["route_handler"].opt
+        try:
+            if not opt.get("any_host"):
+                check_host(scope, settings.allowed_host)
+            if scope["type"] == ScopeType.WEBSOCKET or scope["method"] not in _SAFE:
+                check_page(scope, settings.cors_origin)
+        except TwinwireError as error:
+            if scope["type"] == ScopeType.HTTP:
+                raise
+            self._service.runs.figures.refused[error.code] += 1
+            # Before it opens that is a 403, whatever the code.
+            await send({"type": "websocket.close", "code": error.close_code, "reason": error.code})
+            return
+        if scope["type"] == ScopeType.HTTP:
+            scope[_ASKER] = self._asker(scope, opened=bool(opt.get("open")))  # type: ignore[literal-required]
+        await self._app(scope, receive, send)
+
+    def _asker(self, scope: Scope, *, opened: bool) -> Identity:
+        auth = self._service.auth
+        if opened or not auth.on:
+            return ANYBODY
+        if (by := identify(scope, auth, self._service.settings.cors_origin)) is None:
+            raise Unauthenticated
+        return by
+
+
+async def secured(message: Message, _: Scope) -> None:
+    """The headers of every answer: its type is what it says, it tells nobody where it was, nobody may frame it."""
+    if message["type"] == "http.response.start":
+        told = {name for name, _ in message["headers"]}
+        message["headers"] = [*message["headers"], *(field for field in _SECURITY if field[0] not in told)]
+
+
+_SECURITY = [
+    (b"x-content-type-options", b"nosniff"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"content-security-policy", b"frame-ancestors 'none'"),
+]

@@ -1,0 +1,108 @@
+"""`/v1`: an agent in front of whom OpenAI's clients stand, as if it were a model of that name.
+
+The client brings the conversation, and gets text. What an agent cannot honour and the client would miss is refused;
+settings of a model's sampling (`temperature`, …) are left aside: the agent has its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import msgspec
+from litestar import Request, Response, get, post
+from litestar.di import NamedDependency
+from msgspec import Meta, Struct
+
+from twinwire.errors import AgentNotFound, BadRequest, TwinwireError
+from twinwire.formats import openai
+from twinwire.formats.registry import FORMATS
+from twinwire.runs import RunSpec
+from twinwire.runs.conversation import Turn, question, text
+from twinwire.web import input as incoming, stream
+from twinwire.web.chat import failure
+from twinwire.web.guard import starter
+from twinwire.web.openapi import documented
+from twinwire.web.service import Service
+
+_TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
+
+
+class StreamOptions(Struct, frozen=True):
+    """OpenAI's `stream_options`."""
+
+    include_usage: bool = False
+
+
+class Completion(Struct, frozen=True, kw_only=True):
+    """OpenAI's request, as far as it concerns an agent."""
+
+    model: Annotated[str, Meta(description="the agent's name")]
+    messages: Annotated[Sequence[dict[str, Any]], Meta(description="the conversation, which the user's message ends")]
+    stream: Annotated[bool | None, Meta(description="true: answer in chunks, over SSE")] = None
+    stream_options: StreamOptions | None = None
+    n: int | None = None
+    tools: Sequence[Any] | None = None
+    functions: Sequence[Any] | None = None
+    response_format: dict[str, Any] | None = None
+    logprobs: bool | None = None
+
+    def check(self) -> None:
+        """Raises `BadRequest` for what the answer would lack."""
+        refused = {
+            "n": self.n not in {None, 1},
+            "tools": self.tools,
+            "functions": self.functions,
+            "response_format": (self.response_format or {}).get("type", "text") != "text",
+            "logprobs": self.logprobs,
+        }
+        for name, asked in refused.items():
+            if asked:
+                raise BadRequest("an agent answers with one text, and calls its own tools", field=name)
+
+
+def error_body(error: TwinwireError, status: int) -> dict[str, Any]:
+    """An error as OpenAI's API tells it."""
+    kind = _TYPES.get(status, "server_error" if status >= 500 else "invalid_request_error")
+    unknown = isinstance(error, AgentNotFound)
+    code, param = ("model_not_found", "model") if unknown else (error.code, error.field)
+    return {"error": {"message": error.message, "type": kind, "param": param, "code": code}}
+
+
+@post(
+    "/v1/chat/completions",
+    operation_class=documented(body=Completion),
+    summary="Ask an agent as one asks a model",
+    status_code=200,
+)
+async def completions(request: Request[Any, Any, Any], service: NamedDependency[Service]) -> Response[Any]:
+    """The agent's answer, streamed or not; a client that leaves cancels it."""
+    asked = incoming.struct(await incoming.body(request, service.settings.max_body), Completion)
+    asked.check()
+    by = starter(request, service)
+    said = ((str(message.get("role")), text(message.get("content"))) for message in asked.messages)
+    message, history = question(said, service.settings.session_bytes)
+    spec = RunSpec.of(Turn(message=message, agent=asked.model), by, "cancel", interrupt=False)
+    info, _ = await service.runs.start(msgspec.structs.replace(spec, history=history))
+    if asked.stream:
+        usage = asked.stream_options is not None and asked.stream_options.include_usage
+        view = openai.view(asked.model, usage=usage)
+        return await stream.played(service, await service.runs.state(info.run_id, by), FORMATS["openai"], view, by)
+    event = await stream.result(service, info.run_id, request)
+    if event is None:
+        return Response(None, status_code=204)  # for nobody: the caller has gone
+    if event.type == "ERROR":
+        error, status = failure(event)
+        return Response(error_body(error, status), status_code=status)
+    return Response(openai.completion(asked.model, event), status_code=200)
+
+
+@get("/v1/models", summary="The agents, as models")
+async def models(service: NamedDependency[Service]) -> dict[str, Any]:
+    """All agents by name, the default one first."""
+    runs = service.runs
+    names = sorted(runs.agents, key=lambda name: (name != runs.default_agent, name))
+    return {
+        "object": "list",
+        "data": [{"id": name, "object": "model", "created": 0, "owned_by": "twinwire"} for name in names],
+    }

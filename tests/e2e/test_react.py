@@ -1,0 +1,149 @@
+"""`twinwire-client/react` built by Vite into a page, in a real Chromium, in StrictMode: on an origin of its own."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from urllib.parse import urlencode
+
+import pytest
+import pytest_asyncio
+from playwright.async_api import BrowserContext, Page, expect
+
+from node import node
+from raw_server import listening, receive, whole
+from serving import Puppets, Running, serving
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+both = pytest.mark.parametrize("transport", ["sse", "ws"])
+
+
+TYPES = {".html": b"text/html", ".js": b"text/javascript"}
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def app(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[str]:
+    """The URL of the built page, which has a server of its own."""
+    folder = tmp_path_factory.mktemp("react")
+    build = ("build", "test/react", "--base", "./", "--outDir", str(folder), "--logLevel", "warn")
+    await node("node_modules/vite/bin/vite.js", *build)
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        path = (await receive(reader)).split(b" ")[1].partition(b"?")[0].decode()
+        file = folder / path.removeprefix("/")
+        writer.write(whole(file.read_bytes(), b"Content-Type: " + TYPES[file.suffix], b"Connection: close"))
+
+    async with listening(serve) as url:
+        yield f"{url}index.html"
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def server() -> AsyncIterator[Running]:
+    """A server that pages of other origins may use; its agent is that of the test."""
+    async with serving({"mine": Puppets()}, cors_origin=("*",)) as running:
+        yield running
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def page(context: BrowserContext, server: Running, puppets: Puppets) -> AsyncIterator[Page]:
+    """A page that must be left without problems."""
+    server.runs.agents["mine"] = puppets
+    page = await context.new_page()
+    problems: list[str] = []
+    page.on("pageerror", lambda error: problems.append(str(error)))
+    page.on("console", lambda message: problems.append(message.text) if message.type != "log" else None)
+    yield page
+    assert problems == []
+
+
+async def visit(page: Page, app: str, server: Running, **query: str) -> None:
+    """Open the page, for it to use the server."""
+    await page.goto(f"{app}?{urlencode({'server': server.url, **query})}")
+
+
+@both
+async def test_shows_what_comes(page: Page, app: str, server: Running, puppets: Puppets, transport: str) -> None:
+    """All parts of the view follow the events, to the end."""
+    await visit(page, app, server, transport=transport)
+    await expect(page.locator("#status")).to_have_text("idle")
+    await page.get_by_role("button", name="Send").click()
+    puppet = await puppets.next()
+    puppet.emit("STEP_START", step=2, max_steps=3)
+    puppet.emit("THINKING", content="Hm. ")
+    puppet.emit("PROGRESS", progress=50, step=2, total=3)
+    puppet.emit("TOOL_CALL_START", tool_call_id="c1", tool_name="Read", parameters={})
+    puppet.say("Hello ", "you")
+    shown = {"step": "2", "thinking": "Hm. ", "progress": "50", "tools": "Read", "text": "Hello you", "status": "open"}
+    for name, value in shown.items():
+        await expect(page.locator(f"#{name}")).to_have_text(value)
+    puppet.end()
+    for name, value in {"tools": "", "status": "completed", "events": "8", "error": ""}.items():
+        await expect(page.locator(f"#{name}")).to_have_text(value)
+
+
+async def test_a_run_that_fails(page: Page, app: str, server: Running, puppets: Puppets) -> None:
+    """Its error is shown."""
+    await visit(page, app, server)
+    await page.get_by_role("button", name="Send").click()
+    puppet = await puppets.next()
+    puppet.emit("ERROR", error_type="agent_error", message="out of ink", error="out of ink")
+    await expect(page.locator("#error")).to_have_text("out of ink")
+    await expect(page.locator("#status")).to_have_text("error")
+
+
+async def test_cancel(page: Page, app: str, server: Running, puppets: Puppets) -> None:
+    """The run is cancelled, and what came is kept."""
+    await visit(page, app, server)
+    await page.get_by_role("button", name="Send").click()
+    puppet = await puppets.next()
+    puppet.say("Hello")
+    await expect(page.locator("#text")).to_have_text("Hello")
+    await page.get_by_role("button", name="Cancel").click()
+    await expect(page.locator("#status")).to_have_text("cancelled")
+    await expect(page.locator("#text")).to_have_text("Hello")
+
+
+@both
+async def test_an_effect_starts_one_run(
+    page: Page, app: str, server: Running, puppets: Puppets, transport: str
+) -> None:
+    """StrictMode mounts twice; a run that an effect starts is started once all the same."""
+    await visit(page, app, server, transport=transport, send="hello")
+    puppet = await puppets.next()
+    puppet.say("Hello")
+    puppet.end()
+    await expect(page.locator("#status")).to_have_text("completed")
+    await expect(page.locator("#text")).to_have_text("Hello")
+    assert puppets.started == 1
+
+
+@both
+async def test_unmounting_closes(page: Page, app: str, server: Running, puppets: Puppets, transport: str) -> None:
+    """A component that is gone follows nothing any more, and one that comes back begins anew."""
+    await visit(page, app, server, transport=transport)
+    await page.get_by_role("button", name="Send").click()
+    puppet = await puppets.next()
+    puppet.say("Hello")
+    await expect(page.locator("#text")).to_have_text("Hello")
+    await page.get_by_role("button", name="Toggle").click()
+    await puppet.closed.wait()  # it was started so that it is cancelled when nobody follows it
+    await page.get_by_role("button", name="Toggle").click()
+    await expect(page.locator("#status")).to_have_text("idle")
+
+
+@both
+async def test_renders_no_more_often_than_frames(
+    page: Page, app: str, server: Running, puppets: Puppets, transport: str
+) -> None:
+    """However fast tokens come, React renders once per animation frame at most."""
+    await visit(page, app, server, transport=transport)
+    await expect(page.locator("#status")).to_have_text("idle")
+    before = await page.evaluate("counted()")
+    await page.get_by_role("button", name="Send").click()
+    puppet = await puppets.next()
+    puppet.say(*["x"] * 5_000)
+    puppet.end()
+    await expect(page.locator("#status")).to_have_text("completed")
+    await expect(page.locator("#events")).to_have_text("5002")
+    after = await page.evaluate("counted()")
+    assert 1 <= after["commits"] - before["commits"] <= after["frames"] - before["frames"] + 1

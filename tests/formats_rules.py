@@ -1,0 +1,192 @@
+"""Runs as an agent might yield them, and the rules by which other people's clients judge what they are sent.
+
+The rules are those of the clients' own verifiers and schemas, as far as our views can break them; the real verifiers
+are fed the same runs in test_interop.py.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from hypothesis import strategies as st
+
+from twinwire.events import Record, StreamEvent, encode
+from twinwire.formats import View
+
+RUN = "mfrggzdfmztwq2lknnwg23tpob"
+
+TEXTS = st.sampled_from(["", "Hello", " wörld\n\n", "data: x", "\r\n", "\u2028", '{"type":"x"}'])
+ODD: st.SearchStrategy[Any] = st.sampled_from([None, 7, "x", [], {"a": None}])
+CALLS = st.sampled_from(["c1", "c2", "c3"])
+
+
+def _event(kind: str, **fields: st.SearchStrategy[Any]) -> st.SearchStrategy[StreamEvent]:
+    whole = st.fixed_dictionaries(fields)
+    odd = st.dictionaries(st.sampled_from([*fields, "other"]), ODD, max_size=3)
+    return st.one_of(whole, whole, whole, odd).map(lambda data: StreamEvent(kind, data))
+
+
+MIDDLE = st.one_of(
+    _event("LLM_CHUNK", content=TEXTS, delta=TEXTS),
+    _event("THINKING", content=TEXTS),
+    _event("STEP_START", step=st.integers(1, 3), max_steps=st.just(3)),
+    _event("STEP_FINISH", step=st.integers(1, 3), action=st.just("answer")),
+    _event("TOOL_CALL_START", tool_call_id=CALLS, tool_name=st.just("Read"), parameters=st.just({"path": "x"})),
+    _event(
+        "TOOL_CALL_FINISH",
+        tool_call_id=CALLS,
+        tool_name=st.just("Read"),
+        result=st.one_of(TEXTS, ODD),
+        status=st.sampled_from(["ok", "error"]),
+        duration=st.just(0.1),
+    ),
+    _event("PROGRESS", progress=st.just(50), step=st.just(1), total=st.just(2)),
+    _event("MY_OWN", anything=ODD),
+    _event("AGENT_START", input=TEXTS),
+)
+USAGE = {"prompt_tokens": 12, "completion_tokens": 5, "total_tokens": 17}
+LAST = st.one_of(
+    st.sampled_from(["completed", "cancelled", "max_steps"]).map(
+        lambda status: StreamEvent(
+            "AGENT_FINISH", {"result": "done", "duration": 0.1, "status": status, "usage": USAGE}
+        )
+    ),
+    st.sampled_from([None, 1, {"prompt_tokens": "many"}]).map(
+        lambda usage: StreamEvent("AGENT_FINISH", {"result": usage, "status": "completed", "usage": usage})
+    ),
+    st.just(StreamEvent("ERROR", {"error_type": "upstream_error", "message": "no", "error": "no"})),
+)
+FIRST = st.sampled_from([[StreamEvent("AGENT_START", {"input": "hi", "config": {"agent": "a"}})], []])
+RUNS = st.builds(lambda first, middle, last: [*first, *middle, last], FIRST, st.lists(MIDDLE, max_size=14), LAST)
+"""Any run: as the ReAct agent yields it, or in an order and with data of an agent's own."""
+
+
+def records(events: Sequence[StreamEvent]) -> list[Record]:
+    """The events as they lie in a log."""
+    return [encode(event, RUN, number) for number, event in enumerate(events, 1)]
+
+
+def datas(frames: Sequence[bytes]) -> list[Any]:
+    """The JSON values in SSE blocks that have `data` alone; `[DONE]` as that text."""
+    values = []
+    for frame in b"".join(frames).removesuffix(b"\n\n").split(b"\n\n"):
+        assert frame.startswith(b"data: "), frame
+        assert b"\n" not in frame
+        data = frame.removeprefix(b"data: ")
+        values.append("[DONE]" if data == b"[DONE]" else json.loads(data))
+    return values
+
+
+def paged(view: View, run: Sequence[Record], size: int) -> list[bytes]:
+    """What the view makes of the run in pages of this size."""
+    return [frame for start in range(0, len(run), size) for frame in view.frames(run[start : start + size])]
+
+
+STRINGS = {"id", "delta", "toolCallId", "toolName", "errorText", "messageId", "threadId", "runId", "stepName"}
+
+
+def _strings(values: Sequence[dict[str, Any]]) -> None:
+    for value in values:
+        assert all(isinstance(value[name], str) and value[name] for name in STRINGS & value.keys()), value
+
+
+def check_ai_sdk(chunks: list[dict[str, Any]]) -> None:
+    """What `processUIMessageStream` of the AI SDK and its chunk schema throw at."""
+    kinds = [chunk["type"] for chunk in chunks]
+    assert kinds[0] == "start"
+    assert kinds.count("start") == 1
+    assert kinds[-1] in {"finish", "error"}
+    assert sum(kind in {"finish", "error"} for kind in kinds) == 1
+    _strings([chunk for chunk in chunks if chunk.get("errorText") != ""])
+    opened: set[tuple[str, str]] = set()
+    called: set[str] = set()
+    answered: set[str] = set()
+    for chunk in chunks:
+        part, _, what = chunk["type"].partition("-")
+        if part in {"text", "reasoning"}:
+            key = (part, chunk["id"])
+            assert (key in opened) == (what != "start")
+            (opened.add if what != "end" else opened.remove)(key)
+            assert what != "delta" or chunk["delta"]
+        elif chunk["type"] == "tool-input-available":
+            assert isinstance(chunk["input"], dict)
+            called.add(chunk["toolCallId"])
+        elif chunk["type"].startswith("tool-output"):
+            assert chunk["toolCallId"] in called - answered
+            answered.add(chunk["toolCallId"])
+        elif chunk["type"] in {"start-step", "finish-step"}:
+            assert opened == set()
+        assert None not in [value for name, value in chunk.items() if name not in {"output", "data"}]
+    assert opened == set()
+    assert called == answered
+
+
+def check_ag_ui(events: list[dict[str, Any]]) -> None:
+    """What `verifyEvents` and the schemas of AG-UI 1.0 refuse."""
+    kinds = [event["type"] for event in events]
+    assert kinds[0] == "RUN_STARTED"
+    assert kinds[-1] in {"RUN_FINISHED", "RUN_ERROR"}
+    assert sum(kind in {"RUN_STARTED", "RUN_FINISHED", "RUN_ERROR"} for kind in kinds) == 2
+    _strings(events)
+    opened: set[tuple[str, str]] = set()
+    closes = {"TEXT_MESSAGE_END", "REASONING_MESSAGE_END", "REASONING_END", "TOOL_CALL_END", "STEP_FINISHED"}
+    for event in events:
+        group = event["type"].rpartition("_")[0]
+        key = (group, event.get("toolCallId") or event.get("messageId") or event.get("stepName") or "")
+        if event["type"] in closes:
+            opened.remove(key)
+        elif event["type"].endswith(("_CONTENT", "_ARGS")):
+            assert key in opened
+            assert event["delta"]
+        elif event["type"].endswith(("_START", "STEP_STARTED")):
+            assert key not in opened
+            opened.add(key)
+        elif event["type"] == "TOOL_CALL_RESULT":
+            assert isinstance(event["content"], str)
+        assert None not in [value for name, value in event.items() if name != "value"]
+    assert opened == set()
+
+
+def ag_ui_messages(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The messages that an AG-UI client has after these events, as its reducer makes them, without their order."""
+    messages: dict[str, dict[str, Any]] = {}
+    calls: dict[str, dict[str, Any]] = {}
+    for event in events:
+        id = event.get("messageId", "")  # noqa: A001 - AG-UI's name
+        match event["type"]:
+            case "MESSAGES_SNAPSHOT":
+                messages = {message["id"]: message for message in json.loads(json.dumps(event["messages"]))}
+                calls = {call["id"]: call for m in messages.values() for call in m.get("toolCalls", [])}
+            case "TEXT_MESSAGE_START" | "REASONING_MESSAGE_START":
+                messages.setdefault(id, {"id": id, "role": event["role"], "content": ""})
+            case "TEXT_MESSAGE_CONTENT" | "REASONING_MESSAGE_CONTENT":
+                messages[id]["content"] += event["delta"]
+            case "TOOL_CALL_START":
+                parent = event["parentMessageId"]
+                call = {"id": event["toolCallId"], "type": "function"}
+                calls[call["id"]] = {**call, "function": {"name": event["toolCallName"], "arguments": ""}}
+                owner = messages.setdefault(parent, {"id": parent, "role": "assistant"})
+                owner.setdefault("toolCalls", []).append(calls[call["id"]])
+            case "TOOL_CALL_ARGS":
+                calls[event["toolCallId"]]["function"]["arguments"] += event["delta"]
+            case "TOOL_CALL_RESULT":
+                about = {name: event[name] for name in ("role", "content", "toolCallId")}
+                messages[id] = {"id": id, **about}
+    return sorted(messages.values(), key=lambda message: str(message["id"]))
+
+
+def check_openai(chunks: list[dict[str, Any]]) -> None:
+    """What OpenAI's clients rely on: one id, one role, one finish_reason and then only the usage, or an error."""
+    if failed := "error" in chunks[-1]:
+        assert set(chunks.pop()["error"]) == {"message", "type", "param", "code"}
+    assert len({(chunk["id"], chunk["created"], chunk["model"], chunk["object"]) for chunk in chunks}) == 1
+    assert chunks[0]["choices"][0]["delta"] == {"role": "assistant", "content": ""}
+    if not failed:
+        assert chunks.pop()["choices"] == []
+        assert chunks.pop()["choices"][0]["finish_reason"] in {"stop", "length"}
+    for chunk in chunks:
+        assert chunk["usage"] is None
+        assert chunk["choices"][0]["finish_reason"] is None
+        assert all(isinstance(value, str) for value in chunk["choices"][0]["delta"].values())

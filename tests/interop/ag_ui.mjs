@@ -1,0 +1,53 @@
+// AG-UI's HttpAgent against /ag-ui.
+import { HttpAgent } from '@ag-ui/client';
+import { ask, base, complaints, report, until } from './lib.mjs';
+
+const user = content => ({ id: `m-${content}`, role: 'user', content });
+
+/** One run of a thread: the agent, the types of its events, how it ended, and the promise of its end. */
+function run(threadId, runId, content, agent = new HttpAgent({ url: `${base}/ag-ui`, threadId, initialMessages: [user(content)] })) {
+  const events = [];
+  const seen = { agent, events, types: [], errors: [] };
+  seen.done = agent.runAgent({ runId }, {
+    onEvent: ({ event }) => { events.push(event); seen.types.push(event.type); },
+    onRunFailed: ({ error }) => { seen.errors.push(error.message); },
+  }).then(({ result, newMessages }) => { seen.result = result; seen.newMessages = newMessages; }, error => { seen.errors.push(error.message); });
+  return seen;
+}
+
+const summary = async seen => {
+  await seen.done;
+  const { types, errors, result, newMessages, agent, events } = seen;
+  return { types, errors, result, newMessages, messages: [...agent.messages], last: events.at(-1) };
+};
+const text = ({ agent }) => agent.messages.filter(({ role, content }) => role === 'assistant' && content).map(({ content }) => content).join('|');
+
+const seen = {};
+const whole = run('whole', 'r1', 'tools');
+seen.whole = await summary(whole);
+whole.agent.addMessage(user('history'));
+seen.second = await summary(run('whole', 'r2', '', whole.agent));
+seen.failed = await summary(run('failed', 'r1', 'fail'));
+
+const cancelled = run('cancelled', 'r1', 'slow');
+await until(() => text(cancelled) === 'one ');
+const [, id] = cancelled.events[0].metadata.id.split('-');
+await fetch(`${base}/runs/${id}/cancel`, { method: 'POST' });
+seen.cancelled = await summary(cancelled);
+
+// somebody else joins late; then the server cuts both, and one joins its own run again
+const first = run('late', 'r1', 'slow');
+await until(() => text(first) === 'one ');
+const late = run('late', 'r1', 'slow');
+await until(() => text(late) === 'one ');
+ask('cut');
+seen.broken = [await summary(first), await summary(late)];
+seen.complaints = complaints.splice(0); // of the cut: what it is for
+const again = run('late', 'r1', '', first.agent);
+await until(() => again.types.includes('MESSAGES_SNAPSHOT'));
+ask('release');
+seen.late = await summary(again);
+
+seen.refused = await summary(run('x'.repeat(200), 'r1', 'tools'));
+seen.complaints.push(...complaints.splice(0));
+await report(seen);

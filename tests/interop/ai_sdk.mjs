@@ -1,0 +1,113 @@
+// The AI SDK of one version (`ai5`, `ai6`, `ai7`) against /ai-sdk: its transport and its chat, over HTTP or a WebSocket.
+import WebSocket from 'ws';
+import { ask, base, report, until } from './lib.mjs';
+
+const [, , , version, wire] = process.argv;
+const ai = await import(version);
+const { AbstractChat, DefaultChatTransport, readUIMessageStream } = ai;
+
+const transport = () => wire === 'ws'
+  ? new ai.WebSocketChatTransport({ url: `${base}/ai-sdk/ws`, webSocket: WebSocket })
+  : new DefaultChatTransport({ api: `${base}/ai-sdk/chat` });
+
+/** The state of a chat as a page has it, and every status it went through. */
+class State {
+  constructor(messages) { this.messages = messages; this.error = undefined; this.statuses = []; }
+  set status(status) { this.now = status; if (this.statuses.at(-1) !== status) this.statuses.push(status); }
+  get status() { return this.now; }
+  pushMessage = message => { this.messages = [...this.messages, message]; };
+  popMessage = () => { this.messages = this.messages.slice(0, -1); };
+  replaceMessage = (index, message) => { this.messages = this.messages.with(index, structuredClone(message)); };
+  snapshot = thing => structuredClone(thing);
+}
+
+class Chat extends AbstractChat {
+  constructor(id, messages = []) {
+    const state = new State(messages);
+    const data = [];
+    super({ id, state, transport: transport(), onData: part => data.push(part.type), onError: () => {} });
+    Object.assign(this, { seen: state, data });
+  }
+
+  get answer() { return this.messages.filter(({ role }) => role === 'assistant').at(-1); }
+  get text() { return this.answer?.parts.filter(({ type }) => type === 'text').map(({ text }) => text).join('|') ?? ''; }
+  get summary() {
+    return {
+      statuses: [...this.seen.statuses], text: this.text, error: this.error?.message, data: this.data,
+      roles: this.messages.map(({ role }) => role), metadata: this.answer?.metadata,
+      parts: this.answer?.parts.map(({ type, state, toolName, output, errorText }) => ({ type, state, toolName, output, errorText })),
+    };
+  }
+}
+
+const user = text => ({ id: `m-${text}`, role: 'user', parts: [{ type: 'text', text }] });
+const seen = {};
+
+// the bare transport
+const chunks = [];
+const errors = [];
+const stream = await transport().sendMessages({ trigger: 'submit-message', chatId: 'bare', messages: [user('tools')] });
+let last;
+const [one, two] = stream.tee();
+const reading = (async () => { for await (const chunk of one) chunks.push(chunk); })();
+for await (const message of readUIMessageStream({ stream: two, onError: error => errors.push(String(error)) })) last = message;
+await reading;
+seen.bare = { chunks, errors, id: last.id, metadata: last.metadata };
+seen.inactive = await transport().reconnectToStream({ chatId: 'bare' });
+
+// a chat, and its second turn
+const whole = new Chat('whole');
+await whole.sendMessage({ text: 'tools' });
+seen.whole = whole.summary;
+await whole.sendMessage({ text: 'history' });
+seen.second = whole.summary;
+await whole.regenerate();
+seen.again = whole.summary;
+
+const failed = new Chat('failed');
+await failed.sendMessage({ text: 'fail' });
+seen.failed = failed.summary;
+
+// stopped: over HTTP by the stop endpoint, over a WebSocket by the chat itself
+const stopped = new Chat('stopped');
+const stopping = stopped.sendMessage({ text: 'slow' });
+await until(() => stopped.text === 'one ');
+if (wire === 'ws') await stopped.stop();
+else await fetch(`${base}/ai-sdk/chat/stopped/stop`, { method: 'POST' });
+await stopping;
+seen.stopped = stopped.summary;
+
+// cut by the server, then resumed by the same chat
+const cut = new Chat('cut');
+const cutting = cut.sendMessage({ text: 'slow' });
+await until(() => cut.text === 'one ');
+ask('cut');
+await cutting;
+seen.broken = cut.summary;
+const resuming = cut.resumeStream();
+await until(() => cut.status === 'streaming');
+ask('release');
+await resuming;
+seen.cut = cut.summary;
+
+// a page that is loaded anew while the run goes on, and resumes twice
+const old = new Chat('page');
+const asking = old.sendMessage({ text: 'slow' });
+await until(() => old.text === 'one ');
+const fresh = new Chat('page', [user('slow')]);
+const twice = [fresh.resumeStream(), fresh.resumeStream()];
+await until(() => fresh.text === 'one ');
+await new Promise(done => setTimeout(done, wire === 'ws' ? 1200 : 0)); // longer than the server waits to cancel
+ask('release');
+await Promise.all([asking, ...twice]);
+seen.page = [old.summary, fresh.summary];
+
+const nothing = new Chat('nothing');
+await nothing.resumeStream();
+seen.nothing = nothing.summary;
+
+const refused = new Chat('x'.repeat(200));
+await refused.sendMessage({ text: 'tools' });
+seen.refused = refused.summary;
+
+await report(seen);

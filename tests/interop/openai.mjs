@@ -1,0 +1,42 @@
+// OpenAI's npm package against /v1.
+import OpenAI from 'openai';
+import { base, report, until } from './lib.mjs';
+
+const client = new OpenAI({ baseURL: `${base}/v1`, apiKey: 'none', maxRetries: 0 });
+const ask = (content, options = {}) => client.chat.completions.create({ model: 'scenes', messages: [{ role: 'user', content }], ...options });
+const caught = async promise => {
+  try { return await promise; } catch ({ status, code, type, param, error }) { return { status, code, type, param, error }; }
+};
+
+async function streamed(content) {
+  const seen = { text: '', reasoning: '', reasons: [], usage: null };
+  for await (const { choices: [choice], usage } of await ask(content, { stream: true, stream_options: { include_usage: true } })) {
+    seen.text += choice?.delta.content ?? '';
+    seen.reasoning += choice?.delta.reasoning_content ?? '';
+    if (choice?.finish_reason) seen.reasons.push(choice.finish_reason);
+    if (usage) seen.usage = usage;
+  }
+  return seen;
+}
+
+const seen = { models: [] };
+for await (const { id } of client.models.list()) seen.models.push(id);
+seen.streamed = await streamed('tools');
+const { choices: [{ message, finish_reason }], usage } = await ask('tools');
+seen.whole = { text: message.content, finish_reason, usage };
+seen.failed = await caught(streamed('fail'));
+seen.failedWhole = await caught(ask('fail'));
+seen.unknown = await caught(ask('hi', { model: 'nobody' }));
+seen.tools = await caught(ask('hi', { tools: [{ type: 'function', function: { name: 'f' } }] }));
+
+// one that leaves
+const leaving = new AbortController();
+let text = '';
+const left = (async () => {
+  for await (const { choices: [choice] } of await client.chat.completions.create(
+    { model: 'scenes', messages: [{ role: 'user', content: 'slow' }], stream: true }, { signal: leaving.signal })) text += choice.delta.content ?? '';
+})().catch(() => {});
+await until(() => text === 'one ');
+leaving.abort();
+await left;
+await report(seen);

@@ -1,0 +1,30 @@
+// Feeds runs that a test has made up, as SSE bodies, to the clients' own parsers, schemas and verifiers.
+import { text } from 'node:stream/consumers';
+import { HttpAgent } from '@ag-ui/client';
+import { report } from './lib.mjs';
+
+const runs = JSON.parse(await text(process.stdin));
+const answer = body => async () => new Response(body, { headers: { 'content-type': 'text/event-stream' } });
+const failures = [];
+
+for (const version of ['ai5', 'ai6', 'ai7']) {
+  const { DefaultChatTransport, readUIMessageStream } = await import(version);
+  for (const [index, { body, failed }] of runs.ai_sdk.entries()) {
+    const errors = [];
+    try {
+      const transport = new DefaultChatTransport({ api: 'http://127.0.0.1/', fetch: answer(body) });
+      const stream = await transport.sendMessages({ trigger: 'submit-message', chatId: 'c', messages: [] });
+      for await (const _ of readUIMessageStream({ stream, onError: error => errors.push(String(error)) }));
+    } catch (error) {
+      errors.push(`thrown: ${error}`);
+    }
+    if (errors.length !== failed) failures.push({ version, index, errors });
+  }
+}
+for (const [index, { body }] of runs.ag_ui.entries()) {
+  const errors = [];
+  const agent = new HttpAgent({ url: 'http://127.0.0.1/', threadId: 't', fetch: answer(body) });
+  await agent.runAgent({ runId: 'r' }, { onRunFailed: ({ error }) => { errors.push(error.message); } }).catch(error => errors.push(error.message));
+  if (errors.length) failures.push({ version: 'ag-ui', index, errors });
+}
+await report({ failures, count: runs.ai_sdk.length + runs.ag_ui.length });

@@ -1,0 +1,116 @@
+"""A server for other people's clients: an agent that plays a scene by its message, and the programs that drive them."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import shutil
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from model_server import ModelServer, call_deltas, end, reasoning, text
+from scripted import Echo, raising, registry
+from serving import Running, serving
+from twinwire.agents import RunRequest
+from twinwire.agents.react import ReActAgent
+from twinwire.errors import UpstreamError
+from twinwire.events import StreamEvent
+from twinwire.models.openai import OpenAIChatModel
+from twinwire.tools.base import ToolError
+from twinwire.transports import Verdict
+
+PROGRAMS = Path(__file__).parent / "interop"
+NODE = shutil.which("node") if (PROGRAMS / "node_modules").is_dir() else None
+needs_node = pytest.mark.skipif(
+    NODE is None and "CI" not in os.environ, reason="no Node, or no npm ci in tests/interop"
+)
+
+TEXT = "Let me see.|It says hello."
+USAGE = {"prompt_tokens": 20, "completion_tokens": 10, "total_tokens": 30}
+
+
+def _word(word: str) -> StreamEvent:
+    return StreamEvent("LLM_CHUNK", {"content": word, "delta": word})
+
+
+class Scenes:
+    """The agent. `tools` is a whole run of the ReAct agent, asked of a model over HTTP; `slow` waits for `release`."""
+
+    def __init__(self, model: ModelServer) -> None:
+        self.release = asyncio.Event()
+        self.cancelled = 0
+        self._model = model
+        tools = registry(Echo(), raising(ToolError("no such file")))
+        self._react = ReActAgent("react", OpenAIChatModel("scripted", api_key="none", base_url=model.url), tools)
+
+    async def __call__(self, request: RunRequest) -> AsyncGenerator[StreamEvent, None]:
+        if request.message == "tools":
+            calls = call_deltas(("echo", {"text": "hello"}), ("raising", {}))
+            self._model.script(reasoning("Hm", "m."), text("Let me ", "see."), calls, end("tool_calls", (10, 5)))
+            self._model.script(reasoning("So."), text("It says ", "hello."), end("stop", (10, 5)))
+            async for event in self._react(request):
+                yield event
+        elif request.message == "history":
+            yield _word("/".join(f"{said['role']}: {said['content']}" for said in request.history))
+        elif request.message == "fail":
+            yield _word("one ")
+            raise UpstreamError("the model is away")
+        elif request.message == "slow":
+            yield _word("one ")
+            try:
+                await self.release.wait()
+            except asyncio.CancelledError:
+                self.cancelled += 1
+                raise
+            self.release.clear()
+            yield _word("two")
+        else:
+            yield StreamEvent("NOTHING")
+
+
+@asynccontextmanager
+async def playing() -> AsyncIterator[tuple[Running, Scenes]]:
+    """A server with that agent, and a format of its own, `mine`: the type of each event and its data."""
+
+    def mine(event: StreamEvent) -> bytes | None:
+        return None if event.type == "THINKING" else f"{event.type}\n{json.dumps(event.data)}".encode()
+
+    async with ModelServer() as model:
+        scenes = Scenes(model)
+        async with serving({"scenes": scenes}, formats={"mine": mine}, retry_ms=50) as server:
+            yield server, scenes
+
+
+async def node(program: str, *arguments: str, send: Any = None, scene: tuple[Running, Scenes] | None = None) -> Any:
+    """What a program of `interop` reports; while it runs it may ask to release the scene, or to cut connections."""
+    assert NODE is not None, "CI has Node, and npm ci was run in tests/interop"
+    process = await asyncio.create_subprocess_exec(
+        NODE, PROGRAMS / f"{program}.mjs", *arguments, stdin=-1, stdout=-1, limit=2**24
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    try:
+        process.stdin.write(json.dumps(send).encode())
+        process.stdin.close()
+        while line := await asyncio.wait_for(process.stdout.readline(), 30):
+            told: Mapping[str, Any] = json.loads(line)
+            if "seen" in told:
+                assert told["complaints"] == []
+                return told["seen"]
+            assert scene is not None
+            server, scenes = scene
+            if told["ask"] == "release":
+                scenes.release.set()
+            else:
+                for pump in tuple(server.service.sweep.pumps):
+                    pump.end(Verdict.RESTART)
+        raise AssertionError(f"{program} ended without a report")
+    finally:
+        if process.returncode is None and not process.stdout.at_eof():
+            process.kill()
+        await process.wait()

@@ -1,0 +1,279 @@
+"""Bad input below HTTP's meaning: heads, framing, slowness. Exact answers or closed connections; no one else suffers.
+
+The ids of `ROWS`, and the tests after them, are the rows of "Bad input, HTTP" in the table of faults.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import httpx
+import pytest
+
+from followers import start
+from serving import Puppets, Running, until
+from twinwire import protocols
+
+HOST = b"Host: localhost\r\n"
+GET = b"GET /healthz HTTP/1.1\r\n" + HOST
+POST = b"POST /runs HTTP/1.1\r\n" + HOST + b"Content-Type: application/json\r\n"
+CHUNKED = POST + b"Transfer-Encoding: chunked\r\n\r\n"
+UPGRADE = HOST + b"Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
+VERSION = b"Sec-WebSocket-Version: 13\r\n"
+
+ROWS: list[tuple[str, bytes, int, str | None]] = [
+    # row, request, status, code
+    ("CL+TE", POST + b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 400, "bad_request"),
+    ("TE+CL", POST + b"Transfer-Encoding: chunked\r\nContent-Length: 5\r\n\r\n0\r\n\r\n", 400, "bad_request"),
+    ("two CLs", POST + b"Content-Length: 2\r\nContent-Length: 3\r\n\r\n{}x", 400, "bad_request"),
+    ("two equal CLs", POST + b"Content-Length: 2\r\nContent-Length: 2\r\n\r\n{}", 400, "bad_request"),
+    ("negative CL", POST + b"Content-Length: -1\r\n\r\n", 400, "bad_request"),
+    ("CL of 30 digits", POST + b"Content-Length: " + b"9" * 30 + b"\r\n\r\n", 400, "bad_request"),
+    ("CL that is no number", POST + b"Content-Length: 1_0\r\n\r\n", 400, "bad_request"),
+    ("unknown TE", POST + b"Transfer-Encoding: gzip\r\n\r\n", 400, "bad_request"),
+    ("no Host", b"GET /healthz HTTP/1.1\r\n\r\n", 400, "bad_request"),
+    ("two Hosts", GET + b"Host: y\r\n\r\n", 400, "bad_request"),
+    ("two Hosts in HTTP/1.0", b"GET /healthz HTTP/1.0\r\n" + HOST * 2 + b"\r\n", 400, "bad_request"),
+    ("NUL in a field", GET + b"X: a\0b\r\n\r\n", 400, "bad_request"),
+    ("NUL in the path", b"GET /\0 HTTP/1.1\r\n" + HOST + b"\r\n", 400, "bad_request"),
+    ("bare CR in a field", GET + b"X: a\rb\r\n\r\n", 400, "bad_request"),
+    ("space before the colon", GET + b"X : y\r\n\r\n", 400, "bad_request"),
+    ("folded field", GET + b"X: a\r\n b\r\n\r\n", 400, "bad_request"),
+    ("not ASCII in the path", b"GET /\xff HTTP/1.1\r\n" + HOST + b"\r\n", 400, "bad_request"),
+    ("1 MB field", GET + b"X: " + b"a" * 2**20 + b"\r\n\r\n", 431, "head_too_large"),
+    ("1 MB field without an end", GET + b"X: " + b"a" * 2**20, 431, "head_too_large"),
+    ("1 MB path", b"GET /" + b"a" * 2**20 + b" HTTP/1.1\r\n" + HOST + b"\r\n", 431, "head_too_large"),
+    ("20,000 fields", GET + b"X: y\r\n" * 20_000 + b"\r\n", 431, "head_too_large"),
+    ("20,000 fields of a trailer", CHUNKED + b"0\r\n" + b"X: y\r\n" * 20_000 + b"\r\n", 431, "head_too_large"),
+    ("bad chunk size", CHUNKED + b"zz\r\n", 400, "bad_request"),
+    ("chunk size of 2^64", CHUNKED + b"10000000000000000\r\n", 400, "bad_request"),
+    ("chunk longer than its size", CHUNKED + b"2\r\n{}x\r\n", 400, "bad_request"),
+    ("not HTTP", b"\x16\x03\x01\x02\x00\x01\x00\x01", 400, "bad_request"),
+    ("HTTP/2 preface", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 400, "bad_request"),
+    ("HTTP/3.0", b"GET / HTTP/3.0\r\n" + HOST + b"\r\n", 400, "bad_request"),
+    ("unknown method", b"HACK / HTTP/1.1\r\n" + HOST + b"\r\n", 400, "bad_request"),
+    ("CONNECT", b"CONNECT x:80 HTTP/1.1\r\n" + HOST + b"\r\n", 400, "bad_request"),
+    ("wrong method", b"DELETE /runs HTTP/1.1\r\n" + HOST + b"\r\n", 405, "method_not_allowed"),
+    ("HEAD on a stream", b"HEAD /chat/stream?message=x HTTP/1.1\r\n" + HOST + b"\r\n", 405, None),
+    (
+        "WebSocket version 8",
+        b"GET /ws HTTP/1.1\r\n" + UPGRADE + b"Sec-WebSocket-Version: 8\r\n\r\n",
+        426,
+        "upgrade_required",
+    ),
+    ("WebSocket without a key", b"GET /ws HTTP/1.1\r\n" + UPGRADE.partition(b"Sec-")[0] + VERSION + b"\r\n", 400, None),
+    ("WebSocket by POST", b"POST /ws HTTP/1.1\r\n" + UPGRADE + VERSION + b"\r\n", 405, None),
+    ("WebSocket elsewhere", b"GET /runs HTTP/1.1\r\n" + UPGRADE + VERSION + b"\r\n", 403, None),
+    (
+        "WebSocket with a 10 kB field",
+        b"GET /ws HTTP/1.1\r\n" + UPGRADE + VERSION + b"X: " + b"a" * 10_000 + b"\r\n\r\n",
+        431,
+        "head_too_large",
+    ),
+    ("WebSocket with 200 fields", b"GET /ws HTTP/1.1\r\n" + UPGRADE + VERSION + b"X: y\r\n" * 200 + b"\r\n", 431, None),
+]
+
+
+@asynccontextmanager
+async def connected(server: Running) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+    """A bare connection, which the test has five seconds for."""
+    async with asyncio.timeout(5):
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        try:
+            yield reader, writer
+        finally:
+            writer.close()
+
+
+async def answered(reader: asyncio.StreamReader) -> tuple[int, dict[str, str], bytes]:
+    """An answer whose body has a length: status, fields, body."""
+    line, *lines = (await reader.readuntil(b"\r\n\r\n"))[:-4].decode("latin-1").split("\r\n")
+    fields = {name.lower(): value for name, _, value in (line.partition(": ") for line in lines)}
+    return int(line.split(" ")[1]), fields, b""
+
+
+async def unaffected(server: Running, caplog: pytest.LogCaptureFixture) -> None:
+    """Somebody else's request is served, nothing was started, nothing is logged with a traceback."""
+    async with httpx.AsyncClient(base_url=server.url, trust_env=False, verify=False) as client:
+        assert (await client.get("/healthz")).status_code == 200
+    await until(lambda: not server.server.server_state.connections)
+    assert server.runs.started == 0
+    assert [record for record in caplog.records if record.exc_info] == []
+
+
+@pytest.mark.parametrize("row", ROWS, ids=[row[0] for row in ROWS])
+async def test_bad_requests(
+    row: tuple[str, bytes, int, str | None], server: Running, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The answer has the row's status, is JSON of the row's code where it is ours, and the connection is closed."""
+    _, request, status, code = row
+    async with connected(server) as (reader, writer):
+        writer.write(request)
+        found, fields, _ = await answered(reader)
+        assert found == status
+        if code is not None:
+            assert fields["content-type"] == "application/json"
+            body = await reader.readexactly(int(fields["content-length"]))
+            assert json.loads(body)["code"] == code
+        if status in {400, 426, 431}:
+            assert fields["connection"] == "close"
+            await ended(reader)
+    await unaffected(server, caplog)
+
+
+async def ended(reader: asyncio.StreamReader) -> bytes:
+    """What still comes before the connection is closed, or reset since more was sent than anybody reads."""
+    try:
+        return await reader.read()
+    except ConnectionResetError:
+        return b""
+
+
+async def test_a_head_of_the_largest_size(server: Running) -> None:
+    """Just below the bounds a head is taken, in any pieces, and the next one on the connection counts anew."""
+    fields = b"".join(b"X-%d: %s\r\n" % (i, b"y" * 240) for i in range(250))
+    request = GET + fields + b"\r\n"
+    assert len(request) > 60_000
+    async with connected(server) as (reader, writer):
+        for size in (len(request), 1000, 20_000):
+            for at in range(0, len(request), size):
+                writer.write(request[at : at + size])
+                await writer.drain()
+                await asyncio.sleep(0)
+            status, fields_, _ = await answered(reader)
+            assert status == 200
+            await reader.readexactly(int(fields_["content-length"]))
+
+
+async def test_requests_in_one_go(server: Running) -> None:
+    """Many requests sent at once, larger together than a head may be, are all answered."""
+    request = GET + b"X: " + b"y" * 20_000 + b"\r\n\r\n"
+    async with connected(server) as (reader, writer):
+        writer.write(request * 20)
+        for _ in range(20):
+            status, fields, _ = await answered(reader)
+            assert status == 200
+            await reader.readexactly(int(fields["content-length"]))
+
+
+async def test_http_1_0_needs_no_host(server: Running) -> None:
+    """What old probes of load balancers send is answered."""
+    async with connected(server) as (reader, writer):
+        writer.write(b"GET /healthz HTTP/1.0\r\n\r\n")
+        assert (await answered(reader))[0] == 200
+
+
+@pytest.fixture
+def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A request has 0.2 s."""
+    monkeypatch.setattr(protocols, "REQUEST_SECONDS", 0.2)
+
+
+SLOW: list[tuple[str, bytes, bytes]] = [
+    # row, what comes first, what comes again and again
+    ("slowloris", GET, b"X: y\r\n"),
+    ("slow field", GET + b"X: ", b"y"),
+    ("slow body", POST + b"Content-Length: 100000\r\n\r\n", b" "),
+    ("slow chunks", CHUNKED, b"1\r\n \r\n"),
+    ("slow WebSocket handshake", b"GET /ws HTTP/1.1\r\n" + UPGRADE, b"X: y\r\n"),
+]
+
+
+@pytest.mark.usefixtures("hasty")
+@pytest.mark.parametrize("row", SLOW, ids=[row[0] for row in SLOW])
+async def test_slow_requests(row: tuple[str, bytes, bytes], server: Running, caplog: pytest.LogCaptureFixture) -> None:
+    """A request that comes in drops gets 408 when its time is over, however lively it is."""
+    _, first, again = row
+    async with connected(server) as (reader, writer):
+
+        async def drip() -> None:
+            writer.write(first)
+            while True:
+                writer.write(again)
+                await asyncio.sleep(0.02)
+
+        dripping = asyncio.create_task(drip())
+        status, fields, _ = await answered(reader)
+        assert (status, fields["connection"]) == (408, "close")
+        assert json.loads(await reader.readexactly(int(fields["content-length"])))["code"] == "request_timeout"
+        dripping.cancel()
+        await ended(reader)
+    await unaffected(server, caplog)
+
+
+@pytest.mark.usefixtures("hasty")
+@pytest.mark.parametrize("noise", [b"", b"\r\n"], ids=["silence", "empty lines"])
+async def test_connections_that_ask_nothing(noise: bytes, server: Running, caplog: pytest.LogCaptureFixture) -> None:
+    """A connection without a request is closed without an answer; empty lines are none."""
+    async with connected(server) as (reader, writer):
+        if noise:
+            writer.write(noise)
+        assert await ended(reader) == b""
+    await unaffected(server, caplog)
+
+
+@pytest.mark.usefixtures("hasty")
+async def test_empty_lines_after_a_request(server: Running, caplog: pytest.LogCaptureFixture) -> None:
+    """What is no request does not keep a connection open that has been served."""
+    async with connected(server) as (reader, writer):
+        writer.write(GET + b"\r\n")
+        _, fields, _ = await answered(reader)
+        await reader.readexactly(int(fields["content-length"]))
+        writer.write(b"\r\n")
+        await ended(reader)
+    await unaffected(server, caplog)
+
+
+@pytest.mark.usefixtures("hasty")
+async def test_a_body_that_goes_on_after_the_answer(server: Running, caplog: pytest.LogCaptureFixture) -> None:
+    """Who has been answered and sends on and on is closed, without a second answer."""
+    async with connected(server) as (reader, writer):
+        writer.write(GET + b"Content-Length: 100000\r\n\r\n")
+        status, fields, _ = await answered(reader)
+        await reader.readexactly(int(fields["content-length"]))
+        writer.write(b"x")
+        assert status == 200
+        assert b"200" not in await ended(reader)
+    await unaffected(server, caplog)
+
+
+@pytest.mark.usefixtures("hasty")
+async def test_streams_have_all_the_time(server: Running, puppets: Puppets) -> None:
+    """The time is the request's: a stream and a socket that are open outlive it many times."""
+    followers = [await start(kind, server) for kind in ("sse", "ws")]
+    played = [await puppets.next() for _ in followers]
+    await asyncio.sleep(0.5)  # more than the time of a request, which is what must not matter
+    for puppet, follower in zip(played, followers, strict=True):
+        puppet.say("late")
+        puppet.end()
+        bodies = [await follower.next() for _ in range(3)]
+        assert b"late" in (bodies[1] or b"")
+        await follower.close()
+
+
+async def test_garbage_on_an_open_stream(server: Running, puppets: Puppets, caplog: pytest.LogCaptureFixture) -> None:
+    """What is no request, after one whose answer goes on, breaks the answer off: nothing is put into its body."""
+    async with connected(server) as (reader, writer):
+        writer.write(b"GET /chat/stream?message=x HTTP/1.1\r\n" + HOST + b"\r\n")
+        puppet = await puppets.next()
+        puppet.say("a")
+        await reader.readuntil(b"event: LLM_CHUNK")
+        writer.write(b"\0garbage")
+        assert b"HTTP/1.1" not in await ended(reader)
+    await until(lambda: not server.server.server_state.connections)
+    assert [record for record in caplog.records if record.exc_info] == []
+
+
+async def test_an_answer_to_a_request_cut_short(server: Running, caplog: pytest.LogCaptureFixture) -> None:
+    """A client that goes in the middle of its head or its body is forgotten, and nothing is logged as an error."""
+    for request in (GET, POST + b"Content-Length: 100\r\n\r\n{", CHUNKED + b"5\r\n{"):
+        async with connected(server) as (_, writer):
+            writer.write(request)
+            await until(lambda: bool(server.server.server_state.connections))
+            writer.write_eof()
+    await unaffected(server, caplog)
+    assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
