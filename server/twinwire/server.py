@@ -10,6 +10,7 @@ import gc
 import logging
 import socket
 from collections.abc import Callable, Sequence
+from types import FrameType
 from typing import Any
 
 import uvicorn
@@ -41,38 +42,24 @@ def tune(transport: asyncio.BaseTransport) -> None:
                 connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
 
 
-class Framing:
-    """Frames for the wire, framed once for all who get the same ones in turn."""
-
-    def __init__(self, frame: Callable[[Sequence[bytes]], bytes]) -> None:
-        self._frame = frame
-        self._frames: Sequence[bytes] = ()
-        self._framed = b""
-
-    def __call__(self, frames: Sequence[bytes]) -> bytes:
-        """The frames' bytes; the frames are not changed afterwards."""
-        if frames is not self._frames:
-            self._framed, self._frames = self._frame(frames), frames
-        return self._framed
-
-
-http_chunk = Framing(wire.http_chunk)
-ws_text = Framing(wire.ws_text)
-
-
 class DirectHttp:
     """See `Direct`. uvicorn sends a response without a length in chunks; so do we."""
 
-    __slots__ = ("_flow", "transport")
+    __slots__ = ("_flow", "on_lost", "on_pause", "push", "transport")
+
+    frame = staticmethod(wire.http_chunk)
 
     def __init__(self, protocol: HttpToolsProtocol) -> None:
         self.transport = protocol.transport
+        self.push = protocol.transport.write
+        self.on_pause: Callable[[], None] | None = None
+        self.on_lost: Callable[[], None] | None = None
         self._flow = protocol.flow
 
     def write(self, frames: Sequence[bytes]) -> bool:
         """See `Direct`."""
         if not self.transport.is_closing():
-            self.transport.write(http_chunk(frames))
+            self.transport.write(wire.http_chunk(frames))
         return not self._flow.write_paused
 
     async def drain(self) -> None:
@@ -83,16 +70,21 @@ class DirectHttp:
 class DirectWebSocket:
     """See `Direct`. Without extensions (permessage-deflate is off) a frame depends on nothing before it."""
 
-    __slots__ = ("_protocol", "transport")
+    __slots__ = ("_protocol", "on_lost", "on_pause", "push", "transport")
+
+    frame = staticmethod(wire.ws_text)
 
     def __init__(self, protocol: WebSocketsSansIOProtocol) -> None:
         self.transport = protocol.transport
+        self.push = protocol.transport.write
+        self.on_pause: Callable[[], None] | None = None
+        self.on_lost: Callable[[], None] | None = None
         self._protocol = protocol
 
     def write(self, frames: Sequence[bytes]) -> bool:
-        """See `Direct`."""
+        """See `Direct`. Nothing follows a close frame."""
         if self._protocol.conn.state is State.OPEN and not self.transport.is_closing():
-            self.transport.write(ws_text(frames))
+            self.transport.write(wire.ws_text(frames))
         return self._protocol.writable.is_set()
 
     async def drain(self) -> None:
@@ -103,6 +95,8 @@ class DirectWebSocket:
 class HttpProtocol(BoundedHttp):
     """Offers a `Direct` to the app."""
 
+    _direct: DirectHttp | None = None
+
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """See `HttpToolsProtocol`. A WebSocket begins here too."""
         tune(transport)
@@ -111,11 +105,37 @@ class HttpProtocol(BoundedHttp):
     def on_message_begin(self) -> None:
         """See `HttpToolsProtocol`."""
         super().on_message_begin()
-        self.scope["extensions"] = {EXTENSION: DirectHttp(self)}  # type: ignore[dict-item]
+        self._direct = DirectHttp(self)
+        self.scope["extensions"] = {EXTENSION: self._direct}  # type: ignore[dict-item]
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """See `HttpToolsProtocol`."""
+        super().connection_lost(exc)
+        if self._direct is not None and self._direct.on_lost is not None:
+            self._direct.on_lost()
+
+    def pause_writing(self) -> None:
+        """See `HttpToolsProtocol`."""
+        super().pause_writing()
+        if self._direct is not None and self._direct.on_pause is not None:
+            self._direct.on_pause()
 
 
 class WebSocketProtocol(BoundedWebSocket):
     """Offers a `Direct` to the app, and closes with 1007 where uvicorn logs a traceback."""
+
+    _direct: DirectWebSocket | None = None
+
+    def data_received(self, data: bytes) -> None:
+        """See `WebSocketsSansIOProtocol`."""
+        super().data_received(data)
+        if self.conn.state is not State.OPEN:
+            self._pause()  # nothing is pushed after a close frame
+
+    def keepalive_timeout(self) -> None:
+        """See `WebSocketsSansIOProtocol`."""
+        self._pause()
+        super().keepalive_timeout()
 
     def send_receive_event_to_app(self) -> None:
         """See `WebSocketsSansIOProtocol`. A text message is UTF-8 (RFC 6455, section 8.1)."""
@@ -131,8 +151,17 @@ class WebSocketProtocol(BoundedWebSocket):
     async def run_asgi(self) -> None:
         """See `WebSocketsSansIOProtocol`."""
         extensions: dict[str, Any] = self.scope["extensions"]
-        extensions[EXTENSION] = DirectWebSocket(self)
+        self._direct = extensions[EXTENSION] = DirectWebSocket(self)
         await super().run_asgi()
+
+    def pause_writing(self) -> None:
+        """See `WebSocketsSansIOProtocol`."""
+        super().pause_writing()
+        self._pause()
+
+    def _pause(self) -> None:
+        if self._direct is not None and self._direct.on_pause is not None:
+            self._direct.on_pause()
 
 
 class Server(uvicorn.Server):
@@ -156,6 +185,12 @@ class Server(uvicorn.Server):
         await super().startup(sockets)
         if not self.should_exit:
             self._ready()
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """A second SIGINT waits for no run."""
+        super().handle_exit(sig, frame)
+        if self.force_exit:
+            asyncio.get_running_loop().call_soon_threadsafe(self._service.runs.interrupt)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Drain first: an open stream would hold uvicorn's own shutdown up, or be cut in the middle."""

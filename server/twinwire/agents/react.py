@@ -168,9 +168,7 @@ class ReActAgent:
                 if finish.usage is not None:
                     request.usage.add(finish.usage)
                 answer = "".join(text)
-                calls = [_Call(part, seen) for part in parts]
-                for call in calls[self.max_tool_calls :]:
-                    call.refuse(f"only the first {self.max_tool_calls} calls of a step are run")
+                calls = self._calls(parts, seen)
                 if calls and step < self.max_steps:  # what nobody would read is not run
                     async with aclosing(self._call_tools(calls, step)) as events:
                         async for event in events:
@@ -191,6 +189,12 @@ class ReActAgent:
             logger.exception("agent %s failed", self.name)
             end = _failed(RunError())
         yield end
+
+    def _calls(self, parts: Sequence[ToolCall], seen: Counter[tuple[str, str]]) -> list[_Call]:
+        calls = [_Call(part, seen) for part in parts]
+        for call in calls[self.max_tool_calls :]:
+            call.refuse(f"only the first {self.max_tool_calls} calls of a step are run")
+        return calls
 
     def _conversation(self, request: RunRequest) -> list[Message]:
         system = [{"role": "system", "content": self.system_prompt}] if self.system_prompt else []

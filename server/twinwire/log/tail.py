@@ -2,27 +2,62 @@
 
 from __future__ import annotations
 
+import time
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from itertools import accumulate
+from typing import Protocol
 
 from twinwire.errors import CursorGone, StaleWriter
 from twinwire.events import Record
+from twinwire.formats import View
 from twinwire.log import Page, Unsubscribe
 
 PAGE_BYTES = 64 * 1024
 
 
+class Live(Protocol):
+    """A follower that has seen all there is, on a connection that takes bytes at any time."""
+
+    @property
+    def view(self) -> View:
+        """What it sees."""
+        ...
+
+    def frame(self, frames: Sequence[bytes]) -> bytes:
+        """Put frames into bytes for the connection. The same for all followers with this view."""
+        ...
+
+    @property
+    def push(self) -> Callable[[bytes], object]:
+        """Write such bytes to the connection. May raise `RuntimeError` where that has gone."""
+        ...
+
+    def lag(self) -> None:
+        """Subscribe, and call `Tail.leave`; what is `last` now is the last event it has seen."""
+        ...
+
+
+class Audience:
+    """The live followers with one view. What is appended is framed once for all of them."""
+
+    __slots__ = ("frame", "members", "pushed_at")
+
+    def __init__(self, frame: Callable[[Sequence[bytes]], bytes]) -> None:
+        self.frame = frame
+        self.members: dict[Live, Callable[[bytes], object]] = {}
+        self.pushed_at = 0.0  # the monotonic clock's time
+
+
 class Tail:
     """Records `first`..`last` of one run."""
 
-    __slots__ = ("_records", "_subscribers", "batch", "before", "first", "size")
+    __slots__ = ("_audiences", "_records", "_subscribers", "first", "size")
 
     def __init__(self) -> None:
         self._records: list[Record] = []
         self._subscribers: dict[object, Callable[[], None]] = {}
-        self.batch: Sequence[Record] = ()  # what was appended last, where that is no more than a page
-        self.before = -1  # the number of the event before that
+        self._audiences: dict[View, Audience] = {}
         self.first = 1
         self.size = 0  # bytes of the records' bodies
 
@@ -44,24 +79,62 @@ class Tail:
     @property
     def followed(self) -> bool:
         """Whether anybody subscribes."""
-        return bool(self._subscribers)
+        return bool(self._subscribers or self._audiences)
 
     def append(self, expected_last: int, records: Sequence[Record]) -> int:
-        """Add records and wake the subscribers; the number of bytes added. Raises `StaleWriter`."""
+        """Add records, write them to who is live and wake the others; the number of bytes added.
+
+        The terminal event and more than a page are for nobody live to be written. Raises `StaleWriter`.
+        """
         kept = self._records
         if expected_last != self.first + len(kept) - 1 or (kept and kept[-1].last):
             if self._has(records):
                 return 0
             raise StaleWriter(expected_last, self.last)
-        kept.extend(records)
         added = 0
         for record in records:
             added += len(record.body)
+        if self._audiences and (added > PAGE_BYTES or records[-1].last):
+            self._settle()
+        kept.extend(records)
         self.size += added
-        self.batch, self.before = (records, expected_last) if added <= PAGE_BYTES else ((), -1)
-        for wake in tuple(self._subscribers.values()):
-            wake()
+        if self._audiences:
+            self._push(records)
+        if self._subscribers:
+            self.wake()
         return added
+
+    def _push(self, records: Sequence[Record]) -> None:
+        for view, audience in tuple(self._audiences.items()):
+            if frames := view.frames(records):
+                data = audience.frame(frames)
+                audience.pushed_at = time.monotonic()
+                for push in tuple(audience.members.values()):
+                    try:  # noqa: SIM105 - a context manager would cost more than the rest
+                        push(data)
+                    except RuntimeError:
+                        pass  # the connection has gone, and its pump has yet to hear of it
+
+    def _settle(self) -> None:
+        """Let nobody be live."""
+        for audience in tuple(self._audiences.values()):
+            for follower in tuple(audience.members):
+                follower.lag()
+
+    def join(self, follower: Live) -> Audience:
+        """From now on write to this follower what is appended. It has seen all there is, and need not subscribe."""
+        audience = self._audiences.get(follower.view)
+        if audience is None:
+            audience = self._audiences[follower.view] = Audience(follower.frame)
+        audience.members[follower] = follower.push
+        return audience
+
+    def leave(self, follower: Live) -> None:
+        """Write to it no more."""
+        audience = self._audiences[follower.view]
+        del audience.members[follower]
+        if not audience.members:
+            del self._audiences[follower.view]
 
     @property
     def terminal(self) -> Record | None:
@@ -102,8 +175,8 @@ class Tail:
 
     def restart(self, first: int, records: Sequence[Record] = ()) -> None:
         """Hold these records instead, which begin with number `first`. The subscribers stay, and are not woken."""
+        self._settle()
         self._records[:] = records
-        self.batch, self.before = (), -1
         self.first = first
         self.size = sum([len(record.body) for record in records])
 

@@ -65,14 +65,18 @@ class Run:
         self._deadline_timer: asyncio.TimerHandle | None = None
         self._linger_timer: asyncio.TimerHandle | None = None
 
-    def start(self) -> None:
-        """Begin. A run with a grace for followers has it from the start, so that it does not wait for one for ever."""
+    def start(self) -> asyncio.Task[None]:
+        """Begin: the task that drives the agent.
+
+        A run with a grace for followers has it from the start, so that it does not wait for one for ever.
+        """
         self._tell("run started")
         driving = _hooked(self._drive, self._writer.flush)
         self.task = self._loop.create_task(driving, name=f"run {self.info.run_id}")
         self._deadline_timer = self._loop.call_later(self._deadline, self.fail, RunTimeout(self._deadline))
         if self._linger:
             self.linger(self._linger)
+        return self.task
 
     def linger(self, seconds: float) -> None:
         """Call the run abandoned after this time, unless somebody follows it here before."""

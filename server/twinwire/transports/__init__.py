@@ -5,7 +5,8 @@ One `pump` per connection, for both transports; `sse` and `websocket` adapt it t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import Callable, Sequence
 from enum import Enum
 from typing import Protocol
 
@@ -28,14 +29,38 @@ class Verdict(Enum):
         self.reason = reason
 
 
+class Direct(Protocol):
+    """The connection under an ASGI response that has begun, or under a WebSocket that is open."""
+
+    transport: asyncio.Transport
+    push: Callable[[bytes], object]
+    """Write what `frame` has made. Raises `RuntimeError`, or does nothing, where the connection has gone."""
+    on_pause: Callable[[], None] | None
+    """Called, if set, when the connection rises above its high-water mark (also by a `push`), or is being closed."""
+    on_lost: Callable[[], None] | None
+    """Called, if set, when the connection is gone."""
+
+    def frame(self, frames: Sequence[bytes]) -> bytes:
+        """Frames as they are on the wire."""
+        ...
+
+    def write(self, frames: Sequence[bytes]) -> bool:
+        """Write frames; False where the connection is above its high-water mark. Where it is gone nothing happens."""
+        ...
+
+    async def drain(self) -> None:
+        """Wait until the connection is below its high-water mark, or gone."""
+        ...
+
+
 class Transport(Protocol):
     """One connection, as the pump sees it; `name` is `sse` or `ws`."""
 
     name: str
 
     @property
-    def direct(self) -> bool:
-        """Whether `write` writes to the connection itself, and so may be called outside the pump's task."""
+    def direct(self) -> Direct | None:
+        """The connection itself, where that can be written to outside the pump's task."""
         ...
 
     def write(self, frames: Sequence[bytes]) -> bool:

@@ -9,12 +9,13 @@ that server logs.
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
-from twinwire.transports import Transport, Verdict
+from twinwire.transports import Direct, Transport, Verdict
 from twinwire.transports.pump import Pump
 from twinwire.transports.sweep import Sweep
 
@@ -27,20 +28,6 @@ EXTENSION = "twinwire.direct"
 FLUSH_SECONDS = 1.0
 
 logger = logging.getLogger("twinwire.transports")
-
-
-class Direct(Protocol):
-    """The connection under an ASGI response that has begun, or under a WebSocket that is open."""
-
-    transport: asyncio.Transport
-
-    def write(self, frames: Sequence[bytes]) -> bool:
-        """Write frames; False where the connection is above its high-water mark. Where it is gone nothing happens."""
-        ...
-
-    async def drain(self) -> None:
-        """Wait until the connection is below its high-water mark, or gone."""
-        ...
 
 
 class Connection:
@@ -102,9 +89,9 @@ class AsgiTransport(ABC):
             self.write = connection.direct.write  # type: ignore[method-assign]  # a call less for each event
 
     @property
-    def direct(self) -> bool:
+    def direct(self) -> Direct | None:
         """See `Transport`."""
-        return self._connection.direct is not None
+        return self._connection.direct
 
     def write(self, frames: Sequence[bytes]) -> bool:
         """See `Transport`."""
@@ -141,12 +128,19 @@ async def serve(
 ) -> None:
     """Run the pump until the connection is to end, reading what the client sends; then end the connection."""
     sweep.add(pump)
-    listening = asyncio.create_task(connection.listen(pump, take))
+    listening = None
+    if take is None and connection.direct is not None:  # a task less for each follower
+        connection.direct.on_lost = functools.partial(pump.end, Verdict.LEFT)
+        if connection.direct.transport.is_closing():
+            pump.end(Verdict.LEFT)
+    else:
+        listening = asyncio.create_task(connection.listen(pump, take))
     try:
         verdict = await pump.run()
         sweep.closed[transport.name, verdict] += 1
     finally:
         sweep.discard(pump)
-        listening.cancel()
+        if listening is not None:
+            listening.cancel()
         pump.close()
     await transport.close(verdict)

@@ -1,7 +1,7 @@
 """One pump per connection: takes pages from logs at its cursors and writes them to a transport.
 
-Past and live are one loop over one log. A caught-up pump sleeps on one future, and an append writes to its connection
-by a plain callback, where our server allows that; else it wakes the pump. What a client takes too slowly stays in the
+Past and live are one loop over one log. Who has seen all there is joins the log's tail, where our server allows that:
+an append then writes to the connection itself; else it wakes the pump. What a client takes too slowly stays in the
 log: the pump holds one page at most, and is ended when a send takes longer than the deadline.
 """
 
@@ -9,16 +9,15 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Protocol
 
 from twinwire.auth import ANYBODY
 from twinwire.errors import CursorGone, LogUnavailable, RunNotFound, TwinwireError
-from twinwire.events import Record
 from twinwire.formats import View
 from twinwire.log import EventLog, Unsubscribe
-from twinwire.log.tail import Tail
-from twinwire.transports import Transport, Verdict
+from twinwire.log.tail import Audience, Tail
+from twinwire.transports import Direct, Transport, Verdict
 
 PAGE_EVENTS = 256
 MAX_REPLIES = 64
@@ -39,23 +38,55 @@ class Presence(Protocol):
 class Follower:
     """One cursor of one connection into one run's log."""
 
-    __slots__ = ("_pump", "after", "run_id", "tail", "unsubscribe", "view")
+    __slots__ = ("_after", "_audience", "_log", "_pump", "_tail", "_unsubscribe", "frame", "push", "run_id", "view")
 
-    def __init__(self, pump: Pump, run_id: str, after: int, view: View) -> None:
+    def __init__(self, pump: Pump, log: EventLog, run_id: str, after: int, view: View) -> None:
         self._pump = pump
+        self._log = log
         self.run_id = run_id
-        self.after = after
         self.view = view
-        self.tail: Tail | None = None  # what an append writes from
-        self.unsubscribe: Unsubscribe = lambda: None
+        self._after = after
+        self._unsubscribe: Unsubscribe | None = log.subscribe(run_id, self.wake)
+        self._tail: Tail | None = None  # that it has joined: it is live
+        self._audience: Audience | None = None
+
+    @property
+    def after(self) -> int:
+        """The number of the last event it has seen."""
+        return self._after if self._tail is None else self._tail.last
+
+    @after.setter
+    def after(self, seq: int) -> None:
+        self._after = seq
+
+    @property
+    def pushed_at(self) -> float:
+        """When an append last wrote to the connection (monotonic), while it is live."""
+        return 0.0 if self._audience is None else self._audience.pushed_at
+
+    def join(self, tail: Tail, direct: Direct) -> None:
+        """Be live, having seen all that `tail` has."""
+        self.frame, self.push = direct.frame, direct.push
+        self._tail, self._audience = tail, tail.join(self)
+        self.close()
+
+    def lag(self) -> None:
+        """See `Live`. What is not live already may."""
+        if self._tail is not None:
+            self._unsubscribe = self._log.subscribe(self.run_id, self.wake)
+            self._after = self._tail.last
+            self._tail.leave(self)
+            self._tail = self._audience = None
+
+    def close(self) -> None:
+        """Be woken no more."""
+        if self._unsubscribe is not None:
+            self._unsubscribe()
+            self._unsubscribe = None
 
     def wake(self) -> None:
         """There is more to read: an append calls this."""
-        tail = self.tail
-        if tail is not None and tail.before == self.after and not tail.batch[-1].last:
-            self._pump.push(self, tail.batch)
-        else:
-            self._pump.ready(self)
+        self._pump.ready(self)
 
 
 class Pump:
@@ -89,9 +120,11 @@ class Pump:
         self._verdict: Verdict | None = None
         self._last_verdict: Verdict | None = None
         self._heartbeat_due = False
-        self._above = False  # the last push left the connection above its high-water mark
+        self._above = False  # an append has left the connection above its high-water mark
         self._sending_since: float | None = None
         self._sent_at = self._loop.time()
+        if transport.direct is not None:
+            transport.direct.on_pause = self._paused
 
     @property
     def transport(self) -> str:
@@ -107,10 +140,7 @@ class Pump:
 
     def attach(self, run_id: str, after: int, view: View) -> None:
         """Follow a run from the event after number `after`, at this cursor alone."""
-        follower = Follower(self, run_id, after, view)
-        follower.unsubscribe = self._log.subscribe(run_id, follower.wake)
-        if self._transport.direct:
-            follower.tail = self._log.tail(run_id)
+        follower = Follower(self, self._log, run_id, after, view)
         self._presence.follow(run_id)  # before the one it may replace leaves: a run's policy must not see a gap
         self.detach(run_id)
         self._followers[run_id] = follower
@@ -121,7 +151,8 @@ class Pump:
         follower = self._followers.pop(run_id, None)
         if follower is None:
             return False
-        follower.unsubscribe()
+        follower.lag()
+        follower.close()
         self._ready.pop(follower, None)
         self._presence.unfollow(run_id)
         return True
@@ -131,21 +162,13 @@ class Pump:
         self._ready[follower] = None
         self._wake()
 
-    def push(self, follower: Follower, records: Sequence[Record]) -> None:
-        """Write what was just appended, from the append itself, where the pump sleeps and so nothing else waits.
-
-        The terminal event, and all that a follower that lags has missed, is the pump's task's to send.
-        """
-        if self._sleeping is None or self._sleeping.done():
+    def _paused(self) -> None:
+        """The connection is above its high-water mark: nobody is live until it is below."""
+        for follower in self._followers.values():
+            follower.lag()
             self._ready[follower] = None
-            return
-        follower.after = records[-1].seq
-        frames = follower.view.frames(records)
-        if frames:
-            self._sent_at = self._loop.time()
-            if not self._transport.write(frames):
-                self._above = True
-                self._wake()
+        self._above = True
+        self._wake()
 
     def say(self, frame: bytes) -> None:
         """Send a frame that is no event, before any event not yet taken."""
@@ -182,8 +205,10 @@ class Pump:
             if now - self._sending_since >= send_timeout:
                 self.end(Verdict.SLOW)
         elif now - self._sent_at >= heartbeat:
-            self._heartbeat_due = True
-            self._wake()
+            self._sent_at = max(self._sent_at, *(follower.pushed_at for follower in self._followers.values()), 0.0)
+            if now - self._sent_at >= heartbeat:
+                self._heartbeat_due = True
+                self._wake()
 
     async def run(self) -> Verdict:
         """Serve until the connection is to end; returns why. Leaves no subscription behind."""
@@ -260,8 +285,18 @@ class Pump:
                 await self._send(taken=self._transport.write(frames))
             if follower in self._ready:
                 await asyncio.sleep(0)  # a fast reader's long replay must not keep everybody else waiting
-        if page.ended and follower.after == page.last and self._followers.get(follower.run_id) is follower:
+        if self._followers.get(follower.run_id) is not follower or follower.after != page.last:
+            return
+        if page.ended:
             self.detach(follower.run_id)
+        elif follower not in self._ready:
+            self._go_live(follower)
+
+    def _go_live(self, follower: Follower) -> None:
+        """Let appends write to the connection, if it can be, and if the log's tail has no more than was read."""
+        direct, tail = self._transport.direct, self._log.tail(follower.run_id)
+        if direct is not None and not self._above and tail is not None and tail.last == follower.after:
+            follower.join(tail, direct)
 
     async def _send(self, *, taken: bool) -> None:
         if not taken:

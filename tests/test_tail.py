@@ -1,0 +1,99 @@
+"""The tail of a run's log: what it writes to followers that have seen all there is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import pytest
+
+from logs import records
+from twinwire.errors import StaleWriter
+from twinwire.events import StreamEvent, encode
+from twinwire.formats import View, native
+from twinwire.log.tail import PAGE_BYTES, Tail
+from twinwire.wire import new_run_id
+
+RUN = new_run_id()
+
+
+class Connection:
+    """A live follower and what was pushed to it; with `gone` its connection has gone."""
+
+    def __init__(self, tail: Tail, view: View, *, gone: bool = False) -> None:
+        self.tail = tail
+        self.view = view
+        self.gone = gone
+        self.framed = 0
+        self.data: list[bytes] = []
+        self.lagged: list[int] = []
+
+    def frame(self, frames: Sequence[bytes]) -> bytes:
+        self.framed += 1
+        return b"|".join(frames)
+
+    @property
+    def push(self) -> Callable[[bytes], object]:
+        return self._push
+
+    def _push(self, data: bytes) -> None:
+        if self.gone:
+            raise RuntimeError("closed")
+        self.data.append(data)
+
+    def lag(self) -> None:
+        self.lagged.append(self.tail.last)
+        self.tail.leave(self)
+
+
+def test_framed_once_for_all_with_one_view() -> None:
+    """What is appended is framed once for each view and written to each connection; one that has gone is no harm."""
+    tail, view = Tail(), native.view("ws", None)
+    gone, first, second = (Connection(tail, view, gone=i == 0) for i in range(3))
+    other = Connection(tail, native.view("ws", frozenset({"THINKING"})))
+    for one in (gone, first, second, other):
+        tail.join(one)
+    batch = records(RUN, 0, 2)
+    tail.append(0, batch)
+    assert first.data == second.data == [b"|".join(record.body for record in batch)]
+    assert [one.framed for one in (gone, first, second, other)] == [1, 0, 0, 0]
+    assert other.data == []
+
+
+def test_terminal_and_large_appends_are_read() -> None:
+    """Before the terminal event, and before more than a page, who is live lags, having seen what came before."""
+    tail, view = Tail(), native.view("ws", None)
+    follower = Connection(tail, view)
+    tail.join(follower)
+    tail.append(0, records(RUN, 0, 1))
+    large = encode(StreamEvent("LLM_CHUNK", {"content": "x" * PAGE_BYTES}), RUN, 2)
+    tail.append(1, [large])
+    tail.join(follower)
+    tail.append(2, [encode(StreamEvent("AGENT_FINISH", {}), RUN, 3)])
+    assert follower.lagged == [1, 2]
+    assert len(follower.data) == 1
+    assert not tail.followed
+
+
+def test_a_refused_append_reaches_nobody() -> None:
+    """A stale writer's append is not written, and the same append again is not written twice."""
+    tail = Tail()
+    follower = Connection(tail, native.view("ws", None))
+    tail.join(follower)
+    batch = records(RUN, 0, 1)
+    tail.append(0, batch)
+    tail.append(0, batch)
+    with pytest.raises(StaleWriter):
+        tail.append(5, records(RUN, 5, 1))
+    assert len(follower.data) == 1
+
+
+def test_restart_leaves_nobody_live() -> None:
+    """Where other records take the place of those held, who was live has seen up to the last of the old ones."""
+    tail = Tail()
+    follower = Connection(tail, native.view("ws", None))
+    tail.join(follower)
+    tail.append(0, records(RUN, 0, 3))
+    tail.restart(8)
+    tail.append(7, records(RUN, 7, 1))
+    assert follower.lagged == [3]
+    assert len(follower.data) == 1
