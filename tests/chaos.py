@@ -8,12 +8,14 @@ import struct
 from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import TypeVar
 
 
 class Link:
     """One client's connection. What comes from the server can be stalled, or cut after so many bytes."""
 
-    def __init__(self, client: asyncio.StreamWriter, budget: int | None, *, split: bool) -> None:
+    def __init__(self, proxy: Proxy, client: asyncio.StreamWriter, budget: int | None, *, split: bool) -> None:
+        self._proxy = proxy
         self.flows = asyncio.Event()
         self.flows.set()
         self.passed = asyncio.Condition()
@@ -31,6 +33,8 @@ class Link:
         """Pass on what the server says."""
         while data := await server.read(65_536):
             await self.flows.wait()
+            if self._proxy.dead:
+                continue
             if self._budget is not None:
                 data, self._budget = data[: self._budget], self._budget - len(data)
             for piece in (data[i : i + 1] for i in range(len(data))) if self._split else [data]:
@@ -65,8 +69,10 @@ class Proxy:
         self.budgets: deque[int] = deque()
         self.mute = 0
         self.split = False
+        self.dead = False
+        """Whether nothing passes any more and nobody is told, as behind a router that was switched off."""
         self.links: dict[asyncio.Task[None], Link] = {}
-        self.url = ""
+        self.url = self.ws_url = ""
         self._port = port
 
     def cut(self) -> None:
@@ -83,20 +89,20 @@ class Proxy:
         """One connection more."""
         self.accepted += 1
         self.arrived.set()
-        link = Link(client, self.budgets.popleft() if self.budgets else None, split=self.split)
+        link = Link(self, client, self.budgets.popleft() if self.budgets else None, split=self.split)
         if self.mute:
             self.mute -= 1
             link.flows.clear()
         # A task of our own: when one that asyncio made for this is cancelled, Python 3.11 raises in the loop.
-        task = asyncio.create_task(self._serve(reader, client, link))
+        task = asyncio.create_task(self.serve(reader, client, link))
         self.links[task] = link
         task.add_done_callback(self.links.pop)
 
-    async def _serve(self, client_reader: asyncio.StreamReader, client: asyncio.StreamWriter, link: Link) -> None:
+    async def serve(self, client_reader: asyncio.StreamReader, client: asyncio.StreamWriter, link: Link) -> None:
         """Pass on both ways, until either side ends it."""
         try:
             server_reader, server = await asyncio.open_connection("127.0.0.1", self._port)
-            up = asyncio.create_task(_up(client_reader, server))
+            up = asyncio.create_task(self._up(client_reader, server))
             down = asyncio.create_task(link.down(server_reader))
             try:
                 await asyncio.wait({up, down}, return_when=asyncio.FIRST_COMPLETED)
@@ -110,19 +116,34 @@ class Proxy:
         finally:
             client.transport.abort()
 
+    async def _up(self, client: asyncio.StreamReader, server: asyncio.StreamWriter) -> None:
+        """Pass on what the client says."""
+        while data := await client.read(65_536):
+            self.heard(data)
+            if not self.dead:
+                server.write(data)
+                await server.drain()
 
-async def _up(client: asyncio.StreamReader, server: asyncio.StreamWriter) -> None:
-    while data := await client.read(65_536):
-        server.write(data)
-        await server.drain()
+    def heard(self, data: bytes) -> None:
+        """What a client has said."""
+
+
+AnyProxy = TypeVar("AnyProxy", bound=Proxy)
 
 
 @asynccontextmanager
 async def chaos(port: int) -> AsyncIterator[Proxy]:
     """A proxy before the server on this port of 127.0.0.1."""
-    proxy = Proxy(port)
+    async with listening(Proxy(port)) as proxy:
+        yield proxy
+
+
+@asynccontextmanager
+async def listening(proxy: AnyProxy) -> AsyncIterator[AnyProxy]:
+    """The proxy, at its `url`, until the block ends."""
     listener = await asyncio.start_server(proxy.accept, "127.0.0.1", 0)
     proxy.url = f"http://127.0.0.1:{listener.sockets[0].getsockname()[1]}"
+    proxy.ws_url = f"ws{proxy.url.removeprefix('http')}/ws"
     try:
         yield proxy
     finally:

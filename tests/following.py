@@ -25,7 +25,7 @@ async def connected(url: str, **options: Any) -> AsyncIterator[Client]:
     async with Client(url, **{"backoff": QUICK, **options}) as client:
         yield client
     left = [str(task.get_coro()) for task in asyncio.all_tasks() - before]
-    assert not [name for name in left if "async_generator" in name or "_Connection." in name]
+    assert not [name for name in left if "async_generator" in name or "Session." in name]
 
 
 def words(events: Sequence[StreamEvent]) -> list[str]:

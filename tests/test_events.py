@@ -180,6 +180,12 @@ def test_what_is_no_json_raises_what_is_documented(value: Any) -> None:
         dump({"value": value})
 
 
+def test_a_timestamp_is_a_text() -> None:
+    """An agent's event whose timestamp is none is refused when it is written, not when somebody reads it."""
+    with pytest.raises(TypeError, match="timestamp"):
+        encode(StreamEvent("X", timestamp=5), RUN, 1)  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("part", ["data", "metadata"])
 @pytest.mark.parametrize("value", [None, "text", [], [1], 5, True])
 def test_data_and_metadata_are_objects(part: str, value: Any) -> None:

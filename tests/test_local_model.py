@@ -125,11 +125,15 @@ async def test_the_model_s_process_dies(server: Process) -> None:
                 seen.append(event)
         assert [event.type for event in seen if event.type in {"AGENT_FINISH", "ERROR"}] == ["ERROR"]
         assert seen[-1].data["error_type"] == "upstream_truncated"
+        while (readiness := httpx.get(f"{server.url}/readyz", trust_env=False)).status_code == 200:
+            pass
+        assert (readiness.status_code, readiness.json()["code"]) == (503, "model_unavailable")
         async with asyncio.timeout(30):
             while (end := (await run(client, "Hi."))[-1]).type == "ERROR":
                 assert end.data["error_type"] == "upstream_unreachable"
     [again] = children(server)
     assert again != model
+    assert httpx.get(f"{server.url}/readyz", trust_env=False).status_code == 200
 
 
 @pytest.mark.parametrize("ending", [signal.SIGTERM, signal.SIGKILL])

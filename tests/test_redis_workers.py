@@ -174,9 +174,11 @@ async def test_conversations_are_shared() -> None:
         assert await here.occupy(session, "one") is None
         assert await there.occupy(session, "two") == "one"
         assert await here.occupy(session, "one") is None
+        assert await there.holder(session) == "one"
         await there.vacate(session, "two")
         assert await there.occupy(session, "two") == "one"
         await there.vacate(session, "one")
+        assert await here.holder(session) is None
         assert await there.occupy(session, "two") is None
 
 

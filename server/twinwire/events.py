@@ -41,6 +41,7 @@ TYPE_PATTERN = re.compile(r"[A-Z][A-Z0-9_]*", re.ASCII)
 
 _encode = msgspec.json.Encoder().encode
 _BRACE = ord("{")
+_QUOTE = ord('"')
 _second, _second_text = 0, ""
 
 
@@ -130,15 +131,15 @@ def dump(value: Any) -> bytes:
 def encode(event: StreamEvent, run_id: str, seq: int) -> Record:
     """The event as number `seq` of a run; its own id is not used.
 
-    Raises as `dump`, and `TypeError` where data or metadata is no JSON object.
+    Raises as `dump`, and `TypeError` where data or metadata is no JSON object, or the timestamp no text.
     """
     kind = event.type
     try:
         data, timestamp, metadata = _encode(event.data), _encode(event.timestamp), _encode(event.metadata)
     except UnicodeEncodeError:
         data, timestamp, metadata = dump(event.data), dump(event.timestamp), dump(event.metadata)
-    if data[0] != _BRACE or metadata[0] != _BRACE:
-        raise TypeError("an event's data and metadata are JSON objects")
+    if data[0] != _BRACE or metadata[0] != _BRACE or timestamp[0] != _QUOTE:
+        raise TypeError("an event's data and metadata are JSON objects, its timestamp is a text")
     body = b'{"type":"%b","data":%b,"timestamp":%b,"metadata":%b,"id":"evt-%b-%d"}' % (
         kind.encode(),
         data,

@@ -156,9 +156,7 @@ class Runs:
         )
         self._live[info.run_id] = run
         self.started += 1
-        run.start()
-        if run.task is not None:
-            self._keep(run.task)
+        self._keep(run.start())
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         self._keep(asyncio.get_running_loop().create_task(work))
@@ -241,10 +239,8 @@ class Runs:
             by.check_run(run_id, run.info.user_id)
             return "accepted" if run.cancel() else "already_finished"
         state = await self.state(run_id, by)
-        if state.terminal is not None:
-            return "already_finished"
-        if state.info.owner == self.log.worker:
-            return "already_finished"  # its terminal event is on its way into the log
+        if state.terminal is not None or state.info.owner == self.log.worker:
+            return "already_finished"  # its terminal event is in the log, or on its way
         await self.log.cancel(state.info)
         return "accepted"
 
@@ -285,13 +281,17 @@ class Runs:
         """Start no more runs, let those that go on finish for `grace` seconds, then end them as interrupted."""
         self.draining = True
         await self._until_idle(grace)
-        for run in list(self._live.values()):
-            run.fail(RunError("the server is shutting down", code="interrupted"))
+        self.interrupt()
         await self._until_idle(0.5)
         if self._tasks:
             _, running = await asyncio.wait(self._tasks, timeout=0.5)
             if running:
                 logger.warning("%d agents did not stop", len(running))
+
+    def interrupt(self) -> None:
+        """End all that go on, as interrupted."""
+        for run in list(self._live.values()):
+            run.fail(RunError("the server is shutting down", code="interrupted"))
 
     async def _until_idle(self, seconds: float) -> None:
         if self._live and seconds > 0:

@@ -59,7 +59,7 @@ class RunSpec(Struct, frozen=True, kw_only=True):
 
         Raises `BadRequest`, and `Forbidden` for who may start nothing.
         """
-        by.check_start()
+        by.check_whole()
         if asked.message is None or not asked.message.strip():
             raise BadRequest("a message is needed", field="message")
         return cls(

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+
+Claim = Callable[[str | None], bool]
+"""Says whose a connection is; False where that user has as many as they may."""
 
 
 class Gate:
@@ -20,12 +23,29 @@ class Gate:
         return self._open.total() >= self._total or (user_id is not None and self._open[user_id] >= self._each)
 
     @contextmanager
-    def entered(self, user_id: str | None) -> Iterator[None]:
-        """Count a connection of this user's until the block ends."""
-        self._open[user_id] += 1
+    def entered(self, user_id: str | None) -> Iterator[Claim]:
+        """Count a connection of this user's until the block ends.
+
+        One of nobody's yet becomes a user's by the call that this gives; False where that would be one too many.
+        """
+        counted = user_id
+        self._open[counted] += 1
+
+        def claim(claimed: str | None) -> bool:
+            nonlocal counted
+            if claimed is not None and self._open[claimed] >= self._each:
+                return False
+            self._leave(counted)
+            counted = claimed
+            self._open[counted] += 1
+            return True
+
         try:
-            yield
+            yield claim
         finally:
-            self._open[user_id] -= 1
-            if not self._open[user_id]:
-                del self._open[user_id]
+            self._leave(counted)
+
+    def _leave(self, user_id: str | None) -> None:
+        self._open[user_id] -= 1
+        if not self._open[user_id]:
+            del self._open[user_id]

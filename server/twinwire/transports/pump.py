@@ -96,20 +96,14 @@ class Pump:
     `lost(follower, error)`, where it is set, is told of a cursor whose events are gone; else that ends the connection.
     """
 
-    def __init__(
-        self,
-        log: EventLog,
-        presence: Presence,
-        transport: Transport,
-        *,
-        once: bool,
-    ) -> None:
+    def __init__(self, log: EventLog, presence: Presence, transport: Transport, *, once: bool) -> None:
         self._log = log
         self._presence = presence
         self._transport = transport
         self._once = once
         self.lost: Callable[[Follower, TwinwireError], None] | None = None
         self.by = ANYBODY  # whose connection it is
+        self.transport = transport.name
         self._loop = asyncio.get_running_loop()
         self._followers: dict[str, Follower] = {}
         self._ready: dict[Follower, None] = {}
@@ -126,17 +120,10 @@ class Pump:
         if transport.direct is not None:
             transport.direct.on_pause = self._paused
 
-    @property
-    def transport(self) -> str:
-        """The transport's name."""
-        return self._transport.name
-
     def lags(self) -> Iterator[int]:
         """How many events each follower is behind, of those whose run's newest events are in memory."""
-        for follower in self._followers.values():
-            tail = self._log.tail(follower.run_id)
-            if tail is not None:
-                yield tail.last - follower.after
+        tails = ((follower, self._log.tail(follower.run_id)) for follower in self._followers.values())
+        return (tail.last - follower.after for follower, tail in tails if tail is not None)
 
     def attach(self, run_id: str, after: int, view: View) -> None:
         """Follow a run from the event after number `after`, at this cursor alone."""

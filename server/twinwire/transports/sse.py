@@ -66,6 +66,7 @@ async def serve(
     connection = Connection(scope, receive, send)
     transport = SseTransport(connection)
     await send({"type": "http.response.start", "status": 200, "headers": list(headers)})
+    del headers  # a kilobyte, for as long as the stream lasts
     pump = Pump(log, presence, transport, once=True)
     pump.by = by
     pump.say(opening)

@@ -17,6 +17,7 @@ from twinwire.formats import native
 from twinwire.runs import Runs, RunSpec
 from twinwire.transports import Verdict, asgi
 from twinwire.transports.asgi import FLUSH_SECONDS, AsgiTransport, Connection, Message, Receive, Scope, Send
+from twinwire.transports.gate import Claim
 from twinwire.transports.pump import Follower, Pump
 from twinwire.transports.sweep import Sweep
 from twinwire.wire import check_run_id, check_types, parse_after
@@ -57,8 +58,10 @@ class WebSocketTransport(AsgiTransport):
 class Socket:
     """What one client says on its socket, at most `rate` messages a second for long, and what it is answered.
 
-    `by` is None for who has yet to say who they are.
+    `by` is None for who has yet to say who they are; then `claim` counts the socket as theirs.
     """
+
+    claim: Claim
 
     def __init__(self, runs: Runs, pump: Pump, rate: float, known: auth.Auth, by: Identity | None) -> None:
         self._runs = runs
@@ -142,6 +145,10 @@ class Socket:
         by = self._known.bearer(command.token)
         if self._by is not None and self._by.user_id != by.user_id:
             raise Forbidden("a socket is one user's; open another for another", field="token")
+        if self._by is None and not self.claim(by.user_id):
+            self._runs.figures.refused[Verdict.BUSY.name.lower()] += 1
+            self._pump.end(Verdict.BUSY)
+            return
         self._by = self._pump.by = by
         self._pump.say(commands.reply("authenticated", command.ref, expires_at=rfc3339(by.expires_at)))
 
@@ -202,6 +209,7 @@ async def serve(
     rate: float,
     known: auth.Auth,
     by: Identity | None,
+    claim: Claim,
     kind: Callable[[Runs, Pump, float, auth.Auth, Identity | None], Socket] = Socket,
 ) -> None:
     """Serve a socket whose opening handshake is done, until it closes; see `Socket`."""
@@ -211,6 +219,7 @@ async def serve(
     if by is not None:
         pump.by = by
     socket = kind(runs, pump, rate, known, by)
+    socket.claim = claim
     patience = asyncio.get_running_loop().call_later(AUTH_SECONDS, socket.give_up)
     try:
         await asgi.serve(connection, transport, pump, sweep, socket.take)

@@ -82,7 +82,7 @@ class Figures(Collector):
     def _times(self) -> Iterator[Metric]:
         figures = self._service.runs.figures
         yield _seconds("twinwire_first_token", "From a run's start to the model's first token", figures.first_token)
-        yield _seconds("twinwire_token_gap", "Between a run's tokens, as they are appended", figures.token_gap)
+        yield _seconds("twinwire_token_gap", "Between a run's tokens, of a sample of them", figures.token_gap)
         yield _seconds("twinwire_append", "Appends to a log that is not in memory", figures.append)
         yield _seconds("twinwire_cancel", "From a run's cancel to its terminal event", figures.cancelled)
 

@@ -63,25 +63,14 @@ class EventStream(Response[None]):
         return self._serve
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
-        settings = self._service.settings
-        headers = {
-            "content-type": "text/event-stream; charset=utf-8",
-            "cache-control": "no-cache",
-            "x-accel-buffering": "no",
-            "x-content-type-options": "nosniff",
-            RUN_HEADER: self._run_id,
-            HEARTBEAT_HEADER: f"{settings.heartbeat:g}",
-            **self._headers,
-        }
-        fields = [(name.encode(), value.encode()) for name, value in headers.items()]
-        gate = self._service.gate
+        settings, gate = self._service.settings, self._service.gate
         full = gate.full(self._user_id)
         # Jittered, so that the clients of a server that restarts do not come back all at once.
         retry = round((FULL_RETRY_MS if full else settings.retry_ms) * random.uniform(0.5, 1.5))
         opening = self._opening or sse_open(self._run_id, self._after, retry)
         if full:
             self._service.runs.figures.refused["busy"] += 1
-            await sse.put_off(scope, receive, send, headers=fields, opening=opening)
+            await sse.put_off(scope, receive, send, headers=self._fields(), opening=opening)
             return
         with gate.entered(self._user_id):
             await sse.serve(
@@ -95,9 +84,21 @@ class EventStream(Response[None]):
                 after=self._after,
                 view=self._view,
                 by=self._by,
-                headers=fields,
+                headers=self._fields(),
                 opening=opening,
             )
+
+    def _fields(self) -> list[tuple[bytes, bytes]]:
+        headers = {
+            "content-type": "text/event-stream; charset=utf-8",
+            "cache-control": "no-cache",
+            "x-accel-buffering": "no",
+            "x-content-type-options": "nosniff",
+            RUN_HEADER: self._run_id,
+            HEARTBEAT_HEADER: f"{self._service.settings.heartbeat:g}",
+            **self._headers,
+        }
+        return [(name.encode(), value.encode()) for name, value in headers.items()]
 
 
 async def follow(service: Service, run_id: str, after: int, how: FollowQuery, by: Identity) -> Response[None]:

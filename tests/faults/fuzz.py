@@ -1,0 +1,85 @@
+"""Parsers fed with whatever reaches new code in them (atheris): `python fuzz.py TARGET [libFuzzer's flags]`.
+
+A target raises where its parser does anything but read the input or refuse it as it should.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+
+from twinwire.commands import decode_command, error_reply, labels
+from twinwire.errors import BadRequest, NotFound, UpstreamError
+from twinwire.models import Part
+from twinwire.models.chunks import ChunkDecoder
+from twinwire.wire import parse_after, parse_cursor
+
+RUN = "mfrggzdfmztwq2lknnwg23tpob"
+
+
+def cursor(data: bytes) -> None:
+    """A cursor is written as it was read, else it is refused."""
+    text = data.decode("utf-8", "surrogateescape")
+    with suppress(BadRequest, NotFound):
+        assert str(parse_cursor(text, "after")) == text
+    with suppress(BadRequest, NotFound):
+        assert f"evt-{RUN}-{parse_after(text, RUN)}" in {text, f"evt-{RUN}-{text}"}
+
+
+def command(data: bytes) -> None:
+    """A message is a command, or an error that can be sent."""
+    text = data.decode("utf-8", "replace")
+    try:
+        decode_command(text)
+    except BadRequest as error:
+        json.loads(error_reply(error, **labels(text)))
+
+
+def parts(*pieces: bytes) -> list[Part] | str:
+    """What a model's body comes to, or the code of its error."""
+    decoder = ChunkDecoder()
+    found: list[Part] = []
+    try:
+        for piece in pieces:
+            found += decoder.feed(piece)
+            if decoder.done:
+                return found
+        return found + decoder.end()
+    except UpstreamError as error:
+        return error.code
+
+
+def chunks(data: bytes) -> None:
+    """A body is the same wherever it is cut; the first byte says where. Made-up ids of tool calls are left aside."""
+    at, body = (data[0] if data else 0), data[1:]
+    whole, cut = parts(body), parts(body[:at], body[at:])
+    assert [type(part) for part in whole] == [type(part) for part in cut]
+    assert isinstance(whole, str) == isinstance(cut, str)
+
+
+BODY = b'data: {"choices":[{"delta":{"content":"a"},"finish_reason":"stop"}]}\n\ndata: [DONE]\n\n'
+COMMANDS = [b'{"type":"start","request_id":"r","message":"x"}', b'{"type":"attach","run_id":"x","after":1}']
+CURSORS = [f"evt-{RUN}-1".encode(), b"0", b"18446744073709551616", "\u0967".encode()]
+TARGETS: dict[str, tuple[Callable[[bytes], None], list[bytes]]] = {
+    "cursor": (cursor, CURSORS),
+    "command": (command, COMMANDS),
+    "chunks": (chunks, [b"\x09" + BODY]),
+}
+"""Each with inputs to begin with."""
+
+
+if __name__ == "__main__":
+    import tempfile
+    from pathlib import Path
+
+    import atheris
+
+    atheris.instrument_all()
+    target, seeds = TARGETS[sys.argv[1]]
+    with tempfile.TemporaryDirectory() as corpus:
+        for number, seed in enumerate(seeds):
+            (Path(corpus) / str(number)).write_bytes(seed)
+        atheris.Setup([sys.argv[0], *sys.argv[2:], corpus], target)
+        atheris.Fuzz()

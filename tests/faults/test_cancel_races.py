@@ -1,0 +1,59 @@
+"""A cancel that races its run's end: one terminal event, and it is the one that the acknowledgement told (P5)."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections import Counter
+from collections.abc import AsyncGenerator
+
+import pytest
+
+from faults.leaks import leakless
+from followers import KINDS, cancel, rest, start
+from serving import serving
+from twinwire import RunRequest, StreamEvent
+
+AT_ONCE = 8
+SPREAD_MS = {"sse": 80, "ws": 16}  # about what it takes to connect and cancel
+
+
+async def brief(request: RunRequest) -> AsyncGenerator[StreamEvent, None]:
+    """An agent that ends after as many milliseconds as it is told."""
+    yield StreamEvent("LLM_CHUNK", {"content": "a", "delta": "a"})
+    await asyncio.sleep(float(request.message) / 1000)
+    yield StreamEvent("LLM_CHUNK", {"content": "b", "delta": "b"})
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "races", [500, pytest.param(10_000, marks=[pytest.mark.soak, pytest.mark.timeout(900)])], ids=str
+)
+async def test_cancel_races_finish(kind: str, races: int, chance: random.Random) -> None:
+    """Two cancels at once, at about the time when the run ends: it is cancelled if one was accepted, else it is not."""
+    ends: Counter[str] = Counter()
+    times: list[float] = []
+    left = iter(range(races))
+
+    async def race() -> None:
+        for _ in left:
+            follower = await start(kind, server, f"{chance.uniform(0, SPREAD_MS[kind]):.3f}", on_disconnect="continue")
+            began = time.perf_counter()
+            told = await asyncio.gather(*(cancel(kind, server, follower.run_id) for _ in range(2)))
+            seen = await rest(follower)
+            status = seen[-1]["data"]["status"]
+            assert (status == "cancelled") == ("accepted" in told), (status, told)
+            assert told.count("accepted") <= 1
+            ends[status] += 1
+            if status == "cancelled":
+                times.append(time.perf_counter() - began)
+
+    async with serving({"mine": brief}) as server, leakless(server), asyncio.TaskGroup() as group:
+        for _ in range(AT_ONCE):
+            group.create_task(race())
+    assert set(ends) == {"cancelled", "completed"}
+    assert ends.total() == races
+    times.sort()
+    print(f"{kind}: {dict(ends)}; from cancel to terminal event p99 {times[len(times) * 99 // 100] * 1000:.0f} ms")
+    assert times[len(times) * 99 // 100] < 1
