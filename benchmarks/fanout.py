@@ -106,7 +106,9 @@ async def ours(take: str, transport: str, connections: int, seconds: float) -> d
         for load in loads:
             quoted = load.replace('"', "%22").replace("{", "%7B").replace("}", "%7D")
             if transport == "sse":
-                requests.append((f"GET /chat/stream?message={quoted} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode(), b""))
+                requests.append(
+                    (f"GET /chat/stream?message={quoted} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode(), b"")
+                )
             else:
                 escaped = load.replace('"', '\\"')
                 start = f'{{"type":"start","request_id":"r","message":"{escaped}"}}'

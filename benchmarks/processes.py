@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,7 +22,9 @@ class Program:
         self.line = line
 
     def cpu(self) -> float:
-        """Seconds of CPU so far, user and system."""
+        """Seconds of CPU so far, user and system, to the nanosecond where there is a clock for it."""
+        if sys.platform == "linux":
+            return time.clock_gettime((~self.pid << 3) | 2)  # what clock_getcpuclockid(3) gives for a process
         return sum(self._times()) / _TICKS
 
     def kernel(self) -> float:

@@ -1,0 +1,134 @@
+"""How many of a model's tokens one processor can pass on: a few runs, as fast as it goes.
+
+    uv run python -m benchmarks.blast [--runs 8] [--tokens 25000] [--rounds 3] [--json]
+
+The model's server here writes ready bytes, so many tokens in one HTTP chunk, and the clients only count; what is
+measured has a processor of its own. Where the model's server is the faster one, tokens wait and are joined.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import json
+import os
+import sys
+import time
+from statistics import median
+from typing import Any
+
+import uvloop
+
+from benchmarks.processes import Program, program, twinwire
+from benchmarks.relay import START, Stream, sse, websocket
+
+JOINED = (1, 8, 64)
+
+
+class Counter(Stream):
+    """A stream whose tokens are counted."""
+
+    tokens = 0
+
+    def data_received(self, data: bytes) -> None:
+        """Count."""
+        if self.command and data.startswith(b"HTTP/1.1 101"):
+            self.transport.write(self.command)
+        self.tokens += data.count(b'"delta"')
+        if (b"AGENT_FINISH" in data or b'"ERROR"' in data) and not self.done.done():
+            self.done.set_result(None)
+            self.transport.close()
+
+
+async def model(joined: int, tokens: int) -> None:
+    """A model's server: answers each request with `tokens` tokens, `joined` of them in a chunk. Prints its URL."""
+
+    def chunk(events: bytes) -> bytes:
+        return b"%x\r\n%b\r\n" % (len(events), events)
+
+    token = b'data: {"id":"c","model":"m","choices":[{"index":0,"delta":{"content":"123456789 "}}]}\n\n'
+    piece = chunk(token * joined)
+    end = b'data: {"choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}\n\ndata: [DONE]\n\n'
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
+            while head := await reader.readuntil(b"\r\n\r\n"):
+                await reader.readexactly(int(head.lower().partition(b"content-length:")[2].split()[0]))
+                writer.write(
+                    b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
+                )
+                for _ in range(tokens // joined):
+                    writer.write(piece)
+                    await writer.drain()
+                    await asyncio.sleep(0)
+                writer.write(chunk(end) + b"0\r\n\r\n")
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    print(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1", flush=True)
+    await asyncio.Event().wait()
+
+
+async def once(server: Program, port: int, transport: str, runs: int) -> dict[str, float]:
+    """One round."""
+    loop = asyncio.get_running_loop()
+    request, command = (sse(), b"") if transport == "sse" else (websocket(), START)
+    cpu, began = server.cpu(), time.monotonic()
+    streams = []
+    for _ in range(runs):
+        _, stream = await loop.create_connection(lambda: Counter(request, [], [], command), "127.0.0.1", port)
+        streams.append(stream)
+    await asyncio.gather(*(stream.done for stream in streams))
+    tokens, used = sum(stream.tokens for stream in streams), server.cpu() - cpu
+    return {
+        "tokens": tokens,
+        "tokens_a_second": tokens / (time.monotonic() - began),
+        "tokens_a_core": tokens / used,
+        "cpu_us": used * 1e6 / tokens,
+    }
+
+
+async def run(runs: int, tokens: int, rounds: int) -> dict[str, Any]:
+    """All of it; the rounds' medians."""
+    if (os.cpu_count() or 1) > 1:
+        os.sched_setaffinity(0, {1})
+    report: dict[str, Any] = {"runs": runs, "tokens": tokens, "rounds": rounds}
+    environ = {"OPENAI_API_KEY": "none", "TWINWIRE_RUN_TIMEOUT": "600"}
+    for joined in JOINED:
+        command = (sys.executable, "-m", "benchmarks.blast", "--serve", f"{joined}", "--tokens", f"{tokens}")
+        with contextlib.ExitStack() as stack:
+            upstream = stack.enter_context(program(*command, processor=1))
+            server, port = stack.enter_context(twinwire("--base-url", upstream.line, "--model", "m", environ=environ))
+            for transport in ("sse", "ws"):
+                await once(server, port, transport, runs)  # the first round pays for what is loaded once
+                taken = [await once(server, port, transport, runs) for _ in range(rounds)]
+                assert all(row["tokens"] == runs * (tokens // joined) * joined for row in taken)
+                report[f"{transport}, {joined} joined"] = {key: median(row[key] for row in taken) for key in taken[0]}
+    return report
+
+
+def main() -> None:
+    """The command."""
+    parser = argparse.ArgumentParser(description="Measure how many tokens one processor can pass on.")
+    parser.add_argument("--runs", type=int, default=8)
+    parser.add_argument("--tokens", type=int, default=25_000)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--serve", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--json", action="store_true")
+    flags = parser.parse_args()
+    if flags.serve:
+        uvloop.run(model(flags.serve, flags.tokens))
+        return
+    report = uvloop.run(run(flags.runs, flags.tokens, flags.rounds))
+    if flags.json:
+        print(json.dumps(report, indent=2))
+        return
+    print(f"{report['runs']} runs of {report['tokens']} tokens, {report['rounds']} rounds\n")
+    print(f"{'':16}{'tokens/s':>12}{'on a core':>12}{'CPU us/token':>14}")
+    for name, row in report.items():
+        if isinstance(row, dict):
+            print(f"{name:16}{row['tokens_a_second']:>12.0f}{row['tokens_a_core']:>12.0f}{row['cpu_us']:>14.2f}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,168 @@
+"""A result as one HTML page that needs nothing else: no script, no font, no picture from anywhere."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from benchmarks.charts import Bar, Style, bars, curves, styles, swatch, timeline
+from benchmarks.histogram import Histogram
+from benchmarks.metrics import METRICS, SHOWN
+from benchmarks.stats import FEW, Verdict, around, better, mean, values, verdicts
+from benchmarks.terminal import figure, said
+
+CURVES = ("delivery", "first", "connect", "resume", "cancel_close", "cancel_command")
+BARS = (
+    "run_us",
+    "server_us", "throughput", "client_us", "wire_bytes", "connect_us", "memory", "resume_us",
+)  # fmt: skip
+HEADLINES = (
+    ("first", "first.p50"),
+    ("many", "delivery.p99"),
+    ("fanout", "server_us"),
+    ("saturate", "throughput"),
+    ("client", "client_us"),
+    ("chat", "wire_bytes"),
+    ("idle", "memory"),
+    ("cancel", "cancel_command.p50"),
+)
+
+
+def page(result: dict[str, Any]) -> str:
+    """The page."""
+    judged = verdicts(result)
+    names = list(dict.fromkeys(name for part in result["profiles"].values() for name in part["series"]))
+    look = styles(names)
+    style = (Path(__file__).parent / "report.css").read_text()
+    sections = [_section(profile, part, look, judged) for profile, part in result["profiles"].items() if part["series"]]
+    notes = "".join(f"<li>{escape(note)}</li>" for note in result["notes"])
+    return f"""<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
+<title>SSE or WebSocket? A Twinwire benchmark</title><style>{style}</style></head><body>
+<header><h1>SSE or WebSocket?</h1><p class="lead">{escape(_lead(result, judged))}</p>
+<p class="chips">{"".join(f"<span>{escape(chip)}</span>" for chip in _environment(result))}</p></header>
+<main>{_legend(look)}{_cards(result, judged)}{f'<ul class="notes">{notes}</ul>' if notes else ""}{"".join(sections)}
+</main><footer><p>Times are counted from when a token was due, so that a busy server cannot hide its delays
+(coordinated omission). Intervals are 95 %, by bootstrap over the rounds; WebSocket and SSE were measured in turn.
+A quantile is shown where at least ten values lie beyond it.</p></footer></body></html>
+"""
+
+
+def _lead(result: dict[str, Any], judged: Sequence[Verdict]) -> str:
+    ours = [one for one in judged if one.a == "twinwire sse" and one.word != "few"]
+    if not ours:
+        return "Too little was measured for a verdict."
+    counts = {"WebSocket": 0, "SSE": 0}
+    for one in ours:
+        if one.word in {"less", "more"}:
+            counts["WebSocket" if better(one) else "SSE"] += 1
+    rest = len(ours) - sum(counts.values())
+    rounds = result["settings"]["rounds"]
+    return (
+        f"Of {len(ours)} figures of one server that speaks both, SSE is better in {counts['SSE']}, WebSocket in "
+        f"{counts['WebSocket']}, and {rest} do not differ, or not beyond the noise of {rounds} rounds."
+    )
+
+
+def _environment(result: dict[str, Any]) -> list[str]:
+    known = result["environment"]
+    packages = [f"{name} {version}" for name, version in known["packages"].items()]
+    drift = result["calibration"]
+    steady = [f"machine ±{(max(drift) / min(drift) - 1) / 2:.0%}"] if drift else []
+    where = [f"{known['processor']}, {known['processors']} processors", known["kernel"], f"Python {known['python']}"]
+    return [known["started"], *where, *packages, f"seed {result['settings']['seed']}", *steady]
+
+
+def _legend(look: dict[str, Style]) -> str:
+    keys = "".join(f"<span>{swatch(style)}{escape(name)}</span>" for name, style in look.items())
+    return f'<p class="legend">{keys}</p>'
+
+
+def _cards(result: dict[str, Any], judged: Sequence[Verdict]) -> str:
+    cards = []
+    for profile, metric in HEADLINES:
+        series = result["profiles"].get(profile, {}).get("series", {})
+        both = [figure(series[name], metric) if name in series else None for name in ("twinwire sse", "twinwire ws")]
+        if None in both:
+            continue
+        known = METRICS[metric]
+        wanted = (profile, metric, "twinwire sse")
+        words = [f"WebSocket: {said(one)}" for one in judged if (one.profile, one.metric, one.a) == wanted]
+        pair = "".join(
+            f'<span class="{kind}">{known.show(value)}</span>' for kind, value in zip(("sse", "ws"), both, strict=True)
+        )
+        cards.append(
+            f'<div class="card"><h3>{escape(known.label)}</h3><p class="where">{profile}</p>'
+            f'<p class="pair">{pair}<small>{escape(known.unit)}</small></p>'
+            f'<p class="said">{escape("".join(words))}</p></div>'
+        )
+    return f'<div class="cards">{"".join(cards)}</div>'
+
+
+def _section(profile: str, part: dict[str, Any], look: dict[str, Style], judged: Sequence[Verdict]) -> str:
+    series = part["series"]
+    figures = []
+    for kind in CURVES:
+        cdfs = {
+            name: [(value / 1e6, share) for value, share in Histogram.from_pairs(rows["histograms"][kind]).cdf()]
+            for name, rows in series.items()
+            if rows["histograms"].get(kind)
+        }
+        if cdfs and f"{kind}.p50" in SHOWN[profile]:
+            label = METRICS[f"{kind}.p50"].label.partition(",")[0]
+            figures.append(_figure(label, curves(f"{profile}: {label}", cdfs, look)))
+    times = {name: rows["timeline"] for name, rows in series.items() if len(rows["timeline"]) > 1}
+    if times:
+        figures.append(_figure("delivery over time", timeline(f"{profile}: delivery", times, look)))
+    for metric in BARS:
+        if metric in SHOWN[profile] and (given := _bars(series, metric)):
+            known = METRICS[metric]
+            figures.append(_figure(f"{known.label}, {known.unit}", bars(f"{profile}: {known.label}", given, look)))
+    warnings = "".join(
+        f"<li>{escape(name)}: {escape(text)}</li>" for name, rows in series.items() for text in rows["warnings"]
+    )
+    return (
+        f'<section><h2>{profile}</h2><p>{escape(part["about"])}</p><div class="figures">{"".join(figures)}</div>'
+        f"{_table(profile, series, judged)}" + (f'<ul class="notes">{warnings}</ul>' if warnings else "") + "</section>"
+    )
+
+
+def _figure(caption: str, svg: str) -> str:
+    return f"<figure><figcaption>{escape(caption)}</figcaption>{svg}</figure>"
+
+
+def _bars(series: dict[str, Any], metric: str) -> list[Bar]:
+    known, found = METRICS[metric], []
+    for name, rows in series.items():
+        measured = values(rows, metric)
+        if measured:
+            low = high = center = mean(measured)
+            if len(measured) >= FEW:
+                low, high = around(measured)
+            found.append(Bar(name, center, low, high, known.show(center)))
+    return found
+
+
+def _table(profile: str, series: dict[str, Any], judged: Sequence[Verdict]) -> str:
+    spoken = {(one.metric): one for one in judged if (one.profile, one.a) == (profile, "twinwire sse")}
+    head = "".join(f'<th scope="col">{escape(name)}</th>' for name in series)
+    rows = []
+    for metric in SHOWN[profile]:
+        shown = [figure(part, metric) for part in series.values()]
+        if all(value is None for value in shown):
+            continue
+        known = METRICS[metric]
+        cells = "".join(f"<td>{known.show(value)}</td>" for value in shown)
+        verdict = spoken.get(metric)
+        kind = "" if verdict is None or verdict.word not in {"less", "more"} else "good" if better(verdict) else "bad"
+        words = said(verdict) if verdict else ""
+        rows.append(
+            f'<tr><th scope="row">{escape(known.label)} <small>{escape(known.unit)}</small></th>{cells}'
+            f'<td class="said {kind}">{escape(words)}</td></tr>'
+        )
+    return (
+        f'<div class="scroll"><table><thead><tr><th scope="col">figure</th>{head}<th scope="col">WebSocket against SSE'
+        f"</th></tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
+    )
