@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import re
 from typing import Any
 
 import httpx
@@ -26,3 +27,12 @@ def protocol(token: str) -> str:
 def asking(server: Running, user: str | None = None, **headers: str) -> httpx.AsyncClient:
     """A client of this user's, with a cookie jar of its own."""
     return httpx.AsyncClient(base_url=server.url, headers={**bearer(user), **headers}, trust_env=False, verify=False)
+
+
+async def ticket(server: Running, user: str = "alice", **body: str) -> str:
+    """A fresh ticket."""
+    async with asking(server, user) as client:
+        response = await client.post("/tickets", json=body or None)
+        assert (response.status_code, response.headers["cache-control"]) == (201, "no-store")
+        assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", response.json()["expires_at"])
+        return str(response.json()["ticket"])

@@ -49,7 +49,7 @@ class Process:
         """The line that a server prints once it listens; its `url` is known from now on."""
         assert self.popen.stdout is not None
         line = self.popen.stdout.readline()
-        found = re.search(r"http://\S+:(\d+)", line)
+        found = re.search(r"https?://\S+:(\d+)", line)
         assert found, (line, self.end())
         self.url, self.port = found[0], int(found[1])
         self.ws_url = f"ws{self.url.removeprefix('http')}/ws"

@@ -27,12 +27,13 @@ class Running:
     """A server that is up: its `url`, its WebSocket's `ws_url`, and its insides."""
 
     def __init__(self, server: Server, service: Service, port: int) -> None:
+        s = "s" if server.config.is_ssl else ""
         self.server = server
         self.service = service
         self.runs = service.runs
         self.port = port
-        self.url = f"http://127.0.0.1:{port}"
-        self.ws_url = f"ws://127.0.0.1:{port}/ws"
+        self.url = f"http{s}://127.0.0.1:{port}"
+        self.ws_url = f"ws{s}://127.0.0.1:{port}/ws"
 
 
 @asynccontextmanager

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import time
 from collections.abc import AsyncIterator
 from typing import Any
@@ -12,7 +11,7 @@ import pytest
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
-from credentials import AUTH, TOKENS, asking, bearer
+from credentials import AUTH, TOKENS, asking, bearer, ticket
 from followers import Broken, SseFollower
 from serving import Puppets, Running, serving
 from twinwire.auth import ANYBODY, Auth, Identity
@@ -39,15 +38,6 @@ async def guarded(puppets: Puppets) -> AsyncIterator[Running]:
     """A server that knows alice and bob, and one page of another origin."""
     async with serving({"mine": puppets}, cors_origin=("http://app.example",), **AUTH) as running:
         yield running
-
-
-async def ticket(server: Running, user: str = "alice", **body: str) -> str:
-    """A fresh ticket."""
-    async with asking(server, user) as client:
-        response = await client.post("/tickets", json=body or None)
-        assert (response.status_code, response.headers["cache-control"]) == (201, "no-store")
-        assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", response.json()["expires_at"])
-        return str(response.json()["ticket"])
 
 
 async def follow(server: Running, query: str, path: str = "/chat/stream", **headers: str) -> SseFollower:
@@ -110,19 +100,24 @@ def test_lives() -> None:
 
 
 def test_log_out() -> None:
-    """What a user was given before is good no more; what comes after is, and other users' is. Old ones are dropped."""
+    """What a user was given before is good no more; what comes after is, and other users' is.
+
+    The same log-out twice is no news, nor is one from before whatever is good still was given; such are dropped.
+    """
     clock = Clock()
     known = authority(clock)
     before = {user: known.grant("login", Identity(user))[0] for user in ("alice", "bob")}
     clock.now += 1
-    known.log_out("alice")
+    assert known.log_out("alice", clock.now)
+    assert not known.log_out("alice", clock.now)
     with pytest.raises(Unauthenticated):
         known.granted("login", before["alice"])
     known.granted("login", before["bob"])
     clock.now += 1
     known.granted("login", known.grant("login", Identity("alice"))[0])
     clock.now += 4000
-    known.log_out("bob")
+    assert known.log_out("bob", clock.now)
+    assert not known.log_out("alice", clock.now - 3600)
     assert list(known._logged_out) == ["bob"]
 
 
@@ -172,8 +167,11 @@ async def test_a_ticket_for_one_run(guarded: Running, puppets: Puppets) -> None:
         stream = await follow(guarded, f"ticket={text}", f"/runs/{mine}/events")
         await stream.close()
         assert (await nobody.get(f"/runs/{other}?ticket={text}")).status_code == 404
-        refused = await nobody.get(f"/chat/stream?message=hi&ticket={text}")
-        assert (refused.status_code, refused.json()["code"]) == (403, "forbidden")
+        for path in (f"/runs/{mine}", f"/runs/{mine}/snapshot", "/runs"):
+            assert (await nobody.get(f"{path}?ticket={text}")).status_code == 200
+        for path in ("/chat/stream?message=hi&", "/metrics?", "/schema?", "/schema/openapi.json?", "/v1/models?"):
+            refused = await nobody.get(f"{path}ticket={text}")
+            assert (refused.status_code, '"code":"forbidden"' in refused.text) == (403, True)
     async with connect(f"{guarded.ws_url}?ticket={text}", proxy=None) as socket:
         for command, answer in (
             ({"type": "attach", "run_id": other}, "error"),

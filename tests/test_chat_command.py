@@ -60,7 +60,7 @@ def chat(*arguments: str, typed: str = "") -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.mark.parametrize("transport", ["sse", "ws"])
+@pytest.mark.parametrize("transport", ["sse", "ws", "auto"])
 def test_shows_a_run(demo: str, transport: str) -> None:
     """Steps, tools and the answer appear as the guide shows them."""
     done = chat("Analyse the project structure", "--url", demo, "--transport", transport)
@@ -149,11 +149,16 @@ def on_terminal(*arguments: str) -> tuple[int, str]:
 
 
 def test_on_a_terminal(demo: str) -> None:
-    """On a terminal the thinking is shown, dim; a message is not waited for there."""
+    """On a terminal the thinking is shown, dim, and how far the run is, in a line that goes away again."""
     code, shown = on_terminal("Analyse the project structure", "--url", demo)
     assert code == 0
     assert "\x1b[2m" in shown
-    assert on_terminal() == (2, "twinwire: MESSAGE: is needed, or something on standard input\n")
+    assert re.search(r"  \x1b\[2m█+░+ \d+ %\x1b\[0m\r\x1b\[2K📍 step 2\n", shown)
+    assert shown.endswith("🎉 done\n")
+    assert on_terminal("--json", "--url", demo) == (
+        2,
+        "twinwire: MESSAGE: is needed, or something on standard input\n",
+    )
 
 
 def test_failed_run(parrot: str) -> None:
@@ -227,6 +232,20 @@ def test_thinking() -> None:
     events = [("THINKING", {"content": "hm"}), ("LLM_CHUNK", {"content": "ah"})]
     assert render(*events) == "ah\n"
     assert render(*events, style=True) == "\x1b[2mhm\x1b[0m\nah\n"
+
+
+def test_progress() -> None:
+    """A bar is drawn on a terminal, over the one before, never into an answer; elsewhere there is none."""
+    events: list[tuple[str, dict[str, Any]]] = [
+        *(("PROGRESS", {"progress": percent}) for percent in (0, 50, 101, "x")),
+        ("LLM_CHUNK", {"content": "ah"}),
+        ("PROGRESS", {"progress": 75}),
+        ("AGENT_FINISH", {"status": "completed"}),
+    ]
+    assert render(*events) == "ah\n🎉 done\n"
+    bars = [f"\r\x1b[2K  \x1b[2m{'█' * full}{'░' * (20 - full)} {full * 5} %\x1b[0m" for full in (0, 10)]
+    assert render(*events, style=True) == f"{''.join(bars)}\r\x1b[2Kah\n🎉 done\n"
+    assert render(("PROGRESS", {"progress": 50}), style=True) == f"{bars[1]}\r\x1b[2K"
 
 
 def test_other_ends() -> None:

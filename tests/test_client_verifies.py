@@ -53,7 +53,8 @@ class Liar:
     async def socket(self, socket: ServerConnection) -> None:
         attach = json.loads(await socket.recv())
         lines = self._next(attach["after"])
-        await socket.send(json.dumps({"type": "attached", "run_id": attach["run_id"], "first": 1, "last": 99}))
+        named = {name: attach[name] for name in ("run_id", "ref")}
+        await socket.send(json.dumps({"type": "attached", **named, "first": 1, "last": 99}))
         for line in lines:
             await socket.send(line)
 
@@ -84,8 +85,8 @@ async def lying(transport: Transport, *answers: Events) -> AsyncIterator[Liar]:
         ([event(1), event(2, run="b" * 26)], "another run"),
         ([event(1), end(2, events=3)], "says 3"),
         ([event(1), event(2, "ERROR")], "says None"),
-        ([event(1), {**event(2), "id": "evt-7"}], "not an event id"),
-        ([event(1), {"type": "LLM_CHUNK", "data": []}], "data"),
+        ([event(1), {**event(2), "id": f"evt-{NOWHERE}-02"}], "not an event id"),
+        ([event(1), {**event(2), "data": []}], "data"),
     ],
 )
 async def test_what_a_server_must_not_do(transport: Transport, events: Events, complaint: str) -> None:

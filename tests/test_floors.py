@@ -23,8 +23,11 @@ FLOORS = [
     {"transports"},
     {"web"},
     {"protocols"},  # what server builds on
+    {"http2"},
     {"server", "terminal", "workers"},
-    {"chat"},  # in the terminal
+    {"console"},  # in the terminal
+    {"conversation", "listing"},
+    {"chat"},
     {"cli"},  # starts either
     {"__main__"},
 ]

@@ -9,6 +9,7 @@ import pytest
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
+from credentials import AUTH, TOKENS, bearer
 from followers import Broken, SseFollower, attach, rest, start
 from serving import Puppets, serving, until
 
@@ -79,6 +80,28 @@ async def test_sockets_over_the_bound_are_closed_with_4029(puppets: Puppets) -> 
             async with connect(server.ws_url, compression=None, proxy=None) as admitted:
                 await admitted.send('{"type":"ping"}')
                 assert json.loads(await admitted.recv()) == {"type": "pong"}
+
+
+async def test_a_socket_counts_once_it_says_whose_it_is(puppets: Puppets) -> None:
+    """A socket too many of one user is closed with 4029 when its first message says who it is; leaving makes room."""
+    hello = json.dumps({"type": "auth", "token": TOKENS["alice"]})
+    async with serving({"mine": puppets}, user_connections=1, **AUTH) as server:
+        async with connect(server.ws_url, proxy=None) as first:
+            for _ in range(2):  # a newer token of the same user's is no other socket
+                await first.send(hello)
+                assert json.loads(await first.recv()) == {"type": "authenticated"}
+            for headers in (bearer("alice"), None):
+                async with connect(server.ws_url, proxy=None, additional_headers=headers) as refused:
+                    if headers is None:
+                        await refused.send(hello)
+                    assert await closed(refused) == (4029, "too much at once; reconnect later")
+            async with connect(server.ws_url, proxy=None) as other:
+                await other.send(json.dumps({"type": "auth", "token": TOKENS["bob"]}))
+                assert json.loads(await other.recv()) == {"type": "authenticated"}
+        await until(lambda: not server.service.sweep.pumps)
+        async with connect(server.ws_url, proxy=None) as admitted:
+            await admitted.send(hello)
+            assert json.loads(await admitted.recv()) == {"type": "authenticated"}
 
 
 async def test_a_socket_that_says_too_much(puppets: Puppets) -> None:

@@ -12,14 +12,12 @@ import random
 import signal
 from collections import Counter
 from pathlib import Path
-from typing import Any
-from urllib.parse import urlencode
 
 import httpx
 import pytest
 from websockets.exceptions import WebSocketException
 
-from followers import AnyFollower, Broken, SseFollower, WsFollower, check, number, rest
+from followers import Broken, attach, check, number, rest, start
 from processes import Process
 
 ROUNDS = int(os.environ.get("CRASH_ROUNDS", "5"))
@@ -37,12 +35,6 @@ async def counter(request):
 """
 
 
-async def attach(kind: str, process: Process, run_id: str, after: int) -> AnyFollower:
-    if kind == "ws":
-        return await WsFollower(process.ws_url).open({"type": "attach", "run_id": run_id, "after": after})
-    return await SseFollower(f"{process.url}/runs/{run_id}/events?envelope=1&after={after}", {}).open()
-
-
 class Seen:
     """A client that starts a run and takes what comes until its server dies."""
 
@@ -52,14 +44,8 @@ class Seen:
         self.bodies: list[bytes] = []
 
     async def watch(self, process: Process, words: int) -> None:
-        options: dict[str, Any] = {"message": str(words), "on_disconnect": "continue"}
         try:
-            follower: AnyFollower
-            if self.kind == "ws":
-                follower = await WsFollower(process.ws_url).open({"type": "start", "request_id": "r", **options})
-            else:
-                query = urlencode({"envelope": "1", **options})
-                follower = await SseFollower(f"{process.url}/chat/stream?{query}", {}).open()
+            follower = await start(self.kind, process, str(words), on_disconnect="continue")
             self.run_id = follower.run_id
             try:
                 while (body := await follower.next()) is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 import sqlite3
+import threading
 from contextlib import closing
 from pathlib import Path
 
@@ -12,9 +13,11 @@ import httpx
 import pytest
 
 from followers import KINDS, Refused, attach, number, rest, start, text
-from logs import append, records, started
-from serving import Puppets, serving
-from sqlite_logs import at, full_disk
+from logs import append, records, run_info, started
+from serving import Puppets, echo, serving
+from sqlite_logs import at, full_disk, read
+from twinwire.errors import LogUnavailable
+from twinwire.log.sqlite_checkpoint import Checkpoints
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -73,3 +76,52 @@ async def test_a_full_disk(kind: str, tmp_path: Path, puppets: Puppets) -> None:
         (await puppets.next()).end()
     with closing(sqlite3.connect(path)) as db:
         assert db.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+
+
+@pytest.mark.parametrize("fault", [RuntimeError, SystemExit])
+async def test_a_fault_in_a_job(fault: type[BaseException], tmp_path: Path) -> None:
+    """A fault of ours in one job fails the jobs of its transaction, and the log goes on."""
+    async with at(tmp_path / "log.db") as log:
+
+        def fail(_: object) -> None:
+            raise fault
+
+        with pytest.raises(LogUnavailable):
+            await log._do(fail)
+        await log.ping()
+        assert await read(log, await started(log, 3))
+
+
+@pytest.mark.parametrize("fault", [RuntimeError, SystemExit])
+async def test_the_writer_dies(
+    fault: type[BaseException], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Where a fault of ours ends the thread, whoever waits and whoever comes is told so, as is who asks `/readyz`."""
+    path = tmp_path / "log.db"
+    async with serving({"echo": echo}, log=f"sqlite:///{path}") as server, httpx.AsyncClient() as client:
+        log = server.runs.log
+        assert (await client.get(f"{server.url}/readyz")).status_code == 200
+        faulty, queued = threading.Event(), threading.Event()
+
+        def fail(_: Checkpoints) -> None:
+            faulty.set()
+            queued.wait()
+            raise fault("the disk fell off")
+
+        monkeypatch.setattr(Checkpoints, "step", fail)
+        waking = asyncio.create_task(log.create(run_info(), idempotency_key=None))
+        await asyncio.to_thread(faulty.wait)
+        waiting = [asyncio.create_task(log.create(run_info(), idempotency_key=None)) for _ in range(10)]
+        await asyncio.sleep(0)  # they have begun
+        queued.set()
+        await asyncio.wait([waking])  # it may have been the first of those that failed
+        for result in await asyncio.gather(*waiting, return_exceptions=True):
+            assert isinstance(result, LogUnavailable)
+        ready = await client.get(f"{server.url}/readyz")
+        assert (ready.status_code, ready.json()["code"]) == (503, "log_unavailable")
+        answer = await client.post(f"{server.url}/runs", json={"message": "hi"})
+        assert (answer.status_code, answer.json()["code"]) == (503, "log_unavailable")
+        assert "fell off" not in ready.text + answer.text
+    assert "has failed" in caplog.text
+    async with at(path) as log:  # it can be opened again
+        await log.ping()

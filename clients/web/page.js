@@ -1,174 +1,156 @@
-/** The page: sends what is typed, shows what comes, and tells how the connection is. */
+/** The page: sends what is typed, shows what comes, and keeps the address, the list and the panel in step with it. */
 
-import { Run, isTerminal, randomKey } from './connection.js';
-import { Turn, seconds } from './turn.js';
+import { createClient } from '/client/index.js';
+import { byId, copy } from './dom.js';
+import { Exchange } from './exchange.js';
+import { randomKey } from './follow.js';
+import { History } from './history.js';
+import { Link } from './link.js';
+import { Login } from './login.js';
+import { drawPanel } from './panel.js';
+import { chosenTransport, onTransport } from './preferences.js';
 
-/** @import { StreamEvent, TransportName } from './connection.js' */
+/** @import { Subject } from './follow.js' */
 
 const NEAR_END_PX = 40;
-const MEASURABLE_MS = 100;
-const OUTCOMES = { completed: 'Completed', cancelled: 'Cancelled', max_steps: 'Stopped at the step limit' };
-const TRANSPORTS = { sse: 'SSE', websocket: 'WebSocket' };
+const FRAME_MS = 8;
 
-/** @template {HTMLElement} T @param {string} id @returns {T} */
-const byId = (id) => /** @type {T} */ (document.getElementById(id));
-const form = /** @type {HTMLFormElement} */ (byId('form'));
-const input = /** @type {HTMLTextAreaElement} */ (byId('message'));
-const stop = /** @type {HTMLButtonElement} */ (byId('stop'));
-const cut = /** @type {HTMLButtonElement} */ (byId('cut'));
-const progress = /** @type {HTMLProgressElement} */ (byId('progress'));
-const transports = /** @type {HTMLFieldSetElement} */ (byId('transport'));
-const output = byId('output');
-const welcome = byId('welcome');
-const notice = byId('notice');
+const form = byId('form', HTMLFormElement);
+const input = byId('message', HTMLTextAreaElement);
+const stop = byId('stop', HTMLButtonElement);
+const output = byId('output', HTMLElement);
+const welcome = byId('welcome', HTMLElement);
+const notice = byId('notice', HTMLElement);
 
-let sessionId = randomKey();
-/** @type {Conversation | null} */
-let current = null;
+const link = new Link();
+const connect = () => createClient({ fetch: link.fetch, WebSocket: link.WebSocket, retry: { attempts: Infinity } });
+let client = connect();
+let session = randomKey();
+/** What is shown, oldest first. @type {Exchange[]} */
+let exchanges = [];
+let bytesBefore = 0;
 let following = true; // the pane follows what comes, unless its reader has scrolled up
+let scrolled = 0;
 let drawing = false;
 
-/** A run, its turn in the pane, and what is measured of it. */
-class Conversation {
-  #sent = performance.now();
-  /** @type {number | null} */ firstToken = null;
-  /** @type {number | null} */ #firstChunk = null;
-  #lastChunk = 0;
-  #chunks = 0;
-  #wasLost = false;
-  outcome = '';
+const history = new History(byId('list', HTMLElement), openSession);
+const login = new Login(signedIn, () => {
+  history.clear();
+  startOver();
+});
 
-  /** @param {string} message @param {TransportName} transport */
-  constructor(message, transport) {
-    this.turn = new Turn(message);
-    output.append(this.turn.element);
-    this.run = new Run({
-      message,
-      sessionId,
-      transport,
-      onEvent: (event) => this.#event(event),
-      onState: () => this.#state(),
-    });
-  }
+const current = () => exchanges.at(-1) ?? null;
 
-  /** Answer chunks a second, once there was time enough to tell. */
-  get rate() {
-    const time = this.#lastChunk - (this.#firstChunk ?? 0);
-    return time > MEASURABLE_MS ? (1000 * (this.#chunks - 1)) / time : null;
-  }
-
-  /** Leaves the run for another. */
-  interrupt() {
-    if (!this.run.active) return;
-    this.outcome = 'Interrupted';
-    this.run.close();
-  }
-
-  /** @param {StreamEvent} event */
-  #event(event) {
-    const now = performance.now();
-    if (event.type === 'LLM_CHUNK' || event.type === 'THINKING') this.firstToken ??= now - this.#sent;
-    if (event.type === 'LLM_CHUNK') {
-      this.#firstChunk ??= now;
-      this.#lastChunk = now;
-      this.#chunks += 1;
-    }
-    if (event.type === 'PROGRESS') progress.value = event.data.progress;
-    this.turn.show(event);
-    if (isTerminal(event)) this.#terminal(event);
-    draw();
-  }
-
-  /** @param {StreamEvent} event */
-  #terminal({ data, metadata }) {
-    this.outcome = OUTCOMES[/** @type {keyof typeof OUTCOMES} */ (data.status)] ?? 'Failed';
-    const facts = [this.outcome];
-    if (typeof data.duration === 'number') facts.push(seconds(data.duration));
-    if (data.usage?.total_tokens) facts.push(`${data.usage.total_tokens} tokens`);
-    facts.push(`${this.run.received} of ${metadata.events} events`);
-    this.turn.end(facts.join(' · '));
-  }
-
-  #state() {
-    const { state, cursor, error } = this.run;
-    if (state === 'open') {
-      say(this.#wasLost && cursor ? `Resumed at event ${cursor}` : 'Answering…');
-    } else if (state === 'lost') {
-      this.#wasLost = true;
-      say(cursor ? `Connection lost, resuming at event ${cursor}…` : 'No connection, trying again…');
-    } else if (state === 'failed') {
-      this.outcome = 'Failed';
-      this.turn.fail(error?.message ?? '');
-      this.turn.end(this.outcome);
-      say(`Failed: ${error?.message}`);
-    } else if (state === 'closed') {
-      this.turn.end((this.outcome ||= 'Stopped'));
-      say(this.outcome);
-    } else {
-      say(this.outcome);
-    }
-    draw();
-  }
-}
-
-/** Short and rare: it is read aloud. @param {string} text */
-function say(text) {
-  notice.textContent = text;
-}
-
-/** @param {string} message */
-function send(message) {
-  current?.interrupt();
+/** @param {Subject} subject @param {string | null} question */
+function follow(subject, question) {
+  bytesBefore = link.bytes;
+  const exchange = new Exchange(() => client, subject, question, chosenTransport(), {
+    changed,
+    regenerate: ask,
+    signIn: () => login.ask(),
+  });
+  exchanges.push(exchange);
   welcome.hidden = true;
+  output.append(exchange.turn.element);
   following = true;
-  progress.value = 0;
-  say('Connecting…');
-  current = new Conversation(message, chosenTransport());
   draw();
 }
 
-function startOver() {
-  current?.run.cancel();
-  current?.interrupt();
-  current = null;
-  sessionId = randomKey();
+/** @param {string} question */
+function ask(question) {
+  follow({ message: question, sessionId: session }, question);
+}
+
+/** Leaves what is shown, which goes on, for a conversation without any turns yet. @param {string} name */
+function leave(name) {
+  for (const exchange of exchanges) exchange.follow.close();
+  exchanges = [];
+  session = name;
   output.replaceChildren(welcome);
   welcome.hidden = false;
-  say('Ready');
+  for (const aside of document.querySelectorAll('aside:popover-open')) /** @type {HTMLElement} */ (aside).hidePopover();
+  history.show(session);
+}
+
+function startOver() {
+  leave(randomKey());
+  window.history.replaceState(null, '', '/');
   draw();
   input.focus();
 }
 
-/** @returns {TransportName} */
-function chosenTransport() {
-  const checked = /** @type {HTMLInputElement} */ (transports.querySelector('input:checked'));
-  return /** @type {TransportName} */ (checked.value);
+/** @param {string} name */
+function openSession(name) {
+  leave(name);
+  for (const { runId, question } of history.of(name)) follow({ runId }, question || null);
 }
 
-/** Redraws what changes with every token, but once a frame at most. */
+/** Shows the run that the address names. */
+function openAddress() {
+  const [, runId] = /^#([a-z2-7]{26})$/.exec(location.hash) ?? [];
+  if (!runId || runId === current()?.follow.runId) return;
+  const seen = history.find(runId);
+  if (seen) {
+    openSession(seen.session);
+    return;
+  }
+  leave(randomKey());
+  const mine = session;
+  follow({ runId }, null);
+  client.get(runId).then(
+    (run) => {
+      if (session !== mine || !run.session_id) return;
+      session = run.session_id; // what is asked next goes on from it
+      history.show(session);
+    },
+    () => {}, // following it tells why
+  );
+}
+
+function signedIn() {
+  client.close();
+  client = connect(); // a socket is for whoever opened it
+  const waiting = exchanges.filter((exchange) => exchange.awaitsSignIn);
+  for (const exchange of waiting) exchange.again();
+  input.focus();
+}
+
+/** @param {Exchange} exchange */
+function changed(exchange) {
+  const { outcome, follow, turn, listed } = exchange;
+  if (follow.runId && turn.question && exchanges.includes(exchange) && listed !== `${session} ${outcome}`) {
+    exchange.listed = `${session} ${outcome}`;
+    history.note({ runId: follow.runId, session, question: turn.question, at: Date.now(), outcome });
+  }
+  draw();
+}
+
+/** Draws what changes with every token, but once a frame at most, and for no longer than a frame has time. */
 function draw() {
   if (drawing) return;
   drawing = true;
   requestAnimationFrame(() => {
     drawing = false;
-    drawStatus();
+    const deadline = performance.now() + FRAME_MS;
+    const all = exchanges.map((exchange) => exchange.turn.draw(deadline)).every(Boolean);
+    drawState();
     if (following) output.scrollTop = output.scrollHeight;
+    if (!all) draw();
   });
 }
 
-function drawStatus() {
-  const run = current?.run;
-  const active = run?.active ?? false;
-  stop.disabled = !active || (run?.cancelling ?? false);
-  cut.disabled = run?.state !== 'open';
-  progress.hidden = !active;
-  notice.dataset.state = current?.outcome === 'Failed' ? 'failed' : (run?.state ?? 'idle');
-  byId('run-id').textContent = run?.id ?? '–';
-  byId('run-transport').textContent = run ? TRANSPORTS[run.transport] : '–';
-  byId('run-state').textContent = current?.outcome.toLowerCase() || run?.state || 'idle';
-  byId('run-cursor').textContent = run ? `event ${run.cursor}` : '–';
-  byId('run-first').textContent = current?.firstToken == null ? '–' : seconds(current.firstToken / 1000);
-  byId('run-rate').textContent = current?.rate == null ? '–' : current.rate.toFixed(0);
+function drawState() {
+  const exchange = current();
+  const said = exchange?.notice ?? 'Ready';
+  if (notice.textContent !== said) notice.textContent = said; // it is read aloud
+  notice.dataset.state = exchange?.outcome === 'Failed' ? 'failed' : (exchange?.follow.status ?? 'idle');
+  stop.hidden = !exchange?.follow.active;
+  stop.disabled = exchange?.follow.cancelling ?? false;
+  const question = exchanges[0]?.turn.question;
+  document.title = question ? `${question.slice(0, 60)} · Twinwire` : 'Twinwire';
+  const hash = exchange?.follow.runId ? `#${exchange.follow.runId}` : '';
+  if (hash && hash !== location.hash) window.history.replaceState(null, '', hash);
+  drawPanel(exchange, link, bytesBefore);
 }
 
 form.addEventListener('submit', (event) => {
@@ -176,7 +158,7 @@ form.addEventListener('submit', (event) => {
   const message = input.value;
   if (message.trim()) {
     input.value = '';
-    send(message);
+    ask(message);
   }
   input.focus();
 });
@@ -187,22 +169,31 @@ input.addEventListener('keydown', (event) => {
   }
 });
 stop.addEventListener('click', () => {
-  say('Stopping…');
-  current?.run.cancel();
-  draw();
+  current()?.stop();
   input.focus();
 });
-cut.addEventListener('click', () => current?.run.cut());
-byId('new').addEventListener('click', startOver);
-transports.addEventListener('change', () => {
-  if (current?.run.active) current.run.use(chosenTransport());
-});
+byId('cut', HTMLButtonElement).addEventListener('click', () => link.cut());
+byId('new', HTMLButtonElement).addEventListener('click', startOver);
+byId('forget', HTMLButtonElement).addEventListener('click', () => history.clear());
+onTransport((transport) => current()?.follow.use(transport));
+link.ontrouble = (why) => current()?.trouble(why);
+addEventListener('hashchange', openAddress);
 output.addEventListener('scroll', () => {
-  following = output.scrollHeight - output.scrollTop - output.clientHeight < NEAR_END_PX;
+  const atEnd = output.scrollHeight - output.scrollTop - output.clientHeight < NEAR_END_PX;
+  following = atEnd || (following && output.scrollTop >= scrolled); // what came meanwhile is not its reader's scrolling
+  scrolled = output.scrollTop;
+});
+output.addEventListener('click', ({ target }) => {
+  if (target instanceof HTMLButtonElement && target.className === 'copy') {
+    void copy(target, target.closest('figure')?.querySelector('code')?.textContent ?? '');
+  }
 });
 for (const idea of welcome.querySelectorAll('button')) {
   idea.addEventListener('click', () => {
-    send(idea.textContent ?? '');
+    ask(idea.textContent ?? '');
     input.focus();
   });
 }
+history.show(session);
+openAddress();
+draw();

@@ -1,122 +1,219 @@
+/** One question and its answer: what the run's events look like. It measures nothing and knows no connection. */
+
+import { button, copy, duration, element, line, readable } from './dom.js';
+import { Markdown } from './markdown.js';
+
+/** @import { StreamEvent } from '/client/index.js' */
+
 /**
- * One question and its answer in the output pane. Whatever a model or a tool says becomes text nodes and nothing else.
+ * What grows until something else comes between.
+ * @typedef {{add: (text: string) => void, draw: (deadline: number) => boolean}} Growing
  */
 
-/** @import { StreamEvent } from './connection.js' */
+const TAIL = 120;
+const NOTABLE_MS = 100;
 
-const MAX_SHORT = 90;
+/** The model's reasoning, folded; its last words show while it goes on. */
+class Thinking {
+  element = element('details', 'thinking');
+  #label = element('span', 'label', 'Thinking');
+  #latest = element('span', 'latest');
+  #text = document.createTextNode('');
+  #waiting = '';
+  #began;
 
-/** @param {number} seconds */
-export const seconds = (seconds) => (seconds < 1 ? `${Math.round(seconds * 1000)} ms` : `${seconds.toFixed(1)} s`);
+  /** @param {number} at */
+  constructor(at) {
+    this.#began = at;
+    const text = element('p', 'text', this.#text);
+    text.dir = 'auto';
+    this.element.append(element('summary', '', this.#label, this.#latest), text);
+  }
 
-/** One line, of a bounded length. @param {string} text */
-function short(text) {
-  const line = text.replace(/\s+/g, ' ').trim();
-  return line.length > MAX_SHORT ? `${line.slice(0, MAX_SHORT - 1)}…` : line;
+  /** @param {string} text */
+  add(text) {
+    this.#waiting += text;
+  }
+
+  draw() {
+    if (this.#waiting) {
+      this.#text.appendData(this.#waiting); // not `textContent +=`, which copies all of it
+      this.#latest.textContent = this.#text.data.slice(-TAIL);
+      this.#waiting = '';
+    }
+    return true;
+  }
+
+  /** @param {number} at */
+  close(at) {
+    this.draw();
+    const took = at - this.#began;
+    this.#label.textContent = took < NOTABLE_MS ? 'Thought' : `Thought for ${duration(took)}`;
+    this.#latest.remove();
+  }
 }
 
-/** @param {Record<string, unknown>} parameters */
-function shortParameters(parameters) {
-  const shown = Object.entries(parameters ?? {}).map(
-    ([name, value]) => `${name}: ${typeof value === 'string' ? value : JSON.stringify(value)}`,
-  );
-  return short(shown.join(', '));
+/** A tool call: folded, a line that tells what was asked and how it went; unfolded, all of it. */
+class Tool {
+  element = element('details', 'tool');
+  #outcome = element('span', 'outcome', 'running');
+
+  /** @param {string} name @param {Record<string, unknown>} parameters */
+  constructor(name, parameters) {
+    const asked = Object.entries(parameters ?? {}).map(([key, value]) => `${key}: ${readable(value)}`);
+    const summary = element('summary', '', element('b', 'name', name), ' ', element('code', '', line(asked.join(', '))));
+    summary.append(' ', this.#outcome);
+    this.element.append(summary, ...part('Parameters', readable(parameters)));
+    this.element.dataset.state = 'running';
+  }
+
+  /** @param {{status: string, duration?: unknown, result?: unknown}} finish */
+  finish({ status, duration: took, result }) {
+    const failed = status !== 'ok';
+    const time = typeof took === 'number' ? [duration(took * 1000)] : [];
+    this.#outcome.textContent = [failed ? 'failed' : 'ok', ...time].join(' · ');
+    this.element.dataset.state = failed ? 'failed' : 'ok';
+    this.element.append(...part(failed ? 'Error' : 'Result', readable(result)));
+  }
+
+  /** Its result never came. */
+  abandon() {
+    this.#outcome.textContent = 'not finished';
+    this.element.dataset.state = 'abandoned';
+  }
 }
 
-/** @param {string} tag @param {string} className @param {string} text */
-function element(tag, className, text = '') {
-  const made = document.createElement(tag);
-  made.className = className;
-  made.textContent = text;
-  return made;
+/** @param {string} title @param {string} text */
+function part(title, text) {
+  const pre = element('pre', '', text);
+  pre.tabIndex = 0; // it scrolls
+  return [element('p', 'part', title), pre];
 }
+
+/** An event of a type that only its agent knows. @param {string} type @param {unknown} data */
+const note = (type, data) => element('details', 'note', element('summary', '', type), element('pre', '', readable(data)));
+
+/** The increment, whichever of the two an agent of somebody's own has sent. @param {{content?: unknown, delta?: unknown}} data */
+const words = ({ content, delta }) => [content, delta].find((value) => typeof value === 'string') ?? '';
 
 export class Turn {
   element = element('article', 'turn');
-  /** The text that grows, until something else comes between. @type {{kind: string, text: Text} | null} */ #growing = null;
-  /** Where the result of each open tool call goes. @type {Map<string, HTMLElement>} */ #open = new Map();
-  #answered = false;
+  /** The answer as the model wrote it. */ answer = '';
+  #heading = element('h2', 'question');
+  #flow = element('div', 'flow');
+  /** @type {Thinking | null} */ #thinking = null;
+  /** @type {Markdown | null} */ #markdown = null;
+  /** Those that may have something to draw. @type {Set<Growing>} */ #growing = new Set();
+  /** @type {Map<string, Tool>} */ #open = new Map();
 
-  /** @param {string} question */
+  /** @param {string | null} question  null where only the run knows it */
   constructor(question) {
-    this.#add('p', 'question', question);
+    this.question = question ?? '';
+    this.#heading.dir = 'auto';
+    this.#heading.textContent = this.question;
+    this.element.append(this.#heading, this.#flow);
   }
 
   /** @param {StreamEvent} event */
-  show({ type, data }) {
+  show({ type, data, timestamp }) {
+    const at = Date.parse(timestamp);
     switch (type) {
+      case 'AGENT_START':
+        if (!this.question && typeof data.input === 'string') this.#heading.textContent = this.question = data.input;
+        break;
       case 'STEP_START':
-        this.#add('p', 'step', `Step ${data.step}${data.max_steps ? ` of ${data.max_steps}` : ''}`);
+        this.#add(at, element('p', 'step', `Step ${data.step}${data.max_steps ? ` of ${data.max_steps}` : ''}`));
         break;
       case 'THINKING':
-        this.#grow('thinking', data.content);
+        this.#thinking ??= this.#grow(at, new Thinking(at));
+        this.#thinking.add(words(data));
         break;
       case 'LLM_CHUNK':
-        this.#answered = true;
-        this.#grow('answer', data.content);
+        this.#say(at, words(data));
         break;
-      case 'TOOL_CALL_START':
-        this.#toolStarted(data);
+      case 'TOOL_CALL_START': {
+        const tool = new Tool(data.tool_name, data.parameters);
+        this.#open.set(data.tool_call_id, tool);
+        this.#add(at, tool.element);
         break;
+      }
       case 'TOOL_CALL_FINISH':
-        this.#toolFinished(data);
+        this.#open.get(data.tool_call_id)?.finish(data);
+        this.#open.delete(data.tool_call_id);
         break;
       case 'AGENT_FINISH':
-        if (!this.#answered && typeof data.result === 'string') this.#grow('answer', data.result);
+        if (!this.answer && typeof data.result === 'string') this.#say(at, data.result);
+        this.#close(at);
         break;
       case 'ERROR':
+        this.#close(at);
         this.fail(data.message ?? data.error);
         break;
+      case 'STEP_FINISH':
+      case 'PROGRESS':
+        break;
+      default: // an agent's own
+        this.#add(at, note(type, data));
     }
+  }
+
+  /** Draws what came, as far as there is time; returns whether that is all. @param {number} deadline */
+  draw(deadline) {
+    for (const growing of this.#growing) {
+      if (!growing.draw(deadline)) return false;
+      if (growing !== this.#markdown && growing !== this.#thinking) this.#growing.delete(growing);
+    }
+    return true;
   }
 
   /** @param {string} message */
   fail(message) {
-    this.#add('p', 'error', message);
+    this.#flow.append(element('p', 'error', message));
   }
 
-  /** Nothing more comes: says how it ended. @param {string} outcome */
-  end(outcome) {
-    for (const result of this.#open.values()) result.textContent = 'not finished';
+  /** What was said of it that is no longer so. */
+  reopen() {
+    for (const said of this.element.querySelectorAll(':scope > .outcome, :scope > .flow > .error')) said.remove();
+  }
+
+  /**
+   * Nothing more comes: says how it ended, and what one can do now.
+   * @param {string} outcome @param {() => void} regenerate @param {string | null} url  of the run
+   */
+  end(outcome, regenerate, url) {
+    for (const tool of this.#open.values()) tool.abandon();
     this.#open.clear();
-    this.#add('p', 'outcome', outcome);
+    const footer = element('footer', 'outcome', element('span', 'facts', outcome));
+    if (this.answer) footer.append(button('quiet', 'Copy', (self) => void copy(self, this.answer)));
+    if (url) footer.append(button('quiet', 'Copy link', (self) => void copy(self, url)));
+    footer.append(button('quiet', 'Regenerate', regenerate));
+    this.element.append(footer);
   }
 
-  /** @param {Record<string, any>} data */
-  #toolStarted({ tool_call_id, tool_name, parameters }) {
-    const line = this.#add('p', 'tool');
-    const result = element('span', 'result', '…');
-    line.append(element('b', 'name', tool_name), ' ', element('span', 'parameters', shortParameters(parameters)), ' ', result);
-    this.#open.set(tool_call_id, result);
+  /** @param {number} at @param {string} text */
+  #say(at, text) {
+    this.answer += text;
+    this.#markdown ??= this.#grow(at, new Markdown());
+    this.#markdown.add(text);
   }
 
-  /** @param {Record<string, any>} data */
-  #toolFinished({ tool_call_id, status, duration, result: said }) {
-    const result = this.#open.get(tool_call_id);
-    if (!result) return;
-    this.#open.delete(tool_call_id);
-    const failed = status === 'error';
-    const facts = [failed ? 'failed' : 'ok'];
-    if (typeof duration === 'number') facts.push(seconds(duration));
-    if (failed && said) facts.push(short(String(said)));
-    result.classList.add(facts[0]);
-    result.textContent = facts.join(' · ');
+  /** @template {Growing & {element: HTMLElement}} T @param {number} at @param {T} growing @returns {T} */
+  #grow(at, growing) {
+    this.#add(at, growing.element);
+    this.#growing.add(growing);
+    return growing;
   }
 
-  /** @param {string} kind @param {string} text */
-  #grow(kind, text) {
-    if (this.#growing?.kind !== kind) {
-      const block = this.#add('p', kind);
-      this.#growing = { kind, text: block.appendChild(document.createTextNode('')) };
-    }
-    this.#growing.text.appendData(text); // not `textContent +=`, which copies all of it for every token
+  /** @param {number} at @param {HTMLElement} child */
+  #add(at, child) {
+    this.#close(at);
+    this.#flow.append(child);
   }
 
-  /** @param {string} tag @param {string} className @param {string} text */
-  #add(tag, className, text = '') {
-    this.#growing = null;
-    const made = element(tag, className, text);
-    this.element.append(made);
-    return made;
+  /** What grew does so no more; it may not be drawn yet. @param {number} at */
+  #close(at) {
+    this.#thinking?.close(at);
+    this.#markdown?.end();
+    this.#thinking = this.#markdown = null;
   }
 }

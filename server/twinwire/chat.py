@@ -1,53 +1,43 @@
-"""`twinwire chat`: ask a server something and show the answer as it comes. How it looks is `terminal`'s."""
+"""`twinwire chat`: ask a server something and show the answer as it comes; without a message, a conversation."""
 
 from __future__ import annotations
 
 import argparse
-import asyncio
-import io
-import os
 import sys
-from pathlib import Path
 
+from twinwire import console
+from twinwire.conversation import Conversation, Last
 from twinwire.errors import SettingsError
-from twinwire.events import StreamEvent, dump
-from twinwire.terminal import Terminal, plain
-from twinwire_client import Client, Run, TwinwireClientError
+from twinwire_client import Client
 
-INTERRUPTED = 130  # as a shell tells it: 128 + SIGINT
-ATTEMPTS = 4  # about a second: somebody is waiting
-CANCEL_SECONDS = 3.0
+DEFAULT_URL = "http://127.0.0.1:8000"
 
 
 def chat(arguments: argparse.Namespace) -> int:
     """Ask and show; returns the exit code. Raises `SettingsError` for arguments that make no sense."""
-    message = _message(arguments.message)
-    try:
-        client = Client(arguments.url, max_attempts=ATTEMPTS, token=_token(arguments.token_file))
-    except ValueError as error:
-        raise SettingsError(str(error), field="--url") from None
-    run = client.stream(message, transport=arguments.transport, agent=arguments.agent)
-    try:
-        return asyncio.run(_follow(client, run, _Screen(as_json=arguments.json)))
-    except KeyboardInterrupt:
-        return INTERRUPTED
-    except BrokenPipeError:
-        # Whoever read our output has left; Python would complain again when it flushes at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
-    except TwinwireClientError as error:
-        _complain(str(error))
-        return 1
+    last = Last.load() if arguments.resume else None
+    arguments.url = arguments.url or (DEFAULT_URL if last is None else last.url)
+    screen = console.Screen(as_json=arguments.json)
+    talks = arguments.message is None and not arguments.json and _on_terminal()
+    message = "" if talks else _message(arguments.message)
+
+    async def work(client: Client) -> int:
+        if talks:
+            return await Conversation(client, screen, arguments, last).hold()
+        run = client.stream(
+            message,
+            transport=arguments.transport,
+            agent=arguments.agent,
+            user_id=arguments.user,
+            session_id=None if last is None else last.session_id,
+        )
+        return await console.follow(run, screen, cancels=True)
+
+    return console.perform(arguments, work)
 
 
-def _token(path: str | None) -> str | None:
-    """Who asks: what is in the file, or in the environment."""
-    try:
-        token = os.environ.get("TWINWIRE_TOKEN", "") if path is None else Path(path).read_text()
-        token.encode("ascii")
-    except (OSError, ValueError):
-        raise SettingsError("cannot be read", field="TWINWIRE_TOKEN" if path is None else "--token-file") from None
-    return token.strip() or None
+def _on_terminal() -> bool:
+    return sys.stdin is not None and sys.stdin.isatty() and sys.stdout.isatty()
 
 
 def _message(given: str | None) -> str:
@@ -62,55 +52,3 @@ def _message(given: str | None) -> str:
     if not message.strip():
         raise SettingsError("is empty", field="MESSAGE")
     return message
-
-
-def _complain(problem: str) -> None:
-    """One line, whatever the server put into its message."""
-    sys.stderr.write(f"twinwire: {' '.join(plain(problem).split())}\n")
-
-
-class _Screen:
-    """Standard output."""
-
-    def __init__(self, *, as_json: bool) -> None:
-        self._json = as_json
-        self._terminal = Terminal(style=sys.stdout.isatty())
-        if isinstance(sys.stdout, io.TextIOWrapper):
-            sys.stdout.reconfigure(errors="replace")  # a terminal without emoji still gets the words
-
-    def show(self, event: StreamEvent) -> None:
-        self._write(dump(event).decode() + "\n" if self._json else self._terminal.render(event))
-
-    def close(self) -> None:
-        self._write(self._terminal.close())
-
-    def _write(self, text: str) -> None:
-        sys.stdout.write(text)
-        sys.stdout.flush()
-
-
-async def _follow(client: Client, run: Run, screen: _Screen) -> int:
-    async with client, run:
-        try:
-            async for event in run:
-                screen.show(event)
-            await run.wait()  # raises what the ERROR event told
-        except asyncio.CancelledError:  # Ctrl-C; the next one ends the program at once
-            await _cancel(run, screen)
-            return INTERRUPTED
-        finally:
-            screen.close()
-    return 0
-
-
-async def _cancel(run: Run, screen: _Screen) -> None:
-    """Cancel the run and show what still comes of it, if the server has it end soon."""
-    try:
-        async with asyncio.timeout(CANCEL_SECONDS):
-            await run.cancel()
-            async for event in run:
-                screen.show(event)
-    except TimeoutError:
-        _complain("the server did not confirm that the run is cancelled")
-    except TwinwireClientError as error:
-        _complain(str(error))

@@ -1,10 +1,10 @@
-"""The command line: `twinwire serve`, `twinwire chat`."""
+"""The command line: `twinwire serve`, `twinwire chat`, `twinwire runs`."""
 
 from __future__ import annotations
 
 import argparse
 import errno
-import importlib
+import importlib.util
 import inspect
 import os
 import secrets
@@ -64,16 +64,34 @@ def parser() -> argparse.ArgumentParser:
             help=f"{text}{default}".replace("%", "%%"),
             **how,
         )
-    chat = commands.add_parser("chat", help="ask a server something", allow_abbrev=False)
-    chat.add_argument("message", nargs="?", metavar="MESSAGE", help="what to ask; default: read from standard input")
-    chat.add_argument("--url", default="http://127.0.0.1:8000", help="the server; default %(default)s")
-    chat.add_argument("--transport", choices=("sse", "ws"), default="sse", help="default %(default)s")
-    chat.add_argument("--agent", metavar="NAME", help="the agent to ask; default: the server's own")
+    chat = _asking(commands, "chat", "ask a server something")
     chat.add_argument(
+        "message",
+        nargs="?",
+        metavar="MESSAGE",
+        help="what to ask; default: read from standard input, or on a terminal a conversation",
+    )
+    chat.add_argument("--agent", metavar="NAME", help="the agent to ask; default: the server's own")
+    chat.add_argument("--resume", action="store_true", help="go on with the last conversation, and show its last run")
+    runs = _asking(commands, "runs", "list your runs, follow one, cancel one", url="http://127.0.0.1:8000")
+    actions = ("list", "follow", "cancel")
+    runs.add_argument("action", nargs="?", choices=actions, default="list", metavar="ACTION", help=", ".join(actions))
+    runs.add_argument("run_id", nargs="?", metavar="RUN", help="the run to follow or to cancel")
+    runs.add_argument("--limit", type=int, default=20, metavar="N", help="list so many; default %(default)s")
+    return top
+
+
+def _asking(commands: Any, name: str, text: str, url: str | None = None) -> argparse.ArgumentParser:
+    """A command that asks a server."""
+    command: argparse.ArgumentParser = commands.add_parser(name, help=text, allow_abbrev=False)
+    command.add_argument("--url", default=url, help="the server; default http://127.0.0.1:8000")
+    command.add_argument("--transport", choices=("auto", "sse", "ws"), default="auto", help="default %(default)s")
+    command.add_argument("--user", metavar="NAME", help="who you are, where the server authenticates nobody")
+    command.add_argument(
         "--token-file", metavar="FILE", help="your token, in a file; default: the variable TWINWIRE_TOKEN"
     )
-    chat.add_argument("--json", action="store_true", help="print each event as a line of JSON")
-    return top
+    command.add_argument("--json", action="store_true", help="print each event, or each run, as a line of JSON")
+    return command
 
 
 def load_app(target: str, settings: Settings) -> Litestar:
@@ -138,6 +156,7 @@ def _serve(arguments: argparse.Namespace) -> None:
         os.environ["TWINWIRE_SECRET"] = settings.secret or secrets.token_urlsafe(32)
         settings = settings_module.load(os.environ, vars(arguments))
     logs.set_up(settings)
+    _check_tls(settings)
     with _bind(settings) as listener:
         if arguments.app is None:
             _check_exposure(settings, settings)
@@ -145,10 +164,12 @@ def _serve(arguments: argparse.Namespace) -> None:
         shown = f"[{host}]" if ":" in host else host
 
         def say_ready() -> None:
-            print(f"Twinwire is at http://{shown}:{port} with {_model(arguments.app, settings)}", flush=True)
+            scheme = "https" if settings.ssl_certfile else "http"
+            print(f"Twinwire is at {scheme}://{shown}:{port} with {_model(arguments.app, settings)}", flush=True)
 
         def work(ready: Callable[[], None]) -> None:
             app = _app(arguments.app, settings)
+            _check_tls(settings)  # again: a worker that starts later finds what is there then
             _check_exposure(settings, app.state.service.settings)
 
             from twinwire.server import serve
@@ -161,6 +182,33 @@ def _serve(arguments: argparse.Namespace) -> None:
             from twinwire.workers import Supervisor
 
             Supervisor(settings.workers, lambda ready: _reporting(lambda: work(ready)), say_ready).run()
+
+
+def _check_tls(settings: Settings) -> None:
+    """Raises `SettingsError` where a flag lacks another, a file cannot be used, or HTTP/2 is not installed."""
+    if settings.ssl_certfile is None or settings.ssl_keyfile is None:
+        for name, other in ("ssl_certfile", "ssl_keyfile"), ("ssl_keyfile", "ssl_certfile"), ("http2", "ssl_certfile"):
+            if getattr(settings, name) not in {None, False}:
+                raise SettingsError(f"it needs {flag(other)} too", field=flag(name))
+        return
+
+    import ssl
+
+    from twinwire.auth.files import read
+
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    read(settings.ssl_keyfile, "--ssl-keyfile")
+    read(settings.ssl_certfile, "--ssl-certfile")
+    try:
+        context.load_verify_locations(settings.ssl_certfile)
+    except ssl.SSLError:
+        raise SettingsError("there is no PEM certificate in it", field="--ssl-certfile") from None
+    try:
+        context.load_cert_chain(settings.ssl_certfile, settings.ssl_keyfile, password="")  # and ask nobody for one
+    except ssl.SSLError:
+        raise SettingsError("it is not the certificate's key, as unencrypted PEM", field="--ssl-keyfile") from None
+    if settings.http2 and importlib.util.find_spec("zttp") is None:
+        raise SettingsError("it needs pip install 'twinwire[http2]'", field="--http2")
 
 
 def _check_exposure(told: Settings, settings: Settings) -> None:
@@ -207,10 +255,17 @@ def _reporting(command: Callable[[], None]) -> None:
 def main() -> None:
     """`twinwire`."""
     arguments = parser().parse_args()
-    _reporting(lambda: _chat(arguments) if arguments.command == "chat" else _serve(arguments))
+    commands = {"serve": _serve, "chat": _chat, "runs": _runs}
+    _reporting(lambda: commands[arguments.command](arguments))
 
 
 def _chat(arguments: argparse.Namespace) -> None:
     from twinwire.chat import chat
 
     raise SystemExit(chat(arguments))
+
+
+def _runs(arguments: argparse.Namespace) -> None:
+    from twinwire.listing import runs
+
+    raise SystemExit(runs(arguments))

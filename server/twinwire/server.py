@@ -11,7 +11,7 @@ import logging
 import socket
 from collections.abc import Callable, Sequence
 from types import FrameType
-from typing import Any
+from typing import Any, ClassVar
 
 import uvicorn
 from litestar import Litestar
@@ -121,6 +121,28 @@ class HttpProtocol(BoundedHttp):
             self._direct.on_pause()
 
 
+class NegotiatedProtocol(asyncio.Protocol):
+    """Over TLS: HTTP/2 where the client chose it (ALPN, RFC 7301), else `HttpProtocol`, as without `--http2`."""
+
+    alpn_protocols: ClassVar[list[str]] = ["h2", "http/1.1"]  # uvicorn offers these
+
+    def __init__(self, **options: Any) -> None:
+        self._options = options
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Hand the connection over, before there is any data."""
+        protocol: asyncio.Protocol
+        if transport.get_extra_info("ssl_object").selected_alpn_protocol() == "h2":
+            from twinwire.http2 import Http2Protocol
+
+            tune(transport)
+            protocol = Http2Protocol(**self._options)
+        else:
+            protocol = HttpProtocol(**self._options)
+        transport.set_protocol(protocol)
+        protocol.connection_made(transport)
+
+
 class WebSocketProtocol(BoundedWebSocket):
     """Offers a `Direct` to the app, and closes with 1007 where uvicorn logs a traceback."""
 
@@ -205,12 +227,14 @@ def config(app: Litestar, settings: Settings) -> uvicorn.Config:
     return uvicorn.Config(
         app,
         loop="uvloop",
-        http=HttpProtocol,
+        http=NegotiatedProtocol if settings.http2 else HttpProtocol,
         ws=WebSocketProtocol,
         ws_max_size=settings.max_body,
         ws_per_message_deflate=False,  # doubles the CPU and costs up to 200 kB a connection, for events of 200 bytes
         ws_ping_interval=settings.heartbeat,
         ws_ping_timeout=settings.heartbeat,
+        ssl_certfile=settings.ssl_certfile,
+        ssl_keyfile=settings.ssl_keyfile,
         lifespan="on",
         access_log=False,
         log_config=None,

@@ -19,6 +19,8 @@ from twinwire.errors import SettingsError
 Seconds = Annotated[float, Meta(gt=0, le=86_400 * 365)]
 Count = Annotated[int, Meta(ge=1, le=2**31)]
 
+_KNOWN = {"log_format": ("text", "json"), "log_level": ("debug", "info", "warning", "error")}
+
 SECRETS = frozenset({"api_key", "auth_tokens", "secret"})
 """Settings that are variables only: a command line is there for all users of a machine to see."""
 
@@ -32,6 +34,11 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     host: Annotated[str, Meta(min_length=1, description="address to listen on")] = "127.0.0.1"
     port: Annotated[int, Meta(ge=0, le=65_535, description="port to listen on; 0 picks a free one")] = 8000
+    ssl_certfile: Annotated[
+        str | None, Meta(description="serve https, with this certificate and its chain; a PEM file")
+    ] = None
+    ssl_keyfile: Annotated[str | None, Meta(description="the certificate's key; an unencrypted PEM file")] = None
+    http2: Annotated[bool, Meta(description="offer HTTP/2, over TLS, for more streams in a browser")] = False
     log: Annotated[
         str, Meta(description="where events are kept: memory://, sqlite:///file.db or redis://host:port/0")
     ] = "memory://"
@@ -95,15 +102,9 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     heartbeat: Annotated[Seconds, Meta(description="send a heartbeat after this long without an event")] = 15.0
     send_timeout: Annotated[Seconds, Meta(description="drop a follower that takes nothing for this long")] = 10.0
     drain_timeout: Annotated[float, Meta(ge=0, le=3600, description="at shutdown, let runs finish for this long")] = 1.0
-    log_format: Annotated[
-        str, Meta(pattern="^(text|json)$", description="how lines on standard error are written: text or json")
-    ] = "text"
+    log_format: Annotated[str, Meta(description="how lines on standard error are written: text or json")] = "text"
     log_level: Annotated[
-        str,
-        Meta(
-            pattern="^(debug|info|warning|error)$",
-            description="debug, info (a line for each start and end of a run), warning or error",
-        ),
+        str, Meta(description="debug, info (a line for each start and end of a run), warning or error")
     ] = "warning"
     retry_ms: Annotated[Count, Meta(description="milliseconds after which EventSource reconnects, +-50 %")] = 1000
 
@@ -119,6 +120,9 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             raise ValueError(
                 f"{name}: without the keys of JWTs, --jwt-key-file or --jwt-jwks-file, nobody authenticates"
             )
+        for name, known in _KNOWN.items():
+            if (value := getattr(self, name)) not in known:
+                raise ValueError(f"{name}: {_shown(value)} is none of {', '.join(known)}")
         for host in self.allowed_host:
             if not _HOST.fullmatch(host):
                 raise ValueError(f"allowed_host: {_shown(host)} is no name or address (without a port) and not *")

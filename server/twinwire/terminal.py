@@ -6,15 +6,21 @@ import re
 
 from twinwire.events import StreamEvent
 
+BAR = "progress"
+BAR_WIDTH = 20
+_ERASED = "\r\x1b[2K"
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 class Terminal:
-    """Renders one run. With `style` (on a terminal) the model's thinking is shown too, dimmed."""
+    """Renders one run. With `style` (on a terminal) the model's thinking is shown too, dimmed, and a bar of progress.
+
+    The bar is a line that is written anew until something else comes.
+    """
 
     def __init__(self, *, style: bool) -> None:
         self._style = style
-        self._line = ""  # what the unfinished line holds: "answer", "thinking", a tool_call_id, or nothing
+        self._line = ""  # what the unfinished line holds: "answer", "thinking", a tool's call, `BAR`, or nothing
 
     def render(self, event: StreamEvent) -> str:
         """What this event adds to the screen."""
@@ -24,6 +30,8 @@ class Terminal:
                 return self._block(f"🚀 {data.get('config', {}).get('agent', 'agent')} start")
             case "STEP_START":
                 return self._block(f"📍 step {data.get('step')}")
+            case "PROGRESS":
+                return self._bar(data.get("progress"))
             case "THINKING":
                 return self._flow("thinking", f"\x1b[2m{plain(data.get('content'))}\x1b[0m") if self._style else ""
             case "LLM_CHUNK":
@@ -45,7 +53,19 @@ class Terminal:
     def close(self) -> str:
         """What ends an unfinished line."""
         unfinished, self._line = self._line, ""
+        if unfinished == BAR:
+            return _ERASED
         return "\n" if unfinished else ""
+
+    def _bar(self, progress: object) -> str:
+        """How far the run is, in percent; not in the middle of another line."""
+        if not (isinstance(progress, int | float) and 0 <= progress <= 100):
+            return ""
+        if not self._style or self._line not in {"", BAR}:
+            return ""
+        self._line = BAR
+        filled = round(BAR_WIDTH * progress / 100)
+        return f"{_ERASED}  \x1b[2m{'█' * filled}{'░' * (BAR_WIDTH - filled)} {progress:.0f} %\x1b[0m"
 
     def _block(self, text: str, before: str | None = None) -> str:
         """A line of its own, or with `before` the end of the unfinished one."""

@@ -62,9 +62,9 @@ async def proxy(server: Running) -> AsyncIterator[Proxy]:
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def tab(browser: Browser, proxy: Proxy) -> AsyncIterator[Visit]:
-    page = await browser.new_page()
-    yield Visit(page, proxy.url)
-    await page.close()
+    context = await browser.new_context(permissions=["clipboard-read", "clipboard-write"])
+    yield Visit(await context.new_page(), proxy.url)
+    await context.close()
 
 
 @pytest_asyncio.fixture(loop_scope="session")
@@ -72,6 +72,8 @@ async def visit(tab: Visit, server: Running, proxy: Proxy, puppets: Puppets) -> 
     """The page, just opened, with its own agent; the test must leave it without problems."""
     server.runs.agents["mine"] = puppets
     proxy.heal()
+    await tab.page.goto(f"{tab.base}/healthz")
+    await tab.page.evaluate("localStorage.clear()")
     await tab.page.goto(tab.base)
     tab.problems.clear()
     yield tab

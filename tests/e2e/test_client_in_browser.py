@@ -8,7 +8,7 @@ import pytest
 from playwright.async_api import Browser
 
 from e2e.proxy import Proxy
-from serving import Puppets, Running, serving
+from serving import Puppets, Running, serving, until
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -35,13 +35,15 @@ async def test_follows_through_a_cut(
     server.runs.agents["mine"] = puppets
     proxy.heal()
     page = await browser.new_page()
+    said: list[str] = []
+    page.on("console", lambda message: said.append(message.text))
     await page.goto(proxy.url)
     following = asyncio.create_task(page.evaluate(FOLLOW, {"transport": transport}))
     puppet = await puppets.next()
-    async with page.expect_console_message(lambda message: message.text == "one "):
-        puppet.say("one ")
-    async with page.expect_console_message(lambda message: message.text == "reconnecting"):
-        proxy.cut()
+    puppet.say("one ")
+    await until(lambda: "one " in said)
+    proxy.cut()
+    await until(lambda: "reconnecting" in said)
     puppet.say("two")
     puppet.end()
     assert await following == ["open", "one ", "reconnecting", "open", "two", "completed", "one two"]

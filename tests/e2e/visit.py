@@ -7,8 +7,27 @@ from typing import Literal
 import pytest
 from playwright.async_api import ConsoleMessage, Dialog, Locator, Page, Request
 
+from serving import Puppet
+
 Transport = Literal["SSE", "WebSocket"]
 both = pytest.mark.parametrize("transport", ["SSE", "WebSocket"])
+
+
+def answer(puppet: Puppet, *words: str) -> None:
+    """A run of two steps: a thought, two tools of which one fails, and these words."""
+    puppet.emit("STEP_START", step=1, max_steps=8)
+    for word in ("I look ", "at the ", "README first."):
+        puppet.emit("THINKING", content=word)
+    for number, (name, parameters) in enumerate({"Read": {"path": "README.md"}, "Search": {"glob": "*.rs"}}.items()):
+        puppet.emit("TOOL_CALL_START", tool_call_id=f"c{number}", tool_name=name, parameters=parameters)
+    told = {"tool_name": "Search", "result": "no file matches", "status": "error", "duration": 1.25}
+    puppet.emit("TOOL_CALL_FINISH", tool_call_id="c1", **told)
+    told = {"tool_name": "Read", "result": "# Twinwire", "status": "ok", "duration": 0.012}
+    puppet.emit("TOOL_CALL_FINISH", tool_call_id="c0", **told)
+    puppet.emit("STEP_FINISH", step=1, action="tool_calls")
+    puppet.emit("PROGRESS", progress=40, step=1, total=8)
+    puppet.emit("STEP_START", step=2, max_steps=8)
+    puppet.say(*words)
 
 
 class Visit:
@@ -21,6 +40,7 @@ class Visit:
         self.notice = page.get_by_role("status")
         self.output = page.get_by_role("log")
         self.answer = page.locator(".answer")
+        self.outcome = page.locator(".turn > .outcome")
         page.on("console", self._on_console)
         page.on("pageerror", lambda error: self.problems.append(f"script error: {error}"))
         page.on("dialog", self._on_dialog)
@@ -46,11 +66,11 @@ class Visit:
         return self.page.get_by_role("button", name=name, exact=True)
 
     def shown(self, name: str) -> Locator:
-        """What the status line has under this name."""
-        return self.page.locator("#status div").filter(has_text=name).locator("dd")
+        """What the live panel has under this name."""
+        return self.page.locator(".figures div").filter(has=self.page.get_by_text(name, exact=True)).locator("dd")
 
     async def choose(self, transport: Transport) -> None:
-        await self.page.locator("label").filter(has_text=transport).click()
+        await self.page.locator(".switch label").filter(has_text=transport).click()
 
     async def ask(self, message: str = "Hello") -> None:
         await self.page.get_by_label("Message").fill(message)

@@ -1,11 +1,12 @@
-"""The async Python client of Twinwire: one run's events, each exactly once, over SSE or WebSocket.
+"""The Python client of Twinwire: a run's events, each exactly once, over SSE or WebSocket.
 
     async with Client("http://127.0.0.1:8000") as client:
         async with client.stream("Analyse the project") as run:
             async for event in run:
                 print(event.type, event.data)
 
-It follows the written protocol and nothing else of the server, which it does not import.
+`SyncClient` is the same without an event loop of one's own; `events` has the Structs that `event.payload` gives. It
+follows the written protocol and nothing else of the server, which it does not import.
 """
 
 from twinwire_client.client import Client
@@ -21,8 +22,10 @@ from twinwire_client.errors import (
     TwinwireClientError,
     Unauthenticated,
 )
+from twinwire_client.events import Event, Snapshot
 from twinwire_client.retry import Backoff
 from twinwire_client.run import Run
+from twinwire_client.sync import SyncClient, SyncRun
 
 __all__ = [
     "AgentNotFound",
@@ -30,12 +33,16 @@ __all__ = [
     "Backoff",
     "Client",
     "ConnectionLost",
+    "Event",
     "Gap",
     "ProtocolError",
     "Run",
     "RunFailed",
     "RunNotFound",
     "SessionBusy",
+    "Snapshot",
+    "SyncClient",
+    "SyncRun",
     "TwinwireClientError",
     "Unauthenticated",
 ]

@@ -6,7 +6,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Generator, Iterator, Mapping
+import inspect
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,6 +16,9 @@ import msgspec
 
 from twinwire_client.errors import ApiError, ProtocolError, api_error
 from twinwire_client.retry import Attempts, Backoff, Broken
+
+Token = str | Callable[[], str | Awaitable[str]]
+"""A bearer token, or what gives one that is good now."""
 
 
 def refusal(response: httpx.Response, content: bytes = b"") -> Broken | ApiError:
@@ -42,16 +46,22 @@ def network() -> Iterator[None]:
 
 
 class _Bearer(httpx.Auth):
-    """A bearer token (RFC 6750) in each request, which opens a WebSocket too."""
+    """A bearer token (RFC 6750) in each request, which opens a WebSocket too; where it is refused, another one once."""
 
-    def __init__(self, token: str | Callable[[], str]) -> None:
+    def __init__(self, token: Token) -> None:
         self._token = token
 
-    def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
+    async def async_auth_flow(self, request: httpx.Request) -> AsyncGenerator[httpx.Request, httpx.Response]:
         """See `httpx.Auth`."""
-        token = self._token if isinstance(self._token, str) else self._token()
-        request.headers["authorization"] = f"Bearer {token}"
-        yield request
+        request.headers["authorization"] = await self._field()
+        response = yield request
+        if response.status_code == httpx.codes.UNAUTHORIZED and callable(self._token):
+            request.headers["authorization"] = await self._field()
+            yield request
+
+    async def _field(self) -> str:
+        token = self._token() if callable(self._token) else self._token
+        return f"Bearer {await token if inspect.isawaitable(token) else token}"
 
 
 class Api:
@@ -66,7 +76,7 @@ class Api:
         url: str,
         headers: Mapping[str, str] | None,
         *,
-        token: str | Callable[[], str] | None,
+        token: Token | None,
         timeout: float,
         heartbeat: float,
         backoff: Backoff,
@@ -74,6 +84,7 @@ class Api:
     ) -> None:
         self.timeout = timeout
         self.heartbeat = heartbeat
+        self.renewable = callable(token)  # whether asking for the token again may give another one
         self._url = url
         self._backoff = backoff
         self._max_attempts = max_attempts

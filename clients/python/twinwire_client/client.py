@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from types import TracebackType
 from typing import Any, Literal, Self
 
@@ -11,23 +12,30 @@ import httpx
 
 from twinwire.errors import BadRequest, RunNotFound as NoRunId
 from twinwire.wire import check_run_id, check_types, parse_after
-from twinwire_client import sse, ws
-from twinwire_client.api import Api
-from twinwire_client.errors import api_error
+from twinwire_client import sse
+from twinwire_client.api import Api, Token
+from twinwire_client.auto import Auto
+from twinwire_client.errors import ProtocolError, api_error
 from twinwire_client.retry import Backoff
 from twinwire_client.run import Connect, Position, Run
+from twinwire_client.ws import Sockets
 
-_CONNECT: dict[str, Connect] = {"sse": sse.connect, "ws": ws.connect}
+Transport = Literal["auto", "sse", "ws"]
 
 
 class Client:
     """A Twinwire server at `url` (`http://host:port`), with these `headers` in every request.
 
-    `token` is a bearer token, or what gives a fresh one for each request, where the server authenticates.
-    An async context manager: leaving it closes its connections. Whatever breaks is tried again after `backoff`, up
-    to `max_attempts` failures in a row, then `ConnectionLost` is raised. `timeout` is how long to wait for the
-    server to answer, in seconds; `heartbeat`, in seconds, how long a WebSocket may be silent before the server is
-    asked whether it is there, and what to expect of an SSE stream that announces none. Raises `ValueError`.
+    An async context manager: leaving it closes its connections. Raises `ValueError` for a bad argument.
+
+    `transport`: `sse`; `ws`, one WebSocket for all runs; or `auto`, which is SSE, and WebSocket where something between
+    holds an event stream back, so that it does not begin within `muted` seconds.
+    `token`: a bearer token, where the server authenticates; or a function, async or not, that gives one: it is asked
+    for each request and each socket, and once more where that is refused.
+    `timeout`: how many seconds to wait for a connection, and for an answer to begin.
+    `heartbeat`: how many seconds a WebSocket may be silent before the server is asked whether it is there, and what to
+    expect of an SSE stream that announces no interval.
+    `backoff`, `max_attempts`: whatever breaks is tried again, until so many failures in a row are a `ConnectionLost`.
     """
 
     def __init__(
@@ -35,9 +43,11 @@ class Client:
         url: str,
         headers: Mapping[str, str] | None = None,
         *,
-        token: str | Callable[[], str] | None = None,
+        transport: Transport = "auto",
+        token: Token | None = None,
         timeout: float = 10.0,
         heartbeat: float = 15.0,
+        muted: float = 3.0,
         backoff: Backoff = Backoff(),  # noqa: B008 - immutable
         max_attempts: int = 10,
     ) -> None:
@@ -56,6 +66,15 @@ class Client:
             backoff=backoff,
             max_attempts=max_attempts,
         )
+        self._sockets = Sockets(self._api)
+        by_sse, by_ws = partial(sse.connect, self._api), self._sockets.connect
+        self._connects: dict[str, Connect] = {
+            "auto": Auto(by_sse, by_ws, muted).connect,
+            "sse": by_sse,
+            "ws": by_ws,
+        }
+        self._transport = transport
+        self._connect(None)
 
     async def __aenter__(self) -> Self:
         return self
@@ -63,13 +82,18 @@ class Client:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Close all connections; runs that are followed are left."""
+        await self._sockets.aclose()
         await self._api.http.aclose()
 
     def stream(
         self,
         message: str,
         *,
-        transport: Literal["sse", "ws"] = "sse",
+        transport: Transport | None = None,
         agent: str | None = None,
         user_id: str | None = None,
         session_id: str | None = None,
@@ -78,11 +102,11 @@ class Client:
         types: Sequence[str] | None = None,
         idempotency_key: str | None = None,
     ) -> Run:
-        """Start a run and follow it: `async with client.stream("…") as run`.
+        """Start a run and follow it: `async with client.stream("…") as run`. It starts when that is entered.
 
-        `types` are the event types to send beside the terminal event. `on_disconnect` is `continue`, `cancel` or
-        `cancel_after:<seconds>` (default: 10 s). A start whose answer is lost is repeated with its
-        `idempotency_key`, a fresh one by default, so that it never is two runs. `interrupt` ends the run that the
+        `transport` is for this run. `types` are the event types to send beside the terminal event. `on_disconnect` is
+        `continue`, `cancel` or `cancel_after:<seconds>` (default: 10 s). A start whose answer is lost is repeated with
+        its `idempotency_key`, a fresh one by default, so that it never is two runs. `interrupt` ends the run that the
         session has going on; without it that raises `SessionBusy`.
         """
         start = {
@@ -97,25 +121,28 @@ class Client:
         position = Position(
             start={name: value for name, value in start.items() if value is not None}, types=_checked(types)
         )
-        return self._run(transport, position)
+        return Run(self._api, self._connect(transport), position)
 
     def attach(
         self,
         run_id: str,
         *,
         after: int | str = 0,
-        transport: Literal["sse", "ws"] = "sse",
+        transport: Transport | None = None,
         types: Sequence[str] | None = None,
+        snapshot: bool = False,
     ) -> Run:
         """Follow a run from the event after `after`, a number or an event's id.
 
-        Entering it raises `RunNotFound` and `Gap`.
+        Or, with `snapshot`, from the state that its events so far come to, which `run.snapshot` then has. Entering it
+        raises `RunNotFound` and `Gap`.
         """
         try:
             number = parse_after(after, run_id)
         except BadRequest as error:
             raise ValueError(f"after: {error.message}") from None
-        return self._run(transport, Position(run_id=_known(run_id), after=number, types=_checked(types)))
+        position = Position(run_id=_known(run_id), after=number, types=_checked(types))
+        return Run(self._api, self._connect(transport), position, snapshot=snapshot)
 
     async def get(self, run_id: str) -> dict[str, Any]:
         """What the server knows of a run (PROTOCOL.md, `GET /runs/{run_id}`). Raises `RunNotFound`."""
@@ -125,10 +152,22 @@ class Client:
         """Cancel a run: `accepted` or `already_finished`. Its followers see how it ends. Raises `RunNotFound`."""
         return str((await self._api.ask("POST", f"/runs/{_known(run_id)}/cancel")).get("status"))
 
-    def _run(self, transport: str, position: Position) -> Run:
-        if transport not in _CONNECT:
-            raise ValueError(f'transport is "sse" or "ws", not {transport!r}')
-        return Run(self._api, _CONNECT[transport], position)
+    async def runs(self, *, user_id: str | None = None, limit: int = 20) -> list[dict[str, Any]]:
+        """The user's newest runs, the newest first, each as `get` gives it but without its result.
+
+        `user_id` names the user where the server authenticates nobody.
+        """
+        query = httpx.QueryParams({"limit": limit} | ({} if user_id is None else {"user_id": user_id}))
+        match await self._api.ask("GET", f"/runs?{query}"):
+            case {"runs": list(runs)}:
+                return runs
+        raise ProtocolError("the server answered with no list of runs")
+
+    def _connect(self, transport: str | None) -> Connect:
+        chosen = transport or self._transport
+        if chosen not in self._connects:
+            raise ValueError(f'transport is "auto", "sse" or "ws", not {chosen!r}')
+        return self._connects[chosen]
 
 
 def _known(run_id: str) -> str:

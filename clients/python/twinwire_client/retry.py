@@ -18,6 +18,10 @@ class Broken(Exception):
         self.retry_after = retry_after
 
 
+class Muted(Broken):
+    """A stream on which nothing came at all: what is between may hold it back."""
+
+
 class Backoff(NamedTuple):
     """Exponential backoff with full jitter: 0 to min(cap, base * 2^n) seconds before attempt n + 1.
 

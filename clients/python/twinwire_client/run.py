@@ -13,13 +13,14 @@ from typing import Any, Protocol, Self
 import msgspec
 
 from twinwire.errors import BadRequest, RunNotFound as NoRunId
-from twinwire.events import TERMINAL_TYPES, StreamEvent
+from twinwire.events import TERMINAL_TYPES
 from twinwire.wire import check_run_id, decode_json, parse_cursor
 from twinwire_client.api import Api
 from twinwire_client.errors import ProtocolError, RunFailed
+from twinwire_client.events import Event, Snapshot
 from twinwire_client.retry import Broken
 
-_decoder = msgspec.json.Decoder(StreamEvent)
+_decoder = msgspec.json.Decoder(Event)
 
 
 class Position:
@@ -61,19 +62,24 @@ class Connection(Protocol):
         ...
 
 
-Connect = Callable[[Api, Position], Awaitable[Connection | None]]
+Connect = Callable[[Position], Awaitable[Connection | None]]
 """Make one attempt to open a connection at a position; None where the run has ended there. Raises as `receive`."""
 
 
 class Run:
-    """A run, as an async context manager and an async iterator over its events (`twinwire.events.StreamEvent`).
+    """A run, as an async context manager and an async iterator over its events (`Event`).
 
     Entering starts or finds it and raises the server's verdict where there is one. Leaving closes the connection;
     what then becomes of the run is up to its `on_disconnect`. An ERROR event is an event like others. Where waiting
     for an event is cancelled, the next one is still the next: it is asked for again on a new connection.
+
+    `terminal` is the last event, once it was seen; `snapshot` what the events before the first one came to, where
+    `Client.attach` was asked for it. Reading raises `ConnectionLost`, `ProtocolError` where an event is missing,
+    repeated or foreign (a server that lost the end of a run in a loss of power too: attach again, from 0), and the
+    `ApiError` where the server will not go on.
     """
 
-    def __init__(self, api: Api, connect: Connect, at: Position) -> None:
+    def __init__(self, api: Api, connect: Connect, at: Position, *, snapshot: bool = False) -> None:
         self._api = api
         self._connect = connect
         self._attempts = api.attempts()
@@ -83,7 +89,9 @@ class Run:
         self._seen = False
         self._ended = False
         self._left = True
-        self.terminal: StreamEvent | None = None
+        self._wants_snapshot = snapshot
+        self.snapshot: Snapshot | None = None
+        self.terminal: Event | None = None
 
     @property
     def run_id(self) -> str:
@@ -114,13 +122,17 @@ class Run:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Follow it no longer, as leaving the block does."""
         self._left = True
         await self._drop()
 
     def __aiter__(self) -> Self:
         return self
 
-    async def __anext__(self) -> StreamEvent:
+    async def __anext__(self) -> Event:
         if self._left:
             raise RuntimeError("a run's events are read inside its async with block")
         while not self._ended:
@@ -158,11 +170,16 @@ class Run:
         return str(end["result"])
 
     async def _reconnect(self) -> None:
-        self._connection = await self._connect(self._api, self._at)
+        if self._wants_snapshot:
+            told = await self._api.call("GET", f"/runs/{self.run_id}/snapshot")
+            self.snapshot = _snapshot(told)
+            self._at.after = self.snapshot.seq
+            self._wants_snapshot = False
+        self._connection = await self._connect(self._at)
         self._connected_at = asyncio.get_running_loop().time()
         if self._connection is None:
             if self._seen:
-                raise ProtocolError("the run has ended, but its terminal event never came")
+                raise ProtocolError("the run has ended, but its terminal event never came: read it again from 0")
             self._ended = True
 
     async def _drop(self) -> None:
@@ -170,7 +187,7 @@ class Run:
         if connection is not None:
             await connection.aclose()
 
-    def _take(self, text: str) -> StreamEvent:
+    def _take(self, text: str) -> Event:
         """The event, if it is the one that is due."""
         try:
             event = decode_json(text, _decoder)
@@ -191,3 +208,10 @@ class Run:
         self._seen = True
         self._attempts.succeeded()
         return event
+
+
+def _snapshot(told: dict[str, Any]) -> Snapshot:
+    try:
+        return msgspec.convert(told, Snapshot)
+    except msgspec.ValidationError:
+        raise ProtocolError("the server answered with no snapshot") from None

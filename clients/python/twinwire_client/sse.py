@@ -16,7 +16,7 @@ from httpx_sse import EventSource, ServerSentEvent, SSEError
 
 from twinwire_client.api import Api, network
 from twinwire_client.errors import ProtocolError
-from twinwire_client.retry import Broken
+from twinwire_client.retry import Broken, Muted
 from twinwire_client.run import Position
 
 
@@ -26,12 +26,20 @@ class _Watched(httpx.AsyncByteStream):
     def __init__(self, body: httpx.AsyncByteStream, seconds: float) -> None:
         self._body = body
         self._seconds = seconds
+        self._chunks = cast("AsyncGenerator[bytes]", aiter(body))
+        self._begun: bytes | None = None
+
+    async def begin(self) -> None:
+        """Wait for the first bytes; they are still the first that are read."""
+        self._begun = await anext(self._chunks, None)
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        async with aclosing(cast("AsyncGenerator[bytes]", aiter(self._body))) as chunks:
+        async with aclosing(self._chunks):
+            if self._begun is not None:
+                yield self._begun
             while True:
                 async with asyncio.timeout(self._seconds):
-                    chunk = await anext(chunks, None)
+                    chunk = await anext(self._chunks, None)
                 if chunk is None:
                     return
                 yield chunk
@@ -45,9 +53,15 @@ class _Connection:
 
     def __init__(self, response: httpx.Response, heartbeat: float) -> None:
         # The heartbeat is announced in the answer: too late for a timeout of the request.
-        response.stream = _Watched(cast("httpx.AsyncByteStream", response.stream), 2 * heartbeat)
+        self._watched = _Watched(cast("httpx.AsyncByteStream", response.stream), 2 * heartbeat)
+        response.stream = self._watched
         self._response = response
         self._blocks: AsyncIterator[ServerSentEvent] = EventSource(response).aiter_sse()
+
+    async def begin(self) -> None:
+        """Wait for the opening block, which comes at once unless something between holds it back."""
+        with network():
+            await self._watched.begin()
 
     async def receive(self) -> str:
         """See `run.Connection`."""
@@ -80,15 +94,27 @@ def _heartbeat(response: httpx.Response, default: float) -> float:
     return seconds if seconds > 0 else default
 
 
-async def connect(api: Api, at: Position) -> _Connection | None:
-    """See `run.Connect`."""
+async def connect(api: Api, at: Position, within: float | None = None) -> _Connection | None:
+    """See `run.Connect`. With `within` the body must begin in so many seconds, else it is `Muted`."""
     if at.run_id is None:
         at.found((await api.call("POST", "/runs", at.start)).get("run_id"))
     params: dict[str, str | int] = {"after": at.after, "envelope": 1}
     if at.types is not None:
         params["types"] = ",".join(at.types)
-    response = await api.open(f"/runs/{at.run_id}/events", params)
-    if response.status_code == httpx.codes.NO_CONTENT:
-        await response.aclose()
-        return None
-    return _Connection(response, _heartbeat(response, api.heartbeat))
+    connection = None
+    try:
+        async with asyncio.timeout(within):
+            response = await api.open(f"/runs/{at.run_id}/events", params)
+            if response.status_code == httpx.codes.NO_CONTENT:
+                await response.aclose()
+                return None
+            connection = _Connection(response, _heartbeat(response, api.heartbeat))
+            if within is not None:
+                await connection.begin()
+    except BaseException as error:
+        if connection is not None:
+            await connection.aclose()
+        if isinstance(error, TimeoutError):
+            raise Muted("the event stream does not begin") from None
+        raise
+    return connection

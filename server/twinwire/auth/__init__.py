@@ -51,10 +51,10 @@ class Identity(Struct, frozen=True):
             raise BadRequest("is not the user who is authenticated", field="user_id")
         return self.user_id
 
-    def check_start(self) -> None:
+    def check_whole(self) -> None:
         """Raises `Forbidden` for who may only follow one run."""
         if self.run_id is not None:
-            raise Forbidden("this ticket is for one run only; it starts none")
+            raise Forbidden("this ticket is for following one run only")
 
     def check_run(self, run_id: str, user_id: str | None) -> None:
         """Raises `RunNotFound` unless this run, of this user, is one of theirs."""
@@ -76,7 +76,9 @@ class _Verifier(Protocol):
 class Auth:
     """The credentials this server takes; `on` where it asks for any.
 
-    `ticket_life` and `login_life` are in seconds; `clock` tells Unix time. Log-outs are remembered by this process.
+    `ticket_life` and `login_life` are in seconds; `clock` tells Unix time, of which all workers should have the same.
+    Log-outs are remembered by this process for as long as any grant lives, `memory` seconds; who tells it of those on
+    other workers is not its business.
     """
 
     def __init__(
@@ -92,7 +94,8 @@ class Auth:
         self._verifiers = verifiers
         self._signer = signer
         self._lives = {"ticket": ticket_life, "login": login_life}
-        self._clock = clock
+        self.memory = max(self._lives.values())
+        self.clock = clock
         self._logged_out: dict[str, float] = {}
 
     def bearer(self, token: str) -> Identity:
@@ -105,7 +108,7 @@ class Auth:
     def granted(self, kind: str, text: str) -> Identity:
         """Whose ticket (`ticket`) or login (`login`) this is. Raises `Unauthenticated`, also once they logged out."""
         grant = self._signer.read(kind, text) if len(text) <= MAX_TOKEN else None
-        if grant is None or grant.until <= self._clock() or grant.issued <= self._logged_out.get(grant.user_id, 0.0):
+        if grant is None or grant.until <= self.clock() or grant.issued <= self._logged_out.get(grant.user_id, 0.0):
             raise Unauthenticated
         return Identity(grant.user_id, grant.expires_at, grant.run_id)
 
@@ -117,17 +120,21 @@ class Auth:
         """
         if by.user_id is None:
             raise BadRequest("authentication is off on this server")
-        now = self._clock()
+        now = self.clock()
         until = min(now + self._lives[kind], by.expires_at or float("inf"))
         expires_at = until if kind == "login" else by.expires_at
         return self._signer.sign(kind, Grant(by.user_id, now, until, expires_at, run_id)), until
 
-    def log_out(self, user_id: str) -> None:
-        """Take no ticket and no login of this user that was given until now."""
-        now = self._clock()
-        oldest = now - max(self._lives.values())
-        self._logged_out = {user: when for user, when in self._logged_out.items() if when > oldest}
-        self._logged_out[user_id] = now
+    def log_out(self, user_id: str, when: float) -> bool:
+        """Take no ticket and no login of this user that was given until then; whether that is news."""
+        oldest = self.clock() - self.memory
+        if when <= max(oldest, self._logged_out.get(user_id, 0.0)):
+            return False
+        self._logged_out.pop(user_id, None)
+        self._logged_out[user_id] = when  # as the last one
+        while self._logged_out[first := next(iter(self._logged_out))] <= oldest:
+            del self._logged_out[first]
+        return True
 
     @classmethod
     def of(cls, settings: Settings) -> Auth:

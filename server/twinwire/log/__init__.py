@@ -19,6 +19,11 @@ if TYPE_CHECKING:
 
 Unsubscribe = Callable[[], None]
 
+HearLogOut = Callable[[str, float], None]
+"""Called with a user, and the Unix time when they logged out."""
+
+MAX_RECENT = 100
+"""How many of a user's runs can be listed."""
 
 SessionKey = tuple[str | None, str | None]
 """User and session; a user's conversation without a session id is a session of its own."""
@@ -109,6 +114,13 @@ class EventLog(Protocol):
         """The run that this user started with this key, if it is still known."""
         ...
 
+    async def recent(self, user_id: str, limit: int) -> Sequence[str]:
+        """At most `limit` (to `MAX_RECENT`) runs that this user started, on any worker: their ids, the newest first.
+
+        Some of them may be forgotten since.
+        """
+        ...
+
     async def state(self, run_id: str) -> RunState:
         """What is known of the run. Raises `RunNotFound`."""
         ...
@@ -156,10 +168,12 @@ class Owner(Protocol):
 class Control(Protocol):
     """What is about runs and not in them, for all workers that use one log.
 
-    `worker` names this process among them; the runs it starts are its own (`RunInfo.owner`).
+    `worker` names this process among them; the runs it starts are its own (`RunInfo.owner`). `heard` is called with each
+    log-out on any worker, maybe more than once; it is set before `open`, which calls it with those that still count.
     """
 
     worker: str
+    heard: HearLogOut
 
     async def history(self, session: SessionKey) -> list[dict[str, str]]:
         """The conversation so far, oldest message first, in OpenAI's chat form."""
@@ -195,6 +209,13 @@ class Control(Protocol):
 
     async def followed(self, run_id: str) -> bool:
         """Whether another worker that lives has a follower of this run."""
+        ...
+
+    async def log_out(self, user_id: str, when: float, seconds: float) -> None:
+        """Tell all workers that this user logged out at this Unix time, also those that start within so many seconds.
+
+        This worker has `heard` it on return. Raises `LogUnavailable`: it is not certain that anybody has, then.
+        """
         ...
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 
-from twinwire.log import Limits, RunInfo, SessionKey
+from twinwire.log import HearLogOut, Limits, RunInfo, SessionKey
 from twinwire.log.sessions import Sessions
 
 
@@ -13,6 +13,7 @@ class LocalControl:
 
     def __init__(self, limits: Limits) -> None:
         self.worker = secrets.token_hex(8)
+        self.heard: HearLogOut = lambda _user_id, _when: None
         self._sessions = Sessions(
             max_sessions=limits.max_sessions, max_bytes=limits.session_bytes, max_idle=limits.session_idle
         )
@@ -52,3 +53,7 @@ class LocalControl:
     async def followed(self, run_id: str) -> bool:  # noqa: ARG002 - the protocol's
         """See `Control`."""
         return False
+
+    async def log_out(self, user_id: str, when: float, seconds: float) -> None:  # noqa: ARG002 - the protocol's
+        """See `Control`."""
+        self.heard(user_id, when)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from itertools import islice
 
 from msgspec import Struct
 
@@ -36,6 +37,7 @@ class MemoryLog(LocalControl):
         self._clock = clock
         self._runs: dict[str, _Entry] = {}
         self._keys: dict[tuple[str | None, str], str] = {}
+        self._users: dict[str, dict[str, None]] = {}  # the runs of each named user, in the order of their starts
         self._ended: dict[str, float] = {}  # when each ended run is forgotten, oldest end first
         self._quotas = Quotas(self._goes_on)
         self.size = 0
@@ -59,6 +61,8 @@ class MemoryLog(LocalControl):
         if key is not None:
             self._keys[key] = run.run_id
         self._runs[run.run_id] = _Entry(run, Tail(), key)
+        if run.user_id is not None:
+            self._users.setdefault(run.user_id, {})[run.run_id] = None
         return run
 
     def append(self, run_id: str, expected_last: int, records: Sequence[Record]) -> None:
@@ -77,6 +81,11 @@ class MemoryLog(LocalControl):
         self._expire()
         run_id = self._keys.get((user_id, idempotency_key))
         return None if run_id is None else self._runs[run_id].info
+
+    async def recent(self, user_id: str, limit: int) -> Sequence[str]:
+        """See `EventLog`."""
+        self._expire()
+        return list(islice(reversed(self._users.get(user_id, {})), limit))
 
     async def state(self, run_id: str) -> RunState:
         """See `EventLog`."""
@@ -125,4 +134,8 @@ class MemoryLog(LocalControl):
         del self._ended[run_id]
         if entry.key is not None:
             del self._keys[entry.key]
+        if (user_id := entry.info.user_id) is not None:
+            del self._users[user_id][run_id]
+            if not self._users[user_id]:
+                del self._users[user_id]
         self.size -= entry.tail.size

@@ -17,7 +17,7 @@ import msgspec
 
 from twinwire.errors import CursorGone, IdempotencyMismatch, LogUnavailable, RunNotFound, SettingsError, StaleWriter
 from twinwire.events import Record
-from twinwire.log import Limits, Owner, Page, Quota, RunInfo, RunState, Unsubscribe
+from twinwire.log import MAX_RECENT, Limits, Owner, Page, Quota, RunInfo, RunState, Unsubscribe
 from twinwire.log.interrupted import interrupted
 from twinwire.log.quotas import refusal
 from twinwire.log.redis_control import RedisControl
@@ -30,6 +30,7 @@ from twinwire.log.tail import PAGE_BYTES, Tail
 logger = logging.getLogger("twinwire.log")
 
 AGAIN_SECONDS = 0.5
+RECENT_SECONDS = 86_400.0  # longer than a run goes on: then a list of runs outlives each of them
 
 _info = msgspec.json.Decoder(RunInfo)
 
@@ -71,13 +72,14 @@ class RedisLog(RedisControl):
             renewed=lambda: self._announce(self._following),
             end=self._end_for,
         )
+        self._reader = Reader(self._address, self._reads, self._keys, self.worker, obey=self._obey, heard=self.heard)
         try:
             await self._say(self.worker, "look", "")  # the stream is there from now on, and expires with the lease
             await self._leases.renew()
+            await self._reader.recall()
         except LogUnavailable:
             await self._reads.close()
             raise SettingsError(f"the Redis at {self._address.name} cannot be written", field="--log") from None
-        self._reader = Reader(self._address, self._reads, self._keys, self.worker, self._obey)
         self._open = True
         for work in (self._reader.run(), self._leases.keep(), self._leases.reap(), self._keep_presence()):
             self._spawn(work)
@@ -108,11 +110,13 @@ class RedisLog(RedisControl):
         """See `EventLog`."""
         keys = self._keys
         key = None if idempotency_key is None else keys.idempotency(run.user_id, idempotency_key)
-        names = [keys.run(run.run_id), keys.live, keys.starts(run.user_id), *([] if key is None else [key])]
+        names = [keys.run(run.run_id), keys.live, keys.starts(run.user_id), keys.recent(run.user_id)]
+        listed = [0 if run.user_id is None else MAX_RECENT, round((RECENT_SECONDS + self._limits.retention) * 1000)]
         bounds = [] if quota is None or run.user_id is None else [quota.runs, quota.starts, round(quota.longest * 1000)]
         self._leases.starting.add(run.run_id)
         try:
-            reply = await self._writes.call(*CREATE(*names), run.run_id, msgspec.json.encode(run), run.owner, *bounds)
+            command = CREATE(*names, *([] if key is None else [key]))
+            reply = await self._writes.call(*command, run.run_id, msgspec.json.encode(run), run.owner, *listed, *bounds)
         finally:
             self._leases.starting.discard(run.run_id)
         if quota is not None and isinstance(reply, list):
@@ -175,6 +179,10 @@ class RedisLog(RedisControl):
         """See `EventLog`."""
         known = await self._reads.call("GET", self._keys.idempotency(user_id, idempotency_key))
         return None if known is None else _info.decode(known)
+
+    async def recent(self, user_id: str, limit: int) -> Sequence[str]:
+        """See `EventLog`."""
+        return [name.decode() for name in await self._reads.call("LRANGE", self._keys.recent(user_id), 0, limit - 1)]
 
     async def state(self, run_id: str) -> RunState:
         """See `EventLog`."""

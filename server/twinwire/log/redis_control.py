@@ -11,9 +11,9 @@ from abc import ABC, abstractmethod
 
 from twinwire.errors import LogUnavailable
 from twinwire.events import dump
-from twinwire.log import Limits, RunInfo, SessionKey
+from twinwire.log import HearLogOut, Limits, RunInfo, SessionKey
 from twinwire.log.redis_link import Link
-from twinwire.log.redis_reader import say
+from twinwire.log.redis_reader import COMMANDS_KEPT, say
 from twinwire.log.redis_scripts import OCCUPY, REMEMBER, VACATE, Keys
 
 logger = logging.getLogger("twinwire.log")
@@ -27,6 +27,7 @@ class RedisControl(ABC):
     worker = ""
 
     def __init__(self, limits: Limits, keys: Keys, lease: float) -> None:
+        self.heard: HearLogOut = lambda _user_id, _when: None
         self._limits = limits
         self._keys = keys
         self._lease_ms = round(lease * 1000)
@@ -105,6 +106,18 @@ class RedisControl(ABC):
         workers = [name.decode() for name in await self._link.call("HKEYS", self._keys.followers(run_id))]
         others = [self._keys.worker(name) for name in workers if name != self.worker]
         return bool(others) and await self._link.call("EXISTS", *others) > 0
+
+    async def log_out(self, user_id: str, when: float, seconds: float) -> None:
+        """See `Control`. It is kept before it is told: a worker that misses what is told reads what is kept."""
+        kept, told, life = self._keys.logged_out, self._keys.log_outs, round(seconds * 1000)
+        await asyncio.gather(
+            self._link.call("ZADD", kept, "GT", when, user_id),
+            self._link.call("ZREMRANGEBYSCORE", kept, "-inf", when - seconds),
+            self._link.call("PEXPIRE", kept, life),
+            self._link.call("XADD", told, "MAXLEN", "~", COMMANDS_KEPT, "*", "user", user_id, "when", when),
+            self._link.call("PEXPIRE", told, life),
+        )
+        self.heard(user_id, when)
 
     async def _say(self, worker: str, operation: str, run_id: str) -> None:
         """Tell a worker something; where it lives no more, what is said to it is soon forgotten."""

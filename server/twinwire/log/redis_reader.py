@@ -1,7 +1,7 @@
 """What one worker holds in memory of the runs that are written or followed here, and the one reader that keeps it so.
 
 A run written here grows by its acknowledged appends. All others are read over one connection, by one blocking XREAD,
-together with what is said to this worker.
+together with what is said to this worker and to all.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from msgspec import Struct
 
 from twinwire.errors import LogUnavailable, RunNotFound
 from twinwire.events import TERMINAL_TYPES, Record
-from twinwire.log import Page, RunInfo, Unsubscribe
+from twinwire.log import HearLogOut, Page, RunInfo, Unsubscribe
 from twinwire.log.redis_link import COMMAND_SECONDS, Address, Link
 from twinwire.log.redis_scripts import Keys
 from twinwire.log.tail import Tail
@@ -124,16 +124,30 @@ class Held:
 
 
 class Reader:
-    """All `Held` of this worker. `obey(operation, run_id)` is called with each command that others send it."""
+    """All `Held` of this worker.
 
-    def __init__(self, address: Address, link: Link, keys: Keys, worker: str, obey: Callable[[str, str], None]) -> None:
+    `obey(operation, run_id)` is called with each command that others send it, `heard` with each log-out.
+    """
+
+    def __init__(
+        self,
+        address: Address,
+        link: Link,
+        keys: Keys,
+        worker: str,
+        *,
+        obey: Callable[[str, str], None],
+        heard: HearLogOut,
+    ) -> None:
         self.held: dict[str, Held] = {}
         self._link = link
         self._blocking = Link(address, timeout=BLOCK_SECONDS + COMMAND_SECONDS, patient=False)
         self._keys = keys
         self._commands = keys.commands(worker)
         self._obey = obey
-        self._heard = "0-0"  # the last command's id
+        self._heard = heard
+        self._cursors = {self._commands.encode(): b"0-0", keys.log_outs.encode(): b"0-0"}
+        self._missed = True  # whether there may be log-outs that were not read
         self._waits = False
         self._poking: asyncio.Task[None] | None = None
 
@@ -169,13 +183,23 @@ class Reader:
         """Read for ever. When the connection is lost, go on where it was."""
         while True:
             try:
+                await self.recall()
                 await self._resume()
                 await self._read()
                 await asyncio.sleep(GATHER_SECONDS)
             except LogUnavailable:
+                self._missed = True
                 for held in self.held.values():
                     held.interrupt()
                 await asyncio.sleep(BACKOFF_SECONDS)
+
+    async def recall(self) -> None:
+        """Hear of the log-outs that count, where some may have been missed. Raises `LogUnavailable`."""
+        if self._missed:
+            kept = await self._link.call("ZRANGE", self._keys.logged_out, 0, -1, "WITHSCORES")
+            self._missed = False
+            for user_id, when in zip(kept[::2], kept[1::2], strict=True):
+                self._heard(user_id.decode(), float(when))
 
     async def close(self) -> None:
         """Disconnect."""
@@ -201,7 +225,7 @@ class Reader:
     async def _read(self) -> None:
         runs = {held.name: held for held in self.held.values() if held.awaited}
         cursors = [b"%d-0" % held.tail.last for held in runs.values()]
-        streams = ("STREAMS", self._commands, *runs, self._heard, *cursors)
+        streams = ("STREAMS", *self._cursors, *runs, *self._cursors.values(), *cursors)
         self._waits = True
         try:
             reply = await self._blocking.call(
@@ -214,9 +238,12 @@ class Reader:
                 if held_run.current:
                     held_run.extend([record(row) for row in rows])
             else:
-                self._heard = rows[-1][0].decode()
-                for _, (_, operation, _, run_id) in rows:
-                    self._obey(operation.decode(), run_id.decode())
+                self._cursors[name] = rows[-1][0]
+                for _, (kind, first, _, second) in rows:
+                    if kind == b"user":
+                        self._heard(first.decode(), float(second))
+                    else:
+                        self._obey(first.decode(), second.decode())
 
     def _poke(self) -> None:
         """Have the reader look at once at what has changed, instead of when something happens."""

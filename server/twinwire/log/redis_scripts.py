@@ -19,6 +19,8 @@ class Keys:
         self._tag = f"{{{namespace}}}"
         self.live = f"{self._tag}:live"
         self.sessions = f"{self._tag}:sessions"
+        self.logged_out = f"{self._tag}:logged-out"
+        self.log_outs = f"{self._tag}:log-outs"
 
     def run(self, run_id: str) -> str:
         """A run's hash."""
@@ -48,6 +50,10 @@ class Keys:
         """What a user has started."""
         return f"{self._tag}:starts:{dump(user_id).decode()}"
 
+    def recent(self, user_id: str | None) -> str:
+        """A user's newest runs."""
+        return f"{self._tag}:recent:{dump(user_id).decode()}"
+
     def session(self, session: SessionKey) -> str:
         """A conversation."""
         return f"{self._tag}:session:{dump(session).decode()}"
@@ -70,14 +76,15 @@ class Script:
 
 
 CREATE = Script("""
--- KEYS: run, live, starts [, idempotency key]; ARGV: run id, info, owner [, runs, starts, longest run in ms].
+-- KEYS: run, live, starts, recent [, idempotency key].
+-- ARGV: run id, info, owner, how many recent runs to keep and for how many ms [, runs, starts, longest run in ms].
 -- Returns the info of the run that the key stands for; or, over the quota, {ms until a run has ended, ms until a start
 -- is a minute old}, 0 for the one that is no hindrance. A start counts as long as its run is live, or it is recent.
-local known = KEYS[4] and redis.call('GET', KEYS[4])
+local known = KEYS[5] and redis.call('GET', KEYS[5])
 if known then return known end
 if redis.call('EXISTS', KEYS[1]) == 1 then return ARGV[2] end
-if ARGV[4] then
-  local runs, starts, longest, minute = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6]), 60000
+if ARGV[6] then
+  local runs, starts, longest, minute = tonumber(ARGV[6]), tonumber(ARGV[7]), tonumber(ARGV[8]), 60000
   local time = redis.call('TIME')
   local now = time[1] * 1000 + math.floor(time[2] / 1000)
   if redis.call('ZCARD', KEYS[3]) >= math.min(runs, starts) then
@@ -99,10 +106,15 @@ if ARGV[4] then
   redis.call('ZADD', KEYS[3], now, ARGV[1])
   redis.call('PEXPIRE', KEYS[3], math.max(longest, minute))
 end
+if tonumber(ARGV[4]) > 0 then
+  redis.call('LPUSH', KEYS[4], ARGV[1])
+  redis.call('LTRIM', KEYS[4], 0, ARGV[4] - 1)
+  redis.call('PEXPIRE', KEYS[4], ARGV[5])
+end
 redis.call('HSET', KEYS[1], 'info', ARGV[2], 'owner', ARGV[3], 'first', 1, 'last', 0, 'bytes', 0, 'ended', 0,
-           'key', KEYS[4] or '')
+           'key', KEYS[5] or '')
 redis.call('HSET', KEYS[2], ARGV[1], ARGV[3])
-if KEYS[4] then redis.call('SET', KEYS[4], ARGV[2]) end
+if KEYS[5] then redis.call('SET', KEYS[5], ARGV[2]) end
 return ARGV[2]
 """)
 

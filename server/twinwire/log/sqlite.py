@@ -108,6 +108,10 @@ class SqliteLog(LocalControl):
         """See `EventLog`."""
         return await self._reader.find(key_of(user_id, idempotency_key))
 
+    async def recent(self, user_id: str, limit: int) -> Sequence[str]:
+        """See `EventLog`."""
+        return await self._reader.recent(user_id, limit)
+
     async def state(self, run_id: str) -> RunState:
         """See `EventLog`."""
         live = self._live.get(run_id)

@@ -152,6 +152,9 @@ def _prepare(db: sqlite3.Connection, place: Place, *, new: bool) -> None:
             db.execute(statement)
         db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
         db.execute(f"PRAGMA user_version = {VERSION}")
+    if not db.execute("SELECT 1 FROM pragma_table_info('runs') WHERE name = 'user_id'").fetchone():
+        db.execute("ALTER TABLE runs ADD COLUMN user_id TEXT")  # files of the first servers go without it
+        db.execute("CREATE INDEX runs_user ON runs (user_id, id) WHERE user_id IS NOT NULL")
     db.execute("COMMIT")
 
 

@@ -29,6 +29,7 @@ SELECT id, info, ended IS NOT NULL, coalesce((SELECT min(seq) FROM events WHERE 
     coalesce((SELECT max(seq) FROM events WHERE run = id), 0)
 FROM runs WHERE run_id = ?
 """
+_RECENT = "SELECT run_id FROM runs WHERE user_id = ? ORDER BY id DESC LIMIT ?"
 _EVENTS = "SELECT seq, type, body, start, stop FROM events WHERE run = ? AND seq > ? AND seq <= ? ORDER BY seq LIMIT ?"
 
 
@@ -48,6 +49,10 @@ class Reader:
         """The run with this key."""
         row = await self._run(lambda db: db.execute("SELECT info FROM runs WHERE key = ?", (key,)).fetchone())
         return None if row is None else info_of(row[0])
+
+    async def recent(self, user_id: str, limit: int) -> list[str]:
+        """As `EventLog.recent`."""
+        return await self._run(lambda db: [run_id for (run_id,) in db.execute(_RECENT, (user_id, limit))])
 
     async def state(self, run_id: str) -> RunState:
         """As `EventLog.state`."""

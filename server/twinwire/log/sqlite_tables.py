@@ -115,7 +115,8 @@ class Tables:
                 return known
         self._quotas.admit(run, quota)
         added = self._db.execute(
-            "INSERT INTO runs (run_id, info, key) VALUES (?, ?, ?)", (run.run_id, msgspec.json.encode(run), key)
+            "INSERT INTO runs (run_id, info, key, user_id) VALUES (?, ?, ?, ?)",
+            (run.run_id, msgspec.json.encode(run), key, run.user_id),
         )
         self._heads[run.run_id] = _Head(added.lastrowid or 0, 1, 0, 0, False)
         return run

@@ -56,7 +56,7 @@ class Writer:
         self._loop = loop
         self._queue: SimpleQueue[Job] = SimpleQueue()
         self._stopping = False
-        self.healthy = True  # whether the last transaction could be committed
+        self.healthy = True  # whether the last transaction could be committed, and there can be another
         self.opened: asyncio.Future[None] = loop.create_future()
         self.closed: asyncio.Future[None] = loop.create_future()
         # A daemon: a process that was told to end does not wait for a disk that hangs.
@@ -80,12 +80,12 @@ class Writer:
             self._stopping = True
 
     def _run(self) -> None:
-        failure = None
+        failure: BaseException | None = None
         try:
             with self._opening() as (tables, checkpoints):
                 self._post(_resolve, self.opened)
                 self._serve(tables, checkpoints)
-        except Exception as error:  # noqa: BLE001 - whoever waits for `opened` gets it
+        except BaseException as error:  # noqa: BLE001 - whoever waits for `opened`, or for a job, is told
             failure = error
         self._post(self._end, failure)
 
@@ -123,7 +123,7 @@ class Writer:
                         results.append(job.do(tables))
                     except TwinwireError as error:  # refused before it wrote anything: the others go on
                         results.append(error)
-        except Exception as error:  # noqa: BLE001 - a full disk, or a fault of ours: either way nothing was written
+        except BaseException as error:  # noqa: BLE001 - a full disk, or a fault of ours: nothing was written
             self._failed(error)
             results = [LogUnavailable() for _ in jobs]
         else:
@@ -145,7 +145,7 @@ class Writer:
         except sqlite3.Error as error:  # what is committed stays where it is, until the next one
             logger.warning("the SQLite log cannot move what is committed into its file: %s", error)
 
-    def _failed(self, error: Exception) -> None:
+    def _failed(self, error: BaseException) -> None:
         if self.healthy:
             logger.error("the SQLite log cannot be written: %s", error)
         self.healthy = False
@@ -155,12 +155,17 @@ class Writer:
             logger.warning("the SQLite log can be written again")
         self.healthy = True
 
-    def _end(self, failure: Exception | None) -> None:
-        self._stopping = True
+    def _end(self, failure: BaseException | None) -> None:
+        """The thread is no more: nothing is written any more, and who waits for that is told."""
         if failure is not None and not self.opened.done():
             self.opened.set_exception(failure)
-        elif failure is not None:
+        elif failure is not None and self._stopping:
             logger.error("the SQLite log could not be closed: %s; the next start recovers it", failure)
+        elif failure is not None:
+            logger.critical("the thread that writes the SQLite log has failed: restart the server", exc_info=failure)
+        self._stopping, self.healthy = True, False
+        while not self._queue.empty():
+            _settle([self._queue.get()], [LogUnavailable()])
         _resolve(self.closed)
 
     def _post(self, callback: Callable[..., None], *arguments: Any) -> None:

@@ -10,7 +10,6 @@ from litestar.di import NamedDependency
 from msgspec import Meta, Struct
 
 from twinwire.auth import rfc3339
-from twinwire.transports import Verdict
 from twinwire.web import input as incoming
 from twinwire.web.guard import COOKIE, asker
 from twinwire.web.openapi import documented
@@ -49,11 +48,10 @@ async def login(request: Request[Any, Any, Any], service: NamedDependency[Servic
 
 @post("/logout", status_code=204, summary="End a login")
 async def logout(request: Request[Any, Any, Any], service: NamedDependency[Service]) -> Response[None]:
-    """The user's cookie is gone, their tickets and logins are good no more, and their streams on this worker end."""
+    """The user's cookie is gone, their tickets and logins are good no more, and their streams end, on all workers."""
     by = asker(request)
     if by.user_id is not None:
-        service.auth.log_out(by.user_id)
-        service.sweep.end_of(by.user_id, Verdict.UNAUTHENTICATED)
+        await service.log_out(by.user_id)
     return Response(None, status_code=204, headers=_PRIVATE, cookies=[_cookie(request, "", 0)])
 
 

@@ -13,7 +13,7 @@ from twinwire.formats import ai_sdk
 from twinwire.formats.registry import FORMATS
 from twinwire.transports.ai_sdk import Chat, Options, spec
 from twinwire.web import input as incoming, stream
-from twinwire.web.guard import asker, starter
+from twinwire.web.guard import FOLLOWING, asker, starter
 from twinwire.web.openapi import documented
 from twinwire.web.service import Service
 
@@ -44,7 +44,12 @@ async def _active(request: Request[Any, Any, Any], service: Service, chat_id: st
     return await service.runs.active((user_id, chat_id), by)
 
 
-@get("/ai-sdk/chat/{chat_id:str}/stream", operation_class=documented(query=Options), summary="Resume a chat's run")
+@get(
+    "/ai-sdk/chat/{chat_id:str}/stream",
+    opt=FOLLOWING,
+    operation_class=documented(query=Options),
+    summary="Resume a chat's run",
+)
 async def resume(
     request: Request[Any, Any, Any], chat_id: FromPath[str], service: NamedDependency[Service]
 ) -> Response[None]:

@@ -96,6 +96,7 @@ def create_app(
         [
             chat.chat,
             runs.start_run,
+            runs.list_runs,
             runs.get_run,
             runs.run_events,
             runs.run_snapshot,

@@ -24,6 +24,8 @@ OPEN = {"open": True}
 """The `opt` of a route for everybody."""
 PROBE = {**OPEN, "any_host": True}
 """The same, for those who know the server by its address only: what watches whether it lives."""
+FOLLOWING = {"following": True}
+"""The `opt` of a route that follows runs, or tells of them, and so is open to a ticket for one run."""
 COOKIE = "twinwire_login"
 TOKEN_PROTOCOL = "twinwire.auth."  # noqa: S105 - the name of it
 _ASKER = "twinwire.asker"
@@ -165,7 +167,9 @@ class Guard:
             await send({"type": "websocket.close", "code": error.close_code, "reason": error.code})
             return
         if scope["type"] == ScopeType.HTTP:
-            scope[_ASKER] = self._asker(scope, opened=bool(opt.get("open")))  # type: ignore[literal-required]
+            scope[_ASKER] = by = self._asker(scope, opened=bool(opt.get("open")))  # type: ignore[literal-required]
+            if not opt.get("following"):
+                by.check_whole()
         await self._app(scope, receive, send)
 
     def _asker(self, scope: Scope, *, opened: bool) -> Identity:

@@ -12,6 +12,7 @@ from litestar import Request
 from msgspec import Meta, Struct
 
 from twinwire.errors import BadRequest, NotAcceptable, PayloadTooLarge, UnsupportedMediaType
+from twinwire.log import MAX_RECENT
 from twinwire.wire import Cursor, check_types, decode_json, named_error, parse_after, parse_cursor
 
 T = TypeVar("T", bound=Struct)
@@ -38,6 +39,13 @@ class StartBody(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     on_disconnect: Policy = None
     idempotency_key: IdempotencyKey = None
     interrupt: Annotated[bool, Meta(description="end the session's running run instead of answering 409")] = False
+
+
+class ListQuery(Struct, frozen=True, kw_only=True):
+    """`GET /runs`."""
+
+    user_id: UserId = None
+    limit: Annotated[int, Meta(ge=1, le=MAX_RECENT, description="how many runs at most; default 20")] = 20
 
 
 class FollowQuery(Struct, frozen=True, kw_only=True):

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 from litestar import Request, Response, get, post
 from litestar.di import NamedDependency
 from litestar.params import FromPath
 
-from twinwire.errors import BadRequest
+from twinwire.errors import BadRequest, RunNotFound
 from twinwire.events import decode
 from twinwire.log import RunState
 from twinwire.runs import RunSpec
 from twinwire.web import input as incoming, stream
-from twinwire.web.guard import asker, starter
-from twinwire.web.input import FollowQuery, StartBody
+from twinwire.web.guard import FOLLOWING, asker, starter
+from twinwire.web.input import FollowQuery, ListQuery, StartBody
 from twinwire.web.openapi import documented
 from twinwire.web.service import Service
 from twinwire.wire import check_run_id
@@ -53,7 +54,24 @@ async def start_run(request: Request[Any, Any, Any], service: NamedDependency[Se
     return Response(describe(state), status_code=201 if new else 200, headers=headers)
 
 
-@get("/runs/{run_id:str}", summary="A run")
+@get("/runs", opt=FOLLOWING, operation_class=documented(query=ListQuery), summary="A user's newest runs")
+async def list_runs(request: Request[Any, Any, Any], service: NamedDependency[Service]) -> dict[str, Any]:
+    """The runs that the asker may see and the log holds, the newest first, without their results.
+
+    Runs of nobody in particular are in no list: who knows such a run's id may follow and cancel it.
+    """
+    asked = incoming.query(request, ListQuery)
+    by = asker(request)
+    if (user_id := by.named(asked.user_id)) is None:
+        raise BadRequest("is needed where nobody is authenticated", field="user_id")
+    listed = []
+    for run_id in await service.runs.log.recent(user_id, asked.limit):
+        with suppress(RunNotFound):  # forgotten meanwhile, or not the one that a ticket is for
+            listed.append(describe(await service.runs.state(run_id, by)))
+    return {"runs": [{name: value for name, value in run.items() if name != "result"} for run in listed]}
+
+
+@get("/runs/{run_id:str}", opt=FOLLOWING, summary="A run")
 async def get_run(
     request: Request[Any, Any, Any], run_id: FromPath[str], service: NamedDependency[Service]
 ) -> dict[str, Any]:
@@ -61,7 +79,12 @@ async def get_run(
     return describe(await service.runs.state(run_id, asker(request)))
 
 
-@get("/runs/{run_id:str}/events", operation_class=documented(query=FollowQuery), summary="Follow a run over SSE")
+@get(
+    "/runs/{run_id:str}/events",
+    opt=FOLLOWING,
+    operation_class=documented(query=FollowQuery),
+    summary="Follow a run over SSE",
+)
 async def run_events(
     request: Request[Any, Any, Any], run_id: FromPath[str], service: NamedDependency[Service]
 ) -> Response[None]:
@@ -72,7 +95,7 @@ async def run_events(
     return await stream.follow(service, run_id, after, asked, asker(request))
 
 
-@get("/runs/{run_id:str}/snapshot", summary="A run's state so far")
+@get("/runs/{run_id:str}/snapshot", opt=FOLLOWING, summary="A run's state so far")
 async def run_snapshot(
     request: Request[Any, Any, Any], run_id: FromPath[str], service: NamedDependency[Service]
 ) -> dict[str, Any]:

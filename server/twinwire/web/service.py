@@ -31,9 +31,21 @@ class Service(Struct, frozen=True):
 
     async def start(self) -> None:
         """Open the log; load the local model, if there is one. Raises `SettingsError`."""
+        self.runs.log.heard = self._logged_out
         await self.runs.log.open(self.runs)
         if self.local is not None:
             await self.local.start()
+
+    async def log_out(self, user_id: str) -> None:
+        """Take back what this user was given until now, and end their streams, on all workers.
+
+        Raises `LogUnavailable` where the others cannot be told; then it is to be asked again.
+        """
+        await self.runs.log.log_out(user_id, self.auth.clock(), self.auth.memory)
+
+    def _logged_out(self, user_id: str, when: float) -> None:
+        if self.auth.log_out(user_id, when):
+            self.sweep.end_of(user_id, Verdict.UNAUTHENTICATED)
 
     async def drain(self) -> None:
         """End what goes on, in bounded time: runs first, so that their followers still see how they end. Idempotent."""

@@ -62,7 +62,7 @@ async def _serve(
         # Told on an open socket: a refused handshake tells a browser nothing.
         await send({"type": "websocket.close", "code": verdict.code, "reason": verdict.reason})
         return
-    with service.gate.entered(user_id):
+    with service.gate.entered(user_id) as claim:
         await websocket.serve(
             scope,
             receive,
@@ -72,5 +72,6 @@ async def _serve(
             rate=service.settings.socket_rate,
             known=service.auth,
             by=by,
+            claim=claim,
             kind=kind(service),
         )

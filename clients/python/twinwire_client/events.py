@@ -1,0 +1,142 @@
+"""The events as a client has them, and their data as typed objects: one Struct for each type of PROTOCOL.md, section 1.
+
+Use them with `match event.payload: case LLMChunk(content=text): …`. Only types; what is due, and when, is `run`'s.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+from msgspec import Struct, field
+
+from twinwire.events import StreamEvent
+from twinwire_client.errors import ProtocolError
+
+
+class AgentStart(Struct, frozen=True):
+    """The run begins. `config` names the agent; `max_steps` is None where there is no bound."""
+
+    input: str | None = None
+    config: dict[str, Any] = field(default_factory=dict)
+    max_steps: int | None = None
+
+
+class StepStart(Struct, frozen=True):
+    """Step number `step` begins, of at most `max_steps`."""
+
+    step: int = 0
+    max_steps: int | None = None
+
+
+class StepFinish(Struct, frozen=True):
+    """The step ends; `action` is `tool_calls` or `answer`."""
+
+    step: int = 0
+    action: str = ""
+
+
+class Thinking(Struct, frozen=True):
+    """An increment of the model's reasoning."""
+
+    content: str = ""
+
+
+class LLMChunk(Struct, frozen=True):
+    """An increment of the answer, twice."""
+
+    content: str = ""
+    delta: str = ""
+
+
+class ToolCallStart(Struct, frozen=True):
+    """A tool is called."""
+
+    tool_call_id: str = ""
+    tool_name: str = ""
+    parameters: dict[str, Any] = field(default_factory=dict)
+
+
+class ToolCallFinish(Struct, frozen=True):
+    """It is done after `duration` seconds; `status` is `ok` or `error`."""
+
+    tool_call_id: str = ""
+    tool_name: str = ""
+    result: Any = None
+    status: str = ""
+    duration: float = 0.0
+
+
+class Progress(Struct, frozen=True):
+    """How far the run is: `progress` is 0 to 100, at `step` of `total`."""
+
+    progress: float = 0.0
+    step: int | None = None
+    total: int | None = None
+
+
+class AgentFinish(Struct, frozen=True):
+    """The run has ended after `duration` seconds: `status` is `completed`, `cancelled` or `max_steps`."""
+
+    result: Any = None
+    duration: float = 0.0
+    status: str = ""
+    usage: dict[str, int] | None = None
+
+
+class Error(Struct, frozen=True):
+    """The run has failed."""
+
+    error_type: str = ""
+    message: str = ""
+
+
+Payload = (
+    AgentStart
+    | StepStart
+    | StepFinish
+    | Thinking
+    | LLMChunk
+    | ToolCallStart
+    | ToolCallFinish
+    | Progress
+    | AgentFinish
+    | Error
+)
+
+_PAYLOADS: dict[str, type[Payload]] = {
+    "AGENT_START": AgentStart,
+    "STEP_START": StepStart,
+    "STEP_FINISH": StepFinish,
+    "THINKING": Thinking,
+    "LLM_CHUNK": LLMChunk,
+    "TOOL_CALL_START": ToolCallStart,
+    "TOOL_CALL_FINISH": ToolCallFinish,
+    "PROGRESS": Progress,
+    "AGENT_FINISH": AgentFinish,
+    "ERROR": Error,
+}
+
+
+class Event(StreamEvent):
+    """One event of a run: `type`, `data`, `timestamp`, `metadata` and `id`, as PROTOCOL.md, section 1, has them."""
+
+    @property
+    def payload(self) -> Payload | None:
+        """`data` as the Struct of the event's type; None for an agent's own type.
+
+        A key that an agent left out has an empty value, one that nobody knows is left aside. Raises `ProtocolError`
+        where a value is of another type than the protocol's.
+        """
+        kind = _PAYLOADS.get(self.type)
+        try:
+            return None if kind is None else msgspec.convert(self.data, kind)
+        except msgspec.ValidationError as error:
+            raise ProtocolError(f"{self.type}: {error}") from None
+
+
+class Snapshot(Struct, frozen=True):
+    """What a run's events up to number `seq` come to; PROTOCOL.md, section 3, has the keys of `state`."""
+
+    seq: int
+    state: dict[str, Any]

@@ -1,0 +1,279 @@
+"""One WebSocket that carries many runs (PROTOCOL.md, section 5): commands and their replies, events by their run.
+
+A session is one connection and lives once; whoever wants another opens another (`ws`). Whether the server still lives
+is asked with the protocol's own `ping`, and only while a run is followed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import Mapping
+from typing import Any, NamedTuple, Protocol
+
+import anyio
+import httpx
+import msgspec
+from httpx_ws import (
+    AsyncWebSocketSession,
+    HTTPXWSException,
+    WebSocketDisconnect,
+    WebSocketInvalidTypeReceived,
+    WebSocketUpgradeError,
+    aconnect_ws,
+)
+from wsproto.utilities import ProtocolError as SocketError
+
+from twinwire.errors import Draining, LogUnavailable, RateLimited, TooManyRuns
+from twinwire.events import TERMINAL_TYPES
+from twinwire_client.api import Api, refusal
+from twinwire_client.errors import ApiError, ProtocolError, TwinwireClientError, api_error
+from twinwire_client.retry import Broken
+
+PASSING = {kind.code for kind in (Draining, LogUnavailable, RateLimited, TooManyRuns)}
+"""The errors of a socket that HTTP would answer with 429 or 503."""
+
+IDLE_SECONDS = 10.0  # how long a socket that nobody uses stays open for the next run
+
+_FINAL = {1003, 1008, 1009, 1010}
+"""Close codes (RFC 6455, section 7.4.1) that say that the client is wrong. Those from 4500 are Twinwire's own.
+
+1002 and 1007 are what the library here reports of frames that are none: a connection that is broken.
+"""
+
+Why = Broken | TwinwireClientError
+
+
+class Message(msgspec.Struct):
+    """What the client looks at in a message. An event is one whose type is upper case."""
+
+    type: str
+    id: str = ""
+    ref: Any = None
+    run_id: str | None = None
+    code: str | None = None
+    message: str | None = None
+    field: str | None = None
+    retry_after: float = 0.0
+    first: int = 0
+    last: int = 0
+    ended: bool = False
+
+
+class Channel(Protocol):
+    """What hears of a run; `left` once it wants to hear no more."""
+
+    left: bool
+
+    def put(self, text: str, *, last: bool) -> None:
+        """An event's JSON; whether it is the terminal one."""
+        ...
+
+    def fail(self, error: Why) -> None:
+        """No more comes, and why."""
+        ...
+
+
+class _Asked(NamedTuple):
+    answer: asyncio.Future[Message]
+    channel: Channel | None
+
+
+_decode = msgspec.json.Decoder(Message).decode
+
+
+def _closed(code: int, reason: str) -> Broken | ApiError:
+    """What a close code means."""
+    text = f"the socket was closed with {code}{f' ({reason})' if reason else ''}"
+    if code in _FINAL or 4500 <= code <= 4999:
+        return api_error({"code": "unauthenticated" if code == 4501 else "closed", "message": text}, code)
+    return Broken(text)
+
+
+def _verdict(message: Message) -> Broken | ApiError:
+    """What an `error` or `gap` message means."""
+    if message.type == "gap":
+        message.code, message.message = "gap", f"the log holds events {message.first} to {message.last}"
+    if message.code in PASSING:
+        return Broken(message.message or message.code or "", message.retry_after)
+    return api_error(msgspec.structs.asdict(message))
+
+
+class Session:
+    """See the module. It opens by itself, and closes where `close` is called, it breaks, or nobody uses it."""
+
+    def __init__(self, api: Api) -> None:
+        self._api = api
+        self._why: Why | None = None
+        self._refs = itertools.count(1)
+        self._asked: dict[int, _Asked] = {}
+        self._channels: dict[str | None, Channel] = {}
+        self._unsent: asyncio.Queue[str] = asyncio.Queue()
+        self._idle: asyncio.TimerHandle | None = None
+        self._task = asyncio.create_task(self._live())
+
+    @property
+    def alive(self) -> bool:
+        """Whether it can be spoken to, or will be."""
+        return self._why is None
+
+    def follows(self, run_id: str | None) -> bool:
+        """Whether a run is followed here: it can be so once."""
+        channel = self._channels.get(run_id)
+        return channel is not None and not channel.left
+
+    def tell(self, command: Mapping[str, Any], channel: Channel | None = None) -> asyncio.Future[Message]:
+        """Send a command; the future has the reply, or raises what `receive` of a `run.Connection` does.
+
+        Events of the run that the reply names go to the `channel`, from the first one on.
+        """
+        answer: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
+        answer.add_done_callback(lambda done: done.cancelled() or done.exception())  # where nobody waits for it
+        if self._why is not None:
+            answer.set_exception(self._why)
+            return answer
+        ref = next(self._refs)
+        self._asked[ref] = _Asked(answer, channel)
+        self._unsent.put_nowait(msgspec.json.encode({**command, "ref": ref}).decode())
+        self._rest()
+        return answer
+
+    async def ask(self, command: Mapping[str, Any], channel: Channel) -> Message:
+        """As `tell`; a reply that does not come in time ends the session."""
+        try:
+            async with asyncio.timeout(self._api.timeout):
+                return await self.tell(command, channel)
+        except TimeoutError:
+            silent = Broken("the server is silent")
+            self.close(silent)
+            raise silent from None
+
+    def leave(self, run_id: str | None, channel: Channel) -> None:
+        """Stop following a run, where this channel still does."""
+        channel.left = True
+        if self._channels.get(run_id) is channel:
+            self.tell({"type": "detach", "run_id": run_id})
+
+    def close(self, why: Why) -> None:
+        """End it, and with it all that waits for it."""
+        self._fail(why)
+        self._task.cancel()
+
+    async def aclose(self) -> None:
+        """The same, and wait until it is closed."""
+        self.close(Broken("the client was closed"))
+        await asyncio.wait([self._task])
+
+    def _fail(self, why: Why) -> None:
+        if self._why is not None:
+            return
+        self._why = why
+        for answer, _ in self._asked.values():
+            if not answer.done():
+                answer.set_exception(why)
+        for channel in self._channels.values():
+            channel.fail(why)
+        self._asked.clear()
+        self._channels.clear()
+        self._rest()
+
+    def _rest(self) -> None:
+        """Close the session after a while in which nobody uses it."""
+        if self._idle is not None:
+            self._idle.cancel()
+            self._idle = None
+        if self.alive and not self._asked and not self._channels:
+            loop = asyncio.get_running_loop()
+            self._idle = loop.call_later(IDLE_SECONDS, self.close, Broken("nobody used the socket"))
+
+    async def _live(self) -> None:
+        """Hold the connection open. It has a task group, which must be entered and left in one and the same task."""
+        why: Why = Broken("the connection broke")
+        try:
+            async with aconnect_ws(
+                "/ws", self._api.http, keepalive_ping_interval_seconds=None, session_class=AsyncWebSocketSession
+            ) as session:
+                writing = asyncio.create_task(self._write(session))
+                try:
+                    self._fail(await self._read(session))
+                finally:
+                    writing.cancel()
+                    await asyncio.wait([writing])
+        except WebSocketUpgradeError as error:
+            why = refusal(error.response)
+        except (httpx.TransportError, HTTPXWSException, ExceptionGroup) as error:
+            why = Broken(str(error) or type(error).__name__)
+        finally:
+            self._fail(why)
+
+    async def _write(self, session: AsyncWebSocketSession) -> None:
+        try:
+            while True:
+                await session.send_text(await self._unsent.get())
+        except (HTTPXWSException, SocketError, anyio.ClosedResourceError):
+            pass  # what has come before it broke tells more
+
+    async def _read(self, session: AsyncWebSocketSession) -> Why:
+        """Take what comes, until no more does; why not."""
+        asked = False
+        while True:
+            try:
+                text = await session.receive_text(self._api.heartbeat)
+                asked = False
+                self._hear(text)
+            except TimeoutError:
+                if asked:
+                    return Broken("the server is silent")
+                if self._channels:
+                    asked = True
+                    self.tell({"type": "ping"})
+            except WebSocketDisconnect as error:
+                return _closed(error.code, error.reason)
+            except (WebSocketInvalidTypeReceived, msgspec.DecodeError):
+                return ProtocolError("a message came that is none of the protocol")
+            except (HTTPXWSException, SocketError, anyio.ClosedResourceError, anyio.EndOfStream):
+                return Broken("the connection broke")
+            except (Broken, TwinwireClientError) as error:
+                return error
+
+    def _hear(self, text: str) -> None:
+        message = _decode(text)
+        if not message.type.isupper():
+            self._reply(message)
+            return
+        run_id, last = message.id[4:30], message.type in TERMINAL_TYPES
+        channel = self._channels.get(run_id)
+        if channel is None:
+            raise ProtocolError("an event of another run came")
+        if last:
+            del self._channels[run_id]
+            self._rest()
+        channel.put(text, last=last)
+
+    def _reply(self, message: Message) -> None:
+        bad = message.type in {"error", "gap"}
+        asked = self._asked.pop(message.ref, None)
+        followed = self._channels.get(message.run_id)
+        if message.type == "detached":
+            self._channels.pop(message.run_id, None)
+        if asked is None:
+            if not bad:
+                return
+            if message.run_id is None:
+                raise _verdict(message)
+            self._channels.pop(message.run_id, None)
+            if followed is not None:
+                followed.fail(_verdict(message))
+        elif bad:
+            if not asked.answer.done():
+                asked.answer.set_exception(_verdict(message))
+        else:
+            if asked.channel is not None:
+                if followed is not None:
+                    followed.fail(Broken("the run is followed anew on this socket"))
+                self._channels[message.run_id] = asked.channel
+                if asked.answer.done():  # who asked has gone meanwhile
+                    self.leave(message.run_id, asked.channel)
+            if not asked.answer.done():
+                asked.answer.set_result(message)
+        self._rest()

@@ -1,0 +1,237 @@
+"""HTTP/2 frame by frame (RFC 9113): how a stream ends, breaks and is held up while others on its connection go on."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import ssl
+import struct
+import sys
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
+
+import httpx
+import pytest
+import zttp
+
+from certificates import Certificate
+from followers import attach, cancel, rest, start, text
+from serving import Puppet, Puppets, Running, serving, until
+from twinwire import cli
+from twinwire.errors import SettingsError
+from twinwire.settings import Settings
+
+DATA, RST_STREAM, SETTINGS, GOAWAY, WINDOW_UPDATE = 0, 3, 4, 7, 8
+END_STREAM = ACK = 1
+CANCEL = 8
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Certificate:
+    return Certificate(tmp_path_factory.mktemp("http2"))
+
+
+class Connection:
+    """A client that gives credit when the test does. `bodies` are by stream; `over` is how a stream ended."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.writer = writer
+        self.bodies: dict[int, bytes] = {}
+        self.over: dict[int, str] = {}
+        self.settings: dict[int, int] = {}
+        self._reader = reader
+        self._encoder = zttp.Connection(zttp.CLIENT, protocol=zttp.HTTP2)
+
+    def get(self, target: str) -> int:
+        """Open a stream."""
+        stream = self._encoder.send_request(b"GET", target.encode(), b"", [(b"host", b"localhost")])
+        stream.end_message()
+        self.writer.write(self._encoder.data_to_send())
+        self.bodies[stream.stream_id] = b""
+        return stream.stream_id
+
+    def send(self, kind: int, stream: int, number: int) -> None:
+        """A frame whose payload is one number."""
+        self.writer.write(struct.pack(">BHBBII", 0, 4, kind, 0, stream, number))
+
+    async def run(self) -> None:
+        """Take frames, and give the connection back what they cost, until it closes."""
+        try:
+            while True:
+                head = await self._reader.readexactly(9)
+                kind, flags, stream = head[3], head[4], int.from_bytes(head[5:]) & 2**31 - 1
+                payload = await self._reader.readexactly(int.from_bytes(head[:3]))
+                if kind == DATA and payload:
+                    self.bodies[stream] += payload
+                    self.send(WINDOW_UPDATE, 0, len(payload))
+                if kind == SETTINGS and not flags & ACK:
+                    self.settings.update(struct.iter_unpack(">HI", payload))
+                if kind == DATA and flags & END_STREAM:
+                    self.over[stream] = "ended"
+                if kind == RST_STREAM:
+                    self.over[stream] = f"reset {int.from_bytes(payload)}"
+                if kind == GOAWAY:
+                    self.over[0] = "gone"
+        except asyncio.IncompleteReadError:
+            pass
+
+    def events(self, stream: int) -> list[dict[str, Any]]:
+        """The whole events that have come on a stream."""
+        blocks = self.bodies[stream].split(b"\n\n")[1:-1]
+        return [json.loads(block.split(b"\ndata: ")[1].split(b"\n")[0]) for block in blocks if block[:1] != b":"]
+
+
+@asynccontextmanager
+async def connected(server: Running, certificate: Certificate) -> AsyncIterator[Connection]:
+    context = ssl.create_default_context(cafile=certificate.ca)
+    context.set_alpn_protocols(["h2"])
+    connection = Connection(*await asyncio.open_connection("127.0.0.1", server.port, ssl=context))
+    running = asyncio.create_task(connection.run())
+    yield connection
+    connection.writer.close()
+    await running
+
+
+async def followed(connection: Connection, puppets: Puppets) -> tuple[int, Puppet]:
+    """A run on a stream of its own, whose first two events have come."""
+    stream = connection.get("/chat/stream?message=hi&envelope=1&on_disconnect=continue")
+    puppet = await puppets.next()
+    puppet.say("first")
+    await until(lambda: len(connection.events(stream)) == 2)
+    return stream, puppet
+
+
+async def test_a_run_ends_its_stream(certificate: Certificate, puppets: Puppets) -> None:
+    """The stream ends after the terminal event, on a cancel too, and what shares its connection goes on."""
+    async with (
+        serving({"mine": puppets}, http2=True, **certificate.settings) as server,
+        connected(server, certificate) as connection,
+    ):
+        (one, _), (two, second) = await followed(connection, puppets), await followed(connection, puppets)
+        assert await cancel("sse", server, connection.events(one)[0]["id"].split("-")[1]) == "accepted"
+        await until(lambda: one in connection.over)
+        second.end()
+        await until(lambda: two in connection.over)
+        assert connection.over == {one: "ended", two: "ended"}
+        ends = [connection.events(stream)[-1]["data"]["status"] for stream in (one, two)]
+        assert ends == ["cancelled", "completed"]
+
+
+async def test_a_stream_without_its_end_is_reset(
+    certificate: Certificate, puppets: Puppets, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Over the number of connections a stream has its opening block and is reset; no error is logged."""
+    async with (
+        serving({"mine": puppets}, http2=True, max_connections=1, **certificate.settings) as server,
+        connected(server, certificate) as connection,
+    ):
+        one, puppet = await followed(connection, puppets)
+        other = connection.get(f"/runs/{connection.events(one)[0]['id'].split('-')[1]}/events")
+        await until(lambda: other in connection.over)
+        assert connection.over == {other: f"reset {CANCEL}"}
+        assert connection.bodies[other].startswith(b"retry: ")
+        puppet.end()
+        await until(lambda: connection.over.get(one) == "ended")
+    assert [record for record in caplog.records if record.levelname == "ERROR"] == []
+
+
+async def test_a_stream_that_its_client_leaves(certificate: Certificate, puppets: Puppets) -> None:
+    """A stream reset by its client is a follower that has left; the run goes on, and so do other streams."""
+    async with (
+        serving({"mine": puppets}, http2=True, **certificate.settings) as server,
+        connected(server, certificate) as connection,
+    ):
+        (one, first), (two, second) = await followed(connection, puppets), await followed(connection, puppets)
+        connection.send(RST_STREAM, one, CANCEL)
+        await until(lambda: len(server.service.sweep.pumps) == 1)
+        for puppet in (first, second):
+            puppet.say("on")
+            puppet.end()
+        await until(lambda: connection.over.get(two) == "ended")
+        assert text(connection.events(two)) == "firston"
+
+
+async def test_a_stream_without_credit_is_held_up_alone(
+    certificate: Certificate, puppets: Puppets, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who gives a stream no credit is dropped from it, with little kept for it; others miss nothing; it resumes."""
+    certificate.trust(monkeypatch)
+    async with (
+        serving({"mine": puppets}, http2=True, send_timeout=0.4, **certificate.settings) as server,
+        connected(server, certificate) as connection,
+    ):
+        (stalled, puppet), (healthy, other) = await followed(connection, puppets), await followed(connection, puppets)
+        (protocol,) = server.server.server_state.connections
+        cycle = protocol.cycles[stalled]  # type: ignore[union-attr]
+        kept = [0]
+        for _ in range(100):
+            puppet.emit("NOISE", noise="x" * 60_000)
+        puppet.end()
+
+        def dropped() -> bool:
+            kept.append(cycle.stream.pending_bytes or 0)
+            return stalled in connection.over
+
+        await until(dropped)
+        assert 0 < max(kept) < 2**20
+        assert connection.over == {stalled: f"reset {CANCEL}"}
+        other.say("fine")
+        other.end()
+        await until(lambda: healthy in connection.over)
+        assert connection.over[healthy] == "ended"
+        seen = connection.events(stalled)
+        assert len(seen) < 100
+        run_id = seen[0]["id"].split("-")[1]
+        assert len(await rest(await attach("sse", server, run_id, seen[-1]["id"]))) == 103 - len(seen)
+
+
+async def test_credit_takes_it_on(certificate: Certificate, puppets: Puppets) -> None:
+    """A stream held up for want of credit goes on when there is some, to its end."""
+    async with (
+        serving({"mine": puppets}, http2=True, **certificate.settings) as server,
+        connected(server, certificate) as connection,
+    ):
+        stream, puppet = await followed(connection, puppets)
+        for _ in range(10):
+            puppet.emit("NOISE", noise="x" * 60_000)
+        puppet.end()
+        await until(lambda: len(connection.bodies[stream]) == 65_535)
+        connection.send(WINDOW_UPDATE, stream, 2**20)
+        await until(lambda: connection.over.get(stream) == "ended")
+        assert len(connection.events(stream)) == 13
+
+
+async def test_a_server_that_goes(certificate: Certificate, puppets: Puppets) -> None:
+    """At its end a server ends each stream with the run's terminal event, and says that it goes."""
+    async with AsyncExitStack() as longer:
+        async with serving({"mine": puppets}, http2=True, **certificate.settings) as server:
+            connection = await longer.enter_async_context(connected(server, certificate))
+            stream, _ = await followed(connection, puppets)
+        await until(lambda: 0 in connection.over)
+        assert connection.over == {stream: "ended", 0: "gone"}
+        assert connection.events(stream)[-1]["data"]["error_type"] == "interrupted"
+
+
+async def test_others_get_http_1_1(certificate: Certificate, puppets: Puppets, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who does not choose HTTP/2 has HTTP/1.1 and WebSockets, which are not offered over HTTP/2 (RFC 8441)."""
+    certificate.trust(monkeypatch)
+    async with (
+        serving({"mine": puppets}, http2=True, **certificate.settings) as server,
+        connected(server, certificate) as connection,
+    ):
+        for kind in ("sse", "ws"):
+            follower = await start(kind, server)
+            (await puppets.next()).end()
+            assert len(await rest(follower)) == 2
+        async with httpx.AsyncClient(trust_env=True) as client:
+            assert (await client.get(f"{server.url}/readyz")).http_version == "HTTP/1.1"
+        await until(lambda: bool(connection.settings))
+        assert connection.settings.get(8, 0) == 0
+
+
+def test_without_the_extra(certificate: Certificate, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where zttp is not installed, one line says what to install."""
+    monkeypatch.setitem(sys.modules, "zttp", None)
+    with pytest.raises(SettingsError, match=r"^--http2: it needs pip install 'twinwire\[http2\]'$"):
+        cli._check_tls(Settings(http2=True, ssl_certfile=certificate.certfile, ssl_keyfile=certificate.keyfile))
