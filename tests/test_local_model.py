@@ -113,6 +113,11 @@ async def test_more_than_the_context(server: Process) -> None:
     assert end.data["message"] == "the conversation is too long for the model (400)"
 
 
+async def ready(server: Process) -> httpx.Response:
+    async with httpx.AsyncClient(trust_env=False) as client:
+        return await client.get(f"{server.url}/readyz")
+
+
 async def test_the_model_s_process_dies(server: Process) -> None:
     """A run that loses its model ends in one ERROR; the server lives and starts the model again."""
     [model] = children(server)
@@ -125,7 +130,7 @@ async def test_the_model_s_process_dies(server: Process) -> None:
                 seen.append(event)
         assert [event.type for event in seen if event.type in {"AGENT_FINISH", "ERROR"}] == ["ERROR"]
         assert seen[-1].data["error_type"] == "upstream_truncated"
-        while (readiness := httpx.get(f"{server.url}/readyz", trust_env=False)).status_code == 200:
+        while (readiness := await ready(server)).status_code == 200:
             pass
         assert (readiness.status_code, readiness.json()["code"]) == (503, "model_unavailable")
         async with asyncio.timeout(30):
@@ -133,7 +138,7 @@ async def test_the_model_s_process_dies(server: Process) -> None:
                 assert end.data["error_type"] == "upstream_unreachable"
     [again] = children(server)
     assert again != model
-    assert httpx.get(f"{server.url}/readyz", trust_env=False).status_code == 200
+    assert (await ready(server)).status_code == 200
 
 
 @pytest.mark.parametrize("ending", [signal.SIGTERM, signal.SIGKILL])

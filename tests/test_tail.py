@@ -97,3 +97,13 @@ def test_restart_leaves_nobody_live() -> None:
     tail.append(7, records(RUN, 7, 1))
     assert follower.lagged == [3]
     assert len(follower.data) == 1
+
+
+def test_wake_is_for_those_who_are_live_too() -> None:
+    """Where there is something else to see than an append, who is live lags, so that it is woken as all others are."""
+    tail = Tail()
+    follower = Connection(tail, native.view("ws", None))
+    tail.join(follower)
+    tail.append(0, records(RUN, 0, 2))
+    tail.wake()
+    assert follower.lagged == [2]

@@ -44,7 +44,7 @@ async def test_event_source(context: BrowserContext, server: Running, puppets: P
 async def test_websocket(context: BrowserContext, server: Running, puppets: Puppets) -> None:
     """The WebSocket snippet shows the answer as it comes, and its stop button cancels."""
     server.runs.agents["mine"] = puppets
-    (snippet,) = (snippet for snippet in SNIPPETS if "WebSocket" in snippet)
+    (snippet,) = (snippet for snippet in SNIPPETS if "new WebSocket(" in snippet)
     page = await run(context, server, snippet)
     puppet = await puppets.next()
     puppet.say("Hel", "lo")

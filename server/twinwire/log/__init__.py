@@ -168,8 +168,8 @@ class Owner(Protocol):
 class Control(Protocol):
     """What is about runs and not in them, for all workers that use one log.
 
-    `worker` names this process among them; the runs it starts are its own (`RunInfo.owner`). `heard` is called with each
-    log-out on any worker, maybe more than once; it is set before `open`, which calls it with those that still count.
+    `worker` names this process among them; the runs it starts are its own (`RunInfo.owner`). `heard` is called with
+    each log-out on any worker, maybe more than once; it is set before `open`, which calls it with those that count yet.
     """
 
     worker: str

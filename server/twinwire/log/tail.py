@@ -101,7 +101,7 @@ class Tail:
         if self._audiences:
             self._push(records)
         if self._subscribers:
-            self.wake()
+            self._wake()
         return added
 
     def _push(self, records: Sequence[Record]) -> None:
@@ -169,7 +169,11 @@ class Tail:
         return unsubscribe
 
     def wake(self) -> None:
-        """Wake the subscribers."""
+        """Let everybody look again: nobody is live, and the subscribers are woken."""
+        self._settle()
+        self._wake()
+
+    def _wake(self) -> None:
         for wake in tuple(self._subscribers.values()):
             wake()
 
