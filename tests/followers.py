@@ -56,7 +56,10 @@ class SseFollower:
 
     async def open(self) -> SseFollower:
         request = self._client.build_request("GET", self._url, headers=self._headers)
-        self.response = await self._client.send(request, stream=True)
+        try:
+            self.response = await self._client.send(request, stream=True)
+        except AttributeError as error:  # anyio's, for a connection that breaks while it is made
+            raise httpx.ConnectError(str(error)) from error
         if self.response.status_code == 204:
             self.ended = True
         elif self.response.status_code != 200:
