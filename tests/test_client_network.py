@@ -13,6 +13,7 @@ from following import NOWHERE, QUICK, Transport, both, connected, numbers, words
 from serving import Puppets, Running, echo, serving
 from twinwire.transports import Verdict
 from twinwire_client import Backoff, Client, ConnectionLost
+from twinwire_client.api import network
 from twinwire_client.retry import Attempts, Broken
 
 
@@ -213,3 +214,11 @@ async def test_long_connections_are_no_failures() -> None:
     attempts.succeeded(lasted=1.0)
     with pytest.raises(ConnectionLost, match="somewhere: gave up after 2 attempts: cut"):
         await attempts.failed(Broken("cut"))
+
+
+def test_broken_while_it_is_made() -> None:
+    """Of a connection that breaks while it is made anyio tells by an AttributeError; any other one is a fault of ours."""
+    with pytest.raises(Broken), network():
+        raise AttributeError("'NoneType' object has no attribute 'getpeername'", name="getpeername", obj=None)
+    with pytest.raises(AttributeError), network():
+        raise AttributeError("no such thing", name="thing", obj=None)

@@ -43,6 +43,10 @@ def network() -> Iterator[None]:
         raise Broken("the server is silent") from None
     except httpx.TransportError as error:
         raise Broken(str(error) or type(error).__name__) from error
+    except AttributeError as error:
+        if error.name != "getpeername":
+            raise
+        raise Broken("the connection broke while it was made") from None  # that is how anyio tells it
 
 
 class _Bearer(httpx.Auth):
