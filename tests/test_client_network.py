@@ -217,7 +217,7 @@ async def test_long_connections_are_no_failures() -> None:
 
 
 def test_broken_while_it_is_made() -> None:
-    """Of a connection that breaks while it is made anyio tells by an AttributeError; any other one is a fault of ours."""
+    """Of a connection that breaks while it is made anyio tells by an AttributeError; others are faults of ours."""
     with pytest.raises(Broken), network():
         raise AttributeError("'NoneType' object has no attribute 'getpeername'", name="getpeername", obj=None)
     with pytest.raises(AttributeError), network():
