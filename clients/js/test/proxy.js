@@ -20,7 +20,8 @@ export async function proxy(url, fault) {
   const clients = new Set();
   /** The first lines of all requests. @type {string[]} */
   const lines = [];
-  const server = net.createServer((client) => {
+  // Without delay: a reset would throw away what Nagle's algorithm still holds back, and a client get nothing at all.
+  const server = net.createServer({ noDelay: true }, (client) => {
     const upstream = net.connect(Number(new URL(url).port), '127.0.0.1');
     /** @type {Fault} */
     let now = {};
