@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from importlib.util import find_spec
 
@@ -15,6 +16,10 @@ from serving import Puppets, Running, plain, serving
 # The browser's driver is in a dependency group of its own; CI has it, or fails in e2e/conftest.py.
 BROWSER = find_spec("playwright") is not None or "CI" in os.environ
 collect_ignore = [] if BROWSER else ["e2e"]
+
+# A shell starts what it puts into the background with SIGINT ignored, and programs keep that: for the programs that
+# the tests start Ctrl-C is to be what it is for a user.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_report_header() -> list[str]:
