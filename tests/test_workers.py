@@ -23,8 +23,8 @@ def work(ready):
     async def live():
         stop = asyncio.Event()
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
+        say("up")  # first, so that it is read before whatever the parent then does
         ready()
-        say("up")
         await stop.wait()
         say("down")
     asyncio.run(live())
