@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import os
 import sys
 import tempfile
 from dataclasses import replace
@@ -19,8 +18,7 @@ from typing import Any, NoReturn
 import msgspec
 import uvloop
 
-from benchmarks.generators import own_processors
-from benchmarks.processes import ROOT
+from benchmarks.processes import ROOT, step_aside
 from benchmarks.profiles import FULL, Sizes
 from benchmarks.report import page
 from benchmarks.stats import compare, verdicts
@@ -47,7 +45,11 @@ def fail(message: str) -> NoReturn:
 def parser() -> argparse.ArgumentParser:
     """The command line's grammar."""
     top = _Parser("python -m benchmarks", description="Compare SSE and WebSocket on this machine.", allow_abbrev=False)
-    top.add_argument("--full", action="store_true", help="ten minutes instead of one: longer, larger, more rounds")
+    top.add_argument(
+        "--full",
+        action="store_true",
+        help="eight minutes: longer, larger, more rounds, TLS, a slow reader",
+    )
     top.add_argument("--profiles", help=f"only these, with commas between: {', '.join(PROFILES)}")
     top.add_argument("--rounds", type=_positive, help="how often to measure each; fewer than 3 allow no verdict")
     top.add_argument("--seconds", type=_seconds, help="how long a run of most profiles goes on")
@@ -106,9 +108,18 @@ def read(path: Path) -> dict[str, Any]:
         raise Unusable(f"{path}: {error.strerror}") from None
     except ValueError:
         result = None
-    if not isinstance(result, dict) or result.get("version") != 1:
+    parts = {"environment", "settings", "calibration", "profiles", "notes"}
+    if not isinstance(result, dict) or result.get("version") != 1 or not parts <= result.keys():
         raise Unusable(f"{path}: not a result of this benchmark")
     return result
+
+
+def change(before: dict[str, Any], after: dict[str, Any]) -> str:
+    """What has changed from one result to the other, as text. Raises `Unusable` where they are not of the same work."""
+    for name in ("sizes", "seed"):
+        if before["settings"].get(name) != after["settings"].get(name):
+            raise Unusable(f"--compare: the two have other {name}: give both the same --full, --seconds and --seed")
+    return compared(*compare(before, after))
 
 
 def draw(path: Path) -> None:
@@ -144,7 +155,7 @@ def measure(wanted: Settings, folder: Path) -> None:
     progress = Progress()
     suite = Suite(wanted, progress)
     ended = 0
-    os.sched_setaffinity(0, own_processors())
+    step_aside()
     try:
         uvloop.run(suite.run())
     except (Unusable, SystemExit, OSError) as error:
@@ -172,7 +183,7 @@ def main() -> None:
     flags = parser().parse_args()
     try:
         if flags.compare:
-            print(compared(*compare(*map(read, flags.compare))))
+            print(change(*map(read, flags.compare)))
         elif flags.html:
             draw(flags.html)
         else:

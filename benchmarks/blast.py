@@ -8,18 +8,15 @@ measured has a processor of its own. Where the model's server is the faster one,
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import contextlib
-import json
-import os
 import sys
 import time
 from statistics import median
-from typing import Any
 
 import uvloop
 
+from benchmarks.command import Report, command
 from benchmarks.processes import Program, program, twinwire
 from benchmarks.relay import START, Stream, sse, websocket
 
@@ -88,16 +85,14 @@ async def once(server: Program, port: int, transport: str, runs: int) -> dict[st
     }
 
 
-async def run(runs: int, tokens: int, rounds: int) -> dict[str, Any]:
+async def run(runs: int, tokens: int, rounds: int) -> Report:
     """All of it; the rounds' medians."""
-    if (os.cpu_count() or 1) > 1:
-        os.sched_setaffinity(0, {1})
-    report: dict[str, Any] = {"runs": runs, "tokens": tokens, "rounds": rounds}
+    report: Report = {"runs": runs, "tokens": tokens, "rounds": rounds}
     environ = {"OPENAI_API_KEY": "none", "TWINWIRE_RUN_TIMEOUT": "600"}
     for joined in JOINED:
-        command = (sys.executable, "-m", "benchmarks.blast", "--serve", f"{joined}", "--tokens", f"{tokens}")
+        serving = (sys.executable, "-m", "benchmarks.blast", "serve", f"{joined}", f"{tokens}")
         with contextlib.ExitStack() as stack:
-            upstream = stack.enter_context(program(*command, processor=1))
+            upstream = stack.enter_context(program(*serving))
             server, port = stack.enter_context(twinwire("--base-url", upstream.line, "--model", "m", environ=environ))
             for transport in ("sse", "ws"):
                 await once(server, port, transport, runs)  # the first round pays for what is loaded once
@@ -107,27 +102,23 @@ async def run(runs: int, tokens: int, rounds: int) -> dict[str, Any]:
     return report
 
 
-def main() -> None:
-    """The command."""
-    parser = argparse.ArgumentParser(description="Measure how many tokens one processor can pass on.")
-    parser.add_argument("--runs", type=int, default=8)
-    parser.add_argument("--tokens", type=int, default=25_000)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--serve", type=int, help=argparse.SUPPRESS)
-    parser.add_argument("--json", action="store_true")
-    flags = parser.parse_args()
-    if flags.serve:
-        uvloop.run(model(flags.serve, flags.tokens))
-        return
-    report = uvloop.run(run(flags.runs, flags.tokens, flags.rounds))
-    if flags.json:
-        print(json.dumps(report, indent=2))
-        return
-    print(f"{report['runs']} runs of {report['tokens']} tokens, {report['rounds']} rounds\n")
-    print(f"{'':16}{'tokens/s':>12}{'on a core':>12}{'CPU us/token':>14}")
+def table(report: Report) -> str:
+    """The report for a person."""
+    lines = [f"{report['runs']} runs of {report['tokens']} tokens, {report['rounds']} rounds", ""]
+    lines.append(f"{'':16}{'tokens/s':>12}{'on a core':>12}{'CPU us/token':>14}")
     for name, row in report.items():
         if isinstance(row, dict):
-            print(f"{name:16}{row['tokens_a_second']:>12.0f}{row['tokens_a_core']:>12.0f}{row['cpu_us']:>14.2f}")
+            lines.append(f"{name:16}{row['tokens_a_second']:>12.0f}{row['tokens_a_core']:>12.0f}{row['cpu_us']:>14.2f}")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """The command; or its model's server."""
+    if sys.argv[1:2] == ["serve"]:
+        uvloop.run(model(*map(int, sys.argv[2:])))
+    else:
+        about = "Measure how many tokens one processor can pass on."
+        command(about, run, table, runs=8, tokens=25_000, rounds=3)
 
 
 if __name__ == "__main__":

@@ -6,14 +6,12 @@ One thing at a time, from this process; see `profiles` for the others.
 from __future__ import annotations
 
 import asyncio
-import os
 import socket
 import sys
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from benchmarks.generators import own_processors
 from benchmarks.histogram import Histogram
 from benchmarks.load import Ask, Notes, Plan, Stream, masked
 from benchmarks.processes import ROOT
@@ -158,14 +156,15 @@ async def slow(bench: Bench, target: Target, transport: str) -> Row:
 
 
 async def client(bench: Bench, target: Target, transport: str) -> Row:
-    """CPU of Twinwire's own Python client for each event that it reads, parses and checks."""
-    run = await target.run(Load(rate=0, count=bench.sizes.saturate // 2, seed=bench.seed))
+    """CPU of Twinwire's own Python client for each event that it reads, parses and checks: from the log, and live."""
+    sizes = bench.sizes
+    run = await target.run(Load(rate=0, count=sizes.saturate // 2, seed=bench.seed))
+    live = Load(rate=sizes.chat_rate, count=max(20, int(sizes.chat_rate * sizes.seconds)), seed=bench.seed)
     url = f"http://{target.host}:{target.port}"
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "benchmarks.client", url, run, transport, stdout=-1, stderr=-1, cwd=ROOT,
-        env={**os.environ, "LOAD_CPUS": ",".join(map(str, own_processors()))},
-    )  # fmt: skip
+    asked = (url, transport, run, live.message(), *([target.agent] if target.agent is not None else []))
+    command = (sys.executable, "-m", "benchmarks.client", *asked)
+    process = await asyncio.create_subprocess_exec(*command, stdout=-1, stderr=-1, cwd=ROOT)
     out, errors = await process.communicate()
     if process.returncode:
         raise Unusable(f"the Python client could not follow: {errors.decode().strip().rpartition(chr(10))[2]}")
-    return Row({"client_us": float(out)})
+    return Row(dict(zip(("client_us", "client_live_us"), map(float, out.split()), strict=True)))

@@ -3,25 +3,25 @@
     uv run python -m benchmarks.fanout [--connections 500] [--seconds 5] [--json]
 
 `fan-out` is one run at 100 events/s to all connections, `many` a run of 50 events/s for each. The floor
-(`benchmarks.floor`) writes the same bytes from a uvloop Protocol and does nothing else. Server on processor 0,
-connections on processor 1; floor and Twinwire take turns.
+(`benchmarks.floor`) writes the same bytes from a uvloop Protocol and does nothing else. Floor and
+Twinwire take turns.
 """
 
 from __future__ import annotations
 
-import argparse
 import asyncio
+import contextlib
 import functools
-import json
-import os
+import selectors
+import socket
 import sys
 import time
-from typing import Any, cast
+from typing import cast
 
-import uvloop
-
+from benchmarks.command import Report, command
+from benchmarks.load import masked
 from benchmarks.processes import Program, percentiles, program, twinwire
-from benchmarks.relay import masked, websocket
+from benchmarks.relay import websocket
 
 TAKES = {"fan-out": 100.0, "many": 50.0}
 
@@ -61,35 +61,98 @@ async def connect(port: int, requests: list[tuple[bytes, bytes]]) -> list[Sink]:
     return sinks
 
 
-async def count(server: Program, sinks: list[Sink], begins: float, expected: int) -> dict[str, float]:
+class PolledSink:
+    """A connection that has asked, and counts what comes; a WebSocket's command follows its handshake."""
+
+    def __init__(self, port: int, request: bytes, command: bytes) -> None:
+        self.connection = socket.create_connection(("127.0.0.1", port))
+        self.connection.sendall(request)
+        self.connection.setblocking(False)
+        self.command = command
+        self.events = 0
+        self.head = b""
+
+    def read(self) -> None:
+        """Count."""
+        with contextlib.suppress(BlockingIOError):
+            data = self.connection.recv(65_536)
+            if self.command and b"101 Switching" in data:
+                self.connection.sendall(self.command)
+                self.command = b""
+            if len(self.head) < 2048:
+                self.head += data
+            self.events += data.count(b"LLM_CHUNK")
+
+
+class Sinks:
+    """Many connections, read by looking again and again at what has come.
+
+    Nobody waits for them in the kernel: else each write of the server's would also have to wake this process up, or
+    not where it is awake, which costs as much again as all the rest and follows from nothing that the server does.
+    """
+
+    def __init__(self) -> None:
+        self.all: list[PolledSink] = []
+        self._arrivals = selectors.DefaultSelector()
+
+    @property
+    def events(self) -> int:
+        """How many have come."""
+        return sum(sink.events for sink in self.all)
+
+    def connect(self, port: int, requests: list[tuple[bytes, bytes]]) -> None:
+        """Open connections, a few at a time."""
+        for asked in requests:
+            sink = PolledSink(port, *asked)
+            self._arrivals.register(sink.connection, selectors.EVENT_READ, sink)
+            self.all.append(sink)
+            if len(self.all) % 50 == 0:
+                self.read(0.02)
+
+    def read(self, seconds: float) -> None:
+        """Read for so long what comes."""
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            time.sleep(0.002)
+            for key, _ in self._arrivals.select(0):
+                key.data.read()
+
+    def close(self) -> None:
+        """Close all."""
+        self._arrivals.close()
+        for sink in self.all:
+            sink.connection.close()
+
+
+def count(server: Program, sinks: Sinks, begins: float, expected: int) -> dict[str, float]:
     """CPU of the server for the events from `begins` (monotonic) until all have come."""
-    await asyncio.sleep(max(0.0, begins - 0.3 - time.monotonic()))
-    cpu, before = server.cpu(), sum(sink.events for sink in sinks)
+    sinks.read(begins - 0.3 - time.monotonic())
+    cpu, before = server.cpu(), sinks.events
     end = begins + 60
-    while sum(sink.events for sink in sinks) - before < expected * 0.98 and time.monotonic() < end:  # noqa: ASYNC110
-        await asyncio.sleep(0.1)
-    delivered = sum(sink.events for sink in sinks) - before
+    while sinks.events - before < expected * 0.98 and time.monotonic() < end:
+        sinks.read(0.1)
+    delivered = sinks.events - before
     used = server.cpu() - cpu
-    for sink in sinks:
-        sink.transport.close()
+    sinks.close()
     return {"delivered": delivered, "cpu_us": used * 1e6 / delivered}
 
 
-async def floor(take: str, transport: str, connections: int, seconds: float) -> dict[str, float]:
+def floor(take: str, transport: str, connections: int, seconds: float) -> dict[str, float]:
     """The floor's figure."""
     rate = TAKES[take]
     total = int(rate * seconds)
     delay = 1.5 + connections / 1000
     flags = ["--each"] if take == "many" else []
-    command = (sys.executable, "-m", "benchmarks.floor", f"{rate}", f"{total}", f"{delay}", *flags)
-    with program(*command, processor=0) as server:
+    writer = (sys.executable, "-m", "benchmarks.floor", f"{rate}", f"{total}", f"{delay}", *flags)
+    with program(*writer, measured=True) as server:
         begins = time.monotonic() + delay
         request = f"GET /{transport} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()
-        sinks = await connect(int(server.line), [(request, b"")] * connections)
-        return await count(server, sinks, begins, total * connections)
+        sinks = Sinks()
+        sinks.connect(int(server.line), [(request, b"")] * connections)
+        return count(server, sinks, begins, total * connections)
 
 
-async def ours(take: str, transport: str, connections: int, seconds: float) -> dict[str, float]:
+def ours(take: str, transport: str, connections: int, seconds: float) -> dict[str, float]:
     """Twinwire's figure."""
     rate = TAKES[take]
     total = int(rate * seconds)
@@ -113,29 +176,28 @@ async def ours(take: str, transport: str, connections: int, seconds: float) -> d
                 escaped = load.replace('"', '\\"')
                 start = f'{{"type":"start","request_id":"r","message":"{escaped}"}}'
                 requests.append((websocket(), masked(start)))
-        sinks = await connect(port, requests)
+        sinks = Sinks()
+        sinks.connect(port, requests)
         if take == "fan-out":
-            while b"evt-" not in sinks[0].head:  # noqa: ASYNC110 - a connection of another program
-                await asyncio.sleep(0.01)
-            run_id = sinks[0].head.partition(b"evt-")[2][:26].decode()
+            while b"evt-" not in sinks.all[0].head:
+                sinks.read(0.01)
+            run_id = sinks.all[0].head.partition(b"evt-")[2][:26].decode()
             follow = (f"GET /runs/{run_id}/events HTTP/1.1\r\nHost: localhost\r\n\r\n".encode(), b"")
             if transport == "ws":
                 follow = (websocket(), masked(f'{{"type":"attach","run_id":"{run_id}"}}'))
-            sinks += await connect(port, [follow] * (connections - 1))
-        return await count(server, sinks, begins, total * connections)
+            sinks.connect(port, [follow] * (connections - 1))
+        return count(server, sinks, begins, total * connections)
 
 
-async def run(connections: int, seconds: float, rounds: int) -> dict[str, Any]:
+async def run(connections: int, seconds: float, rounds: int) -> Report:
     """All of it, `rounds` times in turn; the medians."""
-    if (os.cpu_count() or 1) > 1:
-        os.sched_setaffinity(0, {1})
-    report: dict[str, Any] = {"connections": connections, "seconds": seconds, "rounds": rounds}
+    report: Report = {"connections": connections, "seconds": seconds, "rounds": rounds}
     for take in TAKES:
         for transport in ("sse", "ws"):
             floors, figures, ratios = [], [], []
             for _ in range(rounds):
-                floors.append((await floor(take, transport, connections, seconds))["cpu_us"])
-                figures.append((await ours(take, transport, connections, seconds))["cpu_us"])
+                floors.append(floor(take, transport, connections, seconds)["cpu_us"])
+                figures.append(ours(take, transport, connections, seconds)["cpu_us"])
                 ratios.append(figures[-1] / floors[-1])
             report[f"{take} {transport}"] = {
                 "floor_us": percentiles(floors)["p50"],
@@ -145,7 +207,7 @@ async def run(connections: int, seconds: float, rounds: int) -> dict[str, Any]:
     return report
 
 
-def table(report: dict[str, Any]) -> str:
+def table(report: Report) -> str:
     """The report for a person."""
     lines = [f"{report['connections']} connections, {report['seconds']:g} s, {report['rounds']} rounds", ""]
     lines.append(f"{'':14}{'floor us':>10}{'ours us':>10}{'ratio':>8}")
@@ -157,14 +219,8 @@ def table(report: dict[str, Any]) -> str:
 
 def main() -> None:
     """The command."""
-    parser = argparse.ArgumentParser(description="Measure what delivering an event costs, against a floor.")
-    parser.add_argument("--connections", type=int, default=500)
-    parser.add_argument("--seconds", type=float, default=5.0)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--json", action="store_true")
-    flags = parser.parse_args()
-    report = uvloop.run(run(flags.connections, flags.seconds, flags.rounds))
-    print(json.dumps(report, indent=2) if flags.json else table(report))
+    about = "Measure what delivering an event costs, against a floor."
+    command(about, run, table, connections=500, seconds=5.0, rounds=3)
 
 
 if __name__ == "__main__":

@@ -70,6 +70,8 @@ async def main(rate: float, count: int, delay: float, *, each: bool) -> None:
 
 def write(loop: asyncio.AbstractEventLoop, connection: Connection, period: float, count: int) -> None:
     """Write an event to one connection, and see to the next one."""
+    if connection.transport.is_closing():
+        return
     connection.transport.write(connection.frame)
     if count > 1:
         loop.call_later(period, write, loop, connection, period, count - 1)

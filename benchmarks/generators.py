@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import functools
-import os
 import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -13,18 +11,11 @@ import msgspec
 
 from benchmarks.histogram import Histogram
 from benchmarks.load import Ask, Outcome, Plan
-from benchmarks.processes import ROOT
+from benchmarks.processes import BESIDE, ROOT
 from benchmarks.targets import Target, Unusable
 
 BUSY = 0.8  # of a processor; a generator over it may be what limits
 _LINE = 2**26
-
-
-@functools.cache  # they are asked for again when this process has none but these
-def own_processors() -> list[int]:
-    """All processors this process may use but the first, which is the server's; the only one where there is but one."""
-    usable = sorted(os.sched_getaffinity(0))
-    return usable[1:] or usable
 
 
 class Generators:
@@ -57,12 +48,12 @@ class Generators:
 
 
 def merged(outcomes: Sequence[Outcome]) -> Outcome:
-    """One outcome of several processes; `cpu` is of the busiest."""
+    """One outcome of several processes; `cpu` and `waited` are of the worst."""
     whole = outcomes[0]
     for other in outcomes[1:]:
         for name in ("tokens", "ended", "failed", "reconnects", "head_bytes", "bytes"):
             setattr(whole, name, getattr(whole, name) + getattr(other, name))
-        for name in ("cpu", "wall", "seconds"):
+        for name in ("cpu", "waited", "wall", "seconds"):
             setattr(whole, name, max(getattr(whole, name), getattr(other, name)))
         for name in ("delivery", "first", "gaps"):
             histogram = Histogram.from_pairs(getattr(whole, name))
@@ -73,14 +64,12 @@ def merged(outcomes: Sequence[Outcome]) -> Outcome:
 
 @asynccontextmanager
 async def generators(count: int | None = None) -> AsyncIterator[Generators]:
-    """So many processes, by default one for each processor that is not the server's."""
-    cpus = own_processors()
+    """So many processes, by default one for each processor that is not the server's. This one has stepped aside."""
     processes = [
         await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "benchmarks.load", stdin=-1, stdout=-1, limit=_LINE, cwd=ROOT,
-            env={**os.environ, "LOAD_CPUS": ",".join(map(str, cpus))},
+            sys.executable, "-m", "benchmarks.load", stdin=-1, stdout=-1, limit=_LINE, cwd=ROOT
         )
-        for _ in range(count or len(cpus))
+        for _ in range(count or len(BESIDE))
     ]  # fmt: skip
     try:
         for process in processes:

@@ -8,18 +8,14 @@ kernel's. CPU is of one processor, in per cent, while heartbeats go out.
 
 from __future__ import annotations
 
-import argparse
 import asyncio
-import json
-import os
 import resource
-from typing import Any
 
-import uvloop
-
+from benchmarks.command import Report, command
 from benchmarks.fanout import Sink, connect
+from benchmarks.load import masked
 from benchmarks.processes import twinwire
-from benchmarks.relay import masked, websocket
+from benchmarks.relay import websocket
 
 QUIET = "%7B%22rate%22:1,%22count%22:1,%22delay%22:100000%7D"
 
@@ -63,37 +59,31 @@ async def warm(port: int, follow: tuple[bytes, bytes]) -> None:
     await asyncio.sleep(0.3)
 
 
-async def run(connections: int, seconds: float, heartbeat: float) -> dict[str, Any]:
+async def run(connections: int, seconds: float, heartbeat: float) -> Report:
     """Both transports, one after the other."""
-    if (os.cpu_count() or 1) > 1:
-        os.sched_setaffinity(0, {1})
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     if connections + 100 > most:
         raise SystemExit(f"--connections: only {most} files may be open here")
-    report: dict[str, Any] = {"connections": connections, "heartbeat": heartbeat}
+    report: Report = {"connections": connections, "heartbeat": heartbeat}
     for transport in ("sse", "ws"):
         report[transport] = await take(transport, connections, seconds, heartbeat)
     return report
 
 
-def main() -> None:
-    """The command."""
-    parser = argparse.ArgumentParser(description="Measure what connections cost that wait.")
-    parser.add_argument("--connections", type=int, default=5000)
-    parser.add_argument("--seconds", type=float, default=10.0)
-    parser.add_argument("--heartbeat", type=float, default=15.0)
-    parser.add_argument("--json", action="store_true")
-    flags = parser.parse_args()
-    report = uvloop.run(run(flags.connections, flags.seconds, flags.heartbeat))
-    if flags.json:
-        print(json.dumps(report, indent=2))
-        return
-    print(f"{report['connections']} connections, a heartbeat each {report['heartbeat']:g} s\n")
-    print(f"{'':6}{'kB each':>10}{'connect us':>12}{'CPU %':>8}")
+def table(report: Report) -> str:
+    """The report for a person."""
+    lines = [f"{report['connections']} connections, a heartbeat each {report['heartbeat']:g} s", ""]
+    lines.append(f"{'':6}{'kB each':>10}{'connect us':>12}{'CPU %':>8}")
     for transport in ("sse", "ws"):
         row = report[transport]
-        print(f"{transport:6}{row['kB']:>10.1f}{row['connect_us']:>12.0f}{row['cpu_percent']:>8.2f}")
+        lines.append(f"{transport:6}{row['kB']:>10.1f}{row['connect_us']:>12.0f}{row['cpu_percent']:>8.2f}")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """The command."""
+    command("Measure what connections cost that wait.", run, table, connections=5000, seconds=10.0, heartbeat=15.0)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import base64
 import functools
-import os
 import re
 import ssl
 import sys
@@ -25,6 +24,7 @@ import msgspec
 import uvloop
 
 from benchmarks.histogram import Histogram
+from benchmarks.processes import waited
 from benchmarks.schedule import pacer
 
 TAP_BYTES = 64 * 1024  # of the first connection, what is kept of the bytes that came
@@ -86,6 +86,7 @@ class Outcome(msgspec.Struct):
     head_bytes: int = 0
     bytes: int = 0
     cpu: float = 0.0
+    waited: float = 0.0
     wall: float = 0.0
     seconds: float = 0.0  # from the first token to the last
     delivery: list[list[int]] = []
@@ -247,7 +248,7 @@ def series(notes: Notes) -> list[tuple[float, float, float]]:
 async def carry_out(plan: Plan) -> Outcome:
     """One plan."""
     notes = Notes(plan)
-    began, cpu = time.monotonic(), time.process_time()
+    began, cpu, before = time.monotonic(), time.process_time(), waited()
     streams = [
         Stream(notes, ask, plan.begin + int(i * plan.gap * 1e9), tapped=i == 0) for i, ask in enumerate(plan.asks)
     ]
@@ -255,6 +256,7 @@ async def carry_out(plan: Plan) -> Outcome:
     await asyncio.wait([stream.done for stream in streams], timeout=plan.seconds)
     outcome = notes.outcome
     outcome.wall, outcome.cpu = time.monotonic() - began, time.process_time() - cpu
+    outcome.waited = waited() - before
     for task in connecting:
         task.cancel()
     for stream in streams:
@@ -273,9 +275,7 @@ async def carry_out(plan: Plan) -> Outcome:
 
 
 def main() -> None:
-    """The process: on the processors that it is told (`LOAD_CPUS`), until its input ends."""
-    if cpus := os.environ.get("LOAD_CPUS"):
-        os.sched_setaffinity(0, {int(cpu) for cpu in cpus.split(",")})
+    """The process, until its input ends."""
     print("ready", flush=True)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         for line in sys.stdin.buffer:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import random
 import sys
+from collections import deque
 from typing import cast
 
 import uvloop
@@ -26,6 +27,7 @@ class Side(asyncio.Protocol):
         self.rng, self.lost = rng, lost
         self.other: Side | None = None
         self.transport: asyncio.Transport | None = None
+        self.late: deque[bytes] = deque()
         self.waiting: list[bytes] = []
         self.free = 0.0
 
@@ -39,10 +41,13 @@ class Side(asyncio.Protocol):
         """See `asyncio.Protocol`."""
         loop = asyncio.get_running_loop()
         late = DELAY + JITTER * self.rng.random() + (AGAIN if self.rng.random() < self.lost else 0)
-        self.free = max(self.free, loop.time() + late)  # in order
-        loop.call_at(self.free, self._pass, data)
+        self.free = max(self.free, loop.time() + late)
+        self.late.append(data)
+        loop.call_at(self.free, self._pass)
 
-    def _pass(self, data: bytes) -> None:
+    def _pass(self) -> None:
+        """The oldest that is on its way, whichever timer this is: timers that are due together come in any order."""
+        data = self.late.popleft()
         assert self.other is not None
         if self.other.transport is None:
             self.other.waiting.append(data)
@@ -51,7 +56,7 @@ class Side(asyncio.Protocol):
 
     def connection_lost(self, _: Exception | None) -> None:
         """See `asyncio.Protocol`. What is on its way still arrives."""
-        asyncio.get_running_loop().call_at(self.free + 0.001, self._close_other)
+        asyncio.get_running_loop().call_at(self.free + 0.002, self._close_other)
 
     def _close_other(self) -> None:
         if self.other is not None and self.other.transport is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 QUANTILE_NAMES = ("p50", "p90", "p99", "p99.9", "max")
@@ -15,41 +16,46 @@ class Metric:
     unit: str
     scale: float = 1.0
     less_is_better: bool = True
-    digits: int = 1
+    places: int = 3
 
     def show(self, value: float | None) -> str:
-        """For a person, without the unit."""
-        return "-" if value is None else f"{value / self.scale:,.{self.digits}f}"
+        """For a person, without the unit: three figures that count, and so many decimal places at most."""
+        if value is None:
+            return "-"
+        shown = value / self.scale
+        places = min(self.places, max(0, 2 - math.floor(math.log10(shown)))) if shown > 0 else 0
+        return f"{shown:,.{places}f}"
 
 
 _TIMES = {
-    "delivery": Metric("delivery", "ms", 1e6, digits=3),
-    "first": Metric("time to first token", "ms", 1e6, digits=2),
-    "gaps": Metric("between tokens", "ms", 1e6, digits=1),
-    "connect": Metric("connecting", "ms", 1e6, digits=2),
-    "resume": Metric("reconnect and resume", "ms", 1e6, digits=2),
-    "cancel_close": Metric("cancel by closing", "ms", 1e6, digits=2),
-    "cancel_command": Metric("cancel by command", "ms", 1e6, digits=2),
+    "delivery": Metric("delivery", "ms", 1e6),
+    "first": Metric("time to first token", "ms", 1e6),
+    "gaps": Metric("between tokens", "ms", 1e6),
+    "connect": Metric("connecting", "ms", 1e6),
+    "resume": Metric("reconnect and resume", "ms", 1e6),
+    "cancel_close": Metric("cancel by closing", "ms", 1e6),
+    "cancel_command": Metric("cancel by command", "ms", 1e6),
 }
 METRICS = {
-    f"{name}.{quantile}": Metric(f"{time.label}, {quantile}", time.unit, time.scale, digits=time.digits)
+    f"{name}.{quantile}": Metric(f"{time.label}, {quantile}", time.unit, time.scale)
     for name, time in _TIMES.items()
     for quantile in QUANTILE_NAMES
 } | {
     "server_us": Metric("server CPU per token", "µs"),
     "load_us": Metric("load generator CPU per token", "µs"),
-    "client_us": Metric("client CPU per event", "µs"),
-    "run_us": Metric("server CPU per run", "µs", digits=0),
-    "throughput": Metric("throughput", "tokens/s", less_is_better=False, digits=0),
+    "client_us": Metric("client CPU per event, from the log", "µs"),
+    "client_live_us": Metric("client CPU per event, live", "µs"),
+    "run_us": Metric("server CPU per run", "µs", places=0),
+    "throughput": Metric("throughput", "tokens/s", less_is_better=False, places=0),
     "wire_bytes": Metric("bytes per token", "B"),
     "framing_bytes": Metric("of these framing", "B"),
-    "head_bytes": Metric("response head", "B", digits=0),
-    "connect_us": Metric("server CPU per connection", "µs", digits=0),
+    "head_bytes": Metric("response head", "B", places=0),
+    "connect_us": Metric("server CPU per connection", "µs", places=0),
     "memory": Metric("memory per connection", "kB", 1024),
-    "resume_us": Metric("server CPU per resumption", "µs", digits=0),
-    "reconnects": Metric("reconnects", "", digits=0),
-    "slow_cuts": Metric("slow reader cut off", "times", digits=0),
-    "slow_whole": Metric("slow reader whole in the end", "of 1", less_is_better=False, digits=0),
+    "resume_us": Metric("server CPU per resumption", "µs", places=0),
+    "reconnects": Metric("reconnects", "", places=0),
+    "slow_cuts": Metric("slow reader cut off", "times", places=0),
+    "slow_whole": Metric("slow reader whole in the end", "of 1", less_is_better=False, places=0),
 }
 
 _LATENCIES = ("delivery.p50", "delivery.p90", "delivery.p99", "delivery.p99.9", "delivery.max")
@@ -67,7 +73,7 @@ SHOWN: dict[str, tuple[str, ...]] = {
     "many": ("first.p50", "first.p99", *_LATENCIES, "server_us"),
     "fanout": (*_LATENCIES, "server_us"),
     "saturate": ("throughput", "server_us"),
-    "client": ("client_us",),
+    "client": ("client_us", "client_live_us"),
     "cancel": ("cancel_close.p50", "cancel_close.max", "cancel_command.p50", "cancel_command.max"),
     "resume": ("resume.p50", "resume.max", "resume_us"),
     "idle": ("connect.p50", "connect.max", "connect_us", "memory"),
@@ -81,7 +87,7 @@ ABOUT = {
     "many": "many runs at once, each with its follower",
     "fanout": "1 run, many followers",
     "saturate": "16 runs as fast as their tokens are taken: what one core does",
-    "client": "Twinwire's own Python client reads a run of the log",
+    "client": "Twinwire's own Python client reads a run from the log, and follows one that goes on",
     "cancel": "from the cancel's sending until the agent has stopped",
     "resume": "reconnect with a cursor, and read the rest of a run that is over",
     "idle": "connections to a run that says nothing",

@@ -1,4 +1,4 @@
-"""The programs a benchmark runs beside itself, each on a processor of its own choice, and what they cost."""
+"""The programs a benchmark runs beside itself, and what they cost; what is measured has a processor of its own."""
 
 from __future__ import annotations
 
@@ -10,8 +10,22 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+if not hasattr(os, "sched_getaffinity"):
+    raise SystemExit("benchmarks: they need what Linux has (processor affinity, /proc): run them there")
+
 ROOT = Path(__file__).parents[1]
+_FIRST, *_OTHERS = sorted(os.sched_getaffinity(0))
+BESIDE = _OTHERS or [_FIRST]
+"""The processors of all that is not measured; where there is but one it is shared."""
 _TICKS = os.sysconf("SC_CLK_TCK")
+
+
+def waited(pid: int | str = "self") -> float:
+    """Seconds in which a process was ready and others had its processor; 0 where the kernel does not count them."""
+    try:
+        return int(Path(f"/proc/{pid}/schedstat").read_text().split()[1]) / 1e9
+    except FileNotFoundError:
+        return 0.0
 
 
 class Program:
@@ -22,61 +36,59 @@ class Program:
         self.line = line
 
     def cpu(self) -> float:
-        """Seconds of CPU so far, user and system, to the nanosecond where there is a clock for it."""
-        if sys.platform == "linux":
-            return time.clock_gettime((~self.pid << 3) | 2)  # what clock_getcpuclockid(3) gives for a process
-        return sum(self._times()) / _TICKS
+        """Seconds of CPU so far, user and system."""
+        return time.clock_gettime((~self.pid << 3) | 2)  # what clock_getcpuclockid(3) gives for a process
 
     def kernel(self) -> float:
         """Seconds of CPU in the system so far."""
-        return self._times()[1] / _TICKS
+        return int(Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()[12]) / _TICKS
 
-    def _times(self) -> tuple[int, int]:
-        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
-        return int(fields[11]), int(fields[12])
+    def waited(self) -> float:
+        """See `waited`."""
+        return waited(self.pid)
 
     def rss(self) -> int:
         """Bytes of resident memory."""
         return int(Path(f"/proc/{self.pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
+def step_aside() -> None:
+    """Leave the first processor to what is measured; this process and those it starts run on the others."""
+    os.sched_setaffinity(0, BESIDE)
+
+
 @contextmanager
-def program(
-    *command: str | Path, processor: int | None = None, environ: dict[str, str] | None = None
-) -> Iterator[Program]:
-    """Run a program until the block ends; ready when it has printed a line."""
+def program(*command: str | Path, measured: bool = False, environ: dict[str, str] | None = None) -> Iterator[Program]:
+    """Run a program until the block ends, on the first processor if it is measured; ready when it prints a line."""
 
     def pin() -> None:
-        if processor is not None and (os.cpu_count() or 1) > processor:
-            os.sched_setaffinity(0, {processor})
+        os.sched_setaffinity(0, [_FIRST] if measured else BESIDE)
 
-    process = subprocess.Popen(
+    with subprocess.Popen(
         [str(part) for part in command],
         stdout=subprocess.PIPE,
         text=True,
         env={**os.environ, **(environ or {})},
         cwd=ROOT,
         preexec_fn=pin,  # noqa: PLW1509 - nothing here has threads
-    )
-    try:
-        assert process.stdout is not None
-        line = process.stdout.readline()
-        if not line:
-            raise SystemExit(f"{command[0]} did not start")
-        yield Program(process, line.strip())
-    finally:
-        process.terminate()
-        process.wait(10)
+    ) as process:
+        try:
+            assert process.stdout is not None
+            line = process.stdout.readline()
+            if not line:
+                raise SystemExit(f"{command[0]} did not start")
+            yield Program(process, line.strip())
+        finally:
+            process.terminate()
+            process.wait(10)
 
 
 @contextmanager
-def twinwire(
-    *flags: str, environ: dict[str, str] | None = None, processor: int | None = 0
-) -> Iterator[tuple[Program, int]]:
-    """A Twinwire server and its port."""
+def twinwire(*flags: str, environ: dict[str, str] | None = None) -> Iterator[tuple[Program, int]]:
+    """A Twinwire server, which is measured, and its port."""
     command: Sequence[str | Path] = [Path(sys.executable).parent / "twinwire", "serve", "--port", "0", *flags]
-    with program(*command, processor=processor, environ=environ) as server:
-        yield server, int(server.line.partition("http://")[2].split()[0].rpartition(":")[2])
+    with program(*command, measured=True, environ=environ) as server:
+        yield server, int(server.line.partition("://")[2].split()[0].rpartition(":")[2])
 
 
 def percentiles(values: Sequence[float]) -> dict[str, float]:

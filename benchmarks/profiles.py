@@ -22,6 +22,7 @@ from benchmarks.schedule import Load
 from benchmarks.targets import Target
 
 FIRSTS = 20
+CROWDED = 0.1  # of the time, in which the server or a load generator was ready and others ran
 SETTLE_NS = 50_000_000  # from the plan's making to its first connection
 
 
@@ -82,6 +83,7 @@ async def loaded(
     )
     await asyncio.sleep(lead)
     before, began = target.process.cpu() if target.process else 0.0, time.monotonic()
+    ready = target.process.waited() if target.process else 0.0
     out = await running
     row = Row(timeline=out.series)
     took = time.monotonic() - began
@@ -104,6 +106,11 @@ async def loaded(
         name: Histogram.from_pairs(getattr(out, name)) for name in ("delivery", "first", "gaps") if getattr(out, name)
     }
     row.warnings = _warnings(out, expected if target.stamped else 0)
+    lost = max(out.waited / out.wall, (target.process.waited() - ready) / took if target.process else 0.0)
+    if lost > CROWDED:
+        row.warnings.append(
+            f"other programs had the processor over {CROWDED:.0%} of the time: the latencies are theirs too"
+        )
     return row
 
 
@@ -155,7 +162,7 @@ async def lossy(bench: Bench, target: Target, transport: str) -> Row:
         for i in range(sizes.many // 2)
     ]
     command = (sys.executable, "-m", "benchmarks.lossy", str(target.port), str(bench.seed))
-    with program(*command, processor=1) as proxy:
+    with program(*command) as proxy:
         through = replace(target, port=int(proxy.line))
         gap = 0.3 / len(asks)
         return await loaded(

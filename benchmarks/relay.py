@@ -11,7 +11,6 @@ moment the model's server sees its connection closed.
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import contextlib
 import json
@@ -28,8 +27,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any, cast
 
-import uvloop
-
+from benchmarks.command import Report, command
+from benchmarks.load import masked
 from benchmarks.processes import ROOT, Program, percentiles, program, twinwire
 
 sys.path.insert(0, str(ROOT / "tests"))
@@ -93,13 +92,6 @@ def sse() -> bytes:
     return f"GET /chat/stream?message=x&agent=simple HTTP/1.1\r\n{_HEADERS}\r\n".encode()
 
 
-def masked(text: str) -> bytes:
-    """A client's WebSocket text frame, masked with zeros."""
-    data = text.encode()
-    assert len(data) < 126
-    return bytes([0x81, 0x80 | len(data)]) + bytes(4) + data
-
-
 def websocket() -> bytes:
     """The handshake of a WebSocket."""
     opening = (
@@ -137,7 +129,7 @@ async def measure(
     return figures
 
 
-async def cancels(port: int, server: ModelServer, count: int) -> dict[str, float]:
+async def cancelled(port: int, server: ModelServer, count: int) -> dict[str, float]:
     """Milliseconds from a WebSocket cancel's sending to the model's server seeing its connection closed."""
     taken = []
     loop = asyncio.get_running_loop()
@@ -157,8 +149,8 @@ async def cancels(port: int, server: ModelServer, count: int) -> dict[str, float
 @contextmanager
 def nginx(upstream: str) -> Iterator[tuple[Program, int]]:
     """The floor and its port: nginx, passing on what it reads from `upstream` (a URL)."""
-    command = shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin")
-    if command is None:
+    found = shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin")
+    if found is None:
         raise SystemExit("the floor is nginx, which is not installed")
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
@@ -173,8 +165,8 @@ def nginx(upstream: str) -> Iterator[tuple[Program, int]]:
             "proxy_set_header Connection ''; proxy_buffering off; } } }"
         )
         # It prints nothing when it is ready; a connection that comes before is refused and tried again.
-        shell = ("sh", "-c", 'echo; exec "$@"', "sh", command, "-e", "stderr", "-c", str(configuration))
-        with program(*shell, processor=0) as server:
+        shell = ("sh", "-c", 'echo; exec "$@"', "sh", found, "-e", "stderr", "-c", str(configuration))
+        with program(*shell, measured=True) as server:
             while True:
                 with contextlib.suppress(ConnectionRefusedError), socket.create_connection(("127.0.0.1", port)):
                     break
@@ -182,16 +174,14 @@ def nginx(upstream: str) -> Iterator[tuple[Program, int]]:
             yield server, port
 
 
-async def run(runs: int, rate: float, seconds: float, rounds: int, cancel_count: int) -> dict[str, Any]:
-    """All of it; servers on processor 0, everything else on processor 1. The rounds' medians."""
-    if (os.cpu_count() or 1) > 1:
-        os.sched_setaffinity(0, {1})
+async def run(runs: int, rate: float, seconds: float, rounds: int, cancels: int) -> Report:
+    """All of it. The rounds' medians."""
     environ = {"OPENAI_API_KEY": "none", "TWINWIRE_RUN_TIMEOUT": "600"}
     steady_rate = ("--stamp", "--rate", f"{rate}", "--tokens", f"{int(rate * seconds)}")
     model = (sys.executable, ROOT / "tests/model_server.py", *steady_rate)
     taken: dict[str, list[dict[str, Any]]] = {name: [] for name in ("straight", "nginx", "sse", "ws")}
     with contextlib.ExitStack() as stack:
-        upstream = stack.enter_context(program(*model, processor=1))
+        upstream = stack.enter_context(program(*model))
         origin = upstream.line.removesuffix("/v1")
         floor, floor_port = stack.enter_context(nginx(origin))
         server, port = stack.enter_context(twinwire("--base-url", upstream.line, "--model", "m", environ=environ))
@@ -208,7 +198,7 @@ async def run(runs: int, rate: float, seconds: float, rounds: int, cancel_count:
 
     async with ModelServer(endless) as upstream_here:
         with twinwire("--base-url", upstream_here.url, "--model", "m", environ=environ) as (_, port):
-            cancel = await cancels(port, upstream_here, cancel_count)
+            cancel = await cancelled(port, upstream_here, cancels)
     report = {name: {key: median(row[key] for row in rows) for key in rows[0]} for name, rows in taken.items()}
     for row in report.values():
         for name in ("p50", "p99"):
@@ -217,7 +207,7 @@ async def run(runs: int, rate: float, seconds: float, rounds: int, cancel_count:
     return {"runs": runs, "rate": rate, "seconds": seconds, "rounds": rounds, **report, "cancel_ms": cancel}
 
 
-def table(report: dict[str, Any]) -> str:
+def table(report: Report) -> str:
     """The report for a person."""
     columns = {
         "tokens": 0, "cpu_us": 1, "kernel_us": 1, "ratio": 2, "p50_us": 0, "p99_us": 0,
@@ -238,16 +228,8 @@ def table(report: dict[str, Any]) -> str:
 
 def main() -> None:
     """The command."""
-    parser = argparse.ArgumentParser(description="Measure what Twinwire adds to a model's tokens.")
-    parser.add_argument("--runs", type=int, default=100)
-    parser.add_argument("--rate", type=float, default=50.0)
-    parser.add_argument("--seconds", type=float, default=10.0)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--cancels", type=int, default=200)
-    parser.add_argument("--json", action="store_true")
-    flags = parser.parse_args()
-    report = uvloop.run(run(flags.runs, flags.rate, flags.seconds, flags.rounds, flags.cancels))
-    print(json.dumps(report, indent=2) if flags.json else table(report))
+    about = "Measure what Twinwire adds to a model's tokens."
+    command(about, run, table, runs=100, rate=50.0, seconds=10.0, rounds=3, cancels=200)
 
 
 if __name__ == "__main__":

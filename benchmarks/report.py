@@ -2,28 +2,30 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from benchmarks.charts import Bar, Style, bars, curves, styles, swatch, timeline
 from benchmarks.histogram import Histogram
 from benchmarks.metrics import METRICS, SHOWN
-from benchmarks.stats import FEW, Verdict, around, better, mean, values, verdicts
-from benchmarks.terminal import figure, said
+from benchmarks.stats import FEW, Verdict, around, better, values, verdicts
+from benchmarks.terminal import change, figure, said
 
 CURVES = ("delivery", "first", "connect", "resume", "cancel_close", "cancel_command")
 BARS = (
     "run_us",
-    "server_us", "throughput", "client_us", "wire_bytes", "connect_us", "memory", "resume_us",
+    "server_us", "throughput", "client_us", "client_live_us", "wire_bytes", "connect_us", "memory", "resume_us",
 )  # fmt: skip
 HEADLINES = (
     ("first", "first.p50"),
     ("many", "delivery.p99"),
     ("fanout", "server_us"),
     ("saturate", "throughput"),
-    ("client", "client_us"),
+    ("client", "client_live_us"),
     ("chat", "wire_bytes"),
     ("idle", "memory"),
     ("cancel", "cancel_command.p50"),
@@ -41,7 +43,7 @@ def page(result: dict[str, Any]) -> str:
     return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <title>SSE or WebSocket? A Twinwire benchmark</title><style>{style}</style></head><body>
-<header><h1>SSE or WebSocket?</h1><p class="lead">{escape(_lead(result, judged))}</p>
+<header><h1>SSE or WebSocket?</h1><p class="lead">{escape(_lead(result, judged))}</p>{_conclusions(judged)}
 <p class="chips">{"".join(f"<span>{escape(chip)}</span>" for chip in _environment(result))}</p></header>
 <main>{_legend(look)}{_cards(result, judged)}{f'<ul class="notes">{notes}</ul>' if notes else ""}{"".join(sections)}
 </main><footer><p>Times are counted from when a token was due, so that a busy server cannot hide its delays
@@ -66,24 +68,47 @@ def _lead(result: dict[str, Any], judged: Sequence[Verdict]) -> str:
     )
 
 
+def _conclusions(judged: Sequence[Verdict]) -> str:
+    """What can be said, in words: each figure in one of four lists, with the profiles in which it is so."""
+    heads = {
+        "SSE": "SSE is better, against it WebSocket has", "WebSocket": "WebSocket is better, against SSE it has",
+        "alike": "No difference", "noisy": "Too noisy here to say",
+    }  # fmt: skip
+    lists: dict[str, dict[str, list[str]]] = {name: defaultdict(list) for name in heads}
+    for one in judged:
+        if one.a == "twinwire sse" and one.word != "few":
+            told = one.word in lists
+            name = one.word if told else "WebSocket" if better(one) else "SSE"
+            lists[name][METRICS[one.metric].label].append(one.profile + ("" if told else f": {change(one)}"))
+    items = (
+        f"<li><strong>{head}:</strong> "
+        + escape("; ".join(f"{label} ({', '.join(where)})" for label, where in lists[name].items()))
+        for name, head in heads.items()
+        if lists[name]
+    )
+    return f'<ul class="conclusions">{"".join(items)}</ul>'
+
+
 def _environment(result: dict[str, Any]) -> list[str]:
     known = result["environment"]
     packages = [f"{name} {version}" for name, version in known["packages"].items()]
     drift = result["calibration"]
     steady = [f"machine ±{(max(drift) / min(drift) - 1) / 2:.0%}"] if drift else []
     where = [f"{known['processor']}, {known['processors']} processors", known["kernel"], f"Python {known['python']}"]
-    return [known["started"], *where, *packages, f"seed {result['settings']['seed']}", *steady]
+    started = known["started"].replace("T", " ").replace("+00:00", " UTC")
+    return [started, *where, *packages, f"seed {result['settings']['seed']}", *steady]
 
 
 def _legend(look: dict[str, Style]) -> str:
-    keys = "".join(f"<span>{swatch(style)}{escape(name)}</span>" for name, style in look.items())
+    keys = "".join(f"<span>{swatch(style)}{escape(style.label)}</span>" for style in look.values())
     return f'<p class="legend">{keys}</p>'
 
 
 def _cards(result: dict[str, Any], judged: Sequence[Verdict]) -> str:
     cards = []
     for profile, metric in HEADLINES:
-        series = result["profiles"].get(profile, {}).get("series", {})
+        part = result["profiles"].get(profile, {})
+        series = part.get("series", {})
         both = [figure(series[name], metric) if name in series else None for name in ("twinwire sse", "twinwire ws")]
         if None in both:
             continue
@@ -94,7 +119,7 @@ def _cards(result: dict[str, Any], judged: Sequence[Verdict]) -> str:
             f'<span class="{kind}">{known.show(value)}</span>' for kind, value in zip(("sse", "ws"), both, strict=True)
         )
         cards.append(
-            f'<div class="card"><h3>{escape(known.label)}</h3><p class="where">{profile}</p>'
+            f'<div class="card"><h3>{escape(known.label)}</h3><p class="where">{escape(part["about"])}</p>'
             f'<p class="pair">{pair}<small>{escape(known.unit)}</small></p>'
             f'<p class="said">{escape("".join(words))}</p></div>'
         )
@@ -121,11 +146,15 @@ def _section(profile: str, part: dict[str, Any], look: dict[str, Style], judged:
             known = METRICS[metric]
             figures.append(_figure(f"{known.label}, {known.unit}", bars(f"{profile}: {known.label}", given, look)))
     warnings = "".join(
-        f"<li>{escape(name)}: {escape(text)}</li>" for name, rows in series.items() for text in rows["warnings"]
+        f"<li>{escape(look[name].label)}: {escape(text)}</li>"
+        for name, rows in series.items()
+        for text in rows["warnings"]
     )
     return (
         f'<section><h2>{profile}</h2><p>{escape(part["about"])}</p><div class="figures">{"".join(figures)}</div>'
-        f"{_table(profile, series, judged)}" + (f'<ul class="notes">{warnings}</ul>' if warnings else "") + "</section>"
+        f"{_table(profile, series, look, judged)}"
+        + (f'<ul class="notes">{warnings}</ul>' if warnings else "")
+        + "</section>"
     )
 
 
@@ -138,16 +167,16 @@ def _bars(series: dict[str, Any], metric: str) -> list[Bar]:
     for name, rows in series.items():
         measured = values(rows, metric)
         if measured:
-            low = high = center = mean(measured)
+            low = high = center = median(measured)
             if len(measured) >= FEW:
                 low, high = around(measured)
             found.append(Bar(name, center, low, high, known.show(center)))
     return found
 
 
-def _table(profile: str, series: dict[str, Any], judged: Sequence[Verdict]) -> str:
+def _table(profile: str, series: dict[str, Any], look: dict[str, Style], judged: Sequence[Verdict]) -> str:
     spoken = {(one.metric): one for one in judged if (one.profile, one.a) == (profile, "twinwire sse")}
-    head = "".join(f'<th scope="col">{escape(name)}</th>' for name in series)
+    head = "".join(f'<th scope="col">{escape(look[name].label)}</th>' for name in series)
     rows = []
     for metric in SHOWN[profile]:
         shown = [figure(part, metric) for part in series.values()]

@@ -45,8 +45,8 @@ def interval(draw: Callable[[random.Random], float], center: float, count: int, 
 
 
 def around(values: Sequence[float]) -> tuple[float, float]:
-    """The interval of their mean."""
-    return interval(lambda rng: mean(rng.choices(values, k=len(values))), mean(values), len(values))
+    """The interval of their median."""
+    return interval(lambda rng: median(rng.choices(values, k=len(values))), median(values), len(values))
 
 
 def mean(values: Sequence[float]) -> float:

@@ -14,9 +14,11 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from urllib.parse import urlencode, urlsplit
+
+import trustme
 
 from benchmarks.load import Ask
 from benchmarks.processes import ROOT, Program, program, twinwire
@@ -134,16 +136,19 @@ def _dump(value: object) -> str:
 
 @contextmanager
 def ours(*flags: str) -> Iterator[Target]:
-    """A Twinwire of our own, on processor 0."""
+    """A Twinwire of our own."""
     with twinwire(AGENT, *FLAGS, *flags) as (process, port):
         yield Target("twinwire", "127.0.0.1", port, process)
 
 
 @contextmanager
 def ours_with_tls(folder: Path) -> Iterator[Target]:
-    """The same behind TLS, with a certificate that it makes in `folder`."""
-    with program(sys.executable, "-m", "benchmarks.tls", folder, processor=0) as process:
-        yield Target("twinwire", "127.0.0.1", int(process.line), process, tls=True, ca=str(folder / "certificate.pem"))
+    """The same behind TLS, with a certificate that is made in `folder` (ECDSA P-256, as most public servers have)."""
+    authority, ca, chain = trustme.CA(), str(folder / "ca.pem"), str(folder / "server.pem")
+    authority.cert_pem.write_to_path(ca)
+    authority.issue_cert("127.0.0.1").private_key_and_cert_chain_pem.write_to_path(chain)
+    with ours("--ssl-certfile", chain, "--ssl-keyfile", chain) as target:
+        yield replace(target, tls=True, ca=ca)
 
 
 def at_url(url: str, agent: str | None) -> Target:
@@ -201,7 +206,7 @@ def python_of(peer: str) -> Path:
 
 @contextmanager
 def peer_of(name: str) -> Iterator[Target]:
-    """A peer, on processor 0."""
+    """A peer."""
     command = (python_of(name), "-m", f"benchmarks.peers.{name}")
-    with program(*command, processor=0, environ={"PYTHONPATH": str(ROOT)}) as process:
+    with program(*command, measured=True, environ={"PYTHONPATH": str(ROOT)}) as process:
         yield Target(name, "127.0.0.1", int(process.line), process, PEERS[name][0])

@@ -55,8 +55,12 @@ def said(verdict: Verdict) -> str:
     """A verdict in words."""
     if verdict.word in _WORDS:
         return _WORDS[verdict.word] + ("" if verdict.word == "few" else f" ({_interval(verdict)})")
-    change = f"{verdict.ratio:.1f} times" if verdict.ratio >= 2 else f"{abs(verdict.ratio - 1):.0%} {verdict.word}"
-    return f"{change} ({_interval(verdict)})"
+    return f"{change(verdict)} ({_interval(verdict)})"
+
+
+def change(verdict: Verdict) -> str:
+    """How much more or less."""
+    return f"{verdict.ratio:.1f} times" if verdict.ratio >= 2 else f"{abs(verdict.ratio - 1):.0%} {verdict.word}"
 
 
 def _interval(verdict: Verdict) -> str:

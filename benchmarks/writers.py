@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import asynccontextmanager
 from multiprocessing.connection import Connection
 
@@ -28,6 +28,9 @@ class Nobody:
         """See `Owner`."""
 
     def unfollowed(self, run_id: str) -> None:
+        """See `Owner`."""
+
+    def interrupt(self, run_ids: Collection[str] | None = None) -> None:
         """See `Owner`."""
 
     def owns(self, run_id: str) -> bool:  # noqa: ARG002 - the protocol's

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
-import random
 import re
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,19 +18,15 @@ from serving import serving
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from benchmarks import framing
 from benchmarks.__main__ import writable
-from benchmarks.charts import styles
 from benchmarks.histogram import Histogram
 from benchmarks.lossy import AGAIN, DELAY
-from benchmarks.metrics import ABOUT, METRICS, SHOWN
-from benchmarks.report import page
-from benchmarks.schedule import Load, tokens
-from benchmarks.stats import Verdict, compare, verdicts
+from benchmarks.metrics import SHOWN
+from benchmarks.processes import program
 from benchmarks.suite import PROFILES, descriptors
 from benchmarks.synthetic import llm
 from benchmarks.targets import Unusable, python_of
-from benchmarks.terminal import compared, table
+from benchmarks.terminal import figure
 
 ROOT = Path(__file__).parents[1]
 
@@ -43,30 +38,9 @@ def benchmark(*flags: str | Path, timeout: float = 50) -> tuple[int, str, str]:
     return done.returncode, done.stdout, done.stderr
 
 
-def result(scale: float = 1.0, noise: float = 0.02, seed: int = 1, rounds: int = 5) -> dict[str, Any]:
-    """A made result: WebSocket has 20 % more CPU than SSE and the same bytes; `scale` is for its CPU alone."""
-    rng = random.Random(seed)
-
-    def series(cpu: float) -> dict[str, Any]:
-        rows = [{"server_us": cpu * rng.uniform(1 - noise, 1 + noise), "wire_bytes": 200.0} for _ in range(rounds)]
-        times = Histogram.of([rng.randrange(10**5, 10**7) for _ in range(2000)])
-        kinds = {"delivery": times.pairs()}
-        return {"rounds": rows, "histograms": kinds, "timeline": [[0, 50.0, 900.0], [50, 60.0, 950.0]], "warnings": []}
-
-    both = {"twinwire sse": series(10.0), "twinwire ws": series(12.0 * scale)}
-    return {
-        "version": 1,
-        "environment": {"started": "", "python": "", "packages": {}, "processor": "", "processors": 2, "kernel": ""},
-        "settings": {"rounds": rounds, "seed": seed},
-        "calibration": [3.0] * rounds,
-        "profiles": {"chat": {"about": "<b>", "series": both}},
-        "notes": ["1 < 2"],
-    }
-
-
-def said(found: list[Verdict]) -> dict[tuple[str, str], str]:
-    """The word for each figure and series."""
-    return {(one.metric, one.b): one.word for one in found}
+def warnings(series: dict[str, Any]) -> list[str]:
+    """What there is to warn of, but of a machine that is busy with other tests."""
+    return [text for text in series["warnings"] if not text.startswith(("other programs", "the load generator"))]
 
 
 def test_it_runs_and_keeps_what_it_has(tmp_path: Path) -> None:
@@ -82,7 +56,7 @@ def test_it_runs_and_keeps_what_it_has(tmp_path: Path) -> None:
     assert (made["settings"]["seed"], len(made["calibration"])) == (1, 1)
     for name in ("twinwire sse", "twinwire ws", "bare sse", "bare ws"):
         chat = made["profiles"]["chat"]["series"][name]
-        assert chat["warnings"] == []
+        assert warnings(chat) == []
         (row,) = chat["rounds"]
         assert row["tokens"] == 30
         assert 0 < row["load_share"] < 1
@@ -121,12 +95,57 @@ def test_a_bad_network_loses_nothing(tmp_path: Path) -> None:
     code, _, err = benchmark("--profiles", "lossy", "--rounds", "1", "--seconds", "0.4", "--out", tmp_path)
     assert code == 0, err
     for series in json.loads((tmp_path / "result.json").read_bytes())["profiles"]["lossy"]["series"].values():
-        assert 1000 <= series["rounds"][0]["tokens"] <= 1005  # one that was cut in its middle may be counted twice
-        assert "failed" not in " ".join(series["warnings"])
+        assert series["rounds"][0]["tokens"] == 1000
+        assert warnings(series) == []
         assert series["rounds"][0]["reconnects"] > 0
         delivery = Histogram.from_pairs(series["histograms"]["delivery"])
         assert delivery.quantile(0.0) > DELAY * 0.95e9
         assert delivery.quantile(1.0) > AGAIN * 1e9
+
+
+async def test_a_bad_network_keeps_the_order() -> None:
+    """What goes through it in many small pieces, late ones among them, comes out as it went in, until it is cut."""
+    pieces = [b"%06d" % number for number in range(600)]
+
+    async def speak(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(ConnectionError):
+            for piece in pieces:
+                writer.write(piece)
+                await asyncio.sleep(0.0005)
+        writer.close()
+
+    server = await asyncio.start_server(speak, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    with program(sys.executable, "-m", "benchmarks.lossy", str(port), "1") as proxy:
+
+        async def heard() -> bytes:
+            reader, writer = await asyncio.open_connection("127.0.0.1", int(proxy.line))
+            came = bytearray()
+            with suppress(ConnectionError):
+                while data := await reader.read(65536):
+                    came += data
+            writer.close()
+            return bytes(came)
+
+        every = await asyncio.gather(*(heard() for _ in range(40)))
+    server.close()
+    assert max(map(len, every)) > 600
+    assert [came for came in every if not b"".join(pieces).startswith(came)] == []
+
+
+def test_every_profile_measures_what_it_shows(tmp_path: Path) -> None:
+    """Each profile that has no test of its own has all its figures, on both transports, and nothing to warn of."""
+    names = sorted(set(PROFILES) - {"chat", "cancel", "resume", "lossy"})
+    code, _, err = benchmark("--profiles", ",".join(names), "--rounds", "1", "--seconds", "0.3", "--out", tmp_path)
+    assert code == 0, err
+    made = json.loads((tmp_path / "result.json").read_bytes())
+    assert made["notes"] == []
+    for name in names:
+        for transport in ("sse", "ws"):
+            series = made["profiles"][name]["series"][f"twinwire {transport}"]
+            rare = ("p99", "p99.9")  # there are too few for them
+            assert [one for one in SHOWN[name] if figure(series, one) is None and not one.endswith(rare)] == []
+            assert warnings(series) == []
 
 
 async def test_a_server_that_runs(tmp_path: Path) -> None:
@@ -155,6 +174,11 @@ async def test_a_server_that_runs(tmp_path: Path) -> None:
         (["--seconds", "nan"], "argument --seconds: 'nan' is no number"),
         (["--compare", "nowhere.json", "nowhere.json"], "nowhere.json: No such file"),
         (["--compare", "README.md", "README.md"], "README.md: not a result"),
+        (["--compare", "clients/js/package.json", "README.md"], "clients/js/package.json: not a result"),
+        (
+            ["--compare", "benchmarks/results/transports.json", "benchmarks/results/peers.json"],
+            "--compare: the two have",
+        ),
         (["--out", "README.md"], "--out: README.md: "),
     ],
 )
@@ -179,99 +203,13 @@ def test_what_cannot_be_had(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
         writable(tmp_path / "file" / "below")
 
 
-def test_a_change_and_noise() -> None:
-    """A fifth more CPU is a change; the same within noise is none; and a slower machine explains a change away."""
-    found, machine = compare(result(), result(scale=1.3, seed=2))
-    assert machine == 1
-    assert said(found)["server_us", "twinwire ws"] == "more"
-    assert said(found)["server_us", "twinwire sse"] == "alike"
-    assert said(found)["wire_bytes", "twinwire ws"] == "alike"
-    assert re.search(r"WORSE +chat +twinwire ws +server CPU per token +\d\d% more", compared(found, machine))
-    assert "Nothing has changed beyond noise." in compared(*compare(result(), result(seed=3)))
-    assert said(compare(result(noise=0.5), result(noise=0.5, seed=2))[0])["server_us", "twinwire sse"] == "noisy"
-    slower = result(scale=1.3, seed=2) | {"calibration": [4.5] * 5}
-    assert said(compare(result(), slower)[0])["server_us", "twinwire ws"] == "noisy"
-    assert said(compare(result(rounds=2), result(rounds=2))[0])["server_us", "twinwire sse"] == "few"
-
-
-def test_verdicts() -> None:
-    """WebSocket is told apart from SSE where the rounds allow it, and not where they do not."""
-    assert said(verdicts(result())) == {("server_us", "twinwire ws"): "more", ("wire_bytes", "twinwire ws"): "alike"}
-    (ratio,) = [one for one in verdicts(result()) if one.metric == "server_us"]
-    assert 1.1 < ratio.low < ratio.ratio < ratio.high < 1.3
-    assert said(verdicts(result(noise=0.6)))["server_us", "twinwire ws"] == "noisy"
-    assert said(verdicts(result(rounds=2)))["server_us", "twinwire ws"] == "few"
-
-
-def test_the_page_is_safe_and_whole() -> None:
-    """What the page and the table show is what was measured, escaped."""
-    made = result()
-    html = page(made)
-    assert "1 &lt; 2" in html
-    assert "<b>" not in html
-    assert 'role="img"><title>chat: delivery</title>' in html
-    assert "prefers-color-scheme: dark" in html
-    assert "20" in next(line for line in table(made, verdicts(made)).splitlines() if "server CPU" in line)
-    several = styles(["a sse", "a ws", "b sse"])
-    assert several["a sse"].color == several["a ws"].color != several["b sse"].color
-    assert several["a ws"].dashed
-
-
 def test_a_report_is_drawn_again(tmp_path: Path) -> None:
     """The results that are kept here can be drawn, from the JSON alone, and compared."""
     for kept in sorted((ROOT / "benchmarks/results").glob("*.json")):
         (tmp_path / kept.name).write_bytes(kept.read_bytes())
         assert benchmark("--html", tmp_path / kept.name) == (0, "", "")
-        assert "twinwire ws" in (tmp_path / kept.name).with_suffix(".html").read_text()
+        html = (tmp_path / kept.name).with_suffix(".html").read_text()
+        assert ("aiohttp WS" if kept.stem == "peers" else ">WebSocket<") in html
         code, out, _ = benchmark("--compare", kept, kept)
         assert (code, "Nothing has changed beyond noise." in out) == (0, True)
     assert len(list(tmp_path.glob("*.html"))) == 2
-
-
-def test_every_profile_is_described() -> None:
-    """Each profile has its figures and its line, and each figure a metric."""
-    assert set(PROFILES) == set(SHOWN) == set(ABOUT)
-    assert {name for names in SHOWN.values() for name in names} <= set(METRICS)
-
-
-async def test_the_same_seed_is_the_same_run() -> None:
-    """Tokens have the rate and size that were asked for, and come again with their seed; each tells when it was due."""
-    load = Load(rate=1000, count=4000, size=10, seed=5)
-    plan = list(load.plan())
-    assert plan == list(Load.of(load.message()).plan()) != list(Load(rate=1000, count=4000, size=10, seed=6).plan())
-    assert plan[-1][0] == pytest.approx(4.0, rel=0.15)
-    assert sum(size for _, size in plan) / 4000 == pytest.approx(10, rel=0.1)
-    texts = [text async for text in tokens(Load(rate=1000, count=30))]
-    stamps = [int(text.split()[0].removeprefix("@")) for text in texts]
-    offsets = [due for due, _ in Load(rate=1000, count=30).plan()]
-    assert [stamp - stamps[0] for stamp in stamps] == pytest.approx([due * 1e9 for due in offsets], abs=2)
-
-
-def test_a_histogram_is_exact_enough() -> None:
-    """Values keep to 1/64, quantiles need enough values beyond them, and two halves are the whole."""
-    rng = random.Random(1)
-    values = [int(10 ** rng.uniform(0, 10)) for _ in range(5000)]
-    whole = Histogram.of(values)
-    for value in values:
-        assert abs(Histogram.value(Histogram.bucket(value)) - value) <= value / 64
-    for rank in (0.5, 0.9, 0.99):
-        assert whole.quantile(rank) == pytest.approx(sorted(values)[int(rank * 5000) - 1], rel=1 / 50)
-    assert list(whole.summary()) == ["p50", "p90", "p99", "max"]
-    half = Histogram.of(values[:2500])
-    half.add(Histogram.from_pairs(Histogram.of(values[2500:]).pairs()))
-    assert half.pairs() == whole.pairs()
-    assert Histogram.of([-5]).cdf() == [(0, 1.0)]
-
-
-@pytest.mark.parametrize(
-    ("read", "data", "expected"),
-    [
-        (framing.chunks, b"5\r\nhello\r\n3\r\nyou\r\n0\r\n\r\n", (10, b"helloyou")),
-        (framing.chunks, b"5\r\nhello\r\n5\r\nhal", (5, b"hello")),
-        (framing.messages, b"\x81\x02hi\x81\x7e\x00\x7f" + b"x" * 127, (6, b"hi\n" + b"x" * 127)),
-        (framing.messages, b"\x81\x02hi\x81\x05yo", (2, b"hi")),
-    ],
-)
-def test_framing(read: Callable[[bytes], tuple[int, bytes]], data: bytes, expected: tuple[int, bytes]) -> None:
-    """Framing is told from what is in it; what is cut off does not count."""
-    assert read(data) == expected

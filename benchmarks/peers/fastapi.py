@@ -8,7 +8,7 @@ from contextlib import aclosing
 from fastapi import FastAPI, WebSocket
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 
-from benchmarks.peers.hub import encoded, events, serve
+from benchmarks.peers.hub import converse, encoded, events, serve
 
 
 async def sse(message: str, topic: str = "") -> AsyncIterable[ServerSentEvent]:
@@ -20,11 +20,7 @@ async def sse(message: str, topic: str = "") -> AsyncIterable[ServerSentEvent]:
 
 async def ws(socket: WebSocket) -> None:
     """`/ws`."""
-    await socket.accept()
-    async with aclosing(events(**await socket.receive_json())) as source:
-        async for one in source:
-            await socket.send_text(encoded(one))
-    await socket.close()
+    await converse(socket)
 
 
 if __name__ == "__main__":

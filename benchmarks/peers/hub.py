@@ -9,7 +9,7 @@ import asyncio
 import json
 import secrets
 import socket
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from datetime import UTC, datetime
 from typing import Any
@@ -61,6 +61,22 @@ async def events(message: str, topic: str = "") -> AsyncGenerator[Event, None]:
     _topics[topic].append(queue)
     while (shared := await queue.get()) is not None:
         yield shared
+
+
+async def made(kind: Callable[..., Any], message: str, topic: str) -> AsyncGenerator[Any, None]:
+    """The events as a library's SSE takes them: `kind` makes one of `event`, `data` and `id`."""
+    async with aclosing(events(message, topic)) as source:
+        async for one in source:
+            yield kind(event=one["type"], data=encoded(one["data"]), id=one["id"])
+
+
+async def converse(socket: Any) -> None:
+    """A WebSocket of Starlette's kind: what comes first asks, and each event is a text message."""
+    await socket.accept()
+    async with aclosing(events(**await socket.receive_json())) as source:
+        async for one in source:
+            await socket.send_text(encoded(one))
+    await socket.close()
 
 
 def encoded(value: Any) -> str:

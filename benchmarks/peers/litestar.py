@@ -2,37 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
-from contextlib import aclosing
 from typing import Any
 
 from litestar import Litestar, WebSocket, get, websocket
 from litestar.response import ServerSentEvent, ServerSentEventMessage
 
-from benchmarks.peers.hub import encoded, events, serve
-
-
-async def messages(message: str, topic: str) -> AsyncGenerator[ServerSentEventMessage, None]:
-    """Events as the library takes them."""
-    async with aclosing(events(message, topic)) as source:
-        async for one in source:
-            yield ServerSentEventMessage(event=one["type"], data=encoded(one["data"]), id=one["id"])
+from benchmarks.peers.hub import converse, made, serve
 
 
 @get("/sse")
 async def sse(message: str, topic: str = "") -> ServerSentEvent:
     """`/sse`."""
-    return ServerSentEvent(messages(message, topic))
+    return ServerSentEvent(made(ServerSentEventMessage, message, topic))
 
 
 @websocket("/ws")
 async def ws(socket: WebSocket[Any, Any, Any]) -> None:
     """`/ws`."""
-    await socket.accept()
-    async with aclosing(events(**await socket.receive_json())) as source:
-        async for one in source:
-            await socket.send_text(encoded(one))
-    await socket.close()
+    await converse(socket)
 
 
 if __name__ == "__main__":
