@@ -25,7 +25,9 @@ class Link:
         self._split = split
 
     def cut(self) -> None:
-        """Reset the connection (RST)."""
+        """Reset the connection (RST), unless it is over already."""
+        if self._client.is_closing():
+            return
         self._client.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self._client.transport.abort()
 

@@ -6,7 +6,7 @@ Plain clients on purpose: they show what the server sends, byte for byte, and re
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, Protocol
 from urllib.parse import urlencode
 
@@ -14,7 +14,10 @@ import httpx
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
+from serving import Puppet
+
 KINDS = ("sse", "ws")
+OTHER = {"sse": "ws", "ws": "sse"}
 
 
 class Address(Protocol):
@@ -211,6 +214,30 @@ async def rest(follower: AnyFollower) -> list[dict[str, Any]]:
     seen = [event async for event in events(follower)]
     await follower.close()
     check(seen)
+    return seen
+
+
+async def cut_often(
+    follower: AnyFollower, puppet: Puppet, resume: Callable[[int, str], Awaitable[AnyFollower]]
+) -> list[dict[str, Any]]:
+    """All events of a run, whose follower is cut off ten times while the agent talks: nothing is lost or repeated.
+
+    The next follower is `resume(cut, cursor)`.
+    """
+    seen: list[dict[str, Any]] = []
+    for cut in range(10):
+        puppet.say(f"{cut}a ", f"{cut}b ")
+        async for event in events(follower):
+            seen.append(event)
+            if event["data"].get("content") == f"{cut}b ":
+                break
+        await follower.close()
+        puppet.say(f"{cut}c ")  # while nobody is there
+        follower = await resume(cut, seen[-1]["id"])
+    puppet.end()
+    seen += await rest(follower)
+    check(seen)
+    assert text(seen) == "".join(f"{cut}{letter} " for cut in range(10) for letter in "abc")
     return seen
 
 

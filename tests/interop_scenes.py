@@ -74,7 +74,7 @@ class Scenes:
 
 
 @asynccontextmanager
-async def playing() -> AsyncIterator[tuple[Running, Scenes]]:
+async def playing(**settings: Any) -> AsyncIterator[tuple[Running, Scenes]]:
     """A server with that agent, and a format of its own, `mine`: the type of each event and its data."""
 
     def mine(event: StreamEvent) -> bytes | None:
@@ -82,8 +82,14 @@ async def playing() -> AsyncIterator[tuple[Running, Scenes]]:
 
     async with ModelServer() as model:
         scenes = Scenes(model)
-        async with serving({"scenes": scenes}, formats={"mine": mine}, retry_ms=50) as server:
+        async with serving({"scenes": scenes}, formats={"mine": mine}, retry_ms=50, **settings) as server:
             yield server, scenes
+
+
+def cut(server: Running) -> None:
+    """Break all connections off, as a server does that restarts."""
+    for pump in tuple(server.service.sweep.pumps):
+        pump.end(Verdict.RESTART)
 
 
 async def node(program: str, *arguments: str, send: Any = None, scene: tuple[Running, Scenes] | None = None) -> Any:
@@ -107,8 +113,7 @@ async def node(program: str, *arguments: str, send: Any = None, scene: tuple[Run
             if told["ask"] == "release":
                 scenes.release.set()
             else:
-                for pump in tuple(server.service.sweep.pumps):
-                    pump.end(Verdict.RESTART)
+                cut(server)
         raise AssertionError(f"{program} ended without a report")
     finally:
         if process.returncode is None and not process.stdout.at_eof():

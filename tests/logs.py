@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 
@@ -25,6 +25,8 @@ class Nobody:
     def cancel_here(self, run_id: str) -> None: ...
 
     def unfollowed(self, run_id: str) -> None: ...
+
+    def interrupt(self, run_ids: Collection[str] | None = None) -> None: ...
 
     def owns(self, run_id: str) -> bool:  # noqa: ARG002 - the protocol's
         return True

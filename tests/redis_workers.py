@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -27,6 +27,7 @@ class Listener(Nobody):
     def __init__(self) -> None:
         self.cancelled: list[str] = []
         self.left: list[str] = []
+        self.interrupted: set[str] = set()
         self.lost: set[str] = set()
 
     def cancel_here(self, run_id: str) -> None:
@@ -34,6 +35,9 @@ class Listener(Nobody):
 
     def unfollowed(self, run_id: str) -> None:
         self.left.append(run_id)
+
+    def interrupt(self, run_ids: Collection[str] | None = None) -> None:
+        self.interrupted.update(run_ids or ())
 
     def owns(self, run_id: str) -> bool:
         return run_id not in self.lost

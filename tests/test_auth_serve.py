@@ -195,6 +195,7 @@ async def test_a_canary_is_seen_nowhere(folder: Path) -> None:
             for token in (CANARY, f"{CANARY}-token", f"{jwt_like}.{jwt_like}.{jwt_like}", f"{ticket}"):
                 response = await client.post("/runs", headers={"authorization": f"Bearer {token}"}, content=b"{")
                 seen += [response.text, str(response.headers)]
+            seen.append((await client.get("/metrics", headers=bearer)).text)
         for options in (
             {"additional_headers": {"Authorization": f"Bearer {CANARY}"}},
             {"subprotocols": ["twinwire.v1", protocol(CANARY)]},

@@ -229,35 +229,6 @@ async def test_a_cookie_of_https_is_for_https(puppets: Puppets) -> None:
         assert "; secure" in response.headers["set-cookie"].lower()
 
 
-async def test_log_out_ends_all(guarded: Running, puppets: Puppets) -> None:
-    """The cookie goes; cookies and tickets from before are refused; the user's streams end, nobody else's does."""
-    text = await ticket(guarded)
-    async with (
-        asking(guarded) as browser,
-        connect(guarded.ws_url, proxy=None, additional_headers=bearer("alice")) as hers,
-        connect(guarded.ws_url, proxy=None, additional_headers=bearer("bob")) as his,
-    ):
-        await browser.post("/login", headers=bearer("alice"))
-        kept = browser.cookies["twinwire_login"]
-        stream = await follow(guarded, f"message=hi&ticket={text}")
-        response = await browser.post("/logout")
-        assert (response.status_code, "twinwire_login" in browser.cookies) == (204, False)
-        (await puppets.next()).say("too late")
-        with pytest.raises(Broken):
-            await stream.next()
-        with pytest.raises(ConnectionClosed) as caught:
-            await hers.recv()
-        assert caught.value.rcvd is not None
-        assert caught.value.rcvd.code == 4501
-        await his.send('{"type":"ping"}')
-        assert await his.recv() == '{"type":"pong"}'
-        reconnect = {"last-event-id": f"evt-{stream.run_id}-1"}
-        assert (await browser.get(f"/chat/stream?message=hi&ticket={text}", headers=reconnect)).status_code == 401
-        assert (await browser.get("/metrics", headers={"cookie": f"twinwire_login={kept}"})).status_code == 401
-        assert (await browser.get("/metrics", headers=bearer("alice"))).status_code == 200
-        await stream.close()
-
-
 async def test_streams_end_when_their_login_does(puppets: Puppets) -> None:
     """At its expiry a stream is broken and a socket closed with 4001, within about a second; the run goes on."""
     async with serving({"mine": puppets}, login_life=1.5, heartbeat=0.4, **AUTH) as server, asking(server) as browser:

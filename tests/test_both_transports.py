@@ -10,10 +10,12 @@ import pytest
 
 from followers import (
     KINDS,
+    OTHER,
     SseFollower,
     WsFollower,
     attach,
     check,
+    cut_often,
     events,
     number,
     rest,
@@ -28,7 +30,6 @@ pytestmark = [
     pytest.mark.parametrize("below", ["direct", "plain"], indirect=True),
     pytest.mark.usefixtures("below"),
 ]
-OTHER = {"sse": "ws", "ws": "sse"}
 
 
 async def test_a_run_from_start_to_end(kind: str, server: Running, puppets: Puppets) -> None:
@@ -95,20 +96,7 @@ async def test_cut_and_resume(kind: str, server: Running, puppets: Puppets) -> N
     """A connection cut in the middle loses nothing, repeats nothing and starts no second run."""
     follower = await start(kind, server)
     puppet = await puppets.next()
-    seen = []
-    for cut in range(10):
-        puppet.say(f"{cut}a ", f"{cut}b ")
-        async for event in events(follower):
-            seen.append(event)
-            if event["data"].get("content") == f"{cut}b ":
-                break
-        await follower.close()
-        puppet.say(f"{cut}c ")  # while nobody is there
-        follower = await attach(kind, server, follower.run_id, seen[-1]["id"])
-    puppet.end()
-    seen += await rest(follower)
-    check(seen)
-    assert text(seen) == "".join(f"{cut}{letter} " for cut in range(10) for letter in "abc")
+    await cut_often(follower, puppet, lambda _, cursor: attach(kind, server, follower.run_id, cursor))
     assert puppets.started == 1
 
 

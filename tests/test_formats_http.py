@@ -3,35 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from typing import Any
 
 import httpx
 import pytest
-from websockets.asyncio.client import ClientConnection, connect
 
-from formats_rules import datas
+from chats import frames, http, said
 from serving import Puppets, Running, echo, serving, until
 from twinwire.errors import BadRequest
 from twinwire.runs.conversation import question, text
 from twinwire.transports import Verdict
-
-
-def http(server: Running) -> httpx.AsyncClient:
-    return httpx.AsyncClient(base_url=server.url, trust_env=False, verify=False, timeout=20)
-
-
-def said(*texts: str) -> list[dict[str, Any]]:
-    """A chat of the AI SDK: the user's and the assistant's messages in turn."""
-    roles = ["user", "assistant"] * len(texts)
-    return [
-        {"role": role, "parts": [{"type": "text", "text": words}]} for role, words in zip(roles, texts, strict=False)
-    ]
-
-
-def frames(answer: httpx.Response) -> list[Any]:
-    """The JSON values of an SSE body, without its comment."""
-    return datas([answer.content.removeprefix(b": heartbeat\n\n")])
 
 
 async def test_a_chats_history(server: Running, puppets: Puppets) -> None:
@@ -101,9 +82,9 @@ async def test_ag_ui_joins_a_run_it_knows(server: Running, puppets: Puppets) -> 
         puppet.end()
         assert [event["type"] for event in frames(await asking)][-1] == "RUN_FINISHED"
         again = frames(await client.post("/ag-ui", json=body))
-        assert [event["type"] for event in again[:2]] == ["RUN_STARTED", "MESSAGES_SNAPSHOT"]
-        assert [message["content"] for message in again[1]["messages"]] == ["a", "one"]
-        assert again[-1]["type"] == "RUN_FINISHED"
+        text = ["TEXT_MESSAGE_START", "TEXT_MESSAGE_CONTENT", "TEXT_MESSAGE_END"]
+        assert [event["type"] for event in again] == ["RUN_STARTED", "MESSAGES_SNAPSHOT", *text, "RUN_FINISHED"]
+        assert (again[1]["messages"], again[3]["delta"]) == (body["messages"], "one")
         assert puppets.started == 1
         asking = asyncio.create_task(client.post("/ag-ui", json={**body, "runId": "r2"}))
         (await puppets.next()).end()
@@ -133,6 +114,48 @@ async def test_format(name: str) -> None:
             assert (refused.status_code, refused.json()["field"]) == (400, bad.partition("=")[0])
 
 
+STREAMS = [
+    ("POST", "/ai-sdk/chat?user_id=u", {"id": "c2", "messages": said("a")}),
+    ("GET", "/ai-sdk/chat/c/stream?user_id=u", None),
+    ("POST", "/ag-ui?user_id=u", {"threadId": "t", "runId": "r", "messages": [{"role": "user", "content": "a"}]}),
+    ("GET", "/chat?message=a&format=ai-sdk&user_id=u", None),
+    ("GET", "/runs/{run_id}/events?format=openai", None),
+]
+COMPLETION = {"model": "mine", "stream": True, "messages": [{"role": "user", "content": "a"}]}
+
+
+@pytest.mark.parametrize("bounds", [{"max_connections": 1}, {"user_connections": 1}], ids=["in all", "of one user"])
+async def test_no_room(bounds: dict[str, int], puppets: Puppets) -> None:
+    """A stream too many is refused in the format's own way, and nothing runs; EventSource alone is put off instead."""
+    formats = {"mine": lambda event: event.type.encode()}
+    asked = {"id": "c", "messages": said("a"), "user_id": "u"}
+    async with (
+        serving({"mine": puppets}, formats=formats, **bounds) as server,
+        http(server) as client,
+        client.stream("POST", "/ai-sdk/chat", json=asked) as first,
+    ):
+        run_id = first.headers["twinwire-run"]
+        for method, path, body in STREAMS:
+            refused = await client.request(method, path.format(run_id=run_id), json=body)
+            told = refused.json()
+            assert (refused.status_code, told["code"]) == (429, "too_many_connections")
+            assert refused.headers["retry-after"] == str(told["retry_after"]) == "5"
+        if "max_connections" in bounds:
+            refused = await client.post("/v1/chat/completions", json=COMPLETION)
+            assert (refused.status_code, refused.headers["retry-after"]) == (429, "5")
+            assert (refused.json()["error"]["type"], refused.json()["error"]["code"]) == (
+                "rate_limit_error",
+                "too_many_connections",
+            )
+        with pytest.raises(httpx.RemoteProtocolError):
+            await client.get(f"/runs/{run_id}/events?format=mine")
+        (await puppets.next()).end()
+        await first.aread()
+        assert puppets.started == 1
+        await until(lambda: not server.service.sweep.pumps)
+        assert (await client.get(f"/runs/{run_id}/events?format=ai-sdk")).status_code == 200
+
+
 async def test_a_body_without_its_end_is_broken(server: Running, puppets: Puppets) -> None:
     """In these formats too a stream that stops short is cut off, so that nobody takes it for complete."""
     async with http(server) as client:
@@ -159,6 +182,26 @@ async def test_openai_errors_look_like_openais(tmp_path: Any) -> None:
         assert answer.json()["choices"][0]["message"]["content"] == "hi "
         missing = await client.post("/v1/chat/completions", json={"messages": []}, headers=key)
         assert (missing.status_code, missing.json()["error"]["param"]) == (400, "model")
+        for method, path, status, code in (
+            ("GET", "/v1/models/nobody", 404, "model_not_found"),
+            ("POST", "/v1/responses", 404, "not_found"),
+            ("GET", "/v1/chat/completions", 405, "method_not_allowed"),
+        ):
+            told = await client.request(method, path, headers=key)
+            assert (told.status_code, told.json()["error"]["code"]) == (status, code)
+
+
+async def test_pages_of_other_origins(puppets: Puppets) -> None:
+    """What each protocol's npm client sends from a browser is let through from a listed origin."""
+    sent = "authorization,content-type,user-agent,x-stainless-arch,x-stainless-helper-method,x-stainless-lang"
+    origin = "https://app.example"
+    async with serving({"mine": puppets}, cors_origin=(origin,)) as server, http(server) as client:
+        for path in ("/ai-sdk/chat", "/ag-ui", "/v1/chat/completions"):
+            asked = {"origin": origin, "access-control-request-method": "POST", "access-control-request-headers": sent}
+            answer = await client.options(path, headers=asked)
+            assert (answer.status_code, answer.headers["access-control-allow-origin"]) == (204, origin)
+            allowed = answer.headers["access-control-allow-headers"].lower().replace(" ", "").split(",")
+            assert set(sent.split(",")) <= set(allowed)
 
 
 def test_question() -> None:
@@ -193,107 +236,3 @@ def test_question() -> None:
 def test_text(content: Any, expected: str) -> None:
     """A content is a text, or parts of which those that are text count."""
     assert text(content) == expected
-
-
-class Transport:
-    """A client of /ai-sdk/ws."""
-
-    def __init__(self, socket: ClientConnection) -> None:
-        self._socket = socket
-
-    async def say(self, kind: str, request: str, **fields: Any) -> None:
-        await self._socket.send(json.dumps({"type": kind, "requestId": request, "headers": {}, "body": {}, **fields}))
-
-    async def next(self) -> dict[str, Any]:
-        message: dict[str, Any] = json.loads(await asyncio.wait_for(self._socket.recv(), 10))
-        return message
-
-    async def until(self, kind: str, request: str) -> list[dict[str, Any]]:
-        """The messages up to one of this type for this request."""
-        seen = [await self.next()]
-        while (seen[-1]["type"], seen[-1]["requestId"]) != (kind, request):
-            seen.append(await self.next())
-        return seen
-
-
-def opened(server: Running) -> Any:
-    return connect(f"ws://127.0.0.1:{server.port}/ai-sdk/ws", compression=None, proxy=None)
-
-
-async def test_socket_stop(server: Running, puppets: Puppets) -> None:
-    """An abort of a send cancels the run at once; a resume of the chat then finds nothing."""
-    async with opened(server) as socket:
-        client = Transport(socket)
-        await client.say("send", "r1", id="c", trigger="submit-message", messages=said("a"))
-        puppet = await puppets.next()
-        puppet.say("one")
-        await client.say("abort", "r1")
-        await puppet.closed.wait()
-        seen = await client.until("end", "r1")
-        assert (seen[0]["type"], seen[-2]["chunk"]["type"]) == ("start", "finish")
-        await client.say("resume", "r2", id="c")
-        assert await client.next() == {"type": "no-active", "requestId": "r2"}
-
-
-async def test_socket_resumed_twice(server: Running, puppets: Puppets) -> None:
-    """An abort of a resume, before another resume of the chat, does not cancel the run; one with none after it does."""
-    async with opened(server) as one, opened(server) as other:
-        first, second = Transport(one), Transport(other)
-        await first.say("send", "r1", id="c", trigger="submit-message", messages=said("a"))
-        puppet = await puppets.next()
-        puppet.say("one")
-        await second.say("resume", "r2", id="c")
-        await second.say("abort", "r2")
-        await second.say("resume", "r3", id="c")
-        await second.until("start", "r3")
-        puppet.say("two")
-        await asyncio.sleep(1.1)  # longer than the grace: that nothing happens cannot be waited for
-        assert not puppet.closed.is_set()
-        seen = [await second.next()]
-        assert (seen[0]["sequence"], seen[0]["chunk"]["type"]) == (0, "start")
-        await second.say("abort", "r3")
-        await asyncio.wait_for(puppet.closed.wait(), 10)
-        assert (await first.until("end", "r1"))[-2]["chunk"]["type"] == "finish"
-
-
-async def test_socket_resumed_by_another_request(server: Running, puppets: Puppets) -> None:
-    """A request whose run another one of the socket resumes is told so: one run is followed for one request."""
-    async with opened(server) as socket:
-        client = Transport(socket)
-        await client.say("send", "r1", id="c", trigger="submit-message", messages=said("a"))
-        puppet = await puppets.next()
-        puppet.say("one")
-        await client.until("chunk", "r1")
-        await client.say("resume", "r2", id="c")
-        told = (await client.until("start", "r2"))[-2]
-        assert (told["type"], told["requestId"]) == ("error", "r1")
-        puppet.end()
-        assert {message["requestId"] for message in await client.until("end", "r2")} == {"r2"}
-
-
-@pytest.mark.parametrize(
-    ("message", "request_id"),
-    [
-        ("no JSON", ""),
-        ("[]", ""),
-        ('{"type":"send","requestId":7}', ""),
-        ('{"type":"nothing","requestId":"r1"}', "r1"),
-        ('{"type":"send","requestId":"r1","id":"c","messages":[]}', "r1"),
-        ('{"type":"send","requestId":"r1","id":"c","messages":[5]}', "r1"),
-        ('{"type":"resume","requestId":"r1","id":"c","body":{"user_id":5}}', "r1"),
-        (
-            '{"type":"send","requestId":"r1","id":"c","body":{"agent":"nobody"},"messages":[{"role":"user","parts":[{"type":"text","text":"x"}]}]}',
-            "r1",
-        ),
-    ],
-)
-async def test_socket_refuses(message: str, request_id: str, server: Running, puppets: Puppets) -> None:
-    """Whatever is wrong with a message, its request is told and the socket lives; the client would kill it for less."""
-    async with opened(server) as socket:
-        await socket.send(message)
-        client = Transport(socket)
-        answer = await client.next()
-        assert (answer["type"], answer["requestId"], bool(answer["errorText"])) == ("error", request_id, True)
-        await client.say("resume", "r2", id="c")
-        assert (await client.next())["type"] == "no-active"
-    assert puppets.started == 0

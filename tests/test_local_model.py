@@ -130,8 +130,9 @@ async def test_the_model_s_process_dies(server: Process) -> None:
                 seen.append(event)
         assert [event.type for event in seen if event.type in {"AGENT_FINISH", "ERROR"}] == ["ERROR"]
         assert seen[-1].data["error_type"] == "upstream_truncated"
-        while (readiness := await ready(server)).status_code == 200:
-            pass
+        async with asyncio.timeout(10):
+            while (readiness := await ready(server)).status_code == 200:
+                pass
         assert (readiness.status_code, readiness.json()["code"]) == (503, "model_unavailable")
         async with asyncio.timeout(30):
             while (end := (await run(client, "Hi."))[-1]).type == "ERROR":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from pathlib import Path
 
@@ -105,6 +106,22 @@ async def test_cursors_refusals_and_cancels(kind: str, server: Running, puppets:
     assert now["twinwire_cancel_seconds_count",] == now["twinwire_runs_ended_total", "cancelled"] == 1
 
 
+@pytest.mark.parametrize("kind", KINDS)
+async def test_a_gap_told_to_who_follows(kind: str, puppets: Puppets) -> None:
+    """Who is overtaken by the log's trimming is counted: on a socket as it is told, over SSE as it comes again."""
+    async with serving({"mine": puppets}, log_events=100) as server:
+        follower = await start(kind, server, on_disconnect="continue")
+        (await puppets.next()).say(*(str(i) for i in range(3000)))
+        with pytest.raises(Broken if kind == "sse" else Refused):
+            while await follower.next() is not None:
+                pass
+        await follower.close()
+        if kind == "sse":
+            with pytest.raises(Refused):
+                await attach(kind, server, follower.run_id, 1)
+        assert (await figures(server.url))["twinwire_cursors_total", "gap"] == 1
+
+
 async def test_appends_to_a_file_are_timed(puppets: Puppets, tmp_path: Path) -> None:
     """A log that is not in memory says how long it takes."""
     async with serving({"mine": puppets}, log=f"sqlite:///{tmp_path}/runs.db") as server:
@@ -133,5 +150,6 @@ async def test_a_log_that_is_away_is_told(puppets: Puppets, tmp_path: Path) -> N
             with redis.frozen():
                 response = await client.get("/readyz")
                 assert (response.status_code, response.json()["code"]) == (503, "log_unavailable")
-            while (await client.get("/readyz")).status_code != 200:
-                pass
+            async with asyncio.timeout(20):
+                while (await client.get("/readyz")).status_code != 200:
+                    pass

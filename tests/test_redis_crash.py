@@ -18,7 +18,8 @@ from typing import Any
 import httpx
 import pytest
 
-from followers import KINDS, attach, cancel, rest, text
+from crashes import counter, seeded
+from followers import KINDS, OTHER, attach, cancel, rest, text
 from processes import Process, stopped
 from redis_server import fresh
 from redis_workers import Client, raw
@@ -29,17 +30,6 @@ ROUNDS = int(os.environ.get("CRASH_ROUNDS", "3"))
 WORKERS = 3
 LEASE = 1.0
 ENDLESS = 10**6
-
-AGENT = """
-import asyncio
-from twinwire import StreamEvent
-
-async def counter(request):
-    for n in range(int(request.message)):
-        yield StreamEvent("LLM_CHUNK", {"content": f"{n} ", "delta": f"{n} "})
-        if n % 3 == 0:
-            await asyncio.sleep(0.02)
-"""
 
 
 class Played:
@@ -59,9 +49,10 @@ class Played:
         async with asyncio.TaskGroup() as group:
             group.create_task(self.starter.run(self.home))
             await self.starter.known.wait()
-            other_kind = {"sse": "ws", "ws": "sse"}[self.starter.kind]
             elsewhere = [worker for worker in self._crash.workers if worker is not self.home]
-            self.others = [Client(other_kind, self._crash.survivor, run_id=self.starter.run_id) for _ in elsewhere]
+            self.others = [
+                Client(OTHER[self.starter.kind], self._crash.survivor, run_id=self.starter.run_id) for _ in elsewhere
+            ]
             await asyncio.gather(*(client.run(first) for client, first in zip(self.others, elsewhere, strict=True)))
             self.ended_elsewhere.set()
 
@@ -152,17 +143,15 @@ class Crash:
 @pytest.mark.timeout(60 + 10 * ROUNDS)
 async def test_kill_9_and_zombies(tmp_path: Path) -> None:
     """Every client sees the whole log, each event once; an orphan ends once, in time; a zombie writes nothing more."""
-    seed = random.randrange(2**32)
-    print(f"seed {seed}")
-    chance = random.Random(seed)
-    (tmp_path / "mine.py").write_text(AGENT)
+    chance = seeded()
+    agent = counter(tmp_path, pause=0.02)
     url = fresh(f"&lease={LEASE}")
     ends: Counter[str] = Counter()
     zombies: set[Process] = set()
     with ExitStack() as stack:
 
         def begin() -> Process:
-            return stack.enter_context(Process("serve", "mine:counter", "--port", "0", "--log", url, cwd=tmp_path))
+            return stack.enter_context(Process("serve", agent, "--port", "0", "--log", url, cwd=tmp_path))
 
         def end(worker: Process, by: signal.Signals) -> None:
             worker.popen.send_signal(by)

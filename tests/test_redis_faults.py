@@ -13,10 +13,10 @@ import msgspec
 import pytest
 from redis.asyncio import Redis
 
-from chaos import chaos
-from followers import KINDS, Broken, Refused, attach, cancel, check, rest, start, text
+from chaos import Proxy, chaos
+from followers import KINDS, AnyFollower, Broken, Refused, attach, cancel, check, rest, start, text
 from redis_server import fresh, own_server, shared
-from serving import Puppets, serving, until
+from serving import Puppet, Puppets, Running, serving, until
 from twinwire.agents import RunRequest
 from twinwire.errors import LogUnavailable
 from twinwire.events import StreamEvent, timestamp
@@ -25,6 +25,20 @@ from twinwire.log.redis_link import COMMAND_SECONDS
 from twinwire.log.redis_reader import BLOCK_SECONDS
 from twinwire.runs.writer import MAX_PENDING
 from twinwire.wire import new_run_id
+
+
+async def crosswise(
+    a: Running, b: Running, puppets: Puppets
+) -> tuple[list[AnyFollower], list[Puppet], list[AnyFollower]]:
+    """A run on each server, each followed on both: the followers where they are, the agents, those on the other."""
+    followers = [await start("sse", a), await start("ws", b)]
+    played = [await puppets.next() for _ in followers]
+    return followers, played, [await attach("ws", b, followers[0].run_id), await attach("sse", a, followers[1].run_id)]
+
+
+def through(proxy: Proxy, url: str) -> str:
+    """The log at this URL, with the proxy before its server."""
+    return proxy.url.replace("http", "redis") + "/0?" + url.partition("?")[2]
 
 
 async def ready(url: str) -> int:
@@ -89,9 +103,7 @@ async def test_redis_is_killed_and_restarted(puppets: Puppets, tmp_path: Path, l
     with own_server(tmp_path) as redis:
         url = redis.url + lease
         async with serving({"mine": puppets}, log=url) as a, serving({"mine": puppets}, log=url) as b:
-            followers = [await start("sse", a), await start("ws", b)]
-            played = [await puppets.next() for _ in followers]
-            crossed = [await attach("ws", b, followers[0].run_id), await attach("sse", a, followers[1].run_id)]
+            followers, played, crossed = await crosswise(a, b, puppets)
             for cut in range(3):
                 for puppet in played:
                     puppet.say(*(f"{cut}.{i} " for i in range(100)))
@@ -114,9 +126,7 @@ async def test_redis_is_frozen_past_all_timeouts(puppets: Puppets, tmp_path: Pat
     with own_server(tmp_path) as redis:
         url = f"{redis.url}?lease=1"
         async with serving({"mine": puppets}, log=url) as a, serving({"mine": puppets}, log=url) as b:
-            followers = [await start("sse", a), await start("ws", b)]
-            played = [await puppets.next() for _ in followers]
-            crossed = [await attach("ws", b, followers[0].run_id), await attach("sse", a, followers[1].run_id)]
+            followers, played, crossed = await crosswise(a, b, puppets)
             for puppet, follower in zip(played, crossed, strict=True):
                 puppet.say("before ")
                 assert json.loads(await follower.next() or b"")["type"] == "AGENT_START"
@@ -161,7 +171,7 @@ async def test_connections_to_redis_are_cut(kind: str, puppets: Puppets) -> None
     """However often a worker's connections to Redis break, its followers and those elsewhere see one whole run."""
     url = fresh()
     async with chaos(shared().port) as proxy:
-        cut = proxy.url.replace("http", "redis") + "/0?" + url.partition("?")[2]
+        cut = through(proxy, url)
         async with serving({"mine": puppets}, log=cut) as a, serving({"mine": puppets}, log=cut) as b:
             first = await start(kind, a)
             puppet = await puppets.next()
@@ -192,7 +202,7 @@ async def test_a_partition_that_heals(puppets: Puppets) -> None:
     """Connections that hear nothing are given up; an append whose answer was lost is not doubled."""
     url = fresh()
     async with chaos(shared().port) as proxy:
-        cut = proxy.url.replace("http", "redis") + "/0?" + url.partition("?")[2]
+        cut = through(proxy, url)
         async with serving({"mine": puppets}, log=cut) as a, serving({"mine": puppets}, log=url) as b:
             first = await start("sse", a)
             puppet = await puppets.next()
@@ -208,18 +218,22 @@ async def test_a_partition_that_heals(puppets: Puppets) -> None:
             check(whole)
 
 
-async def test_redis_is_full(puppets: Puppets, tmp_path: Path) -> None:
-    """A Redis out of memory refuses starts clearly; a run that goes on waits for room and loses nothing."""
+FULL, READ_ONLY = (("CONFIG SET maxmemory 1", "CONFIG SET maxmemory 0"), ("REPLICAOF 127.0.0.1 1", "REPLICAOF NO ONE"))
+
+
+@pytest.mark.parametrize(("begin", "end"), [FULL, READ_ONLY], ids=["full", "read-only"])
+async def test_redis_takes_nothing(begin: str, end: str, puppets: Puppets, tmp_path: Path) -> None:
+    """A Redis out of memory, or made a replica, refuses starts clearly; a run that goes on waits and loses nothing."""
     with own_server(tmp_path) as redis:
         async with serving({"mine": puppets}, log=redis.url) as server, Redis(port=redis.port) as client:
             follower = await start("sse", server)
             puppet = await puppets.next()
-            await client.config_set("maxmemory", "1")
+            await client.execute_command(*begin.split())  # type: ignore[no-untyped-call]
             puppet.say("waits")
             with pytest.raises(Refused) as refused:
                 await start("ws", server)
             assert refused.value.code == "log_unavailable"
-            await client.config_set("maxmemory", "0")
+            await client.execute_command(*end.split())  # type: ignore[no-untyped-call]
             puppet.end()
             assert text(await rest(follower)) == "waits"
 

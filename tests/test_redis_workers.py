@@ -71,6 +71,20 @@ async def test_a_zombie_s_appends_are_refused() -> None:
         assert (await zombie.state(run_id)).last == 3
 
 
+async def test_a_zombie_hears_that_its_run_has_ended() -> None:
+    """Also where it writes nothing: it stops the run that another worker has ended, and no other of its runs."""
+    url, owner = fresh("&lease=0.3"), Listener()
+    async with worker(url, owner) as zombie, worker(url) as other:
+        ended, ends, goes_on = [(await begun(zombie, 2)).run_id for _ in range(3)]
+        await append(zombie, ends, 2, records(ends, 2, 1, end=True))
+        await append(other, ended, 2, records(ended, 2, 1, end=True))
+        for _ in range(20):
+            await begun(zombie)
+        await until(lambda: bool(owner.interrupted))
+        assert owner.interrupted == {ended}
+        assert goes_on in zombie._reader.held
+
+
 @pytest.mark.parametrize("count", [0, 5])
 async def test_a_dead_worker_s_runs_are_ended(count: int) -> None:
     """When its lease has run out, its runs get exactly one ERROR, from whichever worker comes first."""

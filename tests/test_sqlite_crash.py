@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import random
 import signal
 from collections import Counter
 from pathlib import Path
@@ -17,22 +16,12 @@ import httpx
 import pytest
 from websockets.exceptions import WebSocketException
 
-from followers import Broken, attach, check, number, rest, start
+from crashes import counter, seeded
+from followers import KINDS, OTHER, Broken, attach, check, number, rest, start
 from processes import Process
 
 ROUNDS = int(os.environ.get("CRASH_ROUNDS", "5"))
 RUNS = 4  # of each transport, in each round
-
-AGENT = """
-import asyncio
-from twinwire import StreamEvent
-
-async def counter(request):
-    for n in range(int(request.message)):
-        yield StreamEvent("LLM_CHUNK", {"content": f"{n} ", "delta": f"{n} "})
-        if n % 3 == 0:
-            await asyncio.sleep(0.002)
-"""
 
 
 class Seen:
@@ -59,13 +48,12 @@ class Seen:
         """After the restart: the log has what was seen, resuming repeats and loses nothing; how the run ended."""
         if not self.run_id:
             return "never started"
-        other = {"sse": "ws", "ws": "sse"}[self.kind]
-        log = await rest(await attach(other, process, self.run_id, 0))
+        log = await rest(await attach(OTHER[self.kind], process, self.run_id, 0))
         seen = [json.loads(body) for body in self.bodies]
         assert seen == log[: len(seen)]
         assert number(log[0]) == 1
         if len(seen) < len(log):
-            for kind in ("sse", "ws"):
+            for kind in KINDS:
                 resumed = await rest(await attach(kind, process, self.run_id, len(seen)))
                 check([*seen, *resumed])
                 assert [*seen, *resumed] == log
@@ -78,18 +66,16 @@ class Seen:
 @pytest.mark.timeout(60 + 10 * ROUNDS)
 async def test_kill_9(tmp_path: Path) -> None:
     """Ids seen are a subset of the log, with 0 gaps and 0 duplicates after resuming, and one terminal event per run."""
-    seed = random.randrange(2**32)
-    print(f"seed {seed}")
-    chance = random.Random(seed)
-    (tmp_path / "mine.py").write_text(AGENT)
+    chance = seeded()
+    agent = counter(tmp_path, pause=0.002)
     ends: list[str] = []
     clients: list[Seen] = []
     for _ in range(ROUNDS + 1):
-        command = ("serve", "mine:counter", "--port", "0", "--log", "sqlite:///runs.db")
+        command = ("serve", agent, "--port", "0", "--log", "sqlite:///runs.db")
         with Process(*command, cwd=tmp_path) as process:
             process.ready()
             ends += await asyncio.gather(*(client.verify(process) for client in clients))
-            clients = [Seen(kind) for kind in ("sse", "ws") * RUNS]
+            clients = [Seen(kind) for kind in KINDS * RUNS]
             watching = [
                 asyncio.create_task(client.watch(process, chance.choice([0, 3, 100, 1000, 100_000])))
                 for client in clients

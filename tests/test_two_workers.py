@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 from contextlib import AsyncExitStack
 
 import pytest
 
-from followers import KINDS, Broken, Refused, attach, cancel, check, events, number, rest, start, text
+from chats import Transport, frames, http, opened, said
+from followers import KINDS, AnyFollower, Broken, Refused, attach, cancel, check, cut_often, number, rest, start, text
 from redis_server import fresh
 from serving import Puppets, Running, echo, serving, until
 
@@ -46,20 +47,11 @@ async def test_cut_and_resume_on_the_other_worker(kind: str, two: tuple[Running,
     """A follower that is sent from server to server and from transport to transport loses and repeats nothing."""
     follower = await start(kind, two[0])
     puppet = await puppets.next()
-    seen = []
-    for cut in range(10):
-        puppet.say(f"{cut}a ", f"{cut}b ")
-        async for event in events(follower):
-            seen.append(event)
-            if event["data"].get("content") == f"{cut}b ":
-                break
-        await follower.close()
-        puppet.say(f"{cut}c ")  # while nobody is there
-        follower = await attach(KINDS[cut // 2 % 2], two[1 - cut % 2], follower.run_id, seen[-1]["id"])
-    puppet.end()
-    seen += await rest(follower)
-    check(seen)
-    assert text(seen) == "".join(f"{cut}{letter} " for cut in range(10) for letter in "abc")
+
+    def resume(cut: int, cursor: str) -> Awaitable[AnyFollower]:
+        return attach(KINDS[cut // 2 % 2], two[1 - cut % 2], follower.run_id, cursor)
+
+    await cut_often(follower, puppet, resume)
     assert puppets.started == 1
 
 
@@ -122,6 +114,42 @@ async def test_a_conversation_on_two_workers(kind: str, two: tuple[Running, Runn
     assert (await rest(first))[-1]["data"]["status"] == "cancelled"
     puppet.end()
     await rest(second)
+
+
+async def test_a_chat_on_two_workers(kind: str, two: tuple[Running, Running], puppets: Puppets) -> None:
+    """The AI SDK's chat that was asked on one server is resumed from its start, and stopped, on the other."""
+    a, b = two
+    asked = {"id": "c", "messages": said("hello")}
+    if kind == "sse":
+        async with http(a) as here, http(b) as there:
+            asking = asyncio.create_task(here.post("/ai-sdk/chat", json=asked))
+            puppet = await puppets.next()
+            puppet.say("half")
+            resuming = asyncio.create_task(there.get("/ai-sdk/chat/c/stream"))
+            await until(lambda: len(b.service.sweep.pumps) == 1)
+            stopped = await there.post("/ai-sdk/chat/c/stop")
+            first, second = frames(await asking)[:-1], frames(await resuming)[:-1]
+            assert (stopped.status_code, stopped.json()["run_id"]) == (202, first[0]["messageId"])
+            for client in (here, there):
+                assert (await client.get("/ai-sdk/chat/c/stream")).status_code == 204
+                assert (await client.post("/ai-sdk/chat/c/stop")).status_code == 204
+    else:
+        async with opened(a) as one, opened(b) as other:
+            here_, there_ = Transport(one), Transport(other)
+            await here_.say("send", "r1", trigger="submit-message", **asked)
+            puppet = await puppets.next()
+            puppet.say("half")
+            await there_.say("resume", "r2", id="c")
+            resumed = await there_.until("chunk", "r2")
+            await there_.say("abort", "r2")
+            first = [message["chunk"] for message in (await here_.until("end", "r1"))[1:-1]]
+            await there_.say("resume", "r3", id="c")
+            rest_ = await there_.until("no-active", "r3")
+            second = [message["chunk"] for message in resumed[1:] + rest_ if message["type"] == "chunk"]
+    await puppet.closed.wait()
+    assert [chunk["type"] for chunk in first] == ["start", "text-start", "text-delta", "text-end", "abort", "finish"]
+    assert second == first
+    assert puppets.started == 1
 
 
 async def test_a_repeated_start_on_the_other_worker(kind: str, two: tuple[Running, Running], puppets: Puppets) -> None:

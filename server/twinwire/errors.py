@@ -21,6 +21,7 @@ TwinwireError                       500  internal            4500
  · StaleWriter                      409  stale_writer        4500
  · TooManyRuns                      429  too_many_runs       4029   with `retry_after`
     · RateLimited                   429  rate_limited
+    · TooManyConnections            429  too_many_connections
  · Draining                         503  draining            1012
  · LogUnavailable                   503  log_unavailable     4013
  · ModelUnavailable                 503  model_unavailable   4013   of /readyz alone
@@ -207,6 +208,13 @@ class RateLimited(TooManyRuns):
 
     code = "rate_limited"
     limited = "runs were started within a minute"
+
+
+class TooManyConnections(TooManyRuns):
+    """So many are open. Only who cannot be put off, as EventSource can, is told so over SSE."""
+
+    code = "too_many_connections"
+    limited = "streams and sockets are open already"
 
 
 class Draining(TwinwireError):

@@ -43,7 +43,7 @@ class Figures:
     `first_token` is from a run's start to the first thing the model says, `token_gap` (a sample) between two appends of
     what it says with nothing else in between, `append` what an append takes that is not done at once, `cancelled` from
     the first cancel of a run to its terminal event in the log. `cursors` counts what became of each wish to follow a
-    run from a cursor, `refused` what clients were refused, by code.
+    run from a cursor, and the gaps told to who followed already; `refused` what clients were refused, by code.
     """
 
     def __init__(self) -> None:

@@ -143,6 +143,10 @@ class BoundedHttp(HttpToolsProtocol):
         head += b"content-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n" % len(body)
         self.transport.write(head + body)
         self.transport.close()
+        self.refused(error.code)
+
+    def refused(self, code: str) -> None:
+        """Called with the code of each refusal that was answered."""
 
 
 class BoundedWebSocket(WebSocketsSansIOProtocol):

@@ -120,6 +120,11 @@ class HttpProtocol(BoundedHttp):
         if self._direct is not None and self._direct.on_pause is not None:
             self._direct.on_pause()
 
+    def refused(self, code: str) -> None:
+        """See `BoundedHttp`: counted with what the app refuses."""
+        service: Service = self.config.app.state.service  # type: ignore[union-attr]
+        service.runs.figures.refused[code] += 1
+
 
 class NegotiatedProtocol(asyncio.Protocol):
     """Over TLS: HTTP/2 where the client chose it (ALPN, RFC 7301), else `HttpProtocol`, as without `--http2`."""

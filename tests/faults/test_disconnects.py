@@ -71,7 +71,7 @@ class Client:
         finally:
             if follower is not None:
                 await follower.close()
-        assert event["type"] == "AGENT_FINISH"
+        assert event["type"] == "AGENT_FINISH", event["data"]
         assert event["metadata"]["events"] == self.last
         return True
 
@@ -93,7 +93,7 @@ async def digest_of_the_log(server: Running, run_id: str) -> str:
 async def test_random_disconnects(kind: str, cuts: int, chance: random.Random) -> None:
     """So many connections are reset after a random number of bytes; all clients' digests are the log's."""
     talker = Talker(chance)
-    async with serving({"mine": talker}) as server, leakless(server), chaos(server.port) as proxy:
+    async with serving({"mine": talker}, run_timeout=600) as server, leakless(server), chaos(server.port) as proxy:
         proxy.budgets.extend(chance.choice([50, 300, 1000, 5000]) + chance.randrange(300) for _ in range(cuts))
         async with httpx.AsyncClient(base_url=server.url, trust_env=False, verify=False) as http:
             started = await http.post("/runs", json={"message": "talk"})

@@ -18,6 +18,7 @@ from faults import bare
 from faults.leaks import descriptors, settled
 from followers import KINDS, Broken, attach, events, rest, start, text
 from processes import Process, stopped
+from redis_server import fresh
 from serving import until
 
 MINE = """
@@ -109,8 +110,9 @@ async def test_a_second_interrupt(kind: str, folder: Path) -> None:
         async with httpx.AsyncClient(base_url=process.url, trust_env=False, verify=False) as client:
             assert (await client.get("/readyz")).status_code == 200
             process.popen.send_signal(signal.SIGINT)
-            while (await client.get("/readyz")).status_code == 200:  # over the connection that is there
-                pass
+            async with asyncio.timeout(10):
+                while (await client.get("/readyz")).status_code == 200:  # over the connection that is there
+                    pass
         assert process.popen.poll() is None
         process.popen.send_signal(signal.SIGINT)
         code, _, err = await asyncio.to_thread(process.end, 10)
@@ -139,6 +141,31 @@ async def test_a_blocked_loop(kind: str, process: Process) -> None:
     seen = await rest(follower)
     assert text(seen).split()[-50:] == [str(number) for number in range(50)]
     assert "blocked" in text(await rest(blocking))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_a_zombie_that_says_nothing(kind: str, folder: Path) -> None:
+    """A worker that was taken for dead, and whose agent says nothing, stops the run that another one has ended."""
+    flags = ("--port", "0", "--log", fresh("&lease=1"))
+    with (
+        Process("serve", "mine:mine", *flags, cwd=folder) as zombie,
+        Process("serve", "mine:mine", *flags, cwd=folder) as other,
+    ):
+        zombie.ready()
+        other.ready()
+        here = await start(kind, zombie, "wait")
+        run_id = here.run_id
+        there = await attach(kind, other, run_id)
+        with stopped(zombie.popen.pid):
+            seen = await rest(there)
+        assert seen[-1]["data"]["error_type"] == "interrupted"
+        async with asyncio.timeout(5), httpx.AsyncClient(trust_env=False, verify=False) as client:
+            while "twinwire_runs_live 0.0" not in (await client.get(f"{zombie.url}/metrics")).text:
+                pass
+        assert await rest(here) == seen
+        zombie.popen.terminate()
+        _, _, err = await asyncio.to_thread(zombie.end, 10)
+        assert f"run {run_id}: the log refused its writer" in err
 
 
 @pytest.mark.parametrize("kind", KINDS)

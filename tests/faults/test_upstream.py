@@ -1,17 +1,21 @@
-"""What a cancel and a flood come to at the model's end, through the whole of it."""
+"""What a cancel, a flood and a huge delta of the model's come to, through the whole of it."""
 
 from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import AsyncIterator
 
 import pytest
 
 from faults.leaks import leakless
 from followers import KINDS, cancel, rest, start, text
-from model_server import ModelServer, end, headers, joined, stall, text as tokens
+from following import Transport
+from model_server import ModelServer, answer, end, headers, joined, stall, text as tokens
 from serving import serving
-from twinwire import OpenAIChatModel, SimpleAgent
+from twinwire import OpenAIChatModel, RunRequest, SimpleAgent, StreamEvent
+from twinwire.agents import Agent
+from twinwire_client import Client
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -41,6 +45,60 @@ async def test_many_tiny_deltas(kind: str) -> None:
     words = [f"{number} " for number in range(50_000)]
     async with ModelServer() as upstream:
         upstream.script(*joined([*tokens(*words), *end()]))
-        agent = SimpleAgent("simple", OpenAIChatModel("scripted", base_url=upstream.url, api_key="none"))
-        async with serving({"simple": agent}) as server, leakless(server):
+        model = OpenAIChatModel("scripted", base_url=upstream.url, api_key="none")
+        async with serving({"simple": SimpleAgent("simple", model)}) as server, leakless(server):
             assert text(await rest(await start(kind, server))) == "".join(words)
+            await model.aclose()
+
+
+HUGE = "x" * 10_000_000
+
+
+async def huge(request: RunRequest) -> AsyncIterator[StreamEvent]:
+    """An agent that says it all at once."""
+    yield StreamEvent("LLM_CHUNK", {"content": HUGE, "delta": HUGE})
+
+
+async def lateness(done: asyncio.Event) -> float:
+    """How long at most the loop, with all whom it serves, kept somebody waiting."""
+    worst, clock = 0.0, asyncio.get_running_loop().time
+    while not done.is_set():
+        began = clock()
+        await asyncio.sleep(0.005)
+        worst = max(worst, clock() - began)
+    return worst
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("whose", ["model", "agent"])
+async def test_one_delta_of_10_mb(kind: Transport, whose: str) -> None:
+    """It is one event, and comes whole, on either transport; nobody else waits for it for a second."""
+    async with ModelServer() as upstream:
+        upstream.script(answer(HUGE))
+        model = OpenAIChatModel("scripted", base_url=upstream.url, api_key="none")
+        agent: Agent = SimpleAgent("simple", model) if whose == "model" else huge
+        async with serving({"mine": agent}) as server, leakless(server), Client(server.url) as client:
+            done = asyncio.Event()
+            waiting = asyncio.create_task(lateness(done))
+            async with client.stream("hi", transport=kind) as run:
+                seen = [event async for event in run]
+            done.set()
+            worst = await waiting
+            await model.aclose()
+            print(f"{kind}, {whose}: all else waited {worst * 1000:.0f} ms at most")
+            assert [event.data["delta"] == HUGE for event in seen if event.type == "LLM_CHUNK"] == [True]
+            assert (seen[-1].type, seen[-1].data["result"] == HUGE) == ("AGENT_FINISH", True)
+            assert worst < 1
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_one_delta_over_the_budget(kind: Transport) -> None:
+    """An event that the run's budget has no room for is not sent to anybody: the run ends instead."""
+    async with (
+        serving({"mine": huge}, run_bytes=2**20) as server,
+        Client(server.url) as client,
+        client.stream("hi", transport=kind) as run,
+    ):
+        seen = [event async for event in run]
+    assert [event.type for event in seen] == ["AGENT_START", "ERROR"]
+    assert seen[-1].data["error_type"] == "budget"

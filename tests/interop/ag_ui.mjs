@@ -1,11 +1,12 @@
-// AG-UI's HttpAgent against /ag-ui.
-import { HttpAgent } from '@ag-ui/client';
+// AG-UI's HttpAgent of one version against /ag-ui, with this query.
 import { ask, base, complaints, report, until } from './lib.mjs';
 
+const [, , , version, query] = process.argv;
+const { HttpAgent } = await import(version);
 const user = content => ({ id: `m-${content}`, role: 'user', content });
 
 /** One run of a thread: the agent, the types of its events, how it ended, and the promise of its end. */
-function run(threadId, runId, content, agent = new HttpAgent({ url: `${base}/ag-ui`, threadId, initialMessages: [user(content)] })) {
+function run(threadId, runId, content, agent = new HttpAgent({ url: `${base}/ag-ui${query}`, threadId, initialMessages: [user(content)] })) {
   const events = [];
   const seen = { agent, events, types: [], errors: [] };
   seen.done = agent.runAgent({ runId }, {
@@ -31,7 +32,7 @@ seen.failed = await summary(run('failed', 'r1', 'fail'));
 
 const cancelled = run('cancelled', 'r1', 'slow');
 await until(() => text(cancelled) === 'one ');
-const [, id] = cancelled.events[0].metadata.id.split('-');
+const [id] = cancelled.agent.messages.at(-1).id.split('-'); // the run's; clients before 1.0 may not keep metadata
 await fetch(`${base}/runs/${id}/cancel`, { method: 'POST' });
 seen.cancelled = await summary(cancelled);
 

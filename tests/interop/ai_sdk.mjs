@@ -1,14 +1,16 @@
-// The AI SDK of one version (`ai5`, `ai6`, `ai7`) against /ai-sdk: its transport and its chat, over HTTP or a WebSocket.
+// The AI SDK of one version (`ai5`, `ai6`, `ai7`) against /ai-sdk: its transport and its chat, over HTTP or a WebSocket,
+// with a token where there is one.
 import WebSocket from 'ws';
 import { ask, base, report, until } from './lib.mjs';
 
-const [, , , version, wire] = process.argv;
+const [, , , version, wire, token] = process.argv;
+const headers = token ? { Authorization: `Bearer ${token}` } : {};
 const ai = await import(version);
 const { AbstractChat, DefaultChatTransport, readUIMessageStream } = ai;
 
 const transport = () => wire === 'ws'
-  ? new ai.WebSocketChatTransport({ url: `${base}/ai-sdk/ws`, webSocket: WebSocket })
-  : new DefaultChatTransport({ api: `${base}/ai-sdk/chat` });
+  ? new ai.WebSocketChatTransport({ url: `${base}/ai-sdk/ws`, headers, webSocket: WebSocket })
+  : new DefaultChatTransport({ api: `${base}/ai-sdk/chat`, headers });
 
 /** The state of a chat as a page has it, and every status it went through. */
 class State {
@@ -73,7 +75,7 @@ const stopped = new Chat('stopped');
 const stopping = stopped.sendMessage({ text: 'slow' });
 await until(() => stopped.text === 'one ');
 if (wire === 'ws') await stopped.stop();
-else await fetch(`${base}/ai-sdk/chat/stopped/stop`, { method: 'POST' });
+else await fetch(`${base}/ai-sdk/chat/stopped/stop`, { method: 'POST', headers });
 await stopping;
 seen.stopped = stopped.summary;
 

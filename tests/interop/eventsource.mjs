@@ -25,6 +25,15 @@ await until(() => cut.source.readyState === 1);
 ask('release');
 await until(() => cut.source.readyState === 2);
 
+const failed = follow('/chat?message=fail', TYPES);
+await until(() => failed.source.readyState === 2);
+
+const cancelled = follow('/chat?message=slow', TYPES);
+await until(() => cancelled.events.some(({ type }) => type === 'LLM_CHUNK'));
+const [, id] = cancelled.events[0].id.split('-');
+await fetch(`${base}/runs/${id}/cancel`, { method: 'POST' });
+await until(() => cancelled.source.readyState === 2);
+
 const own = follow('/chat?message=tools&format=mine', ['message']);
 await until(() => own.source.readyState === 2);
-await report({ whole: whole.events, cut: cut.events, own: own.events });
+await report({ whole: whole.events, cut: cut.events, failed: failed.events, cancelled: cancelled.events, own: own.events });

@@ -1,18 +1,19 @@
 // OpenAI's npm package against /v1.
 import OpenAI from 'openai';
-import { base, report, until } from './lib.mjs';
+import { ask as tell, base, report, until } from './lib.mjs';
 
 const client = new OpenAI({ baseURL: `${base}/v1`, apiKey: 'none', maxRetries: 0 });
 const ask = (content, options = {}) => client.chat.completions.create({ model: 'scenes', messages: [{ role: 'user', content }], ...options });
 const caught = async promise => {
-  try { return await promise; } catch ({ status, code, type, param, error }) { return { status, code, type, param, error }; }
+  try { return await promise; } catch ({ name, status, code, type, param, error }) { return { name, status, code, type, param, error }; }
 };
 
-async function streamed(content) {
+async function streamed(content, begun = () => {}) {
   const seen = { text: '', reasoning: '', reasons: [], usage: null };
   for await (const { choices: [choice], usage } of await ask(content, { stream: true, stream_options: { include_usage: true } })) {
     seen.text += choice?.delta.content ?? '';
     seen.reasoning += choice?.delta.reasoning_content ?? '';
+    if (seen.text === 'one ') begun();
     if (choice?.finish_reason) seen.reasons.push(choice.finish_reason);
     if (usage) seen.usage = usage;
   }
@@ -28,6 +29,8 @@ seen.failed = await caught(streamed('fail'));
 seen.failedWhole = await caught(ask('fail'));
 seen.unknown = await caught(ask('hi', { model: 'nobody' }));
 seen.tools = await caught(ask('hi', { tools: [{ type: 'function', function: { name: 'f' } }] }));
+
+seen.cut = await caught(streamed('slow', () => tell('cut')));
 
 // one that leaves
 const leaving = new AbortController();

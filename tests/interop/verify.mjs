@@ -1,6 +1,5 @@
 // Feeds runs that a test has made up, as SSE bodies, to the clients' own parsers, schemas and verifiers.
 import { text } from 'node:stream/consumers';
-import { HttpAgent } from '@ag-ui/client';
 import { report } from './lib.mjs';
 
 const runs = JSON.parse(await text(process.stdin));
@@ -21,10 +20,14 @@ for (const version of ['ai5', 'ai6', 'ai7']) {
     if (errors.length !== failed) failures.push({ version, index, errors });
   }
 }
-for (const [index, { body }] of runs.ag_ui.entries()) {
-  const errors = [];
-  const agent = new HttpAgent({ url: 'http://127.0.0.1/', threadId: 't', fetch: answer(body) });
-  await agent.runAgent({ runId: 'r' }, { onRunFailed: ({ error }) => { errors.push(error.message); } }).catch(error => errors.push(error.message));
-  if (errors.length) failures.push({ version: 'ag-ui', index, errors });
+for (const [version, bodies] of [['@ag-ui/client', runs.ag_ui], ['ag-ui-0.0.59', runs.ag_ui_before], ['ag-ui-0.0.42', runs.ag_ui_before]]) {
+  const { HttpAgent } = await import(version);
+  for (const [index, body] of bodies.entries()) {
+    const errors = [];
+    globalThis.fetch = answer(body); // clients before 1.0 take no fetch of their own
+    const agent = new HttpAgent({ url: 'http://127.0.0.1/', threadId: 't' });
+    await agent.runAgent({ runId: 'r' }, { onRunFailed: ({ error }) => { errors.push(error.message); } }).catch(error => errors.push(error.message));
+    if (errors.length) failures.push({ version, index, errors });
+  }
 }
-await report({ failures, count: runs.ai_sdk.length + runs.ag_ui.length });
+await report({ failures, count: runs.ai_sdk.length + runs.ag_ui.length + runs.ag_ui_before.length });

@@ -36,12 +36,14 @@ def rfc3339(seconds: float | None) -> str | None:
 class Identity(Struct, frozen=True):
     """Who asks. `user_id` is None for anybody, where authentication is off: then a request names its user itself.
 
-    `expires_at` is the Unix time after which its streams end, `run_id` the only run that it is for.
+    `expires_at` is the Unix time after which its streams end, `run_id` the only run that it is for, `log_outs` how many
+    log-outs this process had heard of when it was proved.
     """
 
     user_id: str | None = None
     expires_at: float | None = None
     run_id: str | None = None
+    log_outs: int = 0
 
     def named(self, claimed: str | None) -> str | None:
         """The user of a run that names this one as its user. Raises `BadRequest` where that is somebody else."""
@@ -96,21 +98,29 @@ class Auth:
         self._lives = {"ticket": ticket_life, "login": login_life}
         self.memory = max(self._lives.values())
         self.clock = clock
-        self._logged_out: dict[str, float] = {}
+        self._logged_out: dict[str, tuple[float, int]] = {}  # when, and which log-out of those heard of it was
+        self._log_outs = 0
 
     def bearer(self, token: str) -> Identity:
         """Whose bearer token this is. Raises `Unauthenticated`."""
         for verifier in self._verifiers if len(token) <= MAX_TOKEN else ():
             if (known := verifier.verify(token)) is not None:
-                return Identity(*known)
+                return Identity(*known, log_outs=self._log_outs)
         raise Unauthenticated
 
     def granted(self, kind: str, text: str) -> Identity:
         """Whose ticket (`ticket`) or login (`login`) this is. Raises `Unauthenticated`, also once they logged out."""
         grant = self._signer.read(kind, text) if len(text) <= MAX_TOKEN else None
-        if grant is None or grant.until <= self.clock() or grant.issued <= self._logged_out.get(grant.user_id, 0.0):
+        if grant is None or grant.until <= self.clock() or grant.issued <= self._last_log_out(grant.user_id)[0]:
             raise Unauthenticated
-        return Identity(grant.user_id, grant.expires_at, grant.run_id)
+        return Identity(grant.user_id, grant.expires_at, grant.run_id, self._log_outs)
+
+    def logged_out(self, by: Identity) -> bool:
+        """Whether they have logged out since they were identified. It goes by what was heard first, not by clocks."""
+        return by.user_id is not None and self._last_log_out(by.user_id)[1] > by.log_outs
+
+    def _last_log_out(self, user_id: str) -> tuple[float, int]:
+        return self._logged_out.get(user_id, (0.0, 0))
 
     def grant(self, kind: str, by: Identity, run_id: str | None = None) -> tuple[str, float]:
         """A ticket or login for somebody, and until when it can be used.
@@ -128,11 +138,12 @@ class Auth:
     def log_out(self, user_id: str, when: float) -> bool:
         """Take no ticket and no login of this user that was given until then; whether that is news."""
         oldest = self.clock() - self.memory
-        if when <= max(oldest, self._logged_out.get(user_id, 0.0)):
+        if when <= max(oldest, self._last_log_out(user_id)[0]):
             return False
+        self._log_outs += 1
         self._logged_out.pop(user_id, None)
-        self._logged_out[user_id] = when  # as the last one
-        while self._logged_out[first := next(iter(self._logged_out))] <= oldest:
+        self._logged_out[user_id] = (when, self._log_outs)  # as the last one
+        while self._logged_out[first := next(iter(self._logged_out))][0] <= oldest:
             del self._logged_out[first]
         return True
 

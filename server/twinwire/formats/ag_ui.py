@@ -1,7 +1,8 @@
 """AG-UI 1.0, and what clients before it take. Requests are not read here.
 
-A follower gets the run from its first event, or joins late: what came before as one snapshot of the messages, then what
-is open begins again under its id, and the rest follows. Deltas are never sent twice: the client would append both.
+A follower gets the run from its first event, or joins late: what is complete as one snapshot of the messages, then what
+is open begins again under its id with its text so far, and the rest follows. No text is sent twice: the client would
+append both.
 """
 
 from __future__ import annotations
@@ -39,13 +40,17 @@ class Events:
     """The AG-UI events of one run.
 
     `thread_id` and `run_id` are the client's, else the run's own id. `modern` is whether the client said that it speaks
-    1.0: one before it refuses an outcome `cancelled`.
+    1.0: one before it refuses an outcome `cancelled`. `reasoning` is whether it is told of that: one before npm's
+    0.0.45 fails on it.
     """
 
-    def __init__(self, thread_id: str | None = None, run_id: str | None = None, *, modern: bool = True) -> None:
+    def __init__(
+        self, thread_id: str | None = None, run_id: str | None = None, *, modern: bool = True, reasoning: bool = True
+    ) -> None:
         self._thread_id = thread_id
         self._run_id = run_id
         self._modern = modern
+        self._reasoning = reasoning
         self._parts = Parts()
         self._parent: str | None = None  # the assistant message that the calls to come belong to
 
@@ -70,6 +75,8 @@ class Events:
                 return [{"type": "TEXT_MESSAGE_CONTENT", "messageId": id, "delta": text}]
             case Close("text", id):
                 return [{"type": "TEXT_MESSAGE_END", "messageId": id}]
+            case Open() | Delta() | Close() if not self._reasoning:
+                return []
             case Open(_, id):
                 return [
                     {"type": "REASONING_START", "messageId": id},
@@ -176,8 +183,14 @@ class Late:
         """What is sent first, where anything was skipped."""
         if not self._started:
             return b""
-        snapshot = {"type": "MESSAGES_SNAPSHOT", "messages": list(self._messages.values())}
-        return b"".join(sse_data(fields) for fields in (self._started, snapshot, *self._open))
+        messages, opened = dict(self._messages), list(self._open)
+        if opened and "role" in (fields := opened[-1]):
+            # Said anew, not in the snapshot: clients before 1.0 would have a message of its name twice.
+            text = messages.pop(fields["messageId"])["content"]
+            kind = fields["type"].replace("_START", "_CONTENT")
+            opened.append({"type": kind, "messageId": fields["messageId"], "delta": text})
+        snapshot = {"type": "MESSAGES_SNAPSHOT", "messages": list(messages.values())}
+        return b"".join(sse_data(fields) for fields in (self._started, snapshot, *opened))
 
     def frames(self, records: Sequence[Record]) -> Sequence[bytes]:
         """See `View`."""

@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from msgspec import Struct
@@ -158,6 +158,10 @@ class Owner(Protocol):
 
     def unfollowed(self, run_id: str) -> None:
         """The last follower on another worker has left a run that this process owns."""
+        ...
+
+    def interrupt(self, run_ids: Collection[str] | None = None) -> None:
+        """End these runs, where this process still goes on with them: others have ended them. None is all."""
         ...
 
     def owns(self, run_id: str) -> bool:

@@ -71,6 +71,7 @@ class RedisLog(RedisControl):
             owner,
             renewed=lambda: self._announce(self._following),
             end=self._end_for,
+            writing=lambda: {run_id for run_id, held in self._reader.held.items() if held.own},
         )
         self._reader = Reader(self._address, self._reads, self._keys, self.worker, obey=self._obey, heard=self.heard)
         try:

@@ -25,7 +25,8 @@ class Leases:
     """One worker's lease, `seconds` long, and its part in ending the runs of workers that are no more.
 
     `renewed()` is called at each renewal, `end(run_id, stored)` appends an orphan's terminal event. A run is an orphan
-    too where this worker is its owner and knows nothing of it: its start, or its last append, was lost.
+    too where this worker is its owner and knows nothing of it: its start, or its last append, was lost. The other way
+    round, a worker that was taken for dead stops those of the runs that it is `writing()` which others have ended.
     """
 
     def __init__(
@@ -38,6 +39,7 @@ class Leases:
         *,
         renewed: Callable[[], Awaitable[None]],
         end: Append,
+        writing: Callable[[], set[str]],
     ) -> None:
         self.starting: set[str] = set()
         self._link = link
@@ -47,6 +49,7 @@ class Leases:
         self._owner = owner
         self._renewed = renewed
         self._end = end
+        self._writing = writing
         self._renewing_since: float | None = None
 
     async def renew(self) -> None:
@@ -89,8 +92,10 @@ class Leases:
         await self._link.call("DEL", self._keys.worker(self._worker), self._keys.commands(self._worker))
 
     async def _orphans(self) -> list[str]:
+        writing = self._writing()  # before Redis is asked: what begins meanwhile may not be in its answer
         flat = [name.decode() for name in await self._link.call("HGETALL", self._keys.live)]
         live = dict(zip(flat[::2], flat[1::2], strict=True))
+        self._owner.interrupt(writing - live.keys())
         others = list(set(live.values()) - {self._worker})
         leased = await asyncio.gather(*(self._link.call("EXISTS", self._keys.worker(name)) for name in others))
         dead = {name for name, lives in zip(others, leased, strict=True) if not lives}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from msgspec import Struct
 
+from twinwire.agents import RunRequest
 from twinwire.errors import BudgetSpent
 
 
@@ -17,11 +18,11 @@ class Budget(Struct, frozen=True, kw_only=True):
     bytes: int
     tokens: int
 
-    def check(self, events: int, size: int, tokens: int) -> None:
-        """Raises `BudgetSpent` for the first that is over."""
+    def check(self, request: RunRequest, events: int, size: int) -> None:
+        """Raises `BudgetSpent` for the first that is over; tokens are those that the request's `usage` has."""
         if events > self.events:
             raise BudgetSpent(self.events, "events")
         if size > self.bytes:
             raise BudgetSpent(self.bytes, "bytes of events")
-        if tokens > self.tokens:
+        if request.usage.total_tokens > self.tokens:
             raise BudgetSpent(self.tokens, "tokens")

@@ -2,26 +2,60 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any
 
-from msgspec import Struct
+import msgspec
+from msgspec import Meta, Struct
 
+from twinwire.auth import Identity
+from twinwire.commands import Name
 from twinwire.errors import BadRequest
 from twinwire.models import Message
+from twinwire.runs.spec import DEFAULT_ON_DISCONNECT, RunSpec
 
 _ROLES = {"user": "user", "assistant": "assistant", "system": "system", "developer": "system"}
 
 
-class Turn(Struct, frozen=True, kw_only=True):
+class Options(Struct, frozen=True, kw_only=True):
+    """What an app may add to another protocol's own requests."""
+
+    agent: Annotated[str | None, Meta(description="the agent's name; default react")] = None
+    user_id: Annotated[Name | None, Meta(description="names the user where authentication is off")] = None
+    on_disconnect: Annotated[
+        str | None, Meta(description="when nobody follows: continue, cancel or cancel_after:<seconds>")
+    ] = None
+
+
+class _Turn(Options, frozen=True, kw_only=True):
     """What is asked of an agent, as `RunSpec.of` takes it."""
 
     message: str
-    agent: str | None = None
-    user_id: str | None = None
     session_id: str | None = None
-    on_disconnect: str | None = None
     idempotency_key: str | None = None
+
+
+Said = Iterable[tuple[str, str]]
+"""Roles and texts, in order."""
+
+
+def answer(
+    said: Said, limit: int, by: Identity, options: Options, *, session_id: str | None = None, key: str | None = None
+) -> RunSpec:
+    """The run that answers a conversation, of which `limit` bytes count; the session's run that goes on it interrupts.
+
+    `key` is an idempotency key. Raises `BadRequest` and `Forbidden`.
+    """
+    message, history = question(said, limit)
+    named = {name: getattr(options, name) for name in Options.__struct_fields__}
+    turn = _Turn(message=message, session_id=session_id, idempotency_key=key, **named)
+    spec = RunSpec.of(turn, by, DEFAULT_ON_DISCONNECT, interrupt=True)
+    return msgspec.structs.replace(spec, history=history)
+
+
+def spoken(messages: Iterable[Mapping[str, Any]]) -> Said:
+    """What these messages say, which have a `role` and a `content` each."""
+    return ((str(message.get("role")), text(message.get("content"))) for message in messages)
 
 
 def text(content: Any) -> str:
@@ -35,10 +69,10 @@ def text(content: Any) -> str:
     )
 
 
-def question(said: Iterable[tuple[str, str]], limit: int) -> tuple[str, list[Message]]:
+def question(said: Said, limit: int) -> tuple[str, list[Message]]:
     """The last message, which is the user's, and those before it: of `limit` bytes at most, so the oldest go first.
 
-    `said` are roles and texts; messages of other roles, as a tool's, and without a text are left out.
+    Messages of other roles, as a tool's, and without a text are left out.
     Raises `BadRequest`.
     """
     known = [(_ROLES[role], words) for role, words in said if role in _ROLES and words.strip()]

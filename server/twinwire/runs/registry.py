@@ -7,7 +7,7 @@ import hashlib
 import logging
 import time
 from collections import Counter
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Collection, Coroutine, Mapping, Sequence
 from typing import Any, Literal
 
 import msgspec
@@ -288,9 +288,9 @@ class Runs:
             if running:
                 logger.warning("%d agents did not stop", len(running))
 
-    def interrupt(self) -> None:
-        """End all that go on, as interrupted."""
-        for run in list(self._live.values()):
+    def interrupt(self, run_ids: Collection[str] | None = None) -> None:
+        """See `Owner`."""
+        for run in [run for run_id, run in self._live.items() if run_ids is None or run_id in run_ids]:
             run.fail(RunError("the server is shutting down", code="interrupted"))
 
     async def _until_idle(self, seconds: float) -> None:

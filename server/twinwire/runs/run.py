@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import time
 import types
@@ -52,7 +53,7 @@ class Run:
         self.task: asyncio.Task[None] | None = None
         self._agent = agent
         self._deadline = deadline
-        self._budget = budget
+        self._check = None if budget is None else functools.partial(budget.check, request)
         self._linger = linger
         self._on_abandoned = on_abandoned
         self._on_end = on_end
@@ -164,15 +165,13 @@ class Run:
         if event.type in TERMINAL_TYPES:
             self._terminate(event)
             return
-        self._put(event)
-        if self._budget is not None:
-            self._budget.check(self._writer.last, self._writer.size, self.request.usage.total_tokens)
+        self._put(event, self._check)
 
-    def _put(self, event: StreamEvent) -> None:
+    def _put(self, event: StreamEvent, check: Callable[[int, int], None] | None = None) -> None:
         if self._writer.last == 0 and event.type != StreamEventType.AGENT_START:
             start = {"input": self.request.message, "config": {"agent": self.info.agent}, "max_steps": None}
             self._writer.put(StreamEvent(StreamEventType.AGENT_START, start))
-        self._writer.put(event)
+        self._writer.put(event, check)
         self.fold.apply(event)
 
     def _terminate(self, event: StreamEvent) -> None:

@@ -13,6 +13,9 @@ from twinwire.log import SessionKey
 from twinwire.models import Message
 from twinwire.wire import parse_on_disconnect
 
+DEFAULT_ON_DISCONNECT = "cancel_after:10"
+"""Of a run that is followed by who starts it: to leave cancels it, to come back soon does not."""
+
 
 class Asked(Protocol):
     """The fields that every way to ask for a run has."""

@@ -41,14 +41,18 @@ class Writer:
         self.last = 0
         self.size = 0  # bytes of all that was put
 
-    def put(self, event: StreamEvent) -> None:
+    def put(self, event: StreamEvent, check: Callable[[int, int], None] | None = None) -> None:
         """Write the event as number `last + 1`, at the next `flush`.
 
-        Encodes it now; raises as `events.dump`, having written nothing.
+        Encodes it now, and tells `check` how many events and bytes there would be; raises as that and `events.dump` do,
+        having written nothing.
         """
         record = encode(event, self._run_id, self.last + 1)
+        size = self.size + len(record.body)
+        if check is not None:
+            check(record.seq, size)
         self.last = record.seq
-        self.size += len(record.body)
+        self.size = size
         self._pending.append(record)
 
     @property

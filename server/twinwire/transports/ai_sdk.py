@@ -14,28 +14,18 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta, Struct
 
-from twinwire.auth import Auth, Identity
+from twinwire import auth, commands
+from twinwire.auth import Identity, rfc3339
+from twinwire.commands import Auth, Name
 from twinwire.errors import BadRequest, CursorGone, LogUnavailable, RunNotFound, TwinwireError, Unauthenticated
 from twinwire.formats.ai_sdk import SocketView, message
 from twinwire.runs import Runs, RunSpec
-from twinwire.runs.conversation import Turn, question, text
+from twinwire.runs.conversation import Options, answer, text
 from twinwire.transports.pump import Follower, Pump
-from twinwire.transports.websocket import DEFAULT_ON_DISCONNECT, MAX_REQUEST_IDS, Socket
+from twinwire.transports.websocket import MAX_REQUEST_IDS, Socket
 from twinwire.wire import decode_json, named_error
 
-Name = Annotated[str, Meta(min_length=1, max_length=128)]
-
 ABORT_GRACE = 1.0  # seconds in which the client may resume a chat again whose first resume it has just aborted
-
-
-class Options(Struct, frozen=True, kw_only=True):
-    """What an app may add to the SDK's own requests (`body`)."""
-
-    agent: Annotated[str | None, Meta(description="the agent's name; default react")] = None
-    user_id: Annotated[Name | None, Meta(description="names the user where authentication is off")] = None
-    on_disconnect: Annotated[
-        str | None, Meta(description="when nobody follows: continue, cancel or cancel_after:<seconds>")
-    ] = None
 
 
 class UiMessage(Struct, frozen=True):
@@ -64,16 +54,8 @@ def spec(asked: Chat, by: Identity, limit: int) -> RunSpec:
     """
     alone = asked.messages is None
     messages = [asked.message] if asked.message is not None and alone else asked.messages or ()
-    asks, history = question(((said.role, text(said.parts)) for said in messages), limit)
-    turn = Turn(
-        message=asks,
-        agent=asked.agent,
-        user_id=asked.user_id,
-        session_id=asked.id,
-        on_disconnect=asked.on_disconnect,
-    )
-    found = RunSpec.of(turn, by, DEFAULT_ON_DISCONNECT, interrupt=True)
-    return found if alone else msgspec.structs.replace(found, history=history)
+    found = answer(((said.role, text(said.parts)) for said in messages), limit, by, asked, session_id=asked.id)
+    return msgspec.structs.replace(found, history=None) if alone else found
 
 
 class Frame(Struct, frozen=True, kw_only=True, tag_field="type", tag=str.lower, rename="camel"):
@@ -82,26 +64,29 @@ class Frame(Struct, frozen=True, kw_only=True, tag_field="type", tag=str.lower, 
     request_id: Name
 
 
-class Send(Frame, frozen=True, kw_only=True):
-    """Answer the last of these messages. `body` is `Options`."""
+class Ask(Frame, frozen=True, kw_only=True):
+    """What is asked about a chat. `body` is `Options`; of the `headers`, in lower case, `authorization` counts."""
 
     id: Name
+    body: dict[str, Any] = msgspec.field(default_factory=dict)
+    headers: dict[str, Any] = msgspec.field(default_factory=dict)
+
+
+class Send(Ask, frozen=True, kw_only=True):
+    """Answer the last of these messages."""
+
     messages: Sequence[Any]
-    body: dict[str, Any] = msgspec.field(default_factory=dict)
 
 
-class Resume(Frame, frozen=True, kw_only=True):
+class Resume(Ask, frozen=True, kw_only=True):
     """Send the run that goes on in this chat, from its first event."""
-
-    id: Name
-    body: dict[str, Any] = msgspec.field(default_factory=dict)
 
 
 class Abort(Frame, frozen=True, kw_only=True):
     """Stop what this request has asked for."""
 
 
-_decoder: msgspec.json.Decoder[Send | Resume | Abort] = msgspec.json.Decoder(Send | Resume | Abort)
+_decoder: msgspec.json.Decoder[Send | Resume | Abort | Auth] = msgspec.json.Decoder(Send | Resume | Abort | Auth)
 
 
 def _request_id(data: str) -> str:
@@ -119,7 +104,9 @@ class ChatSocket(Socket):
     A request is known by its id until it is aborted; one run is followed for one request at a time.
     """
 
-    def __init__(self, runs: Runs, pump: Pump, rate: float, known: Auth, by: Identity | None, *, limit: int) -> None:
+    def __init__(
+        self, runs: Runs, pump: Pump, rate: float, known: auth.Auth, by: Identity | None, *, limit: int
+    ) -> None:
         super().__init__(runs, pump, rate, known, by)
         self._limit = limit
         self._resumed: set[str] = set()  # those of the requests that are resumes
@@ -130,19 +117,42 @@ class ChatSocket(Socket):
         """See `Socket`."""
         request_id = _request_id(text)
         try:
-            if (by := self._by) is None:
+            asked = decode_json(text, _decoder)
+            if (by := self._who(asked)) is None:
                 raise Unauthenticated
-            match decode_json(text, _decoder):
-                case Send() as asked:
+            match asked:
+                case Send():
                     await self._send(asked, by)
-                case Resume() as asked:
+                case Resume():
                     await self._resume(asked, by)
                 case Abort():
                     await self._abort(request_id, by)
+                case Auth():
+                    # The SDK's client passes over what has a requestId that it does not know.
+                    expires_at = rfc3339(by.expires_at)
+                    self._pump.say(commands.reply("authenticated", asked.ref, requestId="", expires_at=expires_at))
         except TwinwireError as error:
             self._runs.figures.refused[error.code] += 1
             told = error.message if error.field is None else f"{error.field}: {error.message}"
             self._pump.say(message("error", request_id, errorText=told))
+
+    def _who(self, asked: Send | Resume | Abort | Auth) -> Identity | None:
+        """Who asks: by `auth`, by a bearer token (RFC 6750) in the message's `headers`, else whose the socket is.
+
+        Raises `TwinwireError`; a socket that is nobody's then ends.
+        """
+        if isinstance(asked, Auth):
+            token = asked.token
+        else:
+            header = asked.headers.get("authorization", "") if isinstance(asked, Ask) and self._known.on else ""
+            scheme, _, token = str(header).partition(" ")
+            if scheme.lower() != "bearer":
+                return self._by
+        try:
+            return self._authenticate(token.strip())
+        except TwinwireError:
+            self.give_up()
+            raise
 
     async def _send(self, asked: Send, by: Identity) -> None:
         try:
@@ -208,6 +218,6 @@ class ChatSocket(Socket):
         with suppress(RunNotFound, LogUnavailable):
             await self._runs.cancel(run_id, by)
 
-    def _lost(self, follower: Follower, error: TwinwireError) -> None:
+    def _tell_lost(self, follower: Follower, error: TwinwireError) -> None:
         """See `Socket`."""
         self._pump.say(message("error", self._following.get(follower.run_id, ""), errorText=error.message))

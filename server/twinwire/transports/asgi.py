@@ -137,10 +137,13 @@ async def serve(
         listening = asyncio.create_task(connection.listen(pump, take))
     try:
         verdict = await pump.run()
-        sweep.closed[transport.name, verdict] += 1
+    except Exception:
+        logger.exception("a connection failed")
+        verdict = Verdict.BROKEN
     finally:
         sweep.discard(pump)
         if listening is not None:
             listening.cancel()
         pump.close()
+    sweep.closed[transport.name, verdict] += 1
     await transport.close(verdict)

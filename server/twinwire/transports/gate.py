@@ -6,6 +6,9 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from twinwire.errors import TooManyConnections
+
+AGAIN_SECONDS = 5.0
 Claim = Callable[[str | None], bool]
 """Says whose a connection is; False where that user has as many as they may."""
 
@@ -21,6 +24,12 @@ class Gate:
     def full(self, user_id: str | None) -> bool:
         """Whether one more of this user's would be too many."""
         return self._open.total() >= self._total or (user_id is not None and self._open[user_id] >= self._each)
+
+    def check(self, user_id: str | None) -> None:
+        """Raises `TooManyConnections` where there is no room for one more of this user's."""
+        if self.full(user_id):
+            limit = self._total if self._open.total() >= self._total else self._each
+            raise TooManyConnections(limit, AGAIN_SECONDS)
 
     @contextmanager
     def entered(self, user_id: str | None) -> Iterator[Claim]:

@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from collections.abc import Callable
 
+from twinwire.auth import Identity
 from twinwire.transports import Verdict
 from twinwire.transports.pump import Pump
 
 
 class Sweep:
-    """Ticks all pumps, each `interval` seconds: one timer for any number of connections."""
+    """Ticks all pumps, each `interval` seconds: one timer for any number of connections.
 
-    def __init__(self, *, heartbeat: float, send_timeout: float) -> None:
+    `logged_out(by)` says of a connection that comes whether `end_of` its user was called since it was let in.
+    """
+
+    def __init__(self, *, heartbeat: float, send_timeout: float, logged_out: Callable[[Identity], bool]) -> None:
         self._heartbeat = heartbeat
         self._send_timeout = send_timeout
+        self._logged_out = logged_out
         self._interval = min(1.0, heartbeat / 4, send_timeout / 4)
         self._timer: asyncio.TimerHandle | None = None
         self._empty: asyncio.Future[None] | None = None
@@ -24,6 +30,8 @@ class Sweep:
     def add(self, pump: Pump) -> None:
         """Tick this pump from now on."""
         self.pumps.add(pump)
+        if self._logged_out(pump.by):
+            pump.end(Verdict.UNAUTHENTICATED)
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(self._interval, self._tick)
 

@@ -15,6 +15,7 @@ from twinwire.commands import AnyCommand, Attach, Auth, Cancel, Detach, Ping, St
 from twinwire.errors import BadRequest, CursorGone, Forbidden, RunNotFound, TwinwireError, Unauthenticated
 from twinwire.formats import native
 from twinwire.runs import Runs, RunSpec
+from twinwire.runs.spec import DEFAULT_ON_DISCONNECT
 from twinwire.transports import Verdict, asgi
 from twinwire.transports.asgi import FLUSH_SECONDS, AsgiTransport, Connection, Message, Receive, Scope, Send
 from twinwire.transports.gate import Claim
@@ -25,7 +26,6 @@ from twinwire.wire import check_run_id, check_types, parse_after
 MAX_REQUEST_IDS = 1024
 AUTH_SECONDS = 10.0  # how long a socket may be nobody's, where authentication is on
 BURST_SECONDS = 10  # as many messages as may come in this time may come in one go
-DEFAULT_ON_DISCONNECT = "cancel_after:10"
 
 
 class WebSocketTransport(AsgiTransport):
@@ -121,7 +121,8 @@ class Socket:
 
     async def _obey(self, command: AnyCommand) -> None:
         if isinstance(command, Auth):
-            self._authenticate(command)
+            if (by := self._authenticate(command.token)) is not None:
+                self._pump.say(commands.reply("authenticated", command.ref, expires_at=rfc3339(by.expires_at)))
             return
         if (by := self._by) is None:
             raise Unauthenticated
@@ -138,19 +139,19 @@ class Socket:
             case Ping():
                 self._pump.say(commands.reply("pong", command.ref))
 
-    def _authenticate(self, command: Auth) -> None:
-        """Say who one is, or that one still is."""
+    def _authenticate(self, token: str) -> Identity | None:
+        """Who this is, or still is; None where that ends the socket. Raises `TwinwireError`, and nothing changes."""
         if not self._known.on:
             raise BadRequest("authentication is off on this server")
-        by = self._known.bearer(command.token)
+        by = self._known.bearer(token)
         if self._by is not None and self._by.user_id != by.user_id:
             raise Forbidden("a socket is one user's; open another for another", field="token")
         if self._by is None and not self.claim(by.user_id):
             self._runs.figures.refused[Verdict.BUSY.name.lower()] += 1
             self._pump.end(Verdict.BUSY)
-            return
+            return None
         self._by = self._pump.by = by
-        self._pump.say(commands.reply("authenticated", command.ref, expires_at=rfc3339(by.expires_at)))
+        return by
 
     async def _start(self, command: Start, by: Identity) -> None:
         if command.request_id in self._requests:
@@ -190,6 +191,10 @@ class Socket:
 
     def _lost(self, follower: Follower, error: TwinwireError) -> None:
         """A followed run's events are gone."""
+        self._runs.figures.cursors["gap" if isinstance(error, CursorGone) else "not_found"] += 1
+        self._tell_lost(follower, error)
+
+    def _tell_lost(self, follower: Follower, error: TwinwireError) -> None:
         if isinstance(error, CursorGone):
             self._gap(follower.run_id, error, None)
         else:

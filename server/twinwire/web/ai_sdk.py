@@ -11,7 +11,8 @@ from litestar.params import FromPath
 
 from twinwire.formats import ai_sdk
 from twinwire.formats.registry import FORMATS
-from twinwire.transports.ai_sdk import Chat, Options, spec
+from twinwire.runs.conversation import Options
+from twinwire.transports.ai_sdk import Chat, spec
 from twinwire.web import input as incoming, stream
 from twinwire.web.guard import FOLLOWING, asker, starter
 from twinwire.web.openapi import documented
@@ -34,8 +35,9 @@ async def chat(request: Request[Any, Any, Any], service: NamedDependency[Service
     unsaid = {name: getattr(told, name) for name in told.__struct_fields__ if getattr(asked, name) is None}
     by = starter(request, service)
     run = spec(msgspec.structs.replace(asked, **unsaid), by, service.settings.session_bytes)
+    stream.admit(service, FORMAT, run.user_id)
     info, _ = await service.runs.start(run)
-    return await stream.played(service, await service.runs.state(info.run_id, by), FORMAT, ai_sdk.view(), by)
+    return await stream.whole(service, info.run_id, FORMAT, ai_sdk.view(), by)
 
 
 async def _active(request: Request[Any, Any, Any], service: Service, chat_id: str) -> str | None:
@@ -57,8 +59,7 @@ async def resume(
     run_id = await _active(request, service, chat_id)
     if run_id is None:
         return Response(None, status_code=204)
-    by = asker(request)
-    return await stream.played(service, await service.runs.state(run_id, by), FORMAT, ai_sdk.view(), by)
+    return await stream.whole(service, run_id, FORMAT, ai_sdk.view(), asker(request))
 
 
 @post("/ai-sdk/chat/{chat_id:str}/stop", operation_class=documented(query=Options), summary="Cancel a chat's run")

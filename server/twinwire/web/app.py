@@ -73,11 +73,12 @@ def create_app(
     log = open_log(settings.log, limits)
     quota = Quota(runs=settings.user_runs, starts=settings.user_starts, longest=settings.run_timeout)
     budget = Budget(events=settings.run_events, bytes=settings.run_bytes, tokens=settings.run_tokens)
+    auth = Auth.of(settings)
     service = Service(
         settings,
-        Auth.of(settings),
+        auth,
         Runs(log, agents, deadline=settings.run_timeout, max_runs=settings.max_runs, quota=quota, budget=budget),
-        Sweep(heartbeat=settings.heartbeat, send_timeout=settings.send_timeout),
+        Sweep(heartbeat=settings.heartbeat, send_timeout=settings.send_timeout, logged_out=auth.logged_out),
         Gate(total=settings.max_connections, each=settings.user_connections),
         local=model if isinstance(model, LocalModel) else None,
         formats=registry(formats or {}),
@@ -110,6 +111,7 @@ def create_app(
             ag_ui.run_agent,
             openai_api.completions,
             openai_api.models,
+            openai_api.model,
             health.healthz,
             health.readyz,
             health.metrics,
@@ -142,31 +144,39 @@ def _cors(settings: Settings) -> CORSConfig | None:
         allow_origins=list(settings.cors_origin),
         allow_methods=["GET", "POST"],
         allow_credentials=settings.authenticates and "*" not in settings.cors_origin,
-        allow_headers=["content-type", "last-event-id", "authorization", "cache-control"],
+        allow_headers=["content-type", "last-event-id", "authorization", "cache-control", *openai_api.HEADERS],
         expose_headers=[RUN_HEADER, HEARTBEAT_HEADER, "location", "retry-after"],
     )
 
 
 def _twinwire_error(request: Request[Any, Any, Any], error: TwinwireError) -> Response[dict[str, Any]]:
-    service: Service = request.app.state.service
-    service.runs.figures.refused[error.code] += 1
     seconds = error.retry_after if isinstance(error, TooManyRuns) else 1
     headers = {"retry-after": str(seconds)} if error.status in {429, 503} else {}
     if error.status == 413:
         headers["connection"] = "close"  # there may be more of it
     if error.status == 401:
         headers["www-authenticate"] = "Bearer"
-    body = openai_api.error_body(error, error.status) if request.url.path.startswith("/v1/") else error.payload()
-    return Response(body, status_code=error.status, headers=headers)
+    return _refused(request, error, error.status, headers)
 
 
-def _http_error(_: Request[Any, Any, Any], error: HTTPException) -> Response[dict[str, Any]]:
+def _http_error(request: Request[Any, Any, Any], error: HTTPException) -> Response[dict[str, Any]]:
     """The framework's own refusals: no such route, wrong method, a bad Host."""
-    body = TwinwireError(error.detail).payload() | {"code": error.__class__.__name__.removesuffix("Exception").lower()}
     known = {404: ("not_found", "no such path"), 405: ("method_not_allowed", "this path does not take this method")}
-    if error.status_code in known:
-        body["code"], body["message"] = known[error.status_code]
-    return Response(body, status_code=error.status_code, headers=error.headers or {})
+    named = error.__class__.__name__.removesuffix("Exception").lower()
+    code, message = known.get(error.status_code, (named, error.detail))
+    refusal = TwinwireError(message)
+    refusal.code = code
+    return _refused(request, refusal, error.status_code, error.headers or {})
+
+
+def _refused(
+    request: Request[Any, Any, Any], error: TwinwireError, status: int, headers: dict[str, str]
+) -> Response[dict[str, Any]]:
+    """Count a refusal, and tell of it in the form that the path's clients know."""
+    service: Service = request.app.state.service
+    service.runs.figures.refused[error.code] += 1
+    body = openai_api.error_body(error, status) if request.url.path.startswith("/v1/") else error.payload()
+    return Response(body, status_code=status, headers=headers)
 
 
 def _unexpected(request: Request[Any, Any, Any], error: Exception) -> Response[dict[str, Any]]:

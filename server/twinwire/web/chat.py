@@ -11,6 +11,7 @@ from twinwire import errors
 from twinwire.errors import RunError, TwinwireError
 from twinwire.events import StreamEvent
 from twinwire.runs import RunSpec
+from twinwire.runs.spec import DEFAULT_ON_DISCONNECT
 from twinwire.web import guard, input as incoming, stream
 from twinwire.web.input import ChatBody, ChatQuery
 from twinwire.web.openapi import documented
@@ -37,10 +38,10 @@ async def chat(request: Request[Any, Any, Any], service: NamedDependency[Service
         incoming.accepts_events(request)
         return await stream.follow(service, cursor.run_id, cursor.seq, asked, guard.asker(request))
     by = guard.starter(request, service)
-    spec = RunSpec.of(asked, by, "cancel_after:10" if asked.stream else "cancel", interrupt=True)
+    spec = RunSpec.of(asked, by, DEFAULT_ON_DISCONNECT if asked.stream else "cancel", interrupt=True)
     if asked.stream:
         incoming.accepts_events(request)
-        stream.chosen(service, asked)  # a bad format or filter must not start a run
+        stream.admit(service, stream.chosen(service, asked), spec.user_id)  # what is refused must not start a run
     info, _ = await service.runs.start(spec)
     if asked.stream:
         return await stream.follow(service, info.run_id, 0, asked, by)

@@ -9,22 +9,25 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated, Any
 
-import msgspec
 from litestar import Request, Response, get, post
 from litestar.di import NamedDependency
+from litestar.params import FromPath
 from msgspec import Meta, Struct
 
 from twinwire.errors import AgentNotFound, BadRequest, TwinwireError
 from twinwire.formats import openai
 from twinwire.formats.registry import FORMATS
-from twinwire.runs import RunSpec
-from twinwire.runs.conversation import Turn, question, text
+from twinwire.runs.conversation import Options, answer, spoken
 from twinwire.web import input as incoming, stream
 from twinwire.web.chat import failure
 from twinwire.web.guard import starter
 from twinwire.web.openapi import documented
 from twinwire.web.service import Service
 
+FORMAT = FORMATS["openai"]
+_SAID = "arch helper-method lang os package-version retry-count runtime runtime-version timeout"
+HEADERS = ["user-agent", *(f"x-stainless-{what}" for what in _SAID.split())]
+"""What OpenAI's npm client says of itself: a browser asks leave for each where the page is of another origin."""
 _TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 
 
@@ -80,14 +83,15 @@ async def completions(request: Request[Any, Any, Any], service: NamedDependency[
     asked = incoming.struct(await incoming.body(request, service.settings.max_body), Completion)
     asked.check()
     by = starter(request, service)
-    said = ((str(message.get("role")), text(message.get("content"))) for message in asked.messages)
-    message, history = question(said, service.settings.session_bytes)
-    spec = RunSpec.of(Turn(message=message, agent=asked.model), by, "cancel", interrupt=False)
-    info, _ = await service.runs.start(msgspec.structs.replace(spec, history=history))
+    options = Options(agent=asked.model, on_disconnect="cancel")
+    spec = answer(spoken(asked.messages), service.settings.session_bytes, by, options)
+    if asked.stream:
+        stream.admit(service, FORMAT, spec.user_id)
+    info, _ = await service.runs.start(spec)
     if asked.stream:
         usage = asked.stream_options is not None and asked.stream_options.include_usage
         view = openai.view(asked.model, usage=usage)
-        return await stream.played(service, await service.runs.state(info.run_id, by), FORMATS["openai"], view, by)
+        return await stream.whole(service, info.run_id, FORMAT, view, by)
     event = await stream.result(service, info.run_id, request)
     if event is None:
         return Response(None, status_code=204)  # for nobody: the caller has gone
@@ -102,7 +106,16 @@ async def models(service: NamedDependency[Service]) -> dict[str, Any]:
     """All agents by name, the default one first."""
     runs = service.runs
     names = sorted(runs.agents, key=lambda name: (name != runs.default_agent, name))
-    return {
-        "object": "list",
-        "data": [{"id": name, "object": "model", "created": 0, "owned_by": "twinwire"} for name in names],
-    }
+    return {"object": "list", "data": [_model(name) for name in names]}
+
+
+@get("/v1/models/{name:str}", summary="An agent, as a model")
+async def model(name: FromPath[str], service: NamedDependency[Service]) -> dict[str, Any]:
+    """The agent of this name."""
+    if name not in service.runs.agents:
+        raise AgentNotFound
+    return _model(name)
+
+
+def _model(name: str) -> dict[str, Any]:
+    return {"id": name, "object": "model", "created": 0, "owned_by": "twinwire"}

@@ -18,13 +18,14 @@ from twinwire.formats import View, ag_ui, native
 from twinwire.formats.registry import Format
 from twinwire.log import RunInfo, RunState
 from twinwire.transports import sse
+from twinwire.transports.gate import AGAIN_SECONDS
 from twinwire.web.input import FollowQuery
 from twinwire.web.service import Service
 from twinwire.wire import HEARTBEAT, sse_open
 
 RUN_HEADER = "twinwire-run"
 HEARTBEAT_HEADER = "twinwire-heartbeat"
-FULL_RETRY_MS = 5000  # with its jitter less than the grace that a run has without a follower by default
+FULL_RETRY_MS = 1000 * AGAIN_SECONDS  # with its jitter less than the grace that a run has without a follower by default
 
 
 NO_HEADERS: Mapping[str, str] = MappingProxyType({})
@@ -129,14 +130,25 @@ def chosen(service: Service, how: FollowQuery) -> Format | None:
     return service.formats[how.format]
 
 
+def admit(service: Service, kind: Format | None, user_id: str | None) -> None:
+    """Raises `TooManyConnections` where there is no room for this user's stream: best before a run starts for it.
+
+    EventSource, which would never come again, is put off instead when it is answered, as who has an app's own format.
+    """
+    if kind is not None and not kind.any_cursor:
+        service.gate.check(user_id)
+
+
 async def played(
     service: Service, state: RunState, kind: Format, view: View, by: Identity, *, after: int = 0
 ) -> EventStream:
     """The run in a format that is not native, from the event after number `after` if the format can.
 
-    Raises `BadRequest` where it cannot, and `CursorGone` where a format that needs them no longer has the first events.
+    Raises `BadRequest` where it cannot, `CursorGone` where a format that needs them no longer has the first events, and
+    `TooManyConnections` as `admit`.
     """
     run = state.info
+    admit(service, kind, run.user_id)
     if kind.any_cursor:
         return EventStream(service, run, after, view, by, headers=kind.headers)
     if state.first > 1:
@@ -153,6 +165,11 @@ async def played(
     elif after:
         raise BadRequest("this format begins with the run's first event", field="after")
     return EventStream(service, run, after, view, by, opening=opening, headers=kind.headers)
+
+
+async def whole(service: Service, run_id: str, kind: Format, view: View, by: Identity) -> EventStream:
+    """The run from its first event on, for `by`. Raises `RunNotFound`, and as `played`."""
+    return await played(service, await service.runs.state(run_id, by), kind, view, by)
 
 
 async def result(service: Service, run_id: str, request: Request[Any, Any, Any]) -> StreamEvent | None:
