@@ -6,24 +6,28 @@ Small subclasses of uvicorn's own server and protocols; nothing of it is patched
 from __future__ import annotations
 
 import asyncio
+import functools
 import gc
 import logging
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from types import FrameType
 from typing import Any, ClassVar
 
 import uvicorn
 from litestar import Litestar
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn._types import ASGI3Application
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.protocol import State
 
 from twinwire import wire
-from twinwire.protocols import BoundedHttp, BoundedWebSocket
+from twinwire.protocols import BoundedHttp, BoundedWebSocket, light
 from twinwire.settings import Settings
 from twinwire.transports.asgi import EXTENSION
 from twinwire.web.service import Service
+
+Rest = Callable[[Any, Any], Awaitable[None]]
 
 UNSENT_BYTES = 128 * 1024
 UNACKNOWLEDGED_MS = 30_000
@@ -42,10 +46,17 @@ def tune(transport: asyncio.BaseTransport) -> None:
                 connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
 
 
+def taken(direct: DirectHttp | DirectWebSocket) -> Rest:
+    """What the app has left to be done, which the connection then no longer holds."""
+    rest, direct.rest = direct.rest, None
+    assert rest is not None
+    return rest
+
+
 class DirectHttp:
     """See `Direct`. uvicorn sends a response without a length in chunks; so do we."""
 
-    __slots__ = ("_flow", "on_lost", "on_pause", "push", "transport")
+    __slots__ = ("_flow", "on_lost", "on_pause", "push", "rest", "transport")
 
     frame = staticmethod(wire.http_chunk)
 
@@ -54,6 +65,7 @@ class DirectHttp:
         self.push = protocol.transport.write
         self.on_pause: Callable[[], None] | None = None
         self.on_lost: Callable[[], None] | None = None
+        self.rest: Rest | None = None
         self._flow = protocol.flow
 
     def write(self, frames: Sequence[bytes]) -> bool:
@@ -70,7 +82,7 @@ class DirectHttp:
 class DirectWebSocket:
     """See `Direct`. Without extensions (permessage-deflate is off) a frame depends on nothing before it."""
 
-    __slots__ = ("_protocol", "on_lost", "on_pause", "push", "transport")
+    __slots__ = ("_protocol", "on_lost", "on_pause", "push", "rest", "transport")
 
     frame = staticmethod(wire.ws_text)
 
@@ -79,6 +91,7 @@ class DirectWebSocket:
         self.push = protocol.transport.write
         self.on_pause: Callable[[], None] | None = None
         self.on_lost: Callable[[], None] | None = None
+        self.rest: Rest | None = None
         self._protocol = protocol
 
     def write(self, frames: Sequence[bytes]) -> bool:
@@ -95,18 +108,34 @@ class DirectWebSocket:
 class HttpProtocol(BoundedHttp):
     """Offers a `Direct` to the app."""
 
-    _direct: DirectHttp | None = None
+    __slots__ = ("_direct",)
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._direct: DirectHttp | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """See `HttpToolsProtocol`. A WebSocket begins here too."""
         tune(transport)
         super().connection_made(transport)
 
-    def on_message_begin(self) -> None:
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
         """See `HttpToolsProtocol`."""
-        super().on_message_begin()
+        light(cycle.message_event)
+        super()._start_asgi_task(cycle, functools.partial(self._respond, app))
+
+    async def _respond(self, app: ASGI3Application, scope: Any, receive: Any, send: Any) -> None:
         self._direct = DirectHttp(self)
-        self.scope["extensions"] = {EXTENSION: self._direct}  # type: ignore[dict-item]
+        scope["extensions"] = {EXTENSION: self._direct}
+        await app(scope, receive, send)
+        if self._direct.rest is not None:
+            method, fields = scope["method"], scope["headers"]
+            scope.clear()
+            scope["method"] = method  # uvicorn's `send` asks for it
+            if self.headers is fields:
+                self.headers = []
+            del fields
+            await taken(self._direct)(receive, send)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """See `HttpToolsProtocol`."""
@@ -151,7 +180,11 @@ class NegotiatedProtocol(asyncio.Protocol):
 class WebSocketProtocol(BoundedWebSocket):
     """Offers a `Direct` to the app, and closes with 1007 where uvicorn logs a traceback."""
 
-    _direct: DirectWebSocket | None = None
+    __slots__ = ("_direct",)
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._direct: DirectWebSocket | None = None
 
     def data_received(self, data: bytes) -> None:
         """See `WebSocketsSansIOProtocol`."""
@@ -177,9 +210,17 @@ class WebSocketProtocol(BoundedWebSocket):
 
     async def run_asgi(self) -> None:
         """See `WebSocketsSansIOProtocol`."""
-        extensions: dict[str, Any] = self.scope["extensions"]
-        self._direct = extensions[EXTENSION] = DirectWebSocket(self)
+        self.app = functools.partial(self._respond, self.app)
         await super().run_asgi()
+
+    async def _respond(self, app: ASGI3Application, scope: Any, receive: Any, send: Any) -> None:
+        self._direct = scope["extensions"][EXTENSION] = DirectWebSocket(self)
+        await app(scope, receive, send)
+        if self._direct.rest is not None:
+            scope.clear()
+            self.request.headers.clear()
+            self.response.headers.clear()
+            await taken(self._direct)(receive, send)
 
     def pause_writing(self) -> None:
         """See `WebSocketsSansIOProtocol`."""

@@ -6,9 +6,9 @@ One `pump` per connection, for both transports; `sse` and `websocket` adapt it t
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from enum import Enum
-from typing import Protocol
+from typing import Any, Protocol
 
 
 class Verdict(Enum):
@@ -39,6 +39,9 @@ class Direct(Protocol):
     """Called, if set, when the connection rises above its high-water mark (also by a `push`), or is being closed."""
     on_lost: Callable[[], None] | None
     """Called, if set, when the connection is gone."""
+    rest: Callable[[Any, Any], Awaitable[None]] | None
+    """Called, if set, when the app has returned, with the server's own `receive` and `send`: what the app goes on with.
+    """
 
     def frame(self, frames: Sequence[bytes]) -> bytes:
         """Frames as they are on the wire."""

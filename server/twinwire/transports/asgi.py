@@ -38,6 +38,22 @@ class Connection:
         self.direct: Direct | None = (scope.get("extensions") or {}).get(EXTENSION)
         self._receive = receive
 
+    async def go_on(self, rest: Callable[[Connection], Awaitable[None]]) -> None:
+        """Call `rest`, as the last thing the app does: where our own server is below once the app has returned.
+
+        A stream then holds nothing of what led to it: the framework's frames, its request, the scope.
+        """
+        if self.direct is None:
+            await rest(self)
+        else:
+            self.direct.rest = functools.partial(self._beyond, rest)
+
+    def _beyond(
+        self, rest: Callable[[Connection], Awaitable[None]], receive: Receive, send: Send
+    ) -> Awaitable[None]:
+        self._receive, self.send = receive, send
+        return rest(self)
+
     async def listen(self, pump: Pump, take: Callable[[Message], Awaitable[None]] | None = None) -> None:
         """Give each message of the client to `take` (or to nobody) until it goes; then end the pump.
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 from twinwire.errors import TooManyConnections
 
@@ -23,7 +22,7 @@ class Gate:
 
     def full(self, user_id: str | None) -> bool:
         """Whether one more of this user's would be too many."""
-        return self._open.total() >= self._total or (user_id is not None and self._open[user_id] >= self._each)
+        return self._open.total() >= self._total or not self.room(user_id)
 
     def check(self, user_id: str | None) -> None:
         """Raises `TooManyConnections` where there is no room for one more of this user's."""
@@ -31,30 +30,49 @@ class Gate:
             limit = self._total if self._open.total() >= self._total else self._each
             raise TooManyConnections(limit, AGAIN_SECONDS)
 
-    @contextmanager
-    def entered(self, user_id: str | None) -> Iterator[Claim]:
-        """Count a connection of this user's until the block ends.
+    def entered(self, user_id: str | None) -> Entry:
+        """Count a connection of this user's while a `with` block lasts, which gets the `Claim`.
 
-        One of nobody's yet becomes a user's by the call that this gives; False where that would be one too many.
+        One of nobody's yet becomes a user's by a claim; False where that would be one too many.
         """
-        counted = user_id
-        self._open[counted] += 1
+        return Entry(self, user_id)
 
-        def claim(claimed: str | None) -> bool:
-            nonlocal counted
-            if claimed is not None and self._open[claimed] >= self._each:
-                return False
-            self._leave(counted)
-            counted = claimed
-            self._open[counted] += 1
-            return True
+    def enter(self, user_id: str | None) -> None:
+        """Count one more of this user's."""
+        self._open[user_id] += 1
 
-        try:
-            yield claim
-        finally:
-            self._leave(counted)
-
-    def _leave(self, user_id: str | None) -> None:
+    def leave(self, user_id: str | None) -> None:
+        """Count one less."""
         self._open[user_id] -= 1
         if not self._open[user_id]:
             del self._open[user_id]
+
+    def room(self, user_id: str | None) -> bool:
+        """Whether this user may have one more, of those that are open."""
+        return user_id is None or self._open[user_id] < self._each
+
+
+class Entry:
+    """One connection, as the gate counts it; small, for there are many. See `Gate.entered`."""
+
+    __slots__ = ("_gate", "_user_id")
+
+    def __init__(self, gate: Gate, user_id: str | None) -> None:
+        self._gate = gate
+        self._user_id = user_id
+
+    def __enter__(self) -> Claim:
+        self._gate.enter(self._user_id)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._gate.leave(self._user_id)
+
+    def __call__(self, user_id: str | None) -> bool:
+        """See `Claim`."""
+        if not self._gate.room(user_id):
+            return False
+        self._gate.leave(self._user_id)
+        self._user_id = user_id
+        self._gate.enter(user_id)
+        return True

@@ -5,7 +5,10 @@ The body ends if and only if the terminal event was sent on it; otherwise it is 
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager
+from typing import Any
 
 from twinwire.auth import Identity
 from twinwire.formats import View
@@ -59,16 +62,33 @@ async def serve(
     after: int,
     view: View,
     by: Identity,
+    entry: AbstractContextManager[Any],
     headers: Iterable[tuple[bytes, bytes]],
     opening: bytes,
 ) -> None:
-    """Answer a request with `opening`, then the run's events after number `after`, from the first byte to the last."""
+    """Answer a request with `opening`, then the run's events after number `after`, from the first byte to the last.
+
+    `entry` is entered for as long as that takes; see `Connection.go_on`.
+    """
+    await send({"type": "http.response.start", "status": 200, "headers": list(headers)})
     connection = Connection(scope, receive, send)
     transport = SseTransport(connection)
-    await send({"type": "http.response.start", "status": 200, "headers": list(headers)})
-    del headers  # a kilobyte, for as long as the stream lasts
     pump = Pump(log, presence, transport, once=True)
     pump.by = by
     pump.say(opening)
-    pump.attach(run_id, after, view)
-    await asgi.serve(connection, transport, pump, sweep)
+    await connection.go_on(functools.partial(_follow, run_id, after, view, entry, transport, pump, sweep))
+
+
+async def _follow(
+    run_id: str,
+    after: int,
+    view: View,
+    entry: AbstractContextManager[Any],
+    transport: SseTransport,
+    pump: Pump,
+    sweep: Sweep,
+    connection: Connection,
+) -> None:
+    with entry:
+        pump.attach(run_id, after, view)
+        await asgi.serve(connection, transport, pump, sweep)

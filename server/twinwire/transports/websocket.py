@@ -6,7 +6,9 @@ What goes out is text messages only: replies (`commands`) and events, in one ord
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from time import monotonic
 
 from twinwire import auth, commands
@@ -73,6 +75,11 @@ class Socket:
         self._by = by
         self._requests: dict[str, str] = {}
         pump.lost = self._lost
+
+    @property
+    def named(self) -> bool:
+        """Whether it is known who speaks."""
+        return self._by is not None
 
     async def take(self, message: Message) -> None:
         """One message. Whatever is wrong with it, the socket lives, but for binary, which is no protocol of ours.
@@ -214,19 +221,36 @@ async def serve(
     rate: float,
     known: auth.Auth,
     by: Identity | None,
-    claim: Claim,
+    entry: AbstractContextManager[Claim],
     kind: Callable[[Runs, Pump, float, auth.Auth, Identity | None], Socket] = Socket,
 ) -> None:
-    """Serve a socket whose opening handshake is done, until it closes; see `Socket`."""
+    """Serve a socket whose opening handshake is done, until it closes; see `Socket`.
+
+    `entry` is entered for as long as that takes; see `Connection.go_on`.
+    """
     connection = Connection(scope, receive, send)
     transport = WebSocketTransport(connection)
     pump = Pump(runs.log, runs, transport, once=False)
     if by is not None:
         pump.by = by
     socket = kind(runs, pump, rate, known, by)
-    socket.claim = claim
-    patience = asyncio.get_running_loop().call_later(AUTH_SECONDS, socket.give_up)
+    await connection.go_on(functools.partial(_listen, socket, entry, transport, pump, sweep))
+
+
+async def _listen(
+    socket: Socket,
+    entry: AbstractContextManager[Claim],
+    transport: WebSocketTransport,
+    pump: Pump,
+    sweep: Sweep,
+    connection: Connection,
+) -> None:
+    patience = None
+    if not socket.named:
+        patience = asyncio.get_running_loop().call_later(AUTH_SECONDS, socket.give_up)
     try:
-        await asgi.serve(connection, transport, pump, sweep, socket.take)
+        with entry as socket.claim:
+            await asgi.serve(connection, transport, pump, sweep, socket.take)
     finally:
-        patience.cancel()
+        if patience is not None:
+            patience.cancel()

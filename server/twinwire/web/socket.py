@@ -62,16 +62,15 @@ async def _serve(
         # Told on an open socket: a refused handshake tells a browser nothing.
         await send({"type": "websocket.close", "code": verdict.code, "reason": verdict.reason})
         return
-    with service.gate.entered(user_id) as claim:
-        await websocket.serve(
-            scope,
-            receive,
-            send,
-            runs=service.runs,
-            sweep=service.sweep,
-            rate=service.settings.socket_rate,
-            known=service.auth,
-            by=by,
-            claim=claim,
-            kind=kind(service),
-        )
+    await websocket.serve(
+        scope,
+        receive,
+        send,
+        runs=service.runs,
+        sweep=service.sweep,
+        rate=service.settings.socket_rate,
+        known=service.auth,
+        by=by,
+        entry=service.gate.entered(user_id),
+        kind=kind(service),
+    )

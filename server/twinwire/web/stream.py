@@ -73,21 +73,21 @@ class EventStream(Response[None]):
             self._service.runs.figures.refused["busy"] += 1
             await sse.put_off(scope, receive, send, headers=self._fields(), opening=opening)
             return
-        with gate.entered(self._user_id):
-            await sse.serve(
-                scope,
-                receive,
-                send,
-                log=self._service.runs.log,
-                presence=self._service.runs,
-                sweep=self._service.sweep,
-                run_id=self._run_id,
-                after=self._after,
-                view=self._view,
-                by=self._by,
-                headers=self._fields(),
-                opening=opening,
-            )
+        await sse.serve(
+            scope,
+            receive,
+            send,
+            log=self._service.runs.log,
+            presence=self._service.runs,
+            sweep=self._service.sweep,
+            run_id=self._run_id,
+            after=self._after,
+            view=self._view,
+            by=self._by,
+            entry=gate.entered(self._user_id),
+            headers=self._fields(),
+            opening=opening,
+        )
 
     def _fields(self) -> list[tuple[bytes, bytes]]:
         headers = {
