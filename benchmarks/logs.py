@@ -20,7 +20,7 @@ import sqlite3
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +53,9 @@ class Sink:
     """
 
     name = "sink"
+    asks = False
+    ping = None
+    rest: Callable[[Any, Any], Awaitable[None]] | None = None
     transport: asyncio.Transport  # there is none
 
     def __init__(self, latencies: list[int] | None = None) -> None:

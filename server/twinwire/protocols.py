@@ -22,6 +22,8 @@ HANDSHAKE_LINE = 8190  # what the WebSocket's own parser takes
 HANDSHAKE_FIELDS = 128
 REQUEST_SECONDS = 30.0
 MAX_FRAGMENTS = 1024
+PING = b"\x89\x00"  # RFC 6455, section 5.5.2: without a payload
+PONG, PONG_BYTES = b"\x8a\x80", 6  # a client's answer to that: this, and its mask
 
 # Attributes of uvicorn's WebSocket. In slots they are not in its dict, which is a kilobyte larger when there are more
 # than thirty in it.
@@ -41,7 +43,7 @@ KEEPALIVE = (
 
 def light(event: asyncio.Event) -> None:
     """Keep its waiters, if there are any, in a list: it keeps them in a deque, of which an empty one is 760 bytes."""
-    event._waiters = []  # type: ignore[attr-defined]
+    event._waiters = []  # type: ignore[assignment]
 
 
 class Inbox:
@@ -204,15 +206,48 @@ class BoundedHttp(HttpToolsProtocol):
 
 
 class BoundedWebSocket(WebSocketsSansIOProtocol):
-    """Bounds a message's fragments, which may be empty; of the pongs that cannot be sent yet it keeps the last."""
+    """Bounds a message's fragments, which may be empty; of the pongs that cannot be sent yet it keeps the last.
 
-    __slots__ = ("_pong", *KEEPALIVE)
+    Has no timers: who uses it calls `ask` at its interval.
+    """
+
+    __slots__ = ("_asked", "_pong", *KEEPALIVE)
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self._pong = b""
+        self._asked = False
         self.queue = Inbox()  # type: ignore[assignment]
         light(self.writable)
+
+    def start_keepalive(self) -> None:
+        """See `WebSocketsSansIOProtocol`."""
+
+    def ask(self) -> None:
+        """Send a ping, or, where the last one is not answered, close the connection as `keepalive_timeout` does."""
+        if self._asked:
+            self.keepalive_timeout()
+        elif not self.close_sent and not self.transport.is_closing():
+            self._asked = True
+            self.transport.write(PING)
+
+    def data_received(self, data: bytes) -> None:
+        """See `WebSocketsSansIOProtocol`. An answer to `ask` that comes alone is not worth its parser's time."""
+        if len(data) == PONG_BYTES and data.startswith(PONG) and self._between_frames():
+            self._asked = False
+        else:
+            super().data_received(data)
+
+    def _between_frames(self) -> bool:
+        """Whether the next byte is a frame's first; False also where the parser does not show it."""
+        step: Any = self.conn.parser
+        while step.gi_yieldfrom is not None:
+            step = step.gi_yieldfrom
+        return bool(step.__name__ == "at_eof")
+
+    def handle_pong(self, event: Frame) -> None:  # noqa: ARG002 - whatever it says
+        """See `WebSocketsSansIOProtocol`."""
+        self._asked = False
 
     def handle_cont(self, event: Frame) -> None:
         """See `WebSocketsSansIOProtocol`."""

@@ -18,7 +18,6 @@ import uvicorn
 from litestar import Litestar
 from uvicorn._types import ASGI3Application
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
-from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.protocol import State
 
 from twinwire import wire
@@ -46,11 +45,10 @@ def tune(transport: asyncio.BaseTransport) -> None:
                 connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
 
 
-def taken(direct: DirectHttp | DirectWebSocket) -> Rest:
-    """What the app has left to be done, which the connection then no longer holds."""
+def rest_of(direct: DirectHttp | DirectWebSocket, receive: Any, send: Any) -> Awaitable[None] | None:
+    """What the app has left to be awaited, if anything."""
     rest, direct.rest = direct.rest, None
-    assert rest is not None
-    return rest
+    return None if rest is None else rest(receive, send)
 
 
 class DirectHttp:
@@ -59,6 +57,7 @@ class DirectHttp:
     __slots__ = ("_flow", "on_lost", "on_pause", "push", "rest", "transport")
 
     frame = staticmethod(wire.http_chunk)
+    ping = None
 
     def __init__(self, protocol: HttpToolsProtocol) -> None:
         self.transport = protocol.transport
@@ -86,7 +85,7 @@ class DirectWebSocket:
 
     frame = staticmethod(wire.ws_text)
 
-    def __init__(self, protocol: WebSocketsSansIOProtocol) -> None:
+    def __init__(self, protocol: BoundedWebSocket) -> None:
         self.transport = protocol.transport
         self.push = protocol.transport.write
         self.on_pause: Callable[[], None] | None = None
@@ -98,6 +97,11 @@ class DirectWebSocket:
         """See `Direct`. Nothing follows a close frame."""
         if self._protocol.conn.state is State.OPEN and not self.transport.is_closing():
             self.transport.write(wire.ws_text(frames))
+        return self._protocol.writable.is_set()
+
+    def ping(self) -> bool:
+        """See `Direct`."""
+        self._protocol.ask()
         return self._protocol.writable.is_set()
 
     async def drain(self) -> None:
@@ -128,14 +132,13 @@ class HttpProtocol(BoundedHttp):
         self._direct = DirectHttp(self)
         scope["extensions"] = {EXTENSION: self._direct}
         await app(scope, receive, send)
-        if self._direct.rest is not None:
-            method, fields = scope["method"], scope["headers"]
+        if (rest := rest_of(self._direct, receive, send)) is not None:
+            if self.headers is scope["headers"]:  # not yet those of another request
+                self.headers = []
+            method = scope["method"]
             scope.clear()
             scope["method"] = method  # uvicorn's `send` asks for it
-            if self.headers is fields:
-                self.headers = []
-            del fields
-            await taken(self._direct)(receive, send)
+            await rest
 
     def connection_lost(self, exc: Exception | None) -> None:
         """See `HttpToolsProtocol`."""
@@ -216,11 +219,11 @@ class WebSocketProtocol(BoundedWebSocket):
     async def _respond(self, app: ASGI3Application, scope: Any, receive: Any, send: Any) -> None:
         self._direct = scope["extensions"][EXTENSION] = DirectWebSocket(self)
         await app(scope, receive, send)
-        if self._direct.rest is not None:
+        if (rest := rest_of(self._direct, receive, send)) is not None:
             scope.clear()
             self.request.headers.clear()
             self.response.headers.clear()
-            await taken(self._direct)(receive, send)
+            await rest
 
     def pause_writing(self) -> None:
         """See `WebSocketsSansIOProtocol`."""

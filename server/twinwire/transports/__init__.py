@@ -43,6 +43,14 @@ class Direct(Protocol):
     """Called, if set, when the app has returned, with the server's own `receive` and `send`: what the app goes on with.
     """
 
+    @property
+    def ping(self) -> Callable[[], bool] | None:
+        """Asks a WebSocket's client whether it is there, or drops one that did not answer the last time; as `write`.
+
+        None where there is no such question.
+        """
+        ...
+
     def frame(self, frames: Sequence[bytes]) -> bytes:
         """Frames as they are on the wire."""
         ...
@@ -60,6 +68,8 @@ class Transport(Protocol):
     """One connection, as the pump sees it; `name` is `sse` or `ws`."""
 
     name: str
+    asks: bool
+    """Whether a heartbeat is a question, which is due also while events are sent."""
 
     @property
     def direct(self) -> Direct | None:

@@ -48,9 +48,7 @@ class Connection:
         else:
             self.direct.rest = functools.partial(self._beyond, rest)
 
-    def _beyond(
-        self, rest: Callable[[Connection], Awaitable[None]], receive: Receive, send: Send
-    ) -> Awaitable[None]:
+    def _beyond(self, rest: Callable[[Connection], Awaitable[None]], receive: Receive, send: Send) -> Awaitable[None]:
         self._receive, self.send = receive, send
         return rest(self)
 
@@ -97,6 +95,7 @@ class AsgiTransport(ABC):
     """What both have in common as a `Transport`: frames go straight to the connection, or wait to be sent."""
 
     name: str
+    asks = False
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection

@@ -113,10 +113,9 @@ class Pump:
         self._task: asyncio.Task[None] | None = None
         self._verdict: Verdict | None = None
         self._last_verdict: Verdict | None = None
-        self._heartbeat_due = False
-        self._above = False  # an append has left the connection above its high-water mark
+        self._above = False  # an append or a heartbeat has left the connection above its high-water mark
         self._sending_since: float | None = None
-        self._sent_at = self._loop.time()
+        self._sent_at = self._beat_at = self._loop.time()
         if transport.direct is not None:
             transport.direct.on_pause = self._paused
 
@@ -186,16 +185,22 @@ class Pump:
 
     def tick(self, now: float, heartbeat: float, send_timeout: float) -> None:
         """What is due at this time (of the loop's clock): a heartbeat, or the end of who takes nothing or must go."""
+        if self._verdict is not None:
+            return
         if self.by.expires_at is not None and time.time() >= self.by.expires_at:
             self.end(Verdict.EXPIRED)
         elif self._sending_since is not None:
             if now - self._sending_since >= send_timeout:
                 self.end(Verdict.SLOW)
-        elif now - self._sent_at >= heartbeat:
-            self._sent_at = max(self._sent_at, *(follower.pushed_at for follower in self._followers.values()), 0.0)
-            if now - self._sent_at >= heartbeat:
-                self._heartbeat_due = True
-                self._wake()
+        elif now - self._beat_at >= heartbeat:
+            if not self._transport.asks:
+                pushed = [follower.pushed_at for follower in self._followers.values()]
+                self._beat_at = max(self._beat_at, self._sent_at, *pushed)
+            if now - self._beat_at >= heartbeat:
+                self._beat_at = now
+                if not self._transport.heartbeat():
+                    self._above = True
+                    self._wake()
 
     async def run(self) -> Verdict:
         """Serve until the connection is to end; returns why. Leaves no subscription behind."""
@@ -226,7 +231,7 @@ class Pump:
         self._room = None
 
     async def _serve(self) -> None:
-        """Wait for room, send the replies, then one page of one follower, or the heartbeat, or sleep."""
+        """Wait for room, send the replies, then one page of one follower, or sleep."""
         if self._above:
             self._above = False
             await self._send(taken=False)
@@ -242,9 +247,6 @@ class Pump:
             self._verdict = Verdict.DONE
         elif self._last_verdict is not None:
             self._verdict = self._last_verdict
-        elif self._heartbeat_due:
-            self._heartbeat_due = False
-            await self._send(taken=self._transport.heartbeat())
         else:
             self._sleeping = self._loop.create_future()
             await self._sleeping

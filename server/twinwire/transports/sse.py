@@ -76,10 +76,15 @@ async def serve(
     pump = Pump(log, presence, transport, once=True)
     pump.by = by
     pump.say(opening)
-    await connection.go_on(functools.partial(_follow, run_id, after, view, entry, transport, pump, sweep))
+    rest = functools.partial(
+        _follow, run_id=run_id, after=after, view=view, entry=entry, transport=transport, pump=pump, sweep=sweep
+    )
+    await connection.go_on(rest)
 
 
 async def _follow(
+    connection: Connection,
+    *,
     run_id: str,
     after: int,
     view: View,
@@ -87,7 +92,6 @@ async def _follow(
     transport: SseTransport,
     pump: Pump,
     sweep: Sweep,
-    connection: Connection,
 ) -> None:
     with entry:
         pump.attach(run_id, after, view)

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from itertools import islice
 
 from twinwire.auth import Identity
 from twinwire.transports import Verdict
 from twinwire.transports.pump import Pump
+
+AT_ONCE = 256  # pumps ticked before others have their turn: each may have a heartbeat to write
 
 
 class Sweep:
@@ -58,10 +61,16 @@ class Sweep:
 
     def _tick(self) -> None:
         self._timer = None
-        if not self.pumps:
-            return
+        if self.pumps:
+            self._some(iter(tuple(self.pumps)))
+
+    def _some(self, pumps: Iterator[Pump]) -> None:
         loop = asyncio.get_running_loop()
         now = loop.time()
-        for pump in tuple(self.pumps):
+        some = tuple(islice(pumps, AT_ONCE))
+        for pump in some:
             pump.tick(now, self._heartbeat, self._send_timeout)
-        self._timer = loop.call_later(self._interval, self._tick)
+        if some:
+            self._timer = loop.call_later(0, self._some, pumps)
+        else:
+            self._timer = loop.call_later(self._interval, self._tick)

@@ -34,6 +34,7 @@ class WebSocketTransport(AsgiTransport):
     """See `Transport`. A frame is one text message."""
 
     name = "ws"
+    asks = True
 
     async def _send(self, frames: Sequence[bytes]) -> None:
         """See `AsgiTransport`."""
@@ -41,8 +42,8 @@ class WebSocketTransport(AsgiTransport):
             await self._connection.send({"type": "websocket.send", "text": frame.decode()})
 
     def heartbeat(self) -> bool:
-        """Nothing: the server below sends a ping frame (RFC 6455, section 5.5.2) at the same interval."""
-        return True
+        """A ping frame (RFC 6455, section 5.5.2). A server that is not ours sends them by itself."""
+        return self.direct is None or self.direct.ping is None or self.direct.ping()
 
     async def close(self, verdict: Verdict) -> None:
         """Send a close frame with the verdict's code; a client that does not even take that is cut off."""
@@ -234,16 +235,19 @@ async def serve(
     if by is not None:
         pump.by = by
     socket = kind(runs, pump, rate, known, by)
-    await connection.go_on(functools.partial(_listen, socket, entry, transport, pump, sweep))
+    await connection.go_on(
+        functools.partial(_listen, socket=socket, entry=entry, transport=transport, pump=pump, sweep=sweep)
+    )
 
 
 async def _listen(
+    connection: Connection,
+    *,
     socket: Socket,
     entry: AbstractContextManager[Claim],
     transport: WebSocketTransport,
     pump: Pump,
     sweep: Sweep,
-    connection: Connection,
 ) -> None:
     patience = None
     if not socket.named:
