@@ -49,12 +49,12 @@ class Sink(asyncio.Protocol):
         self.events += data.count(b"LLM_CHUNK")
 
 
-async def connect(port: int, requests: list[tuple[bytes, bytes]]) -> list[Sink]:
+async def connect(port: int, requests: list[tuple[bytes, bytes]], kind: type[Sink] = Sink) -> list[Sink]:
     """Open connections, a few at a time."""
     loop = asyncio.get_running_loop()
     sinks = []
     for asked in requests:
-        _, sink = await loop.create_connection(functools.partial(Sink, *asked), "127.0.0.1", port)
+        _, sink = await loop.create_connection(functools.partial(kind, *asked), "127.0.0.1", port)
         sinks.append(sink)
         if len(sinks) % 50 == 0:
             await asyncio.sleep(0.02)

@@ -17,7 +17,20 @@ from benchmarks.load import masked
 from benchmarks.processes import twinwire
 from benchmarks.relay import websocket
 
+PING, PONG, MASKED = 0x89, 0x8A, 0x80  # RFC 6455, section 5.2
 QUIET = "%7B%22rate%22:1,%22count%22:1,%22delay%22:100000%7D"
+
+
+class Waiting(Sink):
+    """A connection that answers pings."""
+
+    def data_received(self, data: bytes) -> None:
+        """Answer a ping, which comes alone; count the rest."""
+        if data[0] == PING:
+            payload = data[2 : 2 + data[1]]
+            self.transport.write(bytes((PONG, MASKED | len(payload))) + bytes(4) + payload)
+        else:
+            super().data_received(data)
 
 
 async def take(transport: str, connections: int, seconds: float, heartbeat: float) -> dict[str, float]:
@@ -34,7 +47,7 @@ async def take(transport: str, connections: int, seconds: float, heartbeat: floa
             follow = (websocket(), masked(f'{{"type":"attach","run_id":"{run_id}"}}'))
         await warm(port, follow)
         before, cpu = server.rss(), server.cpu()
-        sinks = await connect(port, [follow] * connections)
+        sinks = await connect(port, [follow] * connections, Waiting)
         while not all(sink.events for sink in sinks):  # noqa: ASYNC110 - as above
             await asyncio.sleep(0.05)
         figures = {

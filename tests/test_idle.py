@@ -118,6 +118,22 @@ async def test_what_looks_like_an_answer_within_a_message(server: Running) -> No
         assert await heard(reader) == (Opcode.TEXT, b'{"type":"pong"}')
 
 
+async def test_a_socket_given_up_while_the_server_stops(server: Running, caplog: pytest.LogCaptureFixture) -> None:
+    """A socket that is given up at the moment when the server closes all has one close frame, and no traceback."""
+    async with opened(server) as (reader, _):
+        [protocol] = server.server.server_state.connections
+        assert isinstance(protocol, BoundedWebSocket)
+        protocol.ask()
+        protocol.ask()
+        await server.service.drain()
+        assert await heard(reader) == (Opcode.PING, b"")
+        opcode, payload = await heard(reader)
+        assert (opcode, int.from_bytes(payload[:2], "big")) == (Opcode.CLOSE, 1011)
+        assert await reader.read() == b""
+        await until(lambda: not server.service.sweep.pumps)
+    assert [record for record in caplog.records if record.exc_info] == []
+
+
 async def test_a_request_behind_a_stream(puppets: Puppets) -> None:
     """A stream whose client sends another request behind it, which waits, is known to be gone when it is."""
     async with serving({"mine": puppets}, heartbeat=0.1) as server:

@@ -16,8 +16,9 @@ from typing import Any, ClassVar
 
 import uvicorn
 from litestar import Litestar
-from uvicorn._types import ASGI3Application
+from uvicorn._types import ASGI3Application, ASGISendEvent
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.utils import ClientDisconnected
 from websockets.protocol import State
 
 from twinwire import wire
@@ -210,6 +211,12 @@ class WebSocketProtocol(BoundedWebSocket):
                 self.handle_parser_exception()
                 return
         super().send_receive_event_to_app()
+
+    async def send(self, message: ASGISendEvent) -> None:
+        """See `WebSocketsSansIOProtocol`. After a close frame of its own another comes too late, and is no mistake."""
+        if self.close_sent and message["type"] == "websocket.close":
+            raise ClientDisconnected
+        await super().send(message)
 
     async def run_asgi(self) -> None:
         """See `WebSocketsSansIOProtocol`."""
