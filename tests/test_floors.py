@@ -23,7 +23,7 @@ FLOORS = [
     {"transports"},
     {"web"},
     {"protocols"},  # what server builds on
-    {"http2"},
+    {"direct", "http2"},
     {"server", "terminal", "workers"},
     {"console"},  # in the terminal
     {"conversation", "listing"},

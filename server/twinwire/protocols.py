@@ -27,7 +27,7 @@ PONG, PONG_BYTES = b"\x8a\x80", 6  # a client's answer to that: this, and its ma
 
 # Attributes of uvicorn's WebSocket. In slots they are not in its dict, which is a kilobyte larger when there are more
 # than thirty in it.
-KEEPALIVE = (
+SLOTTED = (
     "ping_interval",
     "ping_timeout",
     "ping_timer",
@@ -211,7 +211,7 @@ class BoundedWebSocket(WebSocketsSansIOProtocol):
     Has no timers: who uses it calls `ask` at its interval.
     """
 
-    __slots__ = ("_asked", "_pong", *KEEPALIVE)
+    __slots__ = ("_asked", "_pong", *SLOTTED)
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)

@@ -10,24 +10,22 @@ import functools
 import gc
 import logging
 import socket
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable
 from types import FrameType
 from typing import Any, ClassVar
 
 import uvicorn
 from litestar import Litestar
 from uvicorn._types import ASGI3Application, ASGISendEvent
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 from uvicorn.protocols.utils import ClientDisconnected
 from websockets.protocol import State
 
-from twinwire import wire
+from twinwire.direct import DirectHttp, DirectWebSocket, rest_of
 from twinwire.protocols import BoundedHttp, BoundedWebSocket, light
 from twinwire.settings import Settings
 from twinwire.transports.asgi import EXTENSION
 from twinwire.web.service import Service
-
-Rest = Callable[[Any, Any], Awaitable[None]]
 
 UNSENT_BYTES = 128 * 1024
 UNACKNOWLEDGED_MS = 30_000
@@ -44,70 +42,6 @@ def tune(transport: asyncio.BaseTransport) -> None:
         for option, value in (("TCP_NOTSENT_LOWAT", UNSENT_BYTES), ("TCP_USER_TIMEOUT", UNACKNOWLEDGED_MS)):
             if hasattr(socket, option):  # Linux has both
                 connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
-
-
-def rest_of(direct: DirectHttp | DirectWebSocket, receive: Any, send: Any) -> Awaitable[None] | None:
-    """What the app has left to be awaited, if anything."""
-    rest, direct.rest = direct.rest, None
-    return None if rest is None else rest(receive, send)
-
-
-class DirectHttp:
-    """See `Direct`. uvicorn sends a response without a length in chunks; so do we."""
-
-    __slots__ = ("_flow", "on_lost", "on_pause", "push", "rest", "transport")
-
-    frame = staticmethod(wire.http_chunk)
-    ping = None
-
-    def __init__(self, protocol: HttpToolsProtocol) -> None:
-        self.transport = protocol.transport
-        self.push = protocol.transport.write
-        self.on_pause: Callable[[], None] | None = None
-        self.on_lost: Callable[[], None] | None = None
-        self.rest: Rest | None = None
-        self._flow = protocol.flow
-
-    def write(self, frames: Sequence[bytes]) -> bool:
-        """See `Direct`."""
-        if not self.transport.is_closing():
-            self.transport.write(wire.http_chunk(frames))
-        return not self._flow.write_paused
-
-    async def drain(self) -> None:
-        """See `Direct`."""
-        await self._flow.drain()
-
-
-class DirectWebSocket:
-    """See `Direct`. Without extensions (permessage-deflate is off) a frame depends on nothing before it."""
-
-    __slots__ = ("_protocol", "on_lost", "on_pause", "push", "rest", "transport")
-
-    frame = staticmethod(wire.ws_text)
-
-    def __init__(self, protocol: BoundedWebSocket) -> None:
-        self.transport = protocol.transport
-        self.push = protocol.transport.write
-        self.on_pause: Callable[[], None] | None = None
-        self.on_lost: Callable[[], None] | None = None
-        self.rest: Rest | None = None
-        self._protocol = protocol
-
-    def write(self, frames: Sequence[bytes]) -> bool:
-        """See `Direct`. Nothing follows a close frame."""
-        if self._protocol.conn.state is State.OPEN and not self.transport.is_closing():
-            self.transport.write(wire.ws_text(frames))
-        return self._protocol.writable.is_set()
-
-    def ping(self) -> bool:
-        """See `Direct`."""
-        self._protocol.ask()
-        return self._protocol.writable.is_set()
-
-    async def drain(self) -> None:
-        """See `Direct`."""
-        await self._protocol.writable.wait()
 
 
 class HttpProtocol(BoundedHttp):

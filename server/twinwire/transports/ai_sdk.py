@@ -21,7 +21,8 @@ from twinwire.errors import BadRequest, CursorGone, LogUnavailable, RunNotFound,
 from twinwire.formats.ai_sdk import SocketView, message
 from twinwire.runs import Runs, RunSpec
 from twinwire.runs.conversation import Options, answer, text
-from twinwire.transports.pump import Follower, Pump
+from twinwire.transports.follower import Follower
+from twinwire.transports.pump import Pump
 from twinwire.transports.websocket import MAX_REQUEST_IDS, Socket
 from twinwire.wire import decode_json, named_error
 

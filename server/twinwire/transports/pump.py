@@ -12,12 +12,12 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Protocol
 
-from twinwire.auth import ANYBODY
+from twinwire.auth import ANYBODY, Identity
 from twinwire.errors import CursorGone, LogUnavailable, RunNotFound, TwinwireError
 from twinwire.formats import View
-from twinwire.log import EventLog, Unsubscribe
-from twinwire.log.tail import Audience, Tail
-from twinwire.transports import Direct, Transport, Verdict
+from twinwire.log import EventLog
+from twinwire.transports import Transport, Verdict
+from twinwire.transports.follower import Follower
 
 PAGE_EVENTS = 256
 MAX_REPLIES = 64
@@ -35,60 +35,6 @@ class Presence(Protocol):
         ...
 
 
-class Follower:
-    """One cursor of one connection into one run's log."""
-
-    __slots__ = ("_after", "_audience", "_log", "_pump", "_tail", "_unsubscribe", "frame", "push", "run_id", "view")
-
-    def __init__(self, pump: Pump, log: EventLog, run_id: str, after: int, view: View) -> None:
-        self._pump = pump
-        self._log = log
-        self.run_id = run_id
-        self.view = view
-        self._after = after
-        self._unsubscribe: Unsubscribe | None = log.subscribe(run_id, self.wake)
-        self._tail: Tail | None = None  # that it has joined: it is live
-        self._audience: Audience | None = None
-
-    @property
-    def after(self) -> int:
-        """The number of the last event it has seen."""
-        return self._after if self._tail is None else self._tail.last
-
-    @after.setter
-    def after(self, seq: int) -> None:
-        self._after = seq
-
-    @property
-    def pushed_at(self) -> float:
-        """When an append last wrote to the connection (monotonic), while it is live."""
-        return 0.0 if self._audience is None else self._audience.pushed_at
-
-    def join(self, tail: Tail, direct: Direct) -> None:
-        """Be live, having seen all that `tail` has."""
-        self.frame, self.push = direct.frame, direct.push
-        self._tail, self._audience = tail, tail.join(self)
-        self.close()
-
-    def lag(self) -> None:
-        """See `Live`. What is not live already may."""
-        if self._tail is not None:
-            self._unsubscribe = self._log.subscribe(self.run_id, self.wake)
-            self._after = self._tail.last
-            self._tail.leave(self)
-            self._tail = self._audience = None
-
-    def close(self) -> None:
-        """Be woken no more."""
-        if self._unsubscribe is not None:
-            self._unsubscribe()
-            self._unsubscribe = None
-
-    def wake(self) -> None:
-        """There is more to read: an append calls this."""
-        self._pump.ready(self)
-
-
 class Pump:
     """The cursors of one connection, served in turn, a page each.
 
@@ -96,13 +42,38 @@ class Pump:
     `lost(follower, error)`, where it is set, is told of a cursor whose events are gone; else that ends the connection.
     """
 
+    __slots__ = (
+        "_above",
+        "_beat_at",
+        "_by",
+        "_followers",
+        "_last_verdict",
+        "_log",
+        "_loop",
+        "_once",
+        "_presence",
+        "_ready",
+        "_replies",
+        "_room",
+        "_sending_since",
+        "_sent_at",
+        "_sleeping",
+        "_task",
+        "_transport",
+        "_verdict",
+        "due",
+        "lost",
+        "transport",
+    )
+
     def __init__(self, log: EventLog, presence: Presence, transport: Transport, *, once: bool) -> None:
         self._log = log
         self._presence = presence
         self._transport = transport
         self._once = once
         self.lost: Callable[[Follower, TwinwireError], None] | None = None
-        self.by = ANYBODY  # whose connection it is
+        self._by = ANYBODY
+        self.due = 0.0  # until when (of the loop's clock) there is nothing to `tick` for
         self.transport = transport.name
         self._loop = asyncio.get_running_loop()
         self._followers: dict[str, Follower] = {}
@@ -119,6 +90,16 @@ class Pump:
         if transport.direct is not None:
             transport.direct.on_pause = self._paused
 
+    @property
+    def by(self) -> Identity:
+        """Whose connection it is."""
+        return self._by
+
+    @by.setter
+    def by(self, identity: Identity) -> None:
+        self._by = identity
+        self.due = 0.0
+
     def lags(self) -> Iterator[int]:
         """How many events each follower is behind, of those whose run's newest events are in memory."""
         tails = ((follower, self._log.tail(follower.run_id)) for follower in self._followers.values())
@@ -126,7 +107,7 @@ class Pump:
 
     def attach(self, run_id: str, after: int, view: View) -> None:
         """Follow a run from the event after number `after`, at this cursor alone."""
-        follower = Follower(self, self._log, run_id, after, view)
+        follower = Follower(self.ready, self._log, run_id, after, view)
         self._presence.follow(run_id)  # before the one it may replace leaves: a run's policy must not see a gap
         self.detach(run_id)
         self._followers[run_id] = follower
@@ -187,20 +168,27 @@ class Pump:
         """What is due at this time (of the loop's clock): a heartbeat, or the end of who takes nothing or must go."""
         if self._verdict is not None:
             return
-        if self.by.expires_at is not None and time.time() >= self.by.expires_at:
+        expires_at = self._by.expires_at
+        if expires_at is not None and time.time() >= expires_at:
             self.end(Verdict.EXPIRED)
         elif self._sending_since is not None:
             if now - self._sending_since >= send_timeout:
                 self.end(Verdict.SLOW)
-        elif now - self._beat_at >= heartbeat:
-            if not self._transport.asks:
-                pushed = [follower.pushed_at for follower in self._followers.values()]
-                self._beat_at = max(self._beat_at, self._sent_at, *pushed)
-            if now - self._beat_at >= heartbeat:
-                self._beat_at = now
-                if not self._transport.heartbeat():
-                    self._above = True
-                    self._wake()
+        else:
+            self._beat(now, heartbeat)
+            if expires_at is None:
+                self.due = self._beat_at + heartbeat
+
+    def _beat(self, now: float, heartbeat: float) -> None:
+        """Send a heartbeat if it is time."""
+        if not self._transport.asks and now - self._beat_at >= heartbeat:
+            pushed = [follower.pushed_at for follower in self._followers.values()]
+            self._beat_at = max(self._beat_at, self._sent_at, *pushed)
+        if now - self._beat_at >= heartbeat:
+            self._beat_at = now
+            if not self._transport.heartbeat():
+                self._above = True
+                self._wake()
 
     async def run(self) -> Verdict:
         """Serve until the connection is to end; returns why. Leaves no subscription behind."""
@@ -290,6 +278,7 @@ class Pump:
     async def _send(self, *, taken: bool) -> None:
         if not taken:
             self._sending_since = self._loop.time()
+            self.due = 0.0
             try:
                 await self._transport.drain()
             finally:

@@ -69,7 +69,8 @@ class Sweep:
         now = loop.time()
         some = tuple(islice(pumps, AT_ONCE))
         for pump in some:
-            pump.tick(now, self._heartbeat, self._send_timeout)
+            if pump.due <= now:
+                pump.tick(now, self._heartbeat, self._send_timeout)
         if some:
             self._timer = loop.call_later(0, self._some, pumps)
         else:

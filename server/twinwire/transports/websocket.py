@@ -20,8 +20,9 @@ from twinwire.runs import Runs, RunSpec
 from twinwire.runs.spec import DEFAULT_ON_DISCONNECT
 from twinwire.transports import Verdict, asgi
 from twinwire.transports.asgi import FLUSH_SECONDS, AsgiTransport, Connection, Message, Receive, Scope, Send
+from twinwire.transports.follower import Follower
 from twinwire.transports.gate import Claim
-from twinwire.transports.pump import Follower, Pump
+from twinwire.transports.pump import Pump
 from twinwire.transports.sweep import Sweep
 from twinwire.wire import check_run_id, check_types, parse_after
 
