@@ -25,8 +25,8 @@ MAX_FRAGMENTS = 1024
 PING = b"\x89\x00"  # RFC 6455, section 5.5.2: without a payload
 PONG, PONG_BYTES = b"\x8a\x80", 6  # a client's answer to that: this, and its mask
 
-# Attributes of uvicorn's WebSocket. In slots they are not in its dict, which is a kilobyte larger when there are more
-# than thirty in it.
+# Attributes of uvicorn's WebSocket that are set for each. In slots they are not in its dict, which is a kilobyte larger
+# when there are more than thirty in it.
 SLOTTED = (
     "ping_interval",
     "ping_timeout",
