@@ -190,7 +190,7 @@ async def test_nobody_there(transport: Transport) -> None:
 @both
 async def test_many_at_once(transport: Transport, server: Running, puppets: Puppets) -> None:
     """One client follows more runs at the same time than a connection pool usually has connections."""
-    async with connected(server.url, max_attempts=1, timeout=3.0) as client, AsyncExitStack() as stack:
+    async with connected(server.url, max_attempts=1, timeout=20.0) as client, AsyncExitStack() as stack:
         starts = (client.stream("m", transport=transport, on_disconnect="cancel") for _ in range(101))
         runs = await asyncio.gather(*(stack.enter_async_context(run) for run in starts))
         for _ in runs:

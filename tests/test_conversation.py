@@ -188,7 +188,10 @@ def test_runs(server: str) -> None:
     told = [json.loads(line) for line in command("runs", "list", *who, "--json").stdout.splitlines()]
     assert [run["run_id"] for run in told] == [line[:26] for line in lines]
     assert told[0]["created"] > told[1]["created"]
-    assert command("runs", "--limit", "1", *who).stdout.splitlines() == lines[:1]
+    for flags in (("--limit", "1", *who), ("--limit", "1", "list", *who), (*who, "list", "--limit", "1")):
+        assert command("runs", *flags).stdout.splitlines() == lines[:1]
+    for order in (("follow", *who, lines[0][:26], "--json"), (*who, "--json", "follow", lines[0][:26])):
+        assert json.loads(command("runs", *order).stdout.splitlines()[-1])["data"]["result"] == "two, 2 before"
     assert command("runs", "--url", server, "--user", "nobody").stdout == ""
 
 
@@ -216,8 +219,9 @@ def test_follow_and_cancel(server: str, transport: str) -> None:
     [
         ((), 1, "user_id: is needed where nobody is authenticated"),
         (("--user", "u", "--limit", "101"), 1, "limit: .*100.*"),
-        (("follow",), 2, "RUN: is needed"),
-        (("list", "a" * 26), 2, "RUN: is for follow and cancel"),
+        (("follow",), 2, "the following arguments are required: RUN"),
+        (("list", "a" * 26), 2, "unrecognized arguments: a+"),
+        (("smoke",), 2, "argument ACTION: invalid choice: 'smoke' .*"),
         (("follow", "a" * 26), 1, "no such run"),
         (("cancel", "../x"), 1, "no such run"),
     ],

@@ -46,11 +46,24 @@ def _chunk(text: str) -> StreamEvent:
     return StreamEvent(type="LLM_CHUNK", data={"content": text, "delta": text})
 
 
-async def test_against_real_servers() -> None:
-    """What vitest has, against a server that takes anybody and one that wants a token."""
+async def test_against_real_servers(tmp_path: Path) -> None:
+    """What vitest has, against a server that takes anybody, one that wants a token, and one whose tokens expire."""
     token = ("alice:alice-secret-token",)
-    async with serving({"mine": Told()}) as anybody, serving({"mine": Told()}, auth_tokens=token) as guarded:
-        await node("node_modules/vitest/vitest.mjs", "run", TWINWIRE_URL=anybody.url, TWINWIRE_AUTH_URL=guarded.url)
+    key = tmp_path / "key"
+    key.write_text("an HMAC secret of 32 bytes or more")
+    async with (
+        serving({"mine": Told()}) as anybody,
+        serving({"mine": Told()}, auth_tokens=token) as guarded,
+        serving({"mine": Told()}, jwt_key_file=str(key), heartbeat=0.4) as expiring,
+    ):
+        await node(
+            "node_modules/vitest/vitest.mjs",
+            "run",
+            TWINWIRE_URL=anybody.url,
+            TWINWIRE_AUTH_URL=guarded.url,
+            TWINWIRE_JWT_URL=expiring.url,
+            TWINWIRE_JWT_KEY=key.read_text(),
+        )
 
 
 async def test_types() -> None:

@@ -33,6 +33,7 @@ export class Exchange {
     this.follow = new Follow(client, subject, transport, {
       event: (event) => this.#event(event),
       status: () => this.#status(),
+      retry: (said) => this.#retry(said),
     });
   }
 
@@ -44,14 +45,6 @@ export class Exchange {
   /** Whether it stopped only because nobody was signed in. */
   get awaitsSignIn() {
     return this.follow.error instanceof Unauthenticated;
-  }
-
-  /** A connection could not be had. @param {string} why */
-  trouble(why) {
-    const { active, status, cursor } = this.follow;
-    if (!active || status === 'open' || cursor > 0) return;
-    this.notice = `${why}, trying again…`;
-    this.#page.changed(this);
   }
 
   stop() {
@@ -105,6 +98,14 @@ export class Exchange {
       this.turn.fail(message);
       this.#end(this.outcome);
     }
+    this.#page.changed(this);
+  }
+
+  /** A connection could not be had. @param {string | null} said  what the server said of it */
+  #retry(said) {
+    if (this.follow.cursor > 0) return; // that it is to be resumed is told
+    const [why] = (said ?? 'No connection').split(';');
+    this.notice = `${why}, trying again…`;
     this.#page.changed(this);
   }
 

@@ -3,7 +3,7 @@
 /** @import { Client, Run, StartOptions, StreamEvent, Transport } from '/client/index.js' */
 
 /** A run there is, or a new one. @typedef {{runId: string} | {message: string, sessionId: string}} Subject */
-/** @typedef {{event: (event: StreamEvent) => void, status: () => void}} Hear */
+/** @typedef {{event: (event: StreamEvent) => void, status: () => void, retry: (said: string | null) => void}} Hear */
 
 /** 128 random bits as hex. */
 export function randomKey() {
@@ -87,7 +87,7 @@ export class Follow {
 
   /** Leaves: nothing is heard of this run any more. */
   close() {
-    this.#hear = { event: () => {}, status: () => {} };
+    this.#hear = { event: () => {}, status: () => {}, retry: () => {} };
     this.#run.close();
   }
 
@@ -107,6 +107,7 @@ export class Follow {
       if (status === 'reconnecting') this.breaks += 1;
       this.#hear.status();
     });
+    run.on('retry', ({ said }) => run === this.#run && this.#hear.retry(said));
     run.started.then(
       (runId) => {
         this.runId = runId;

@@ -1,5 +1,5 @@
 /**
- * The network below the client: counts what comes, tells of trouble, and can be cut as a bad network would.
+ * The network below the client: counts what comes, and can be cut as a bad network would.
  *
  * It gives the client its `fetch` and its `WebSocket`. What is done about a cut is the client's own business.
  */
@@ -20,18 +20,12 @@ export class Link {
   bytes = 0;
   /** What the last stream came over. @type {'SSE' | 'WebSocket' | null} */
   kind = null;
-  /** Called where a connection could not be had: why, in a few words. @type {(why: string) => void} */
-  ontrouble = () => {};
 
   /** @type {Set<() => void>} */ #cuts = new Set();
 
   /** @type {typeof fetch} */
   fetch = async (input, init) => {
-    const response = await fetch(input, init).catch((error) => {
-      if (!init?.signal?.aborted) this.ontrouble('No connection');
-      throw error;
-    });
-    if (response.status === 429 || response.status >= 500) this.ontrouble('The server is busy');
+    const response = await fetch(input, init);
     if (!response.body || !response.headers.get('content-type')?.startsWith('text/event-stream')) return response;
     this.kind = 'SSE';
     return new Response(this.#watched(response.body, init?.signal), response);
@@ -46,19 +40,14 @@ export class Link {
         super(url);
         // What a lost connection looks like, at once: a closing handshake would let more messages through.
         const cut = () => this.onclose?.(new CloseEvent('close', { code: 1006 }));
-        let opened = false;
         this.addEventListener('open', () => {
-          opened = true;
           link.kind = 'WebSocket';
           link.#cuts.add(cut);
         });
         this.addEventListener('message', ({ data }) => {
           link.bytes += data.length; // one byte a character, but for the few that are not ASCII
         });
-        this.addEventListener('close', () => {
-          link.#cuts.delete(cut);
-          if (!opened) link.ontrouble('No connection');
-        });
+        this.addEventListener('close', () => link.#cuts.delete(cut));
       }
     };
   }

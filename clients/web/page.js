@@ -176,7 +176,6 @@ byId('cut', HTMLButtonElement).addEventListener('click', () => link.cut());
 byId('new', HTMLButtonElement).addEventListener('click', startOver);
 byId('forget', HTMLButtonElement).addEventListener('click', () => history.clear());
 onTransport((transport) => current()?.follow.use(transport));
-link.ontrouble = (why) => current()?.trouble(why);
 addEventListener('hashchange', openAddress);
 output.addEventListener('scroll', () => {
   const atEnd = output.scrollHeight - output.scrollTop - output.clientHeight < NEAR_END_PX;

@@ -73,19 +73,26 @@ def parser() -> argparse.ArgumentParser:
     )
     chat.add_argument("--agent", metavar="NAME", help="the agent to ask; default: the server's own")
     chat.add_argument("--resume", action="store_true", help="go on with the last conversation, and show its last run")
-    runs = _asking(commands, "runs", "list your runs, follow one, cancel one", url="http://127.0.0.1:8000")
-    actions = ("list", "follow", "cancel")
-    runs.add_argument("action", nargs="?", choices=actions, default="list", metavar="ACTION", help=", ".join(actions))
-    runs.add_argument("run_id", nargs="?", metavar="RUN", help="the run to follow or to cancel")
-    runs.add_argument("--limit", type=int, default=20, metavar="N", help="list so many; default %(default)s")
+    runs = _asking(commands, "runs", "list your runs, follow one, cancel one")
+    runs.set_defaults(action="list", url="http://127.0.0.1:8000", limit=20)
+    actions = runs.add_subparsers(metavar="ACTION")
+    told = {"list": "list them, the newest first: the default", "follow": "show one as it goes on", "cancel": "end one"}
+    for action, text in told.items():
+        # Its flags may stand before the action, too: where they do not come after it, those count.
+        command = _asking(actions, action, text, argument_default=argparse.SUPPRESS)
+        command.set_defaults(action=action)
+        if action != "list":
+            command.add_argument("run_id", metavar="RUN", help="its id, as the list has it")
+    for command in runs, actions.choices["list"]:
+        command.add_argument("--limit", type=int, metavar="N", help="list so many; default 20")
     return top
 
 
-def _asking(commands: Any, name: str, text: str, url: str | None = None) -> argparse.ArgumentParser:
+def _asking(commands: Any, name: str, text: str, **how: Any) -> argparse.ArgumentParser:
     """A command that asks a server."""
-    command: argparse.ArgumentParser = commands.add_parser(name, help=text, allow_abbrev=False)
-    command.add_argument("--url", default=url, help="the server; default http://127.0.0.1:8000")
-    command.add_argument("--transport", choices=("auto", "sse", "ws"), default="auto", help="default %(default)s")
+    command: argparse.ArgumentParser = commands.add_parser(name, help=text, allow_abbrev=False, **how)
+    command.add_argument("--url", help="the server; default http://127.0.0.1:8000")
+    command.add_argument("--transport", choices=("auto", "sse", "ws"), help="default auto")
     command.add_argument("--user", metavar="NAME", help="who you are, where the server authenticates nobody")
     command.add_argument(
         "--token-file", metavar="FILE", help="your token, in a file; default: the variable TWINWIRE_TOKEN"

@@ -5,24 +5,21 @@ from __future__ import annotations
 import argparse
 
 from twinwire import console
-from twinwire.errors import SettingsError
 from twinwire.events import dump
 from twinwire.terminal import plain
 from twinwire_client import Client
 
 
 def runs(arguments: argparse.Namespace) -> int:
-    """What was asked for; returns the exit code. Raises `SettingsError` for arguments that make no sense."""
-    action, run_id = arguments.action, arguments.run_id
-    if (run_id is None) is not (action == "list"):
-        raise SettingsError("is needed" if run_id is None else "is for follow and cancel", field="RUN")
+    """What was asked for; returns the exit code."""
     screen = console.Screen(as_json=arguments.json)
 
     async def work(client: Client) -> int:
-        if action == "follow":
-            return await console.follow(client.attach(run_id, transport=arguments.transport), screen, cancels=False)
-        if action == "cancel":
-            screen.write(f"{plain(await client.cancel(run_id))}\n")
+        if arguments.action == "follow":
+            followed = client.attach(arguments.run_id, transport=arguments.transport)
+            return await console.follow(followed, screen, cancels=False)
+        if arguments.action == "cancel":
+            screen.write(f"{plain(await client.cancel(arguments.run_id))}\n")
             return 0
         for run in await client.runs(user_id=arguments.user, limit=arguments.limit):
             screen.write(_json(run) if arguments.json else _line(run))

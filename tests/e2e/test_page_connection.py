@@ -112,13 +112,11 @@ async def test_a_refused_start_is_shown(
 async def test_a_refusal_that_passes_is_tried_again(
     visit: Visit, server: Running, puppets: Puppets, transport: Transport, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A server that has no room yet is asked again until it has."""
+    """A server that has no room yet is asked again until it has; meanwhile the page says what the matter is."""
     await visit.choose(transport)
     monkeypatch.setattr(server.runs, "_max_runs", 0)
     await visit.ask()
-    await expect(visit.notice).to_have_text(
-        "The server is busy, trying again…" if transport == "SSE" else "Connecting…"
-    )
+    await expect(visit.notice).to_have_text("0 runs are going already, trying again…")
     monkeypatch.undo()
     (await puppets.next()).end()
     await expect(visit.notice).to_have_text("Completed")
@@ -156,6 +154,6 @@ async def test_a_dead_socket_is_noticed(browser: Browser, server: Running, proxy
     await expect(visit.answer).to_have_text("before after")
     puppet.end()
     await expect(visit.notice).to_have_text("Completed")
-    visit.forgive("WebSocket is closed before the connection is established")
+    visit.forgive("WebSocket is closed before the connection is established", "WebSocket conn")
     assert visit.problems == []
     await visit.page.close()

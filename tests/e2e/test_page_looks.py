@@ -39,7 +39,13 @@ for await (const event of run) {{
 ```
 
 > A disconnect is not a cancel.
+
+- a list
+
+And what comes after it.
 """
+GAPS = """turn => [...turn.querySelectorAll(':scope .answer > *')].filter(block => block.offsetHeight)
+    .map(block => block.getBoundingClientRect()).map(({top}, i, all) => i ? top - all[i - 1].bottom : 99)"""
 
 
 @pytest_asyncio.fixture(
@@ -99,6 +105,7 @@ async def test_looks(seen: tuple[str, Visit], puppets: Puppets) -> None:
     puppet.say(f"\n\n{TEXT.format('x' * 80)}")
     puppet.end()
     await expect(visit.outcome).to_be_visible()
+    assert min(await visit.page.locator(".turn").evaluate(GAPS)) >= 8
     for folded in await visit.page.locator("details").all():
         await folded.locator("summary").click()
     await look(visit, name)

@@ -47,7 +47,7 @@ class Visit:
         page.on("request", self._on_request)
 
     def _on_console(self, message: ConsoleMessage) -> None:
-        if message.type in {"error", "warning"}:
+        if message.type in {"error", "warning"} or message.text.startswith("[DOM]"):  # the latter are hints
             self.problems.append(f"console: {message.text}")
 
     async def _on_dialog(self, dialog: Dialog) -> None:

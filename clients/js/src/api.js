@@ -74,9 +74,11 @@ function refusal(response, text) {
   } catch {
     // not the server's, but that of something between
   }
-  const error = apiError(isObject(body) ? body : {}, response.status);
+  const said = isObject(body) ? body : {};
+  const error = apiError(said, response.status);
   if (response.status !== 429 && response.status < 500) return error;
-  return new Broken(error.message, retryAfter(response.headers.get('retry-after')));
+  const after = retryAfter(response.headers.get('retry-after'));
+  return new Broken(error.message, { retryAfter: after, said: said.message ?? null });
 }
 
 /** @typedef {string | (() => string | Promise<string>)} Token */

@@ -2,7 +2,7 @@
 
 import { Api } from './api.js';
 import { auto } from './auto.js';
-import { RunNotFound } from './errors.js';
+import { ProtocolError, RunNotFound } from './errors.js';
 import { isEventType, isRunId, parseEventId } from './events.js';
 import { connectEventSource } from './eventsource.js';
 import { Position } from './position.js';
@@ -23,6 +23,7 @@ import { connectWs, Sockets } from './ws.js';
  * @property {string} [url]  the server, `http://host:port`; by default where the page came from
  * @property {Transport} [transport]  default `auto`: SSE, and WebSocket where something between holds SSE back
  * @property {Token} [token]  who one is; a function is asked for each request and each socket, again where it is refused
+ *   and, for a socket, before it expires
  * @property {Record<string, string>} [headers]  for every HTTP request
  * @property {number} [timeout]  for connecting, and for an answer to begin; default 10,000
  * @property {number} [heartbeat]  how long a socket may be silent before the server is asked whether it is there, and
@@ -153,6 +154,19 @@ export class Client {
   async cancel(runId) {
     const path = `/runs/${checkRunId(runId)}/cancel`;
     return (await this.#api.ask('POST', path, new AbortController().signal)).status;
+  }
+
+  /**
+   * The user's newest runs, the newest first, each as `get` gives it but without its result. `userId` names the user
+   * where the server authenticates nobody; `limit` is 20 by default.
+   * @param {{userId?: string, limit?: number}} [of]
+   * @returns {Promise<Record<string, any>[]>}
+   */
+  async runs({ userId, limit = 20 } = {}) {
+    const query = new URLSearchParams({ limit: String(limit), ...(userId !== undefined && { user_id: userId }) });
+    const { runs } = await this.#api.ask('GET', `/runs?${query}`, new AbortController().signal);
+    if (!Array.isArray(runs)) throw new ProtocolError('the server answered with no list of runs');
+    return runs;
   }
 
   /** Leaves all runs and closes the socket. */

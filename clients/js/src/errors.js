@@ -74,12 +74,16 @@ export class RunFailed extends TwinwireError {
   }
 }
 
-/** Something that another attempt may mend, not before `retryAfter` ms have passed. Never leaves this package. */
+/**
+ * Something that another attempt may mend, not before `retryAfter` ms have passed. `said` is what the server said of it,
+ * if it did. Never leaves this package.
+ */
 export class Broken extends Error {
-  /** @param {string} reason @param {number} retryAfter */
-  constructor(reason, retryAfter = 0) {
+  /** @param {string} reason @param {{retryAfter?: number, said?: string | null}} [told] */
+  constructor(reason, { retryAfter = 0, said = null } = {}) {
     super(reason);
     this.retryAfter = retryAfter;
+    this.said = said;
   }
 }
 

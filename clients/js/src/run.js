@@ -16,7 +16,11 @@ import { Mailbox } from './mailbox.js';
 
 /** @typedef {'connecting' | 'open' | 'reconnecting' | FinishStatus | 'error' | 'failed' | 'closed'} Status */
 /** @typedef {{seq: number, state: State}} Snapshot */
-/** @typedef {{[E in StreamEvent as E['type']]: E} & {event: StreamEvent, status: Status, snapshot: Snapshot}} Heard */
+/** Why it is tried again: for programs, and in the server's own words where it said any. @typedef {{reason: string, said: string | null}} Retry */
+/**
+ * @typedef {{[E in StreamEvent as E['type']]: E} & {event: StreamEvent, status: Status, snapshot: Snapshot,
+ *   retry: Retry}} Heard
+ */
 /** @typedef {{signal?: AbortSignal | undefined, cancelOnAbort?: boolean, snapshot?: boolean}} RunOptions */
 
 /** How many events wait for a slow reader before no more are taken from the connection. */
@@ -112,8 +116,8 @@ export class Run {
   }
 
   /**
-   * Calls `listener` with each event of a type, with every `event`, each new `status`, or the `snapshot`. Returns what
-   * takes it off again.
+   * Calls `listener` with each event of a type, with every `event`, each new `status`, the `snapshot`, or why there is
+   * to be a `retry`. Returns what takes it off again.
    * @template {keyof Heard | (string & {})} T
    * @param {T} type
    * @param {(value: T extends keyof Heard ? Heard[T] : CustomEvent) => void} listener
@@ -184,8 +188,13 @@ export class Run {
         const renews = error instanceof Unauthenticated && this.#api.renewable && !renewed;
         if (!this.active || !(error instanceof Broken || renews)) throw error;
         if (this.status === 'open') this.#become('reconnecting');
-        if (renews) renewed = true;
-        else await this.#attempts.failed(/** @type {Broken} */ (error), this.#left.signal);
+        if (renews) {
+          renewed = true;
+          continue;
+        }
+        const broken = /** @type {Broken} */ (error);
+        this.#listeners.tell('retry', { reason: broken.message, said: broken.said });
+        await this.#attempts.failed(broken, this.#left.signal);
       }
     }
   }

@@ -6,6 +6,7 @@
 
 import { apiError, Broken, ProtocolError, Unauthenticated } from './errors.js';
 import { isEventType, parseObject } from './events.js';
+import { sleep } from './retry.js';
 
 /** @import { Api } from './api.js' */
 
@@ -20,14 +21,18 @@ import { isEventType, parseObject } from './events.js';
 /** @typedef {{answer: (reply: Record<string, any> | Promise<never>) => void, channel: Channel | undefined}} Asked */
 
 /** Errors of a socket that HTTP would answer with 429 or 503. */
-const PASSING = new Set(['too_many_runs', 'draining', 'log_unavailable']);
+const PASSING = new Set(['too_many_runs', 'rate_limited', 'draining', 'log_unavailable']);
 /** Close codes (RFC 6455, section 7.4.1) that say that the client is wrong. Those from 4500 are Twinwire's own. */
 const FINAL = new Set([1003, 1008, 1009, 1010]);
 const IDLE_MS = 10_000;
+/** How much of a token's life is over when a newer one is asked for, and what is left when it is too late for that. */
+const RENEW_AT = 0.8;
+const LAST_MS = 1_000;
 
 /** What an `error` or `gap` message means. @param {Record<string, any>} message */
 function verdict(message) {
-  if (PASSING.has(message.code)) return new Broken(message.message ?? message.code);
+  const { code, message: said, retry_after: seconds } = message;
+  if (PASSING.has(code)) return new Broken(said ?? code, { retryAfter: seconds > 0 ? seconds * 1000 : 0, said });
   return apiError(message.type === 'gap' ? { ...message, code: 'gap' } : message);
 }
 
@@ -35,7 +40,8 @@ function verdict(message) {
 function closed(code, reason) {
   const message = `the socket was closed with ${code}${reason ? ` (${reason})` : ''}`;
   const final = FINAL.has(code) || (code >= 4500 && code <= 4999);
-  return final ? apiError({ code: code === 4501 ? 'unauthenticated' : 'closed', message }, code) : new Broken(message);
+  if (final) return apiError({ code: code === 4501 ? 'unauthenticated' : 'closed', message }, code);
+  return new Broken(message, { said: reason || null });
 }
 
 export class Session {
@@ -46,6 +52,7 @@ export class Session {
   /** @type {Map<string, Channel>} */ #channels = new Map();
   #refs = 0;
   #heard = false;
+  #over = new AbortController();
   /** @type {ReturnType<typeof setInterval> | undefined} */ #pulse;
   /** @type {ReturnType<typeof setTimeout> | undefined} */ #idle;
   /** @type {((error: unknown) => void) | null} */ #refuse = null;
@@ -54,10 +61,14 @@ export class Session {
   constructor(api, SocketClass) {
     this.#api = api;
     this.#SocketClass = SocketClass;
-    this.alive = true;
     /** Resolves when it can be spoken to; the token, if there is one, has been sent. */
     this.opened = this.#open();
     this.opened.catch((error) => this.fail(error));
+  }
+
+  /** Whether it can be spoken to, or will be. */
+  get alive() {
+    return !this.#over.signal.aborted;
   }
 
   /** Whether a run is followed here: it can be so once. @param {string | null} runId */
@@ -101,7 +112,7 @@ export class Session {
   /** Ends it, and with it everything that waits for it. @param {unknown} error */
   fail(error) {
     if (!this.alive) return;
-    this.alive = false;
+    this.#over.abort(error);
     clearInterval(this.#pulse);
     clearTimeout(this.#idle);
     this.#refuse?.(error);
@@ -136,15 +147,26 @@ export class Session {
     }
     this.#pulse = setInterval(() => this.#beat(), this.#api.heartbeat);
     this.#rest();
-    if (token !== undefined) this.#authenticate(token);
+    if (token === undefined) return;
+    this.ask({ type: 'auth', token }).then(
+      (reply) => this.#renew(token, reply).catch(() => {}), // then the server closes the socket, which tells
+      (error) => {
+        // Any other error is of a server that asks nobody who he is.
+        if (error instanceof Unauthenticated) this.fail(error);
+      },
+    );
   }
 
-  /** @param {string} token */
-  #authenticate(token) {
-    this.ask({ type: 'auth', token }).catch((error) => {
-      // Any other error is of a server that asks nobody who he is.
-      if (error instanceof Unauthenticated) this.fail(error);
-    });
+  /** Says who one is again, with a newer token, before the one that was taken expires. @param {string} token @param {Record<string, any>} reply */
+  async #renew(token, reply) {
+    const left = () => Date.parse(reply.expires_at) - Date.now();
+    while (this.#api.renewable && left() > LAST_MS) {
+      await sleep(RENEW_AT * left(), this.#over.signal);
+      const newer = await this.#api.token();
+      if (newer === undefined || newer === token) continue;
+      reply = await this.ask({ type: 'auth', token: newer });
+      token = newer;
+    }
   }
 
   /** A program does not see the server's ping frames: only its own `ping` tells silence from a dead connection. */

@@ -42,6 +42,17 @@ describe.each(TRANSPORTS)('%s', (transport) => {
     expect(lines.length).toBeGreaterThan(1);
   });
 
+  test('why it is tried again is told', async () => {
+    const { url } = await proxied((_, count) => ({ refuse: count < 3 }));
+    const run = connected({ url, transport }).stream('words 1');
+    /** @type {import('../src/run.js').Retry[]} */
+    const retries = [];
+    run.on('retry', (retry) => retries.push(retry));
+    await run.result;
+    expect(retries.map(({ said }) => said)).toEqual([null, null]);
+    for (const { reason } of retries) expect(reason).not.toBe('');
+  });
+
   test('a dead connection is noticed', async () => {
     const network = await proxied((_, count) => ({ mute: count === 1 }));
     const run = connected({ url: network.url, transport, timeout: 300 }).stream('words 1');

@@ -51,7 +51,11 @@ export async function proxy(url, fault) {
       if (mute) return;
       if (hold) {
         held.push(piece);
-        if (chunk.toString('latin1').endsWith(LAST_CHUNK)) client.write(Buffer.concat(held.splice(0)));
+        const all = Buffer.concat(held); // which may have come in any pieces
+        if (all.toString('latin1').endsWith(LAST_CHUNK)) {
+          held.length = 0;
+          client.write(all);
+        }
       } else if (split) {
         for (const byte of piece) client.write(Buffer.of(byte));
       } else {

@@ -171,6 +171,22 @@ describe.each(TRANSPORTS)('%s', (transport) => {
   });
 });
 
+test('the list of a user\'s runs', async () => {
+  const client = connected({});
+  const userId = fresh();
+  const runs = ['words 1', 'fail'].map((message) => client.stream(message, { userId }));
+  await Promise.allSettled(runs.map((run) => run.result));
+  const listed = await client.runs({ userId });
+  expect(new Map(listed.map(({ run_id, status }) => [run_id, status]))).toEqual(
+    new Map(runs.map(({ runId, status }) => [runId, status])),
+  );
+  expect(await client.runs({ userId, limit: 1 })).toEqual(listed.slice(0, 1));
+  await expect(client.runs()).rejects.toMatchObject({ field: 'user_id' });
+  const alice = connected({ url: URL_OF.guarded, token: 'alice-secret-token' });
+  await alice.stream('words 1').result;
+  expect((await alice.runs({ limit: 1 }))[0]).toMatchObject({ user_id: 'alice', status: 'completed' });
+});
+
 test('what is wrong is said before anything is sent', () => {
   const client = connected({});
   expect(() => connected({ url: 'ftp://a' })).toThrow('url: ');

@@ -9,6 +9,7 @@ import asyncio
 import inspect
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from typing import Any
 
 import httpx
@@ -19,6 +20,16 @@ from twinwire_client.retry import Attempts, Backoff, Broken
 
 Token = str | Callable[[], str | Awaitable[str]]
 """A bearer token, or what gives one that is good now."""
+
+RENEW_AT = 0.8  # how much of a token's life is over when a newer one is asked for
+LAST_SECONDS = 1.0  # what is left of it when it is too late for that
+_SCHEME = "Bearer "
+
+
+async def _good_now(token: Token) -> str:
+    """The token itself, asked for where it is a function."""
+    given = token() if callable(token) else token
+    return await given if inspect.isawaitable(given) else given
 
 
 def refusal(response: httpx.Response, content: bytes = b"") -> Broken | ApiError:
@@ -57,15 +68,11 @@ class _Bearer(httpx.Auth):
 
     async def async_auth_flow(self, request: httpx.Request) -> AsyncGenerator[httpx.Request, httpx.Response]:
         """See `httpx.Auth`."""
-        request.headers["authorization"] = await self._field()
+        request.headers["authorization"] = f"{_SCHEME}{await _good_now(self._token)}"
         response = yield request
         if response.status_code == httpx.codes.UNAUTHORIZED and callable(self._token):
-            request.headers["authorization"] = await self._field()
+            request.headers["authorization"] = f"{_SCHEME}{await _good_now(self._token)}"
             yield request
-
-    async def _field(self) -> str:
-        token = self._token() if callable(self._token) else self._token
-        return f"Bearer {await token if inspect.isawaitable(token) else token}"
 
 
 class Api:
@@ -89,6 +96,7 @@ class Api:
         self.timeout = timeout
         self.heartbeat = heartbeat
         self.renewable = callable(token)  # whether asking for the token again may give another one
+        self._token = token
         self._url = url
         self._backoff = backoff
         self._max_attempts = max_attempts
@@ -103,6 +111,21 @@ class Api:
     def attempts(self) -> Attempts:
         """Count the failures of one thing."""
         return Attempts(self._url, self._backoff, self._max_attempts)
+
+    async def renew(self, opening: httpx.Request, say: Callable[[str], Awaitable[datetime | None]]) -> None:
+        """Before the token of the request that opened something expires, `say` a newer one, as often as there is one.
+
+        `say` sends a token, and gives the time until which it is good.
+        """
+        if not callable(self._token):
+            return
+        token: str = opening.headers["authorization"].removeprefix(_SCHEME)
+        until = await say(token)
+        while until is not None and (left := (until - datetime.now(UTC)).total_seconds()) > LAST_SECONDS:
+            await asyncio.sleep(RENEW_AT * left)
+            newer = await _good_now(self._token)
+            if newer != token:
+                token, until = newer, await say(newer)
 
     async def ask(self, method: str, path: str) -> dict[str, Any]:
         """As `call`, again and again; the request must be one that can be repeated. Raises `ConnectionLost`."""

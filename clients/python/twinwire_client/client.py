@@ -31,7 +31,7 @@ class Client:
     `transport`: `sse`; `ws`, one WebSocket for all runs; or `auto`, which is SSE, and WebSocket where something between
     holds an event stream back, so that it does not begin within `muted` seconds.
     `token`: a bearer token, where the server authenticates; or a function, async or not, that gives one: it is asked
-    for each request and each socket, and once more where that is refused.
+    for each request and each socket, once more where that is refused, and for a socket again before that expires.
     `timeout`: how many seconds to wait for a connection, and for an answer to begin.
     `heartbeat`: how many seconds a WebSocket may be silent before the server is asked whether it is there, and what to
     expect of an SSE stream that announces no interval.

@@ -9,6 +9,8 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections.abc import Mapping
+from contextlib import suppress
+from datetime import datetime
 from typing import Any, NamedTuple, Protocol
 
 import anyio
@@ -41,7 +43,8 @@ _FINAL = {1003, 1008, 1009, 1010}
 1002 and 1007 are what the library here reports of frames that are none: a connection that is broken.
 """
 
-Why = Broken | TwinwireClientError
+Why = Exception
+"""Why no more comes: `Broken`, a `TwinwireClientError`, or what the function raised that gives tokens."""
 
 
 class Message(msgspec.Struct):
@@ -55,6 +58,7 @@ class Message(msgspec.Struct):
     message: str | None = None
     field: str | None = None
     retry_after: float = 0.0
+    expires_at: datetime | None = None
     first: int = 0
     last: int = 0
     ended: bool = False
@@ -193,16 +197,21 @@ class Session:
             async with aconnect_ws(
                 "/ws", self._api.http, keepalive_ping_interval_seconds=None, session_class=AsyncWebSocketSession
             ) as session:
-                writing = asyncio.create_task(self._write(session))
+                beside = [asyncio.create_task(self._write(session))]
+                if session.response is not None:
+                    beside.append(asyncio.create_task(self._renew(session.response.request)))
                 try:
                     self._fail(await self._read(session))
                 finally:
-                    writing.cancel()
-                    await asyncio.wait([writing])
+                    for task in beside:
+                        task.cancel()
+                    await asyncio.wait(beside)
         except WebSocketUpgradeError as error:
             why = refusal(error.response)
         except (httpx.TransportError, HTTPXWSException, ExceptionGroup) as error:
             why = Broken(str(error) or type(error).__name__)
+        except Exception as error:  # noqa: BLE001 - of the token's function, for whoever follows a run here
+            why = error
         finally:
             self._fail(why)
 
@@ -212,6 +221,13 @@ class Session:
                 await session.send_text(await self._unsent.get())
         except (HTTPXWSException, SocketError, anyio.ClosedResourceError):
             pass  # what has come before it broke tells more
+
+    async def _renew(self, opening: httpx.Request) -> None:
+        async def say(token: str) -> datetime | None:
+            return (await self.tell({"type": "auth", "token": token})).expires_at
+
+        with suppress(Exception):  # a server that asks nobody, or no newer token; then 4001 comes in its time
+            await self._api.renew(opening, say)
 
     async def _read(self, session: AsyncWebSocketSession) -> Why:
         """Take what comes, until no more does; why not."""
