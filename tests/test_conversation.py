@@ -46,8 +46,9 @@ def talk(server: str, tmp_path: Path) -> Talk:
     """`twinwire chat` with these arguments, and a state directory of the test's own."""
 
     def begin(*arguments: str) -> AbstractContextManager[Typist]:
-        return at_terminal("chat", "--url", server, *arguments, environ={"XDG_STATE_HOME": str(tmp_path)})
+        return at_terminal("chat", "--url", server, *arguments, environ=environ)
 
+    environ = {"XDG_STATE_HOME": str(tmp_path), "TERM": "dumb"}  # readline then shows text, and nothing else
     return begin
 
 
@@ -122,7 +123,7 @@ def test_a_second_ctrl_c_leaves(tmp_path: Path) -> None:
     (tmp_path / "agents.py").write_text(AGENTS)
     with Process("serve", "agents:parrot", "--port", "0", cwd=tmp_path) as running:
         running.ready()
-        environ = {"XDG_STATE_HOME": str(tmp_path)}
+        environ = {"XDG_STATE_HOME": str(tmp_path), "TERM": "dumb"}
         with at_terminal("chat", "--url", running.url, environ=environ) as typist:
             typist.sees("> ")
             typist.type("wait")
@@ -132,6 +133,28 @@ def test_a_second_ctrl_c_leaves(tmp_path: Path) -> None:
                 typist.sees("twinwire: the server did not confirm that the run is cancelled\n")
                 typist.process.send_signal(signal.SIGINT)
                 assert typist.end() == (130, "\n")
+
+
+def test_lines_of_before(talk: Talk, tmp_path: Path) -> None:
+    """The arrow keys bring back what was typed, in this conversation and in those before; a line can be edited."""
+    up, home = b"\x1b[A", b"\x01"
+    with talk() as typist:
+        typist.sees("> ")
+        typist.type("hello")
+        typist.sees("hello, 0 before\n🎉 done\n> ")
+        typist.press(up)
+        typist.sees("hello")
+        typist.press(home + b"oh ")
+        typist.type("")
+        typist.sees("oh hello, 2 before\n🎉 done\n> ")
+        typist.type("/quit")
+        assert typist.end()[0] == 0
+    assert (tmp_path / "twinwire/history").stat().st_mode & 0o777 == 0o600
+    with talk() as typist:
+        typist.sees("> ")
+        typist.press(3 * up)
+        typist.type("")
+        typist.sees("hello, 0 before\n🎉 done\n> ")
 
 
 def test_typing_ahead(talk: Talk) -> None:
@@ -144,9 +167,14 @@ def test_typing_ahead(talk: Talk) -> None:
         typist.type("second")
         typist.type("/stop")
         typist.sees("first, 2 before")
-        typist.sees("second, 4 before\n🎉 done\n")
+        typist.sees("second, 4 before\n🎉 done\n> ")
+        typist.type("wait")
+        typist.sees("wait, 6 before")
+        typist.type("third")
         typist.press(b"\x04")
-        assert typist.end()[0] == 0
+        typist.process.send_signal(signal.SIGINT)
+        typist.sees("third, 8 before\n🎉 done\n")
+        assert typist.end() == (0, "\n")
 
 
 @both

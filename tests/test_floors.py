@@ -25,7 +25,7 @@ FLOORS = [
     {"protocols"},  # what server builds on
     {"direct", "http2"},
     {"server", "terminal", "workers"},
-    {"console"},  # in the terminal
+    {"console", "prompt"},  # in the terminal
     {"conversation", "listing"},
     {"chat"},
     {"cli"},  # starts either

@@ -1,7 +1,7 @@
 """A conversation in a terminal: lines in, runs out, commands between. What a run looks like is `terminal`'s.
 
-Lines are read while a run goes on, so that `/stop` can be typed; other lines wait for its end. The history is the
-server's: each conversation is a session.
+Lines are read while a run goes on, so that `/stop` can be typed; other lines wait for its end. What was said before is
+the server's to know: each conversation is a session.
 """
 
 from __future__ import annotations
@@ -12,8 +12,10 @@ import os
 import signal
 import sys
 import uuid
+from collections import deque
 from contextlib import suppress
 from pathlib import Path
+from select import select
 from typing import Self
 
 import msgspec
@@ -21,6 +23,7 @@ from msgspec import Struct
 
 from twinwire.console import INTERRUPTED, Screen, cancel, complain
 from twinwire.errors import SettingsError
+from twinwire.prompt import Prompt
 from twinwire_client import Client, Run, TwinwireClientError
 
 PROMPT = "> "
@@ -45,23 +48,23 @@ class Last(Struct):
     def load(cls) -> Self:
         """What was saved last. Raises `SettingsError`."""
         try:
-            return msgspec.json.decode(_file().read_bytes(), type=cls)
+            return msgspec.json.decode(_file("last.json").read_bytes(), type=cls)
         except (OSError, msgspec.DecodeError):
             raise SettingsError("there is no conversation to go on with", field="--resume") from None
 
     def save(self) -> None:
         """Keep it, if there is a place for it."""
-        path = _file()
+        path = _file("last.json")
         with suppress(OSError):
             path.parent.mkdir(parents=True, exist_ok=True)
             path.touch(mode=0o600)
             path.write_bytes(msgspec.json.encode(self))
 
 
-def _file() -> Path:
+def _file(name: str) -> Path:
     """By the XDG Base Directory specification."""
     home = os.environ.get("XDG_STATE_HOME")
-    return Path(home or Path.home() / ".local/state") / "twinwire/last.json"
+    return Path(home or Path.home() / ".local/state") / "twinwire" / name
 
 
 class Conversation:
@@ -76,8 +79,9 @@ class Conversation:
         self._transport = arguments.transport
         self._last = last
         self._session = uuid.uuid4().hex if last is None else last.session_id
+        self._prompt = Prompt(PROMPT, _file("history"))
         self._typed = b""
-        self._lines: asyncio.Queue[str | None] = asyncio.Queue()
+        self._lines: deque[str | None] = deque()  # typed ahead
         self._run: Run | None = None
         self._stopping: asyncio.Task[bool] | None = None
 
@@ -93,6 +97,7 @@ class Conversation:
         finally:
             loop.remove_reader(sys.stdin)
             loop.remove_signal_handler(signal.SIGINT)
+            self._prompt.close()
         return 0
 
     async def _talk(self) -> None:
@@ -111,18 +116,24 @@ class Conversation:
         for line in lines:
             text = line.decode(errors="replace").strip()
             if not (text == "/stop" and self._stop()):
-                self._lines.put_nowait(text)
+                self._lines.append(text)
         if not typed:
             asyncio.get_running_loop().remove_reader(sys.stdin)
-            self._lines.put_nowait(None)
+            self._lines.append(None)
 
     async def _next(self) -> str | None:
         """The next line, or None where its user leaves."""
-        if self._lines.empty():
-            self._screen.write(PROMPT)
+        loop = asyncio.get_running_loop()
         line = None
+        if not self._lines and select([sys.stdin], [], [], 0)[0]:
+            self._read()
         try:
-            line = await self._lines.get()
+            if self._lines:
+                line = self._lines.popleft()
+            else:
+                loop.remove_reader(sys.stdin)  # it is the prompt's to read
+                line = await self._prompt.line()
+                loop.add_reader(sys.stdin, self._read)
         finally:
             if line is None:
                 self._screen.write("\n")
