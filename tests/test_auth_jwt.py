@@ -79,6 +79,14 @@ def test_each_kind_of_key(algorithm: str, tmp_path: Path) -> None:
                 auth.bearer(jwt.encode(made, other_key, other))
 
 
+def test_clocks_that_differ(tmp_path: Path) -> None:
+    """One issued or good a moment from now is good, by clocks that differ a little; not after it has expired."""
+    auth, now = known(tmp_path, HMAC), time.time()
+    assert auth.bearer(jwt.encode(claims(iat=now + 2, nbf=now + 2), HMAC, "HS256")).user_id == "alice"
+    with pytest.raises(Unauthenticated):  # its streams would be ended as soon as they had begun
+        auth.bearer(jwt.encode(claims(exp=now - 1), HMAC, "HS256"))
+
+
 @pytest.mark.parametrize("algorithm", KEYS)
 def test_no_signature_and_the_wrong_one(algorithm: str, tmp_path: Path) -> None:
     """`alg: none`, and a public key used as an HMAC secret, are refused."""

@@ -6,6 +6,7 @@ keys come from files, which are read once.
 
 from __future__ import annotations
 
+import time
 from typing import Any, NamedTuple
 
 import msgspec
@@ -23,7 +24,7 @@ except ImportError:
     raise SettingsError("needs PyJWT: pip install 'twinwire[jwt]'", field="--jwt-key-file") from None
 
 KEY_FILE, JWKS_FILE = "--jwt-key-file", "--jwt-jwks-file"
-LEEWAY_SECONDS = 5
+LEEWAY_SECONDS = 5  # by how much its issuer's clock may be ahead
 _YEAR_10000 = 253_402_300_800
 _CURVES = {"secp256r1": "ES256", "secp384r1": "ES384", "secp521r1": "ES512"}
 
@@ -68,7 +69,8 @@ class Jwt:
             )
         except jwt.PyJWTError:
             return None
-        return claims if 1 <= len(claims["sub"]) <= 128 and int(claims["exp"]) < _YEAR_10000 else None
+        good = 1 <= len(claims["sub"]) <= 128 and time.time() < int(claims["exp"]) < _YEAR_10000
+        return claims if good else None
 
     @classmethod
     def of(cls, settings: Settings) -> Jwt:
