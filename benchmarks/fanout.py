@@ -3,66 +3,31 @@
     uv run python -m benchmarks.fanout [--connections 500] [--seconds 5] [--json]
 
 `fan-out` is one run at 100 events/s to all connections, `many` a run of 50 events/s for each. The floor
-(`benchmarks.floor`) writes the same bytes from a uvloop Protocol and does nothing else. Floor and
-Twinwire take turns.
+(`benchmarks.floor`) writes the same bytes from a uvloop Protocol and does nothing else. Floor and Twinwire take turns.
 """
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-import functools
 import selectors
 import socket
 import sys
 import time
-from typing import cast
 
 from benchmarks.command import Report, command
 from benchmarks.load import masked
 from benchmarks.processes import Program, percentiles, program, twinwire
 from benchmarks.relay import websocket
 
+PING, PONG, MASKED = b"\x89", b"\x8a", 0x80
 TAKES = {"fan-out": 100.0, "many": 50.0}
 
 
-class Sink(asyncio.Protocol):
-    """A connection that asks and counts what comes."""
+class Sink:
+    """A connection that has asked, and counts what comes; a WebSocket's command follows its handshake.
 
-    def __init__(self, request: bytes, command: bytes) -> None:
-        self.request, self.command = request, command
-        self.events = 0
-        self.head = b""
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Ask."""
-        self.transport = cast("asyncio.Transport", transport)
-        self.transport.write(self.request)
-
-    def data_received(self, data: bytes) -> None:
-        """Count."""
-        if self.command and b"101 Switching" in data:
-            self.transport.write(self.command)
-            self.command = b""
-        if len(self.head) < 2048:
-            self.head += data
-        self.events += data.count(b"LLM_CHUNK")
-
-
-async def connect(port: int, requests: list[tuple[bytes, bytes]], kind: type[Sink] = Sink) -> list[Sink]:
-    """Open connections, a few at a time."""
-    loop = asyncio.get_running_loop()
-    sinks = []
-    for asked in requests:
-        _, sink = await loop.create_connection(functools.partial(kind, *asked), "127.0.0.1", port)
-        sinks.append(sink)
-        if len(sinks) % 50 == 0:
-            await asyncio.sleep(0.02)
-    return sinks
-
-
-class PolledSink:
-    """A connection that has asked, and counts what comes; a WebSocket's command follows its handshake."""
+    It answers the server's pings, which are frames by themselves (RFC 6455, section 5.5.2).
+    """
 
     def __init__(self, port: int, request: bytes, command: bytes) -> None:
         self.connection = socket.create_connection(("127.0.0.1", port))
@@ -79,6 +44,9 @@ class PolledSink:
             if self.command and b"101 Switching" in data:
                 self.connection.sendall(self.command)
                 self.command = b""
+            if data[:1] == PING:
+                payload = data[2 : 2 + data[1]]
+                self.connection.sendall(PONG + bytes([MASKED | len(payload)]) + bytes(4) + payload)
             if len(self.head) < 2048:
                 self.head += data
             self.events += data.count(b"LLM_CHUNK")
@@ -92,7 +60,7 @@ class Sinks:
     """
 
     def __init__(self) -> None:
-        self.all: list[PolledSink] = []
+        self.all: list[Sink] = []
         self._arrivals = selectors.DefaultSelector()
 
     @property
@@ -103,7 +71,7 @@ class Sinks:
     def connect(self, port: int, requests: list[tuple[bytes, bytes]]) -> None:
         """Open connections, a few at a time."""
         for asked in requests:
-            sink = PolledSink(port, *asked)
+            sink = Sink(port, *asked)
             self._arrivals.register(sink.connection, selectors.EVENT_READ, sink)
             self.all.append(sink)
             if len(self.all) % 50 == 0:
