@@ -114,9 +114,11 @@ def floor(take: str, transport: str, connections: int, seconds: float) -> dict[s
     writer = (sys.executable, "-m", "benchmarks.floor", f"{rate}", f"{total}", f"{delay}", *flags)
     with program(*writer, measured=True) as server:
         begins = time.monotonic() + delay
-        request = f"GET /{transport} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()
+        asked = (b"GET /sse HTTP/1.1\r\nHost: localhost\r\n\r\n", b"")
+        if transport == "ws":
+            asked = (websocket(), masked('{"type":"attach"}'))
         sinks = Sinks()
-        sinks.connect(int(server.line), [(request, b"")] * connections)
+        sinks.connect(int(server.line), [asked] * connections)
         return count(server, sinks, begins, total * connections)
 
 

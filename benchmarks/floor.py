@@ -40,11 +40,15 @@ class Connection(asyncio.Protocol):
         self.transport = transport  # type: ignore[assignment]
 
     def data_received(self, data: bytes) -> None:
-        """See `asyncio.Protocol`."""
-        if not self.frame:
-            over_sse = b"/sse" in data
-            self.frame = SSE if over_sse else WS
-            self.transport.write(SSE_OPENING if over_sse else WS_OPENING)
+        """See `asyncio.Protocol`. On a WebSocket the client then speaks again, as Twinwire's do."""
+        if self.frame:
+            connections.append(self)
+        elif b"GET /ws" in data:
+            self.frame = WS
+            self.transport.write(WS_OPENING)
+        else:
+            self.frame = SSE
+            self.transport.write(SSE_OPENING)
             connections.append(self)
 
 
