@@ -36,12 +36,12 @@ class Sizes:
     many: int = 50
     fanout: int = 100
     saturate: int = 2_500  # tokens of each of 16 runs
-    idle: int = 200
+    idle: int = 1_000
     commands: int = 20  # cancels of each kind, resumptions
     resumed: int = 100  # tokens that a resumption brings
 
 
-FULL = Sizes(seconds=4.0, many=200, fanout=500, saturate=10_000, idle=1_000, commands=40)
+FULL = Sizes(seconds=4.0, many=200, fanout=500, saturate=10_000, idle=5_000, commands=40)
 
 
 @dataclass

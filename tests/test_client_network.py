@@ -188,6 +188,24 @@ async def test_nobody_there(transport: Transport) -> None:
 
 
 @both
+async def test_patience_comes_with_success(transport: Transport, proxy: Proxy, puppets: Puppets) -> None:
+    """A client that would give up at the first failure does not where it had begun."""
+    async with connected(proxy.url, first_attempts=1) as client:
+        async with client.stream("go", transport=transport) as run:
+            puppet = await puppets.next()
+            puppet.say("0")
+            events = [await anext(run), await anext(run)]
+            proxy.cut()
+            proxy.budgets.extend([0, 0, 0])
+            puppet.end()
+            events += [event async for event in run]
+        assert numbers(events) == [1, 2, 3]
+        proxy.budgets.extend([0, 0, 0])
+        with pytest.raises(ConnectionLost, match="gave up after 1 attempts"):
+            await client.runs(user_id="alice")
+
+
+@both
 async def test_many_at_once(transport: Transport, server: Running, puppets: Puppets) -> None:
     """One client follows more runs at the same time than a connection pool usually has connections."""
     async with connected(server.url, max_attempts=1, timeout=20.0) as client, AsyncExitStack() as stack:
@@ -207,7 +225,7 @@ def test_backoff_has_full_jitter() -> None:
 
 async def test_long_connections_are_no_failures() -> None:
     """A quiet run whose connection lasts, and is cut by something between, is not given up for that."""
-    attempts = Attempts("somewhere", Backoff(base=0.0, cap=10.0), 2)
+    attempts = Attempts("somewhere", Backoff(base=0.0, cap=10.0), 2, 2)
     for _ in range(5):
         attempts.succeeded(lasted=11.0)
         await attempts.failed(Broken("cut"))

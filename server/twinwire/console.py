@@ -17,7 +17,7 @@ from twinwire.terminal import Terminal, plain
 from twinwire_client import Client, Run, TwinwireClientError
 
 INTERRUPTED = 130  # as a shell tells it: 128 + SIGINT
-ATTEMPTS = 4  # about a second: somebody is waiting
+FIRST_ATTEMPTS = 4  # about a second: somebody is waiting
 CANCEL_SECONDS = 3.0
 
 
@@ -25,7 +25,7 @@ def perform(arguments: argparse.Namespace, work: Callable[[Client], Coroutine[An
     """Do `work` with a client for the server that was named; the exit code. Raises `SettingsError`."""
     token = _token(arguments.token_file)
     try:
-        client = Client(arguments.url, max_attempts=ATTEMPTS, token=token)
+        client = Client(arguments.url, first_attempts=FIRST_ATTEMPTS, token=token)
     except ValueError as error:
         raise SettingsError(str(error), field="--url") from None
 

@@ -92,6 +92,7 @@ class Api:
         heartbeat: float,
         backoff: Backoff,
         max_attempts: int,
+        first_attempts: int | None,
     ) -> None:
         self.timeout = timeout
         self.heartbeat = heartbeat
@@ -100,6 +101,7 @@ class Api:
         self._url = url
         self._backoff = backoff
         self._max_attempts = max_attempts
+        self._first_attempts = max_attempts if first_attempts is None else first_attempts
         self.http = httpx.AsyncClient(
             base_url=url,
             headers=headers,
@@ -110,7 +112,7 @@ class Api:
 
     def attempts(self) -> Attempts:
         """Count the failures of one thing."""
-        return Attempts(self._url, self._backoff, self._max_attempts)
+        return Attempts(self._url, self._backoff, self._max_attempts, self._first_attempts)
 
     async def renew(self, opening: httpx.Request, say: Callable[[str], Awaitable[datetime | None]]) -> None:
         """Before the token of the request that opened something expires, `say` a newer one, as often as there is one.

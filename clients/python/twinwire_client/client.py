@@ -35,7 +35,8 @@ class Client:
     `timeout`: how many seconds to wait for a connection, and for an answer to begin.
     `heartbeat`: how many seconds a WebSocket may be silent before the server is asked whether it is there, and what to
     expect of an SSE stream that announces no interval.
-    `backoff`, `max_attempts`: whatever breaks is tried again, until so many failures in a row are a `ConnectionLost`.
+    `backoff`, `max_attempts`: whatever breaks is tried again, until so many failures in a row are a `ConnectionLost`;
+    `first_attempts` (default: as many) of what never worked before, as where nobody is at the `url`.
     """
 
     def __init__(
@@ -50,6 +51,7 @@ class Client:
         muted: float = 3.0,
         backoff: Backoff = Backoff(),  # noqa: B008 - immutable
         max_attempts: int = 10,
+        first_attempts: int | None = None,
     ) -> None:
         try:
             parsed = httpx.URL(url)
@@ -65,6 +67,7 @@ class Client:
             heartbeat=heartbeat,
             backoff=backoff,
             max_attempts=max_attempts,
+            first_attempts=first_attempts,
         )
         self._sockets = Sockets(self._api)
         by_sse, by_ws = partial(sse.connect, self._api), self._sockets.connect

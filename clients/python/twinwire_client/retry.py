@@ -38,23 +38,25 @@ class Backoff(NamedTuple):
 
 
 class Attempts:
-    """Failures in a row, of one thing."""
+    """Failures in a row, of one thing: at most `first` until it has succeeded once, then `limit`."""
 
-    def __init__(self, url: str, backoff: Backoff, limit: int) -> None:
+    def __init__(self, url: str, backoff: Backoff, limit: int, first: int) -> None:
         self._url = url
         self._backoff = backoff
         self._limit = limit
+        self._first = first
         self._failures = 0
 
     def succeeded(self, lasted: float | None = None) -> None:
         """Start counting anew; where it `lasted` only so many seconds, if that is longer than any wait between."""
         if lasted is None or lasted > self._backoff.cap:
             self._failures = 0
+            self._first = self._limit
 
     async def failed(self, error: Broken) -> None:
         """Count a failure and wait. Raises `ConnectionLost` where it was one too many."""
         self._failures += 1
-        if self._failures >= self._limit:
+        if self._failures >= self._first:
             failures, self._failures = self._failures, 0
             raise ConnectionLost(f"{self._url}: gave up after {failures} attempts: {error}") from error
         await asyncio.sleep(error.retry_after + self._backoff.delay(self._failures))
