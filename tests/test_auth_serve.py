@@ -21,7 +21,7 @@ from twinwire.settings import Settings, load
 
 CANARY = "canary-canary-canary-canary-canary"
 PARROT = """
-from twinwire import StreamEvent, create_app
+from twinwire import Settings, StreamEvent, create_app
 
 async def parrot(request):
     if request.message == "fail":
@@ -29,6 +29,7 @@ async def parrot(request):
     yield StreamEvent("LLM_CHUNK", {"content": request.user_id, "delta": request.user_id})
 
 app = create_app(agents={"parrot": parrot})
+own = create_app(agents={"parrot": parrot}, settings=Settings())
 """
 
 
@@ -50,12 +51,12 @@ def test_nobody_is_exposed_by_mistake(folder: Path, target: tuple[str, ...], hos
 
 
 def test_flags_that_would_be_in_vain(folder: Path) -> None:
-    """An app that reads variables and not flags does not serve everybody while a flag says otherwise."""
+    """An app with settings of its own does not serve everybody while a flag says otherwise."""
     (folder / "tokens").write_text(f"alice:{TOKENS['alice']}\n")
-    with Process("serve", "mine:app", "--port", "0", "--auth-tokens-file", "tokens", cwd=folder) as process:
+    with Process("serve", "mine:own", "--port", "0", "--auth-tokens-file", "tokens", cwd=folder) as process:
         code, out, err = process.end()
         assert (code, out, err.count("\n")) == (2, "", 1)
-        assert "takes its settings from variables" in err
+        assert "has settings of its own" in err
 
 
 @pytest.mark.parametrize(
@@ -68,12 +69,15 @@ def test_flags_that_would_be_in_vain(folder: Path) -> None:
     ],
     ids=str,
 )
-def test_beyond_loopback(folder: Path, flags: tuple[str, ...], environ: dict[str, str]) -> None:
-    """With any way to authenticate, or on purpose, it serves everywhere; then any host will do."""
+@pytest.mark.parametrize("target", [(), ("mine:app",)], ids=str)
+def test_beyond_loopback(
+    folder: Path, target: tuple[str, ...], flags: tuple[str, ...], environ: dict[str, str]
+) -> None:
+    """With any way to authenticate, or on purpose, it serves everywhere, also an app; then any host will do."""
     (folder / "tokens").write_text(f"# who may\n\nalice:{TOKENS['alice']}\nbob:{TOKENS['bob']}\n")
     (folder / "key").write_text(CANARY)
     everywhere = "0.0.0.0"  # noqa: S104 - behind authentication
-    with Process("serve", "--port", "0", "--host", everywhere, *flags, cwd=folder, environ=environ) as process:
+    with Process("serve", *target, "--port", "0", "--host", everywhere, *flags, cwd=folder, environ=environ) as process:
         process.ready()
         url = f"http://127.0.0.1:{process.port}/metrics"
         assert httpx.get(url, trust_env=False).status_code == (200 if "--insecure" in flags else 401)

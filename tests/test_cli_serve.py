@@ -43,6 +43,7 @@ class Box:
 
 react = ReActAgent("assistant", DemoModel(0))
 app = create_app({"one": parrot, "two": patient}, settings=Settings())
+plain = create_app({"one": parrot})
 """
 
 ALL = {"TWINWIRE_PORT": "0", "TWINWIRE_DEMO_RATE": "0"}
@@ -104,6 +105,13 @@ def test_an_agent_of_one_s_own(servers: dict[str, tuple[Process, str]], name: st
     url = servers[name][0].url
     answer = httpx.post(f"{url}/chat", json={"message": "polly", "stream": False, "agent": agent}, trust_env=False)
     assert (answer.status_code, answer.json()["result"]) == (200, "polly")
+
+
+def test_flags_of_an_app(folder: Path) -> None:
+    """An app that brings no settings along has those of the command line."""
+    with Process("serve", "mine:plain", "--port", "0", "--log", "sqlite:///runs.db", cwd=folder) as process:
+        process.ready()
+        assert (folder / "runs.db").is_file()
 
 
 def test_a_react_agent_of_one_s_own(servers: dict[str, tuple[Process, str]]) -> None:

@@ -83,7 +83,10 @@ def test_commands(talk: Talk) -> None:
         assert re.findall(r"^/\w+", shown.removeprefix("/help\n"), re.MULTILINE) == [
             "/stop", "/new", "/transport", "/help", "/quit",
         ]  # fmt: skip
-        for typed in ("/transport smoke", "/transport", "/what", "/new now"):
+        for typed in ("/transport smoke", "/transport"):
+            typist.type(typed)
+            assert typist.sees("> ") == f"{typed}\nit is auto, sse or ws\n> "
+        for typed in ("/what", "/new now"):
             typist.type(typed)
             assert typist.sees("> ") == f"{typed}\nno such command; /help lists them\n> "
         typist.type("/stop")

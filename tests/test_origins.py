@@ -155,6 +155,26 @@ async def test_security_headers(path: str, server: Running) -> None:
         assert "frame-ancestors 'none'" in policy
 
 
+@pytest.mark.parametrize("page", ["redoc", "swagger", "elements", "rapidoc", "nope"])
+async def test_no_page_of_the_frameworks(page: str, server: Running) -> None:
+    """The framework's pages about the OpenAPI, which run a foreign site's script as ours, are paths we do not have."""
+    async with browser(server) as client:
+        response = await client.get(f"/schema/{page}")
+        assert (response.status_code, response.json()["code"]) == (404, "not_found")
+
+
+async def test_content_types(server: Running) -> None:
+    """What an answer is says its character set once."""
+    types = {
+        "/": "text/html; charset=utf-8",
+        "/metrics": "text/plain; version=0.0.4; charset=utf-8",
+        "/schema": "application/json",
+        "/client/index.js": "text/javascript; charset=utf-8",
+    }
+    async with browser(server) as client:
+        assert {path: (await client.get(path)).headers["content-type"] for path in types} == types
+
+
 async def test_cors_is_for_the_configured_origins_only(puppets: Puppets) -> None:
     """A configured origin may read streams, errors and our headers, and may send a cursor; no other may."""
     async with serving({"mine": puppets}, cors_origin=("http://app.example",)) as server:

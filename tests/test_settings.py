@@ -7,8 +7,9 @@ from typing import Any
 import msgspec
 import pytest
 
+from twinwire.cli import parser
 from twinwire.errors import SettingsError
-from twinwire.settings import Settings, flag, load
+from twinwire.settings import Settings, flag, load, variables
 
 TEXTS: dict[str, Any] = {
     "host": "::1",
@@ -203,3 +204,11 @@ def test_workers_need_a_shared_log(log: str) -> None:
     assert str(caught.value) == "--workers: more than one need a log they share: --log redis://host:port/0"
     with pytest.raises(SettingsError, match="--workers"):
         load({}, {"workers": "2", "log": "redis://h", "local": "model.gguf"})
+
+
+def test_flags_as_variables() -> None:
+    """Variables made of flags say what the flags say, over what the environment says."""
+    said = "--port 1 --insecure --run-timeout 2.5 --cors-origin http://a --cors-origin http://b"
+    flags = vars(parser().parse_args(["serve", "mine:app", *said.split()]))
+    assert len(variables(flags)) == 4
+    assert load({"TWINWIRE_PORT": "7", **variables(flags)}, {}) == load({}, flags) != Settings()

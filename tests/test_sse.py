@@ -154,7 +154,8 @@ async def test_health(server: Running) -> None:
         assert (await client.get("/readyz")).json() == {"status": "ready"}
         figures = (await client.get("/metrics")).text
         assert "twinwire_runs_live 0.0" in figures
-        schema = (await client.get("/schema/openapi.json")).json()
+        schema = (await client.get("/schema")).json()
+        assert schema == (await client.get("/schema/openapi.json")).json()
         assert {"/chat", "/chat/stream", "/runs", "/runs/{run_id}", "/runs/{run_id}/events"} <= schema["paths"].keys()
         parameters = {parameter["name"] for parameter in schema["paths"]["/chat"]["get"]["parameters"]}
         assert {"message", "stream", "types", "envelope", "session_id", "after"} <= parameters

@@ -158,6 +158,7 @@ def _serve(arguments: argparse.Namespace) -> None:
     # KeyboardInterrupt asyncio would first wait for every task, even for one of an agent that will not be cancelled.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     settings = settings_module.load(os.environ, vars(arguments))
+    os.environ.update(settings_module.variables(vars(arguments)))  # where `create_app` of an app's module finds them
     if settings.workers > 1:
         # All workers sign and read the same tickets.
         os.environ["TWINWIRE_SECRET"] = settings.secret or secrets.token_urlsafe(32)
@@ -221,9 +222,7 @@ def _check_tls(settings: Settings) -> None:
 def _check_exposure(told: Settings, settings: Settings) -> None:
     """Raises `SettingsError` where the app's settings let in more than was told, or all who can reach this machine."""
     if told.authenticates and not settings.authenticates:
-        raise SettingsError(
-            "this app takes its settings from variables: set TWINWIRE_AUTH_TOKENS or TWINWIRE_JWT_KEY_FILE"
-        )
+        raise SettingsError("this app has settings of its own, by which nobody has to authenticate")
     if not (settings.authenticates or told.insecure or is_loopback(told.host)):
         raise SettingsError(
             f"{told.host} is reachable by others and nobody is authenticated: set TWINWIRE_AUTH_TOKENS "

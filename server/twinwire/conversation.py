@@ -149,6 +149,8 @@ class Conversation:
                 self._screen.write("no run goes on\n")
             case ("/transport", name) if name in TRANSPORTS:
                 self._transport = name
+            case ("/transport", *_):
+                self._screen.write("it is auto, sse or ws\n")
             case _:
                 self._screen.write("no such command; /help lists them\n")
 

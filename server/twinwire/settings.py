@@ -192,6 +192,15 @@ def load(environ: Mapping[str, str], flags: Mapping[str, Any]) -> Settings:
         raise SettingsError("not UTF-8", field=source[name]) from None
 
 
+def variables(flags: Mapping[str, Any]) -> dict[str, str]:
+    """The flags that are not None, as the variables that say the same: for an app that is made where there are none."""
+    told = {name: flags[name] for name in Settings.__struct_fields__ if flags.get(name) is not None}
+    return {
+        f"TWINWIRE_{name.upper()}": ",".join(value) if isinstance(value, list) else str(value)
+        for name, value in told.items()
+    }
+
+
 def _shown(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= 80 else f"{text[:80]}…"

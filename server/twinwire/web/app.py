@@ -12,7 +12,6 @@ from litestar import Litestar, Request, Response
 from litestar.config.cors import CORSConfig
 from litestar.di import Provide
 from litestar.exceptions import HTTPException
-from litestar.openapi.config import OpenAPIConfig
 from litestar.plugins import PluginProtocol
 from litestar.plugins.core import MsgspecDIPlugin
 
@@ -27,7 +26,7 @@ from twinwire.runs import Budget, Runs
 from twinwire.settings import Settings
 from twinwire.transports.gate import Gate
 from twinwire.transports.sweep import Sweep
-from twinwire.web import access, ag_ui, ai_sdk, chat, guard, health, openai_api, page, runs, socket
+from twinwire.web import access, ag_ui, ai_sdk, chat, guard, health, openai_api, openapi, page, runs, socket
 from twinwire.web.service import Service
 from twinwire.web.stream import HEARTBEAT_HEADER, RUN_HEADER
 
@@ -51,8 +50,9 @@ def create_app(
     """A Twinwire app with these agents by name, or with `react` and `simple` where none are given.
 
     `formats` are the app's own, by the name that `?format=` gives them: each turns an event into the `data` of an SSE
-    block, or None to leave it out. `settings` come from the environment where they are not given. Serve it with
-    `twinwire serve module:app` for a clean shutdown; another ASGI server works but cannot end its streams by itself.
+    block, or None to leave it out. `settings` come from the environment, and the flags of `twinwire serve`, where they
+    are not given. Serve it with `twinwire serve module:app` for a clean shutdown; another ASGI server works but cannot
+    end its streams by itself.
     Raises `SettingsError`, and `ValueError` for a format's name that is in use.
     """
     settings = settings or settings_module.load(os.environ, {})
@@ -128,7 +128,7 @@ def create_app(
         cors_config=_cors(settings),
         middleware=[lambda app: guard.Guard(app, service)],
         before_send=[guard.secured],
-        openapi_config=OpenAPIConfig("Twinwire", "1", path="/schema"),
+        openapi_config=openapi.config(),
         lifespan=[lifespan],
         logging_config=None,
         signature_types=[Service],

@@ -118,7 +118,7 @@ class Figures(Collector):
 @get("/metrics", summary="Figures for Prometheus", media_type="text/plain")
 async def metrics(figures: NamedDependency[CollectorRegistry]) -> Response[bytes]:
     """Prometheus text format."""
-    return Response(generate_latest(figures), media_type="text/plain; version=0.0.4; charset=utf-8")
+    return Response(generate_latest(figures), media_type="text/plain; version=0.0.4")
 
 
 def registry(service: Service) -> CollectorRegistry:

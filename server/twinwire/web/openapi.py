@@ -1,4 +1,7 @@
-"""The OpenAPI of handlers that read their input themselves: from the Structs they read it into."""
+"""The OpenAPI, at `/schema`, and that of handlers that read their input themselves: from the Structs they read it into.
+
+It is JSON alone: the framework's pages about it have the browser run a foreign site's script as ours.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +9,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import msgspec
+from litestar import Request, Router
+from litestar.enums import MediaType
+from litestar.openapi.config import OpenAPIConfig
+from litestar.openapi.plugins import JsonRenderPlugin
 from litestar.openapi.spec import OpenAPIMediaType, OpenAPIType, Operation, Parameter, RequestBody, Schema
 from msgspec import Struct
+
+from twinwire.errors import NotFound
 
 _KEYWORDS = {
     "description": "description",
@@ -16,6 +25,21 @@ _KEYWORDS = {
     "minLength": "min_length",
     "maxLength": "max_length",
 }
+
+
+def config() -> OpenAPIConfig:
+    """`/schema`, also as `/schema/openapi.json`."""
+
+    def known(request: Request[Any, Any, Any]) -> None:
+        if request.path_params:  # Litestar has a page for any other path
+            raise NotFound("no such path")
+
+    return OpenAPIConfig(
+        "Twinwire",
+        "1",
+        openapi_router=Router("/schema", route_handlers=[], include_in_schema=False, before_request=known),
+        render_plugins=[JsonRenderPlugin(path=["/", "/openapi.json"], media_type=MediaType.JSON)],
+    )
 
 
 def documented(*, query: type[Struct] | None = None, body: type[Struct] | None = None) -> type[Operation]:

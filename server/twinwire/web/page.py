@@ -34,7 +34,7 @@ def index() -> Response[bytes]:
     file = _folder("page", "web") / "index.html"
     if not file.is_file():
         raise NotFound("this server has no page")
-    return Response(file.read_bytes(), media_type="text/html; charset=utf-8", headers=HEADERS)
+    return Response(file.read_bytes(), media_type="text/html", headers=HEADERS)
 
 
 def static_routers() -> list[Router]:
