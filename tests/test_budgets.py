@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncGenerator
 
@@ -38,6 +39,24 @@ async def test_a_budget_ends_a_run(kind: str, settings: dict[str, int], spent: s
         assert 11 <= len(seen) <= 25
         sizes = [len(json.dumps(event)) for event in seen[:-2]]
         assert sum(sizes) < 6_000
+
+
+async def test_a_budget_of_an_agent_that_does_not_stop() -> None:
+    """The ERROR does not wait for an agent that takes its time to end."""
+    leave = asyncio.Event()
+
+    async def stubborn(request: RunRequest) -> AsyncGenerator[StreamEvent, None]:
+        try:
+            async for event in endless(request):
+                yield event
+        finally:
+            await leave.wait()
+
+    async with serving({"stubborn": stubborn}, run_events=10) as server:
+        async with asyncio.timeout(5):
+            seen = await rest(await start("sse", server))
+        assert (len(seen), seen[-1]["data"]["error_type"]) == (11, "budget")
+        leave.set()
 
 
 async def test_a_budget_s_answer_without_a_stream() -> None:

@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn._types import ASGI3Application
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.frames import CloseCode, Frame
 
@@ -81,7 +82,7 @@ class BoundedHttp(HttpToolsProtocol):
     """
 
     # Beside uvicorn's attributes, whose dict is a kilobyte larger when there are more than thirty in it.
-    __slots__ = ("_head_bytes", "_in_head", "_more_bytes", "_refusal", "_timer")
+    __slots__ = ("_head_bytes", "_in_head", "_more_bytes", "_refusal", "_served", "_timer")
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
@@ -90,6 +91,7 @@ class BoundedHttp(HttpToolsProtocol):
         self._in_head = False
         self._timer: asyncio.TimerHandle | None = None
         self._refusal: BadRequest | None = None
+        self._served: RequestResponseCycle | None = None  # `cycle` is the newest, which may wait behind it
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """See `HttpToolsProtocol`."""
@@ -98,9 +100,22 @@ class BoundedHttp(HttpToolsProtocol):
         self._wait()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """See `HttpToolsProtocol`."""
+        """See `HttpToolsProtocol`, which tells the newest request alone."""
         self._waited()
         super().connection_lost(exc)
+        if (served := self._answering()) is not None:
+            served.disconnected = True
+            served.message_event.set()
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
+        """See `HttpToolsProtocol`."""
+        self._served = cycle
+        light(cycle.message_event)
+        super()._start_asgi_task(cycle, app)
+
+    def _answering(self) -> RequestResponseCycle | None:
+        """The request whose answer is not complete."""
+        return None if self._served is None or self._served.response_complete else self._served
 
     def _wait(self) -> None:
         self._waited()
@@ -172,6 +187,9 @@ class BoundedHttp(HttpToolsProtocol):
     def handle_websocket_upgrade(self) -> None:
         """See `HttpToolsProtocol`. What the WebSocket's parser would not take it does not even answer."""
         self._waited()
+        if self._answering() is not None:
+            self.transport.abort()  # the answer would go on in the middle of the WebSocket's frames
+            return
         lines = [len(self.url) + len("GET  HTTP/1.1"), *(len(name) + len(value) + 2 for name, value in self.headers)]
         if max(lines) > HANDSHAKE_LINE or len(self.headers) > HANDSHAKE_FIELDS:
             self._refuse(HeadTooLarge(HANDSHAKE_LINE, HANDSHAKE_FIELDS))
@@ -188,8 +206,8 @@ class BoundedHttp(HttpToolsProtocol):
         """Answer, unless something else is being answered, and close."""
         if self.transport.is_closing():
             return
-        answering = self.cycle is not None and self.cycle.response_started  # type: ignore[redundant-expr]
-        if answering and not self.cycle.response_complete:
+        served = self._answering()
+        if served is not None and (served.response_started or not served.more_body):
             self.transport.abort()
             return
         body = dump(error.payload())
@@ -224,8 +242,11 @@ class BoundedWebSocket(WebSocketsSansIOProtocol):
         """See `WebSocketsSansIOProtocol`."""
 
     def ask(self) -> None:
-        """Send a ping, or, where the last one is not answered, close the connection as `keepalive_timeout` does."""
-        if self._asked:
+        """Send a ping, or, where the last one is not answered, close the connection as `keepalive_timeout` does.
+
+        While a message waits for the app nothing is read: then the answer may have come.
+        """
+        if self._asked and not self.read_paused:
             self.keepalive_timeout()
         elif not self.close_sent and not self.transport.is_closing():
             self._asked = True

@@ -22,7 +22,7 @@ from uvicorn.protocols.utils import ClientDisconnected
 from websockets.protocol import State
 
 from twinwire.direct import DirectHttp, DirectWebSocket, rest_of
-from twinwire.protocols import BoundedHttp, BoundedWebSocket, light
+from twinwire.protocols import BoundedHttp, BoundedWebSocket
 from twinwire.settings import Settings
 from twinwire.transports.asgi import EXTENSION
 from twinwire.web.service import Service
@@ -60,14 +60,13 @@ class HttpProtocol(BoundedHttp):
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
         """See `HttpToolsProtocol`."""
-        light(cycle.message_event)
         super()._start_asgi_task(cycle, functools.partial(self._respond, app))
 
     async def _respond(self, app: ASGI3Application, scope: Any, receive: Any, send: Any) -> None:
-        self._direct = DirectHttp(self)
-        scope["extensions"] = {EXTENSION: self._direct}
+        direct = self._direct = DirectHttp(self)
+        scope["extensions"] = {EXTENSION: direct}
         await app(scope, receive, send)
-        if (rest := rest_of(self._direct, receive, send)) is not None:
+        if (rest := rest_of(direct, receive, send)) is not None:
             if self.headers is scope["headers"]:  # not yet those of another request
                 self.headers = []
             method = scope["method"]

@@ -165,7 +165,10 @@ class Run:
         if event.type in TERMINAL_TYPES:
             self._terminate(event)
             return
-        self._put(event, self._check)
+        try:
+            self._put(event, self._check)
+        except RunError as error:
+            self._terminate(_error_event(error))  # now: the agent may take its time to end
 
     def _put(self, event: StreamEvent, check: Callable[[int, int], None] | None = None) -> None:
         if self._writer.last == 0 and event.type != StreamEventType.AGENT_START:
