@@ -68,10 +68,11 @@ class Sweep:
         loop = asyncio.get_running_loop()
         now = loop.time()
         some = tuple(islice(pumps, AT_ONCE))
-        for pump in some:
-            if pump.due <= now:
-                pump.tick(now, self._heartbeat, self._send_timeout)
+        # First, so that a pump that fails is not the end of everybody's heartbeats.
         if some:
             self._timer = loop.call_later(0, self._some, pumps)
         else:
             self._timer = loop.call_later(self._interval, self._tick)
+        for pump in some:
+            if pump.due <= now:
+                pump.tick(now, self._heartbeat, self._send_timeout)
