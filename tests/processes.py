@@ -66,6 +66,15 @@ class Process:
         return self.popen.returncode, out, err
 
 
+@contextmanager
+def parrot(folder: Path, program: str) -> Iterator[str]:
+    """The URL of a server whose agent `parrot` is in this program, put into the folder as `agents.py`."""
+    (folder / "agents.py").write_text(program)
+    with Process("serve", "agents:parrot", "--port", "0", cwd=folder) as server:
+        server.ready()
+        yield server.url
+
+
 def state(pid: int) -> str:
     """A process's state, the letter that proc(5) has for it; X where there is none."""
     try:

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+import processes
 from processes import COMMAND, ENVIRONMENT, Process
 from twinwire.events import StreamEvent
 from twinwire.terminal import Terminal
@@ -43,11 +44,8 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 @pytest.fixture(scope="module")
 def parrot(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The URL of a server with the agent above."""
-    folder = tmp_path_factory.mktemp("parrot")
-    (folder / "agents.py").write_text(AGENTS)
-    with Process("serve", "agents:parrot", "--port", "0", cwd=folder) as server:
-        server.ready()
-        yield server.url
+    with processes.parrot(tmp_path_factory.mktemp("parrot"), AGENTS) as url:
+        yield url
 
 
 def command(*arguments: str) -> list[str]:

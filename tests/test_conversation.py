@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from processes import COMMAND, ENVIRONMENT, Process, stopped
+from processes import COMMAND, ENVIRONMENT, Process, parrot, stopped
 from typing_at import Typist, at_terminal
 
 AGENTS = """
@@ -34,11 +34,8 @@ Talk = Callable[..., AbstractContextManager[Typist]]
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The URL of a server whose agent says what it was asked and how many messages were before."""
-    folder = tmp_path_factory.mktemp("parrot")
-    (folder / "agents.py").write_text(AGENTS)
-    with Process("serve", "agents:parrot", "--port", "0", cwd=folder) as running:
-        running.ready()
-        yield running.url
+    with parrot(tmp_path_factory.mktemp("parrot"), AGENTS) as url:
+        yield url
 
 
 @pytest.fixture

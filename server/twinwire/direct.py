@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
@@ -14,26 +15,35 @@ from twinwire.protocols import BoundedWebSocket
 Rest = Callable[[Any, Any], Awaitable[None]]
 
 
-def rest_of(direct: DirectHttp | DirectWebSocket, receive: Any, send: Any) -> Awaitable[None] | None:
+def rest_of(direct: _Connection, receive: Any, send: Any) -> Awaitable[None] | None:
     """What the app has left to be awaited, if anything."""
     rest, direct.rest = direct.rest, None
     return None if rest is None else rest(receive, send)
 
 
-class DirectHttp:
+class _Connection:
+    """What both have."""
+
+    __slots__ = ("on_lost", "on_pause", "push", "rest", "transport")
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self.transport = transport
+        self.push = transport.write
+        self.on_pause: Callable[[], None] | None = None
+        self.on_lost: Callable[[], None] | None = None
+        self.rest: Rest | None = None
+
+
+class DirectHttp(_Connection):
     """See `Direct`. uvicorn sends a response without a length in chunks; so do we."""
 
-    __slots__ = ("_flow", "on_lost", "on_pause", "push", "rest", "transport")
+    __slots__ = ("_flow",)
 
     frame = staticmethod(wire.http_chunk)
     ping = None
 
     def __init__(self, protocol: HttpToolsProtocol) -> None:
-        self.transport = protocol.transport
-        self.push = protocol.transport.write
-        self.on_pause: Callable[[], None] | None = None
-        self.on_lost: Callable[[], None] | None = None
-        self.rest: Rest | None = None
+        super().__init__(protocol.transport)
         self._flow = protocol.flow
 
     def write(self, frames: Sequence[bytes]) -> bool:
@@ -47,19 +57,15 @@ class DirectHttp:
         await self._flow.drain()
 
 
-class DirectWebSocket:
+class DirectWebSocket(_Connection):
     """See `Direct`. Without extensions (permessage-deflate is off) a frame depends on nothing before it."""
 
-    __slots__ = ("_protocol", "on_lost", "on_pause", "push", "rest", "transport")
+    __slots__ = ("_protocol",)
 
     frame = staticmethod(wire.ws_text)
 
     def __init__(self, protocol: BoundedWebSocket) -> None:
-        self.transport = protocol.transport
-        self.push = protocol.transport.write
-        self.on_pause: Callable[[], None] | None = None
-        self.on_lost: Callable[[], None] | None = None
-        self.rest: Rest | None = None
+        super().__init__(protocol.transport)
         self._protocol = protocol
 
     def write(self, frames: Sequence[bytes]) -> bool:
