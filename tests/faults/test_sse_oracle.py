@@ -10,7 +10,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from node import CLIENT, node
+from node import CLIENT, needed, node
 from serving import Puppets, Running
 
 PARSER = (Path(__file__).with_name("sse_oracle.mjs")).read_text()
@@ -21,6 +21,7 @@ ODD += ["\ufeff", "😀", "é", "\x85", "\x0b", "\\n", '"', "", " ", "retry: 1\n
 @pytest.mark.parametrize("envelope", ["0", "1"])
 async def test_any_text(envelope: str, server: Running, puppets: Puppets, chance: random.Random) -> None:
     """Each event is one event with its type, its id and its data, which is JSON of what the agent yielded."""
+    needed()
     async with httpx.AsyncClient(base_url=server.url, trust_env=False, verify=False) as client:
         run_id = (await client.post("/runs", json={"message": "hi"})).json()["run_id"]
         puppet = await puppets.next()
