@@ -31,3 +31,21 @@ async def steady(request: RunRequest) -> AsyncGenerator[StreamEvent, None]:
         due = max(due + 1 / load.rate, loop.time())
         await asyncio.sleep(due - loop.time())
         yield StreamEvent(type="LLM_CHUNK", data={"content": TEXT, "delta": TEXT})
+
+
+async def ticking(request: RunRequest) -> None:
+    """The same as `steady`, emitted by timers: no task wakes up for an event."""
+    load = msgspec.json.decode(request.message, type=Load)
+    loop = asyncio.get_running_loop()
+    done = loop.create_future()
+
+    def tick(left: int) -> None:
+        request.emit(StreamEvent("LLM_CHUNK", {"content": TEXT, "delta": TEXT}))
+        if left:
+            loop.call_later(1 / load.rate, tick, left - 1)
+        else:
+            done.set_result(None)
+
+    request.emit(StreamEvent("LLM_CHUNK", {"content": TEXT, "delta": TEXT}))
+    loop.call_later(load.delay, tick, load.count - 1)
+    await done

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Sequence
 from typing import Any
 
 import pytest
+from hypothesis import given, strategies as st
 
 from model_server import DONE, answer, call_deltas, calls, crlf, delta, end, reasoning, sse, text
 from twinwire.errors import UpstreamError
-from twinwire.models import Finish, Part, Text, Thinking, ToolCall, Usage
+from twinwire.models import Finish, Part, Text, Thinking, ToolCall, Usage, chunks
 from twinwire.models.chunks import MAX_EVENT, ChunkDecoder
 
 USAGE = Usage(prompt_tokens=3, completion_tokens=2, total_tokens=5)
@@ -209,3 +211,69 @@ def test_large_delta_is_linear() -> None:
     parts = decode([body[at : at + 1024] for at in range(0, len(body), 1024)])
     assert time.process_time() - start < 5
     assert parts == [Text("x" * 10_000_000), STOP]
+
+
+LINES = st.sampled_from(
+    [
+        '{"id":"c1","model":"m","choices":[{"index":0,"delta":{"content":%s},"finish_reason":null}]}',
+        '{"id": "c1", "model": "m", "choices": [{"index": 0, "delta": {"role": "assistant", "content": %s}}]}',
+        '{"id":%s,"choices":[{"delta":{"content":"m"}}]}',
+        '{"id":"m","choices":[{"delta":{"content":%s}},{"delta":{"content":"m"}}]}',
+        '{"choices":[{"delta":{"content":"m","content":%s}}]}',
+        '{"choices":[{"delta":{"content":%s,"content":"m"}}]}',
+        '{"choices":[{"delta":{"content":%s,"reasoning":"m"}}]}',
+        '{"choices":[{"delta":{"content":%s}}],"usage":{"prompt_tokens":1,"completion_tokens":2,"total_tokens":3}}',
+        '{"choices":[{"delta":{"content":%s},"finish_reason":"stop"}]}',
+        '{"choices":[{"delta":{"content":%s},"logprobs":{"content":[{"token":"m"}]}}],"obfuscation":"m"}',
+        '{"choices":[{"delta":{"content":"a"}}],"error":%s}',
+    ]
+)
+WORDS = (
+    st.sampled_from(["m", "mm", "m?", "c1", "a", "", " ", "stop", 'say "m"', "\\", "\n", "\x7f", "ü", "🚀", "\u2028"])
+    | st.text()
+)
+
+
+@given(st.lists(st.tuples(LINES, st.lists(WORDS, min_size=1, max_size=6), st.booleans()), max_size=8))
+def test_what_was_learned_changes_nothing(lines: list[tuple[str, list[str], bool]]) -> None:
+    """Whatever a decoder has seen before, it makes of an event what a new one does, its usage and reason included."""
+    learned = ChunkDecoder()
+    usage = reason = None
+    for line, words, escaped in lines:
+        for word in words:
+            event = b"data: %b\n\n" % (line % json.dumps(word, ensure_ascii=escaped)).encode("utf-8", "replace")
+            fresh = ChunkDecoder()
+            try:
+                parts = fresh.feed(event)
+            except UpstreamError as error:
+                with pytest.raises(UpstreamError, match=re.escape(str(error))):
+                    learned.feed(event)
+                continue
+            assert learned.feed(event) == parts
+            usage, reason = fresh._usage or usage, fresh.reason or reason
+            assert (learned._usage, learned.reason) == (usage, reason)
+
+
+@pytest.mark.parametrize("key", ['"content":', '"content": '])
+def test_events_that_are_alike_are_not_decoded(key: str) -> None:
+    """From the third on, an event that differs from the ones before in its text alone is not decoded any more."""
+    decoder = ChunkDecoder()
+
+    def event(word: str) -> bytes:
+        return b'data: {"choices":[{"delta":{%b"%b"}}]}\n\n' % (key.encode(), word.encode())
+
+    for word in ("a", "b"):
+        assert decoder.feed(event(word)) == [Text(word)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(chunks, "_decode", None)
+        assert decoder.feed(event("grün 🚀")) == [Text("grün 🚀")]
+        with pytest.raises(TypeError):
+            decoder.feed(event("\\n"))
+
+
+def test_torn_events_that_are_alike() -> None:
+    """Events that are alike are put together from pieces, however their parts look."""
+    whole = b'data: {"choices":[{"delta":{"content":"%b"}}]}\n\n'
+    body = b"".join(whole % word for word in (b"a", b"b", b"c", b"d")) + END
+    for cut in range(len(body)):
+        assert decode([whole % b"x", whole % b"y", body[:cut], body[cut:]])[2:] == [*map(Text, "abcd"), STOP]

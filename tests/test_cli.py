@@ -17,7 +17,6 @@ from twinwire.settings import SECRETS, Settings, flag
 MINE = """
 number = 5
 text = "app"
-async def coroutine(request): ...
 class Agent: ...
 """
 
@@ -81,7 +80,6 @@ BAD: dict[str, tuple[list[str], str]] = {
     "no attribute of an attribute": (["serve", "--port", "0", "mine:text.no.thing"], "mine has no 'text.no.thing'"),
     "not callable": (["serve", "--port", "0", "mine:number"], "mine:number is neither an app nor an agent"),
     "a class": (["serve", "--port", "0", "mine:Agent"], "mine:Agent is neither"),
-    "a coroutine function": (["serve", "--port", "0", "mine:coroutine"], "mine:coroutine is neither"),
     "somebody else's app": (["serve", "--port", "0", "foreign:app"], "foreign:app is a Litestar app, but not"),
 }
 

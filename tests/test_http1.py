@@ -13,7 +13,7 @@ import pytest
 
 from model_server import Exchange, ModelServer, end, text
 from raw_server import CHUNKED, HEAD, OK, listening, receive, replying, whole
-from twinwire.models import Finish, Text, http1
+from twinwire.models import Finish, Text, exchange
 from twinwire.models.openai import OpenAIChatModel, _tls
 from twinwire.models.transport import Transport
 
@@ -200,7 +200,7 @@ async def test_backpressure(client: httpx2.AsyncClient) -> None:
             sizes.append(len(await read()))
             if not sizes[-1]:
                 break
-    assert max(sizes) < 4 * http1.HIGH_WATER
+    assert max(sizes) < 4 * exchange.HIGH_WATER
     assert sum(sizes) == size
 
 

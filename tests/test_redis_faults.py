@@ -238,26 +238,32 @@ async def test_redis_takes_nothing(begin: str, end: str, puppets: Puppets, tmp_p
             assert text(await rest(follower)) == "waits"
 
 
-async def test_an_agent_waits_for_redis(tmp_path: Path) -> None:
-    """While Redis is away, an agent that yields without end is held up: what waits in memory is bounded."""
-    yielded, go = 0, asyncio.Event()
+@pytest.mark.parametrize("how", ["yields", "emits"])
+async def test_an_agent_waits_for_redis(how: str, tmp_path: Path) -> None:
+    """While Redis is away, an agent that talks without end is held up: what waits in memory is bounded."""
+    told, go = 0, asyncio.Event()
 
-    async def talker(_: RunRequest) -> AsyncGenerator[StreamEvent, None]:
-        nonlocal yielded
+    async def yields(_: RunRequest) -> AsyncGenerator[StreamEvent, None]:
+        nonlocal told
         await go.wait()
-        while yielded < 5 * MAX_PENDING:
-            yielded += 1
+        while told < 5 * MAX_PENDING:
+            told += 1
             yield StreamEvent(type="LLM_CHUNK", data={"content": "x", "delta": "x"})
 
+    async def emits(request: RunRequest) -> None:
+        async for event in yields(request):
+            if (room := request.emit(event)) is not None:
+                await room
+
     with own_server(tmp_path) as redis:
-        async with serving({"talker": talker}, log=redis.url) as server:
+        async with serving({"talker": yields if how == "yields" else emits}, log=redis.url) as server:
             follower = await start("ws", server)
             with redis.frozen():
                 go.set()
-                await until(lambda: yielded > 0)
+                await until(lambda: told > 0)
                 await asyncio.sleep(0.2)
-                assert yielded <= 2 * MAX_PENDING
-            assert len(text(await rest(follower))) == yielded == 5 * MAX_PENDING
+                assert told <= 2 * MAX_PENDING
+            assert len(text(await rest(follower))) == told == 5 * MAX_PENDING
 
 
 async def test_a_start_whose_answer_was_lost(puppets: Puppets, tmp_path: Path) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import errno
 import importlib.util
-import inspect
 import os
 import secrets
 import signal
@@ -117,8 +116,8 @@ def load_app(target: str, settings: Settings) -> Litestar:
         if not hasattr(found, part):
             raise SettingsError(f"{module_name} has no {name!r}")
         found = getattr(found, part)
-    if not callable(found) or isinstance(found, type) or inspect.iscoroutinefunction(found):
-        raise SettingsError(f"{target} is neither an app nor an agent, which gives an async iterator when called")
+    if not callable(found) or isinstance(found, type):
+        raise SettingsError(f"{target} is neither an app nor an agent, which is an async function that yields or emits")
 
     from litestar import Litestar
 

@@ -42,18 +42,19 @@ TYPE_PATTERN = re.compile(r"[A-Z][A-Z0-9_]*", re.ASCII)
 _encode = msgspec.json.Encoder().encode
 _BRACE = ord("{")
 _QUOTE = ord('"')
+_MILLISECONDS = [f".{number:03d}Z" for number in range(1000)]
 _second, _second_text = 0, ""
 
 
 def timestamp() -> str:
     """The time now, as RFC 3339 in UTC with milliseconds and `Z`."""
     global _second, _second_text  # noqa: PLW0603 - formatting a second once instead of for each of its events
-    milliseconds = time.time_ns() // 1_000_000
-    second = milliseconds // 1000
+    now = time.time()
+    second = int(now)
     if second != _second:
         _second_text = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
         _second = second
-    return f"{_second_text}.{milliseconds % 1000:03d}Z"
+    return _second_text + _MILLISECONDS[int((now - second) * 1000)]
 
 
 class StreamEvent(Struct):

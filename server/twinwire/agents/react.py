@@ -1,7 +1,7 @@
 """The ReActAgent: asks a model, runs the tools it calls, asks again, until it answers.
 
-It knows nothing of runs, deadlines or sessions: whoever iterates it may close it at any point, which ends the
-model's call and the running tools at once.
+It knows nothing of runs, deadlines or sessions: whoever runs it may cancel it at any point, which ends the model's
+call and the running tools at once.
 """
 
 from __future__ import annotations
@@ -11,16 +11,16 @@ import json
 import logging
 import time
 from collections import Counter
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Sequence
 from contextlib import aclosing
 from typing import Any
 
 import msgspec
 
-from twinwire.agents import RunRequest
+from twinwire.agents import Emit, RunRequest, emitted
 from twinwire.errors import RunError, UpstreamError
-from twinwire.events import StreamEvent, StreamEventType as Type
-from twinwire.models import ChatModel, Finish, Message, Text, Thinking, ToolCall
+from twinwire.events import StreamEvent, StreamEventType as Type, timestamp
+from twinwire.models import ChatModel, Finish, Message, Part, Text, Thinking, ToolCall, ask
 from twinwire.tools.base import ToolError, ToolRegistry, ToolResult
 
 logger = logging.getLogger("twinwire.agents")
@@ -29,6 +29,8 @@ SYSTEM_PROMPT = (
     "You are a helpful assistant. Use the tools where they help, several at once where they do not depend on each "
     "other, and rely on what they return. When you know enough, answer briefly, in Markdown and in the user's language."
 )
+
+_LLM_CHUNK = Type.LLM_CHUNK  # looking up a member takes as long as making an event
 
 MAX_REPEATS = 2
 """How often one run runs the same call, the same tool with the same parameters."""
@@ -40,6 +42,43 @@ def _event(kind: Type, at: int | None, /, **data: Any) -> StreamEvent:
 
 def _failed(error: RunError) -> StreamEvent:
     return _event(Type.ERROR, None, error_type=error.code, message=error.message, error=error.message)
+
+
+async def _tell(emit: Emit, event: StreamEvent) -> None:
+    if (room := emit(event)) is not None:
+        await room
+
+
+class _Answer:
+    """What the model says in one step; its words are emitted as they come."""
+
+    def __init__(self, step: int, emit: Emit) -> None:
+        self.calls: list[ToolCall] = []
+        self.finish: Finish | None = None
+        self._step = step
+        self._emit = emit
+        self._texts: list[str] = []
+
+    @property
+    def text(self) -> str:
+        return "".join(self._texts)
+
+    def take(self, batch: Sequence[Part]) -> Awaitable[None] | None:
+        """See `models.ask`."""
+        told: list[StreamEvent] = []
+        for part in batch:
+            if isinstance(part, Text):
+                text = part.text
+                self._texts.append(text)
+                data = {"content": text, "delta": text}
+                told.append(StreamEvent(_LLM_CHUNK, data, timestamp(), {"step": self._step}))
+            elif isinstance(part, Thinking):
+                told.append(_event(Type.THINKING, self._step, content=part.text))
+            elif isinstance(part, ToolCall):
+                self.calls.append(part)
+            else:
+                self.finish = part
+        return self._emit(*told) if told else None
 
 
 class _Call:
@@ -124,8 +163,8 @@ class ReActAgent:
 
     async def arun(self, message: str, history: Sequence[Message] = ()) -> str:
         """Answer `message`; where the steps run out, what there is. Raises `RunError` where the run failed."""
-        async with aclosing(self.arun_stream(message, history)) as events:
-            async for event in events:
+        async with aclosing(self.arun_stream(message, history)) as told:
+            async for event in told:
                 last = event
         if last.type == Type.ERROR:
             raise RunError(last.data["message"], code=last.data["error_type"])
@@ -135,10 +174,17 @@ class ReActAgent:
         """Answer `message` and yield the events, as `__call__`; `history` is the conversation before, oldest first."""
         return self(RunRequest(message, history=list(history)))
 
-    async def __call__(self, request: RunRequest) -> AsyncGenerator[StreamEvent, None]:
+    def __call__(self, request: RunRequest) -> AsyncGenerator[StreamEvent, None]:
         """Run once: AGENT_START first, AGENT_FINISH or ERROR last, as it happens. Only cancelling it raises."""
+        return emitted(self.push, request)
+
+    async def push(self, request: RunRequest) -> None:
+        """Run once, as `__call__`, and emit the events."""
+        emit = request.emit
         config = {"agent": self.name, "model": self.model.name, "tools": [tool.name for tool in self.tools]}
-        yield _event(Type.AGENT_START, None, input=request.message, config=config, max_steps=self.max_steps)
+        await _tell(
+            emit, _event(Type.AGENT_START, None, input=request.message, config=config, max_steps=self.max_steps)
+        )
         begun = time.monotonic()
         messages = self._conversation(request)
         seen: Counter[tuple[str, str]] = Counter()
@@ -146,49 +192,33 @@ class ReActAgent:
         status = "max_steps"
         try:
             for step in range(1, self.max_steps + 1):
-                yield _event(Type.STEP_START, step, step=step, max_steps=self.max_steps)
-                text: list[str] = []
-                parts: list[ToolCall] = []
-                finish: Finish | None = None
-                async with aclosing(self.model.stream(messages, tools)) as batches:
-                    async for batch in batches:
-                        for part in batch:
-                            if isinstance(part, Text):
-                                text.append(part.text)
-                                data = {"content": part.text, "delta": part.text}
-                                yield StreamEvent(Type.LLM_CHUNK, data, metadata={"step": step})
-                            elif isinstance(part, Thinking):
-                                yield _event(Type.THINKING, step, content=part.text)
-                            elif isinstance(part, ToolCall):
-                                parts.append(part)
-                            else:
-                                finish = part
+                await _tell(emit, _event(Type.STEP_START, step, step=step, max_steps=self.max_steps))
+                answer = _Answer(step, emit)
+                await ask(self.model, messages, tools, answer.take)
+                finish = answer.finish
                 if finish is None:
                     raise UpstreamError("the model's answer broke off before its end", code="upstream_truncated")
                 if finish.usage is not None:
                     request.usage.add(finish.usage)
-                answer = "".join(text)
-                calls = self._calls(parts, seen)
+                calls = self._calls(answer.calls, seen)
                 if calls and step < self.max_steps:  # what nobody would read is not run
-                    async with aclosing(self._call_tools(calls, step)) as events:
-                        async for event in events:
-                            yield event
-                    messages += _told(answer, calls)
+                    await self._call_tools(calls, step, emit)
+                    messages += _told(answer.text, calls)
                     tools = [] if all(call.repeated for call in calls) else self.tools.specs
-                yield _event(Type.STEP_FINISH, step, step=step, action="tool_calls" if calls else "answer")
+                await _tell(emit, _event(Type.STEP_FINISH, step, step=step, action="tool_calls" if calls else "answer"))
                 progress = 100 * step // self.max_steps if calls else 100
-                yield _event(Type.PROGRESS, step, progress=progress, step=step, total=self.max_steps)
+                await _tell(emit, _event(Type.PROGRESS, step, progress=progress, step=step, total=self.max_steps))
                 if not calls:
                     status = "completed"
                     break
             duration, usage = round(time.monotonic() - begun, 3), msgspec.to_builtins(request.usage)
-            end = _event(Type.AGENT_FINISH, None, result=answer, duration=duration, status=status, usage=usage)
+            end = _event(Type.AGENT_FINISH, None, result=answer.text, duration=duration, status=status, usage=usage)
         except RunError as error:
             end = _failed(error)
         except Exception:
             logger.exception("agent %s failed", self.name)
             end = _failed(RunError())
-        yield end
+        await _tell(emit, end)
 
     def _calls(self, parts: Sequence[ToolCall], seen: Counter[tuple[str, str]]) -> list[_Call]:
         calls = [_Call(part, seen) for part in parts]
@@ -200,13 +230,13 @@ class ReActAgent:
         system = [{"role": "system", "content": self.system_prompt}] if self.system_prompt else []
         return [*system, *request.history, {"role": "user", "content": request.message}]
 
-    async def _call_tools(self, calls: Sequence[_Call], step: int) -> AsyncGenerator[StreamEvent, None]:
+    async def _call_tools(self, calls: Sequence[_Call], step: int, emit: Emit) -> None:
         """Run the calls at once; each finishes as it is done. No task is left, however this ends."""
         for call in calls:
-            yield call.started(step)
+            await _tell(emit, call.started(step))
         for call in calls:
             if call.refusal:
-                yield call.finished(step, 0.0)
+                await _tell(emit, call.finished(step, 0.0))
         begun = time.monotonic()
         running = {
             asyncio.create_task(self.tools.call(call.name, call.parameters, self.tool_timeout)): call
@@ -219,7 +249,7 @@ class ReActAgent:
                 for task in [task for task in running if task in done]:  # in the model's order
                     call = running.pop(task)
                     call.result = task.result()
-                    yield call.finished(step, time.monotonic() - begun)
+                    await _tell(emit, call.finished(step, time.monotonic() - begun))
         finally:
             for task in running:
                 task.cancel()

@@ -67,13 +67,16 @@ class MemoryLog(LocalControl):
 
     def append(self, run_id: str, expected_last: int, records: Sequence[Record]) -> None:
         """See `EventLog`; done when it returns."""
-        tail = self._entry(run_id).tail
+        entry = self._runs.get(run_id)
+        if entry is None or run_id in self._ended:
+            entry = self._entry(run_id)
+        tail = entry.tail
         self.size += tail.append(expected_last, records)
         if records[-1].last and run_id not in self._ended:
             self._ended[run_id] = self._clock() + self._retention
         if self.size > self._max_bytes:
             self._evict(run_id)
-        if self.size > self._max_bytes or tail.count > self._max_events:
+        if self.size > self._max_bytes or records[-1].seq - tail.first >= self._max_events:
             self.size -= tail.trim(self._max_events, max(self._max_bytes - (self.size - tail.size), 0))
 
     async def find(self, user_id: str | None, idempotency_key: str) -> RunInfo | None:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import time
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from itertools import accumulate
+from time import monotonic
 from typing import Protocol
 
 from twinwire.errors import CursorGone, StaleWriter
@@ -41,12 +41,45 @@ class Live(Protocol):
 class Audience:
     """The live followers with one view. What is appended is framed once for all of them."""
 
-    __slots__ = ("frame", "members", "pushed_at")
+    __slots__ = ("_members", "_pushes", "frame", "pushed_at", "view")
 
-    def __init__(self, frame: Callable[[Sequence[bytes]], bytes]) -> None:
+    def __init__(self, view: View, frame: Callable[[Sequence[bytes]], bytes]) -> None:
+        self.view = view
         self.frame = frame
-        self.members: dict[Live, Callable[[bytes], object]] = {}
         self.pushed_at = 0.0  # the monotonic clock's time
+        self._members: dict[Live, Callable[[bytes], object]] = {}
+        self._pushes: tuple[Callable[[bytes], object], ...] | None = ()  # to each member; None: not put together yet
+
+    @property
+    def members(self) -> tuple[Live, ...]:
+        """Who is live now."""
+        return tuple(self._members)
+
+    def add(self, follower: Live) -> None:
+        """Write to this follower, too."""
+        self._members[follower] = follower.push
+        self._pushes = None
+
+    def remove(self, follower: Live) -> bool:
+        """Write to it no more; whether any are left."""
+        del self._members[follower]
+        self._pushes = None
+        return bool(self._members)
+
+    def push(self, records: Sequence[Record]) -> None:
+        """Write to each member what it sees of the records."""
+        frames = self.view.frames(records)
+        if not frames:
+            return
+        data = self.frame(frames)
+        self.pushed_at = monotonic()
+        if self._pushes is None:
+            self._pushes = tuple(self._members.values())
+        for push in self._pushes:  # some may leave meanwhile
+            try:  # noqa: SIM105 - a context manager would cost more than the rest
+                push(data)
+            except RuntimeError:
+                pass  # the connection has gone, and its pump has yet to hear of it
 
 
 class Tail:
@@ -57,7 +90,7 @@ class Tail:
     def __init__(self) -> None:
         self._records: list[Record] = []
         self._subscribers: dict[object, Callable[[], None]] = {}
-        self._audiences: dict[View, Audience] = {}
+        self._audiences: tuple[Audience, ...] = ()
         self.first = 1
         self.size = 0  # bytes of the records' bodies
 
@@ -98,43 +131,35 @@ class Tail:
             self._settle()
         kept.extend(records)
         self.size += added
-        if self._audiences:
-            self._push(records)
+        for audience in self._audiences:
+            audience.push(records)
         if self._subscribers:
             self._wake()
         return added
 
-    def _push(self, records: Sequence[Record]) -> None:
-        for view, audience in tuple(self._audiences.items()):
-            if frames := view.frames(records):
-                data = audience.frame(frames)
-                audience.pushed_at = time.monotonic()
-                for push in tuple(audience.members.values()):
-                    try:  # noqa: SIM105 - a context manager would cost more than the rest
-                        push(data)
-                    except RuntimeError:
-                        pass  # the connection has gone, and its pump has yet to hear of it
-
     def _settle(self) -> None:
         """Let nobody be live."""
-        for audience in tuple(self._audiences.values()):
-            for follower in tuple(audience.members):
+        for audience in self._audiences:
+            for follower in audience.members:
                 follower.lag()
 
     def join(self, follower: Live) -> Audience:
         """From now on write to this follower what is appended. It has seen all there is, and need not subscribe."""
-        audience = self._audiences.get(follower.view)
+        audience = self._audience(follower.view)
         if audience is None:
-            audience = self._audiences[follower.view] = Audience(follower.frame)
-        audience.members[follower] = follower.push
+            audience = Audience(follower.view, follower.frame)
+            self._audiences = (*self._audiences, audience)
+        audience.add(follower)
         return audience
 
     def leave(self, follower: Live) -> None:
         """Write to it no more."""
-        audience = self._audiences[follower.view]
-        del audience.members[follower]
-        if not audience.members:
-            del self._audiences[follower.view]
+        left = self._audience(follower.view)
+        if left is not None and not left.remove(follower):
+            self._audiences = tuple(audience for audience in self._audiences if audience is not left)
+
+    def _audience(self, view: View) -> Audience | None:
+        return next((audience for audience in self._audiences if audience.view is view), None)
 
     @property
     def terminal(self) -> Record | None:

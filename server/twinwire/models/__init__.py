@@ -6,10 +6,13 @@ file on this machine, `demo` needs neither key nor network.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from contextlib import aclosing
 from typing import Any, Protocol
 
 from msgspec import Struct
+
+from twinwire.models.pulled import Take
 
 Message = dict[str, Any]
 """One message of a conversation in OpenAI's chat form: `{"role", "content", "tool_calls"?, "tool_call_id"?}`."""
@@ -76,3 +79,21 @@ class ChatModel(Protocol):
         Closing the generator ends the call at once, upstream too. Raises `errors.UpstreamError`.
         """
         ...
+
+
+async def ask(
+    model: ChatModel, messages: Sequence[Message], tools: Sequence[ToolSpec], take: Take[Sequence[Part]]
+) -> None:
+    """One call of the model, whose batches are given to `take`. Cancelling it ends the call at once, upstream too.
+
+    A model may have a method `push`, with these arguments but the first, beside its `stream`. It calls `take` wherever
+    a batch comes, also outside of the task: that costs a fraction of waking a task up and going through generators.
+    """
+    push: Callable[..., Awaitable[None]] | None = getattr(model, "push", None)
+    if push is not None:
+        await push(messages, tools, take)
+        return
+    async with aclosing(model.stream(messages, tools)) as batches:
+        async for batch in batches:
+            if (room := take(batch)) is not None:
+                await room

@@ -77,15 +77,45 @@ def _decode_chunk(data: bytes) -> _Chunk:
         raise _garbage("something that is not a chunk of a chat completion") from None
 
 
+_UNKNOWN = (b"\0", b"\0")
+
+
+def _plain(text: bytes) -> str:
+    """Return the text, if these bytes are all of a JSON string (RFC 8259, section 7) and nothing in it is escaped."""
+    try:
+        plain = text.decode()
+    except UnicodeDecodeError:
+        return ""
+    return plain if plain.isprintable() and '"' not in plain and "\\" not in plain else ""
+
+
 class ChunkDecoder:
     """One call's body. `feed` it what is read until `done`; where the body ends before that, take `end`.
 
     `reason` is the finish_reason once it has come: from then on the answer is whole, whatever happens to the body.
     """
 
+    __slots__ = (
+        "_after_cr",
+        "_around",
+        "_calls",
+        "_data",
+        "_first",
+        "_line",
+        "_open",
+        "_seen",
+        "_torn",
+        "_usage",
+        "done",
+        "reason",
+    )
+
     def __init__(self) -> None:
         self.done = False
         self.reason: str | None = None
+        self._around = _UNKNOWN
+        self._seen = _UNKNOWN  # around the last text
+        self._torn = False  # the bytes so far may end within an event
         self._usage: Usage | None = None
         self._calls: list[_Call] = []
         self._open: dict[int | None, _Call] = {}
@@ -100,20 +130,28 @@ class ChunkDecoder:
         What follows `[DONE]` is ignored. Raises `UpstreamError`: `upstream_garbage` for what is no chunk,
         `upstream_error` for an error object, and as `end`.
         """
+        before, behind = self._around
+        if data.startswith(before) and data.endswith(behind) and not self._torn:
+            text = _plain(data[len(before) : -len(behind)])
+            if text:
+                return [Text(text)]
         parts: list[Part] = []
-        if data.startswith(b"data: {") and data.endswith(b"}\n\n") and not (self._line or self._data):
+        if data.startswith(b"data: {") and data.endswith(b"}\n\n") and not self._torn:
             # Whole events, each of one line: what nearly all servers send nearly always.
             blocks = data[6:-2].split(b"\n\ndata: ")
             if data.count(b"\n") == 2 * len(blocks) and b"\r" not in data and b"[DONE]" not in data:
-                self._first = self._after_cr = False
+                self._first = False
                 for block in blocks:
                     self._add(_decode_chunk(block), parts)
+                if len(blocks) == len(parts) == 1:
+                    self._learn(data, parts[0])
                 return parts
         if self._after_cr and data:
             data = data.removeprefix(b"\n")  # the other half of a CRLF
             self._after_cr = False
         if not data:
             return parts
+        self._torn = True
         self._after_cr = data.endswith(b"\r")
         ended = data.endswith((b"\n", b"\r"))
         lines = data.splitlines()
@@ -125,9 +163,28 @@ class ChunkDecoder:
                 self._take(line, parts)
                 if self.done:
                     return parts
+        self._torn = bool(self._line or self._data or self._after_cr)
         if len(self._data) + len(self._line) > MAX_EVENT:
             raise _garbage(f"an event of more than {MAX_EVENT >> 20} MiB")
         return parts
+
+    def _learn(self, event: bytes, part: Part) -> None:
+        """Keep what is around a text that is all there is in an event, where it was the same in the event before.
+
+        Most events of a stream differ in their text alone, and are not decoded any more. That the text is all that
+        comes of an event is tried out with another one in its place.
+        """
+        text = part.text.encode() if isinstance(part, Text) else b""
+        if not _plain(text):
+            return
+        before, found, behind = event.partition(b'"%b"' % text)
+        seen, self._seen = self._seen, (before + b'"', b'"' + behind)
+        if found and seen == self._seen:
+            other = text + b"?"
+            trial, parts = ChunkDecoder(), list[Part]()
+            trial._add(_decode_chunk(event[6:-2].replace(b'"%b"' % text, b'"%b"' % other, 1)), parts)
+            if parts == [Text(other.decode())] and trial.reason is None and trial._usage is None:
+                self._around = self._seen
 
     def end(self) -> list[Part]:
         """Return the tool calls and the `Finish`. Raises `UpstreamError`: `upstream_truncated` without a reason."""

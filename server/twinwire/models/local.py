@@ -9,6 +9,7 @@ input is a pipe that closes. It does not speak the protocol: `openai` does, over
 from __future__ import annotations
 
 import asyncio
+import functools
 import importlib.util
 import logging
 import os
@@ -18,12 +19,13 @@ import sys
 import time
 from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncGenerator, Sequence
-from contextlib import aclosing, suppress
+from contextlib import suppress
 from pathlib import Path
 
 from twinwire.errors import SettingsError, UpstreamError
 from twinwire.models import Message, Part, ToolSpec
 from twinwire.models.openai import OpenAIChatModel
+from twinwire.models.pulled import Take, pulled
 
 logger = logging.getLogger("twinwire.models")
 
@@ -80,15 +82,17 @@ class LocalModel:
             self._keeper.cancel()
             await asyncio.wait([self._keeper])
 
-    async def stream(
+    def stream(
         self, messages: Sequence[Message], tools: Sequence[ToolSpec] = ()
     ) -> AsyncGenerator[Sequence[Part], None]:
-        """One call of the model, as `OpenAIChatModel.stream`; `upstream_unreachable` while there is no process."""
+        """See `push`, and `ChatModel`."""
+        return pulled(functools.partial(self.push, messages, tools))
+
+    async def push(self, messages: Sequence[Message], tools: Sequence[ToolSpec], take: Take[Sequence[Part]]) -> None:
+        """One call of the model, as `OpenAIChatModel.push`; `upstream_unreachable` while there is no process."""
         if self._model is None:
             raise UpstreamError("the local model is not running; try again later", code="upstream_unreachable")
-        async with aclosing(self._model.stream(messages, tools)) as batches:
-            async for batch in batches:
-                yield batch
+        await self._model.push(messages, tools, take)
 
     async def _launch(self) -> Process:
         """Return a process that has loaded the model."""

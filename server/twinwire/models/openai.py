@@ -19,6 +19,7 @@ from twinwire.errors import SettingsError, UpstreamError, UpstreamTimeout
 from twinwire.events import dump
 from twinwire.models import Message, Part, ToolSpec
 from twinwire.models.chunks import ChunkDecoder
+from twinwire.models.pulled import Take, pulled
 
 if TYPE_CHECKING:
     import ssl
@@ -59,13 +60,23 @@ def _refused(status: int, body: object) -> UpstreamError:
     return UpstreamError(f"the model's server refused the request ({status})", code="upstream_rejected")
 
 
-def _reader(response: httpx2.Response) -> Callable[[], Awaitable[bytes]]:
-    """Return what reads the response's body, no bytes at its end."""
-    read: Callable[[], Awaitable[bytes]] | None = response.extensions.get("read")
-    if read is not None:
-        return read
+class _Done(Exception):
+    """The answer is whole; its body may go on."""
+
+
+def _pusher(response: httpx2.Response) -> Callable[[Take[bytes]], Awaitable[None]]:
+    """Return what gives a sink the response's body, until its end."""
+    push: Callable[[Take[bytes]], Awaitable[None]] | None = response.extensions.get("push")
+    if push is not None:
+        return push
     body = response.aiter_raw()
-    return lambda: anext(body, b"")
+
+    async def pull(sink: Take[bytes]) -> None:
+        async for data in body:
+            if (room := sink(data)) is not None:
+                await room
+
+    return pull
 
 
 class OpenAIChatModel:
@@ -107,10 +118,14 @@ class OpenAIChatModel:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._client = self._connect()
 
-    async def stream(
+    def stream(
         self, messages: Sequence[Message], tools: Sequence[ToolSpec] = ()
     ) -> AsyncGenerator[Sequence[Part], None]:
-        """One call of the model, as `ChatModel.stream`: what is read at once is one batch, each delta its own part.
+        """See `push`, and `ChatModel`."""
+        return pulled(functools.partial(self.push, messages, tools))
+
+    async def push(self, messages: Sequence[Message], tools: Sequence[ToolSpec], take: Take[Sequence[Part]]) -> None:
+        """One call of the model, as `models.ask`: what is read at once is one batch, each delta its own part.
 
         Raises `UpstreamError`, whose code is `upstream_unreachable`, `upstream_timeout`, `upstream_rate_limited`,
         `upstream_auth`, `upstream_context_length`, `upstream_rejected` or `upstream_error` before the answer; after its
@@ -119,27 +134,32 @@ class OpenAIChatModel:
         import httpx2
 
         decoder = ChunkDecoder()
+
+        def sink(data: bytes) -> Awaitable[None] | None:
+            batch = decoder.feed(data)
+            room = take(batch) if batch else None
+            if decoder.done:
+                raise _Done
+            return room
+
         response = await self._ask(messages, tools)
-        read = _reader(response)
+        push = _pusher(response)
         try:
             try:
-                while data := await read():
-                    if batch := decoder.feed(data):
-                        yield batch
-                    if decoder.done:
-                        break
+                await push(sink)
+            except _Done:
+                pass
             except httpx2.ReadTimeout:
                 if decoder.reason is None:
                     raise UpstreamTimeout(self._timeout) from None
             except httpx2.HTTPError:
                 pass  # broken: `end` knows whether in mid-answer
             if not decoder.done:
-                yield decoder.end()
+                take(decoder.end())
                 return
             with contextlib.suppress(TimeoutError, httpx2.HTTPError):
                 async with asyncio.timeout(LINGER):
-                    while await read():
-                        pass
+                    await push(lambda _: None)
         finally:
             await response.aclose()
 

@@ -35,7 +35,7 @@ _FORBIDDEN = re.compile(rb"[\r\n\0]")
 class Transport(httpx2.AsyncBaseTransport):
     """A pool of connections on one event loop, over TLS with the context `tls`.
 
-    `request.extensions["timeout"]` is heeded. Raises httpx2's errors. A response's extension `read` is the `read` of
+    `request.extensions["timeout"]` is heeded. Raises httpx2's errors. A response's extension `push` is the `push` of
     its `http1.Exchange`.
     """
 

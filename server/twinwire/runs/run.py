@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import inspect
 import logging
 import time
 import types
-from collections.abc import Callable, Coroutine, Generator
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator
 from typing import Any, Literal
 
 import msgspec
 
-from twinwire.agents import Agent, RunRequest
+from twinwire.agents import Agent, RunRequest, begin
 from twinwire.errors import RunError, RunTimeout
 from twinwire.events import TERMINAL_TYPES, StreamEvent, StreamEventType, timestamp
 from twinwire.fold import Fold
@@ -48,6 +49,7 @@ class Run:
     ) -> None:
         self.info = info
         self.request = request
+        request.emit = self.emit
         self.fold = Fold()
         self.over = False  # the terminal event is written: nothing else will be
         self.task: asyncio.Task[None] | None = None
@@ -62,6 +64,8 @@ class Run:
         self._loop = asyncio.get_running_loop()
         self._began = time.monotonic()
         self._cancelled_at: float | None = None
+        self._at_work = False  # the agent's task runs, and appends when it suspends
+        self._pulled = False  # the agent yields, and is closed where it is to stop
         self._followers = 0
         self._deadline_timer: asyncio.TimerHandle | None = None
         self._linger_timer: asyncio.TimerHandle | None = None
@@ -72,8 +76,7 @@ class Run:
         A run with a grace for followers has it from the start, so that it does not wait for one for ever.
         """
         self._tell("run started")
-        driving = _hooked(self._drive, self._writer.flush)
-        self.task = self._loop.create_task(driving, name=f"run {self.info.run_id}")
+        self.task = self._loop.create_task(self._work(), name=f"run {self.info.run_id}")
         self._deadline_timer = self._loop.call_later(self._deadline, self.fail, RunTimeout(self._deadline))
         if self._linger:
             self.linger(self._linger)
@@ -131,22 +134,40 @@ class Run:
             self.task.cancel()
         return True
 
-    async def _drive(self) -> None:
-        writer = self._writer
-        try:
-            events = self._agent(self.request)
+    @types.coroutine
+    def _work(self) -> Generator[Any, None, None]:
+        """Drive the agent, and append what it has told each time it suspends and when it is done.
+
+        So what an agent tells in one go is one append, made at once and not in a later turn of the loop.
+        """
+        work = self._drive()
+        proceed: Callable[[Any], Any] = work.send
+        value: BaseException | None = None
+        while True:
+            self._at_work = True
             try:
-                async for event in events:
-                    if self.over:
-                        break
-                    self._take(event)
-                    if self.over:
-                        break
-                    if writer.full:
-                        await writer.room()
+                awaited = proceed(value)
+            except StopIteration:
+                return
             finally:
-                if (aclose := getattr(events, "aclose", None)) is not None:
-                    await aclose()
+                self._at_work = False
+                self._writer.flush()
+            try:
+                yield awaited
+            except BaseException as error:  # noqa: BLE001 - the coroutine's to handle
+                proceed, value = work.throw, error
+            else:
+                proceed, value = work.send, None
+
+    async def _drive(self) -> None:
+        try:
+            work = begin(self._agent, self.request)
+            if inspect.isawaitable(work):
+                told = await work
+                if told is not None:
+                    raise TypeError("an agent returns nothing: it yields or emits")
+            else:
+                await self._pull(work)
             self._terminate(self._finish("completed"))
         except RunError as error:
             self._terminate(_error_event(error))
@@ -158,24 +179,54 @@ class Run:
                 logger.exception("run %s: agent %s failed", self.info.run_id, self.info.agent)
             self._terminate(_error_event(RunError()))
 
-    def _take(self, event: StreamEvent) -> None:
-        """One event of the agent."""
-        if not isinstance(event, StreamEvent):
-            raise TypeError(f"an agent yields StreamEvents, not {type(event).__name__}")
-        if event.type in TERMINAL_TYPES:
-            self._terminate(event)
-            return
+    async def _pull(self, events: AsyncIterator[StreamEvent]) -> None:
+        self._pulled = True
         try:
-            self._put(event, self._check)
-        except RunError as error:
-            self._terminate(_error_event(error))  # now: the agent may take its time to end
+            async for event in events:
+                if (room := self.emit(event)) is not None:
+                    await room
+                if self.over:
+                    break
+        finally:
+            if (aclose := getattr(events, "aclose", None)) is not None:
+                await aclose()
 
-    def _put(self, event: StreamEvent, check: Callable[[int, int], None] | None = None) -> None:
-        if self._writer.last == 0 and event.type != StreamEventType.AGENT_START:
+    def emit(self, *events: StreamEvent) -> Awaitable[None] | None:
+        """See `agents.Emit`. An agent is stopped when it has told its terminal event, or more than it may."""
+        writer = self._writer
+        for event in events:
+            if self.over:
+                break
+            if not isinstance(event, StreamEvent):
+                raise TypeError(f"an agent tells StreamEvents, not {type(event).__name__}")
+            if event.type in TERMINAL_TYPES:
+                self._terminate(event)
+                continue
+            if writer.last == 0:
+                self._begin(event)
+            try:
+                writer.put(event, self._check)
+            except RunError as error:
+                self._terminate(_error_event(error))  # now: the agent may take its time to end
+            else:
+                self.fold.apply(event)
+        if not self._at_work:
+            writer.flush()
+        if self.over and not self._pulled and self.task is not None:
+            self.task.cancel()
+        return None if writer.idle or not writer.full else writer.room()
+
+    def _begin(self, event: StreamEvent) -> None:
+        """Put an AGENT_START where the agent's first event is none."""
+        if event.type != StreamEventType.AGENT_START:
             start = {"input": self.request.message, "config": {"agent": self.info.agent}, "max_steps": None}
             self._writer.put(StreamEvent(StreamEventType.AGENT_START, start))
-        self._writer.put(event, check)
-        self.fold.apply(event)
+
+    def _put(self, terminal: StreamEvent) -> None:
+        if self._writer.last == 0:
+            self._begin(terminal)
+        self._writer.put(terminal)
+        self.fold.apply(terminal)
 
     def _terminate(self, event: StreamEvent) -> None:
         """Write the terminal event, completed where the agent left something out. Only the first call does anything."""
@@ -239,30 +290,6 @@ class Run:
             usage=self.fold.usage,
         )
         self._on_end(self)
-
-
-@types.coroutine
-def _hooked(begin: Callable[[], Coroutine[Any, Any, None]], hook: Callable[[], None]) -> Generator[Any, None, None]:
-    """Run a coroutine, and call `hook` each time it suspends and when it is done.
-
-    So the events that an agent yields in one go are one append, made at once and not in a later turn of the loop.
-    """
-    work = begin()
-    proceed: Callable[[Any], Any] = work.send
-    value: BaseException | None = None
-    while True:
-        try:
-            awaited = proceed(value)
-        except StopIteration:
-            return
-        finally:
-            hook()
-        try:
-            yield awaited
-        except BaseException as error:  # noqa: BLE001 - the coroutine's to handle
-            proceed, value = work.throw, error
-        else:
-            proceed, value = work.send, None
 
 
 def _error_event(error: RunError) -> StreamEvent:

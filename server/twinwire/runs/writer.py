@@ -98,7 +98,9 @@ class Writer:
             self._lost(error)
             return
         if appending is None:
-            self._done(batch)
+            self._appended = batch[-1].seq
+            if self._waiting or batch[-1].last:
+                self._tell(batch[-1])
         else:
             self._appending = asyncio.ensure_future(self._append(appending, batch))
 
@@ -135,12 +137,12 @@ class Writer:
         finally:
             self._appending = None
         self._figures.append.add(monotonic() - began)
-        self._done(batch)
+        self._appended = batch[-1].seq
+        self._tell(batch[-1])
         self.flush()
 
-    def _done(self, batch: list[Record]) -> None:
-        last = batch[-1]
-        self._appended = last.seq
+    def _tell(self, last: Record) -> None:
+        """Tell who waits that this is in the log."""
         if self._waiting:
             self._progress.set()
             self._progress.clear()
