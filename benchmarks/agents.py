@@ -34,18 +34,18 @@ async def steady(request: RunRequest) -> AsyncGenerator[StreamEvent, None]:
 
 
 async def ticking(request: RunRequest) -> None:
-    """The same as `steady`, emitted by timers: no task wakes up for an event."""
+    """The same events, emitted by timers: no task wakes up for one."""
     load = msgspec.json.decode(request.message, type=Load)
     loop = asyncio.get_running_loop()
     done = loop.create_future()
 
     def tick(left: int) -> None:
         request.emit(StreamEvent("LLM_CHUNK", {"content": TEXT, "delta": TEXT}))
-        if left:
+        if left > 1:
             loop.call_later(1 / load.rate, tick, left - 1)
-        else:
+        elif not done.done():
             done.set_result(None)
 
     request.emit(StreamEvent("LLM_CHUNK", {"content": TEXT, "delta": TEXT}))
-    loop.call_later(load.delay, tick, load.count - 1)
+    loop.call_later(load.delay, tick, load.count)
     await done

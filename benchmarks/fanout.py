@@ -2,8 +2,9 @@
 
     uv run python -m benchmarks.fanout [--connections 500] [--seconds 5] [--json]
 
-`fan-out` is one run at 100 events/s to all connections, `many` a run of 50 events/s for each. The floor
-(`benchmarks.floor`) writes the same bytes from a uvloop Protocol and does nothing else. Floor and Twinwire take turns.
+`fan-out` is one run at 100 events/s to all connections, `many` a run of 50 events/s for each, whose agent sleeps and
+yields, and `emitted` the same with an agent that emits from timers, as the floor writes. The floor (`benchmarks.floor`)
+writes the same bytes from a uvloop Protocol and does nothing else. Floor and Twinwire take turns.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ from benchmarks.processes import Program, program, twinwire
 from benchmarks.relay import websocket
 
 PING, PONG, MASKED = b"\x89", b"\x8a", 0x80
-TAKES = {"fan-out": 100.0, "many": 50.0}
+TAKES = {"fan-out": ("steady", 100.0), "many": ("steady", 50.0), "emitted": ("ticking", 50.0)}
+"""Each take's agent, and its events a second."""
 
 
 class Sink:
@@ -108,10 +110,10 @@ def count(server: Program, sinks: Sinks, begins: float, expected: int) -> dict[s
 
 def floor(take: str, transport: str, connections: int, seconds: float) -> dict[str, float]:
     """The floor's figure."""
-    rate = TAKES[take]
+    _, rate = TAKES[take]
     total = int(rate * seconds)
     delay = 1.5 + connections / 1000
-    flags = ["--each"] if take == "many" else []
+    flags = [] if take == "fan-out" else ["--each"]
     writer = (sys.executable, "-m", "benchmarks.floor", f"{rate}", f"{total}", f"{delay}", *flags)
     with program(*writer, measured=True) as server:
         begins = time.monotonic() + delay
@@ -125,14 +127,14 @@ def floor(take: str, transport: str, connections: int, seconds: float) -> dict[s
 
 def ours(take: str, transport: str, connections: int, seconds: float) -> dict[str, float]:
     """Twinwire's figure."""
-    rate = TAKES[take]
+    agent, rate = TAKES[take]
     total = int(rate * seconds)
     delay = 1.5 + connections / 300
-    with twinwire("benchmarks.agents:steady", "--run-timeout", "600", "--max-runs", "2000") as (server, port):
+    with twinwire(f"benchmarks.agents:{agent}", "--run-timeout", "600", "--max-runs", "2000") as (server, port):
         begins = time.monotonic() + delay
         requests = []
         loads = [f'{{"rate":{rate},"count":{total},"delay":{delay:.3f}}}']
-        if take == "many":
+        if take != "fan-out":
             loads = [
                 f'{{"rate":{rate},"count":{total},"delay":{delay + i / connections / rate:.4f}}}'
                 for i in range(connections)

@@ -43,9 +43,7 @@ class NativeView:
     def frames(self, records: Sequence[Record]) -> Sequence[bytes]:
         """See `View`."""
         kept = self._records
-        if records is kept and kept:
-            return self._frames
-        if kept and len(records) == len(kept) and records[0] is kept[0] and records[-1] is kept[-1]:
+        if kept and records and records[0] is kept[0] and records[-1] is kept[-1] and len(records) == len(kept):
             return self._frames
         types, frame = self._types, self._frame
         if types is None:
