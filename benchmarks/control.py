@@ -9,8 +9,9 @@ import asyncio
 import socket
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
+from typing import TypeVar
 
 from benchmarks.histogram import Histogram
 from benchmarks.load import Ask, Notes, Plan, Stream, masked
@@ -18,6 +19,8 @@ from benchmarks.processes import ROOT
 from benchmarks.profiles import Bench, Row, loaded
 from benchmarks.schedule import Load
 from benchmarks.targets import Target, Unusable
+
+T = TypeVar("T")
 
 PATIENCE = 5.0  # seconds
 
@@ -40,11 +43,17 @@ def stream(target: Target, ask: Ask) -> Stream:
     return Stream(Notes(plan), ask, now)
 
 
+async def patiently(what: Awaitable[T]) -> T:
+    """Wait, within reason. `asyncio.wait_for` may swallow the Ctrl-C that comes together with the result."""
+    async with asyncio.timeout(PATIENCE):
+        return await what
+
+
 async def connected(target: Target, ask: Ask) -> Stream:
     """The same, open."""
     one = stream(target, ask)
     await one.connect()
-    await asyncio.wait_for(one.opened, PATIENCE)
+    await patiently(one.opened)
     return one
 
 
@@ -81,7 +90,7 @@ async def cancel(bench: Bench, target: Target, transport: str) -> Row:
                 else:
                     one.transport.write(masked('{"type":"cancel","request_id":"r"}'))
                 try:
-                    taken.append(await asyncio.wait_for(hearing.stopped.get(), PATIENCE) - sent)
+                    taken.append(await patiently(hearing.stopped.get()) - sent)
                 except TimeoutError:
                     row.warnings.append(f"an agent had not stopped {PATIENCE:g} s after its cancel ({way})")
                     break
@@ -96,7 +105,7 @@ async def resume(bench: Bench, target: Target, transport: str) -> Row:
     """From connecting with a cursor to the end of the run, which has `resumed` more tokens and is over."""
     sizes = bench.sizes
     first = await connected(target, target.start(transport, Load(rate=0, count=2 * sizes.resumed, seed=bench.seed)))
-    await asyncio.wait_for(first.done, PATIENCE)
+    await patiently(first.done)
     assert first.cursor is not None
     ask = target.follow(transport, first.cursor[0], str(sizes.resumed))
     before = target.process.cpu() if target.process else 0.0
@@ -104,7 +113,7 @@ async def resume(bench: Bench, target: Target, transport: str) -> Row:
     for _ in range(sizes.commands * 2):
         one = stream(target, ask)
         await one.connect()
-        await asyncio.wait_for(one.done, PATIENCE)
+        await patiently(one.done)
         taken.append(time.monotonic_ns() - one.due)
     row = Row(histograms={"resume": Histogram.of(taken)})
     if target.process:
@@ -143,7 +152,7 @@ async def slow(bench: Bench, target: Target, transport: str) -> Row:
         small.setblocking(False)
         await loop.sock_connect(small, (target.host, target.port))
         made, _ = await loop.create_connection(lambda: one, sock=small.dup())
-    await asyncio.wait_for(one.opened, PATIENCE)
+    await patiently(one.opened)
     made.pause_reading()
     row = await loaded(bench, target, transport, [ask] * 20, 20 * load.count, gap=0.002, seconds=seconds + 0.3)
     del row.histograms["first"]
