@@ -187,4 +187,5 @@ def test_help(folder: Path) -> None:
     words = " ".join(out.split())
     assert "port to listen on; 0 picks a free one; default 8000" in words
     assert "+-50 %; default 1000" in words
+    assert "--run-timeout SECONDS a run's deadline; default 60 " in words
     assert "None" not in out

@@ -48,13 +48,15 @@ def parser() -> argparse.ArgumentParser:
         if name in SECRETS:
             continue
         text = "".join(meta.description or "" for meta in get_args(hint) if isinstance(meta, msgspec.Meta))
-        repeatable = isinstance(getattr(defaults, name), tuple)
-        switch = isinstance(getattr(defaults, name), bool)
-        plain = repeatable or switch or getattr(defaults, name) is None
-        default = "" if plain else f"; default {getattr(defaults, name)}"
+        value = getattr(defaults, name)
+        repeatable, switch = isinstance(value, tuple), isinstance(value, bool)
+        time = isinstance(value, float) and not name.endswith("_rate")
+        default = (
+            "" if repeatable or switch or value is None else f"; default {value:g}" if time else f"; default {value}"
+        )
         how: dict[str, Any] = {
             "action": "append" if repeatable else "store",
-            "metavar": name.rpartition("_")[2].upper(),
+            "metavar": "SECONDS" if time else name.rpartition("_")[2].upper(),
         }
         if switch:
             how = {"action": "store_const", "const": True}

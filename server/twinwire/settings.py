@@ -92,12 +92,12 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     run_bytes: Annotated[Count, Meta(description="bytes of events that one run may have")] = 2**26
     run_tokens: Annotated[Count, Meta(description="tokens that one run may use, as the model counts them")] = 2_000_000
     max_tool_calls: Annotated[Count, Meta(description="tools that an agent may call in one step")] = 32
-    max_body: Annotated[Count, Meta(description="size of a request's body or a WebSocket message")] = 2**20
+    max_body: Annotated[Count, Meta(description="bytes of a request's body or a WebSocket message")] = 2**20
     log_events: Annotated[Count, Meta(description="events kept of one run; older ones are trimmed")] = 100_000
     log_bytes: Annotated[Count, Meta(description="bytes kept of all runs; the oldest ended ones go first")] = 2**28
     retention: Annotated[Seconds, Meta(description="how long a run is kept after its end")] = 900.0
     max_sessions: Annotated[Count, Meta(description="conversations kept; those unused for longest go first")] = 10_000
-    session_bytes: Annotated[Count, Meta(description="size of one conversation; its oldest turns go first")] = 2**18
+    session_bytes: Annotated[Count, Meta(description="bytes of one conversation; its oldest turns go first")] = 2**18
     session_idle: Annotated[Seconds, Meta(description="how long an unused conversation is kept")] = 3600.0
     heartbeat: Annotated[Seconds, Meta(description="send a heartbeat after this long without an event")] = 15.0
     send_timeout: Annotated[Seconds, Meta(description="drop a follower that takes nothing for this long")] = 10.0
