@@ -36,19 +36,27 @@ async def server() -> AsyncIterator[ModelServer]:
         yield server
 
 
-async def ask(server: ModelServer, **options: Any) -> list[Part]:
-    """Call a model of this server once; return all parts."""
+ALIKE = pytest.mark.parametrize("before", [0, 2], ids=["first", "later"])
+"""Without calls before it, one goes through the SDK; after two that were alike not before it has failed."""
+
+
+async def ask(server: ModelServer, before: int = 0, **options: Any) -> list[Part]:
+    """Call a model of this server once; return all parts. It was called `before`, and answered well."""
     model = OpenAIChatModel("scripted", **{"api_key": KEY, "base_url": server.url, "timeout": 20.0, **options})
     try:
+        for _ in range(before):
+            async for _ in model.stream([{"role": "user", "content": "hello"}]):
+                pass
+            await server.arrived()
         return [part async for batch in model.stream([{"role": "user", "content": "secret"}]) for part in batch]
     finally:
         await model.aclose()
 
 
-async def fail(server: ModelServer, **options: Any) -> UpstreamError:
+async def fail(server: ModelServer, before: int = 0, **options: Any) -> UpstreamError:
     """Return the error of one call, which must hold neither key, address nor what was said."""
     with pytest.raises(UpstreamError) as caught:
-        await ask(server, **options)
+        await ask(server, before, **options)
     error = caught.value
     told = f"{error!r} {error} {error.payload()}"
     assert not [word for word in ("canary", "127.0.0.1", "http", "secret") if word in told]
@@ -88,11 +96,20 @@ REFUSED: dict[str, tuple[Script, str]] = {
 }
 
 
+def well(server: ModelServer, before: int) -> None:
+    """Queue good answers to so many calls."""
+    for _ in range(before):
+        server.script(answer("a"))
+
+
+@ALIKE
 @pytest.mark.parametrize(("script", "code"), REFUSED.values(), ids=REFUSED)
-async def test_failures(server: ModelServer, script: Script, code: str) -> None:
+async def test_failures(server: ModelServer, script: Script, code: str, before: int) -> None:
     """Each failure is one `UpstreamError` with its code, that tells no secret."""
+    well(server, before)
     server.script(*script)
-    assert (await fail(server, max_retries=0)).code == code
+    server.script(*script)  # a kept connection that ends without an answer is replaced once
+    assert (await fail(server, before, max_retries=0)).code == code
 
 
 async def test_unreachable(server: ModelServer) -> None:
@@ -102,32 +119,39 @@ async def test_unreachable(server: ModelServer) -> None:
     assert (await fail(server, base_url=f"http://127.0.0.1:{port}/v1", max_retries=0)).code == "upstream_unreachable"
 
 
+@ALIKE
 @pytest.mark.parametrize("script", [[stall], [headers, stall], [text("a"), stall]], ids=["headers", "body", "mid"])
-async def test_silence(server: ModelServer, script: Script) -> None:
+async def test_silence(server: ModelServer, script: Script, before: int) -> None:
     """A server that falls silent is a timeout, and its connection is closed."""
+    well(server, before)
     server.script(*script)
-    error = await fail(server, timeout=0.3, max_retries=0)
+    error = await fail(server, before, timeout=0.3, max_retries=0)
     assert isinstance(error, UpstreamTimeout)
     assert error.code == "upstream_timeout"
     await (await server.arrived()).closed.wait()
 
 
-async def test_headers_timeout_bounds_retries(server: ModelServer) -> None:
+@ALIKE
+async def test_headers_timeout_bounds_retries(server: ModelServer, before: int) -> None:
     """The time until the headers is that of all attempts together."""
+    well(server, before)
     for _ in range(5):
         server.script(stall)
     start = time.monotonic()
-    assert (await fail(server, timeout=0.3, max_retries=5)).code == "upstream_timeout"
+    assert (await fail(server, before, timeout=0.3, max_retries=5)).code == "upstream_timeout"
     assert time.monotonic() - start < 5
 
 
-async def test_retry_before_the_first_token(server: ModelServer) -> None:
-    """A failure before the headers is tried again."""
+@ALIKE
+async def test_retry_before_the_first_token(server: ModelServer, before: int) -> None:
+    """A failure before the headers is tried again, as often as is allowed."""
+    well(server, before)
     server.script(status(503, {"retry-after-ms": "1"}))
     server.script(status(429, {"retry-after-ms": "1"}))
     server.script(answer("a"))
-    assert (await ask(server))[0] == Text("a")
-    assert len(server.requests) == 3
+    assert (await ask(server, before))[0] == Text("a")
+    counts = [int(request.headers["x-stainless-retry-count"]) for request in server.requests]
+    assert counts == [0] * before + [0, 1, 2]
 
 
 async def test_no_retry_in_mid_answer(server: ModelServer) -> None:
@@ -138,14 +162,16 @@ async def test_no_retry_in_mid_answer(server: ModelServer) -> None:
     assert len(server.requests) == 1
 
 
+@ALIKE
 @pytest.mark.parametrize("wait", ["120", "15", "999999999999"])
-async def test_long_retry_after(server: ModelServer, wait: str) -> None:
+async def test_long_retry_after(server: ModelServer, wait: str, before: int) -> None:
     """A pause that the timeout does not leave room for is not waited: the limit is told at once."""
+    well(server, before)
     server.script(status(429, {"retry-after": wait}))
     start = time.monotonic()
-    assert (await fail(server)).code == "upstream_rate_limited"
+    assert (await fail(server, before)).code == "upstream_rate_limited"
     assert time.monotonic() - start < 5
-    assert len(server.requests) == 1
+    assert len(server.requests) == before + 1
 
 
 @pytest.mark.parametrize("rest", [[stall], [cut], [reset]], ids=["stall", "cut", "reset"])

@@ -12,6 +12,7 @@ import functools
 import os
 import re
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import TYPE_CHECKING, Any, cast
 from urllib.request import getproxies
 
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     import ssl
 
     import httpx2
-    import openai
 
 LINGER = 1.0
 """Seconds that the body's end may take after `[DONE]`, so that the connection can be used again."""
@@ -116,7 +116,7 @@ class OpenAIChatModel:
         self._timeout = timeout
         self._max_retries = max_retries
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._client = self._connect()
+        self._connect()
 
     def stream(
         self, messages: Sequence[Message], tools: Sequence[ToolSpec] = ()
@@ -170,14 +170,14 @@ class OpenAIChatModel:
     async def _ask(self, messages: Sequence[Message], tools: Sequence[ToolSpec]) -> httpx2.Response:
         """Send the request; return the response, whose body is yet to be read.
 
-        The SDK's `create` would walk through all messages to check them, for longer than the rest takes.
+        The SDK writes all requests alike but for the body, which takes it longer than anything else before the first
+        token: so what is like the last ones is sent without it. Where that is not answered well, it takes over.
         """
         import httpx2
-        import openai
 
         loop = asyncio.get_running_loop()
         if self._loop not in {None, loop}:
-            self._client = self._connect()  # the old one's connections belong to the other loop
+            self._connect()  # the old connections belong to the other loop
         self._loop = loop
         request: dict[str, Any] = {
             "model": self.name,
@@ -187,38 +187,65 @@ class OpenAIChatModel:
         }
         if tools:
             request["tools"] = tools
+        body = dump(request)
         try:
             async with asyncio.timeout(self._timeout):
-                response: Any = await self._client.post(
+                tried = None if self._transport is None else await self._transport.like(body)
+                if isinstance(tried, httpx2.Response) and tried.is_success:
+                    return tried
+                return await self._post(body, tried)
+        except TimeoutError:
+            raise UpstreamTimeout(self._timeout) from None
+
+    async def _post(self, body: bytes, tried: httpx2.Response | httpx2.TransportError | None) -> httpx2.Response:
+        """Have the SDK send the request, or see to what has come of it where it was `tried` already.
+
+        The SDK's `create` would walk through all messages to check them, for longer than the rest takes.
+        """
+        import httpx2
+        import openai
+
+        from twinwire.models.transport import first
+
+        try:
+            with first(tried):
+                answer: Any = await self._client.post(
                     "/chat/completions",
                     cast_to=httpx2.Response,
-                    content=dump(request),
+                    content=body,
                     options={"headers": {"Accept": "text/event-stream", "Accept-Encoding": "identity"}},
                     stream=True,
                     stream_cls=openai.AsyncStream[object],  # has to be given; what comes is what `cast_to` says
                 )
-                return cast("httpx2.Response", response)
-        except (TimeoutError, openai.APITimeoutError):
+        except openai.APITimeoutError:
             raise UpstreamTimeout(self._timeout) from None
         except openai.APIStatusError as error:
             raise _refused(error.status_code, error.body) from None
         except openai.OpenAIError:
             raise UpstreamError("the model's server cannot be reached", code="upstream_unreachable") from None
+        response = cast("httpx2.Response", answer)
+        if self._transport is not None and not response.history:
+            self._transport.learn(response.request)
+        return response
 
-    def _connect(self) -> openai.AsyncOpenAI:
+    def _connect(self) -> None:
         import openai
 
         from twinwire.models.transport import Transport
 
         hooks: dict[str, list[Callable[..., Any]]] = {"response": [self._bound_retry_after]}
         direct = not getproxies().keys() & {"http", "https", "all"}  # as httpx2 looks for them
-        return openai.AsyncOpenAI(
+        self._transport = Transport(_tls()) if direct else None
+        self._client = openai.AsyncOpenAI(
             api_key=self._api_key,
             base_url=self._base_url,
             timeout=self._timeout,
             max_retries=self._max_retries,
             http_client=openai.DefaultAsyncHttpxClient(
-                transport=Transport(_tls()) if direct else None, verify=_tls(), event_hooks=hooks
+                transport=self._transport,
+                verify=_tls(),
+                event_hooks=hooks,
+                cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),  # none: all users share the client
             ),
         )
 

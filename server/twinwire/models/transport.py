@@ -1,6 +1,7 @@
 """What httpx2 sends a model's requests through: a pool of `http1` connections, at a fraction of its own one's cost.
 
-It connects directly; proxies are left to httpx2's own transport, redirects and retries to httpx2 and the SDK.
+It connects directly; proxies are left to httpx2's own transport, redirects and retries to httpx2 and the SDK. They
+need most of a call's time to write the same head each time: what they have written twice is written here from then on.
 """
 
 from __future__ import annotations
@@ -9,8 +10,10 @@ import asyncio
 import re
 import socket
 import ssl
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any, NamedTuple, TypeAlias
 
 import httpx2
 
@@ -28,8 +31,31 @@ IDLE_SECONDS = 5.0
 STAGGER = 0.25
 """Seconds after which the next address is tried beside the last (RFC 8305, section 5)."""
 
+Origin: TypeAlias = tuple[str, str, int]
+
 _PORTS = {"http": 80, "https": 443}
 _FORBIDDEN = re.compile(rb"[\r\n\0]")
+
+
+_outcome: ContextVar[httpx2.Response | httpx2.TransportError | None] = ContextVar("outcome", default=None)
+
+
+@contextmanager
+def first(outcome: httpx2.Response | httpx2.TransportError | None) -> Iterator[None]:
+    """Let this, if it is anything, be what comes of the next request made in this block, which is not sent."""
+    token = _outcome.set(outcome)
+    try:
+        yield
+    finally:
+        _outcome.reset(token)
+
+
+class _Head(NamedTuple):
+    """What requests have in common that differ in their bodies alone."""
+
+    origin: Origin
+    lines: bytes
+    timeouts: dict[str, float | None]
 
 
 class Transport(httpx2.AsyncBaseTransport):
@@ -45,26 +71,50 @@ class Transport(httpx2.AsyncBaseTransport):
         self._slots = asyncio.Semaphore(MAX_CONNECTIONS)
         self._busy: set[Connection] = set()
         self._idle: list[Connection] = []
+        self._head: _Head | None = None  # of the last request that was `learn`ed
+        self._constant = False  # it was that of the one before too
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
-        """Send the request; return the response when its head has come."""
+        """Send the request; return the response when its head has come. See also `first`."""
+        if (outcome := _outcome.get()) is not None:
+            _outcome.set(None)
+            if isinstance(outcome, httpx2.TransportError):
+                raise outcome
+            return outcome
         if request.url.scheme not in _PORTS:
             raise httpx2.UnsupportedProtocol("a URL begins with http:// or https://")
-        return await self._send(request, await _encode(request), reuse=True)
+        return await self._send(_head(request), await request.aread(), reuse=True)
+
+    def learn(self, request: httpx2.Request) -> None:
+        """Take note of a request that others shall be like, but for the body."""
+        head = _head(request)
+        self._constant = head == self._head
+        self._head = head
+
+    async def like(self, body: bytes) -> httpx2.Response | httpx2.TransportError | None:
+        """Send such a request with this body; the response when its head has come, or the error.
+
+        None where it is not known to be: the two requests that were learned last were not alike.
+        """
+        if self._head is None or not self._constant:
+            return None
+        try:
+            return await self._send(self._head, body, reuse=True)
+        except httpx2.TransportError as error:
+            return error
 
     async def aclose(self) -> None:
         """Close all connections; what is under way is broken off."""
+        self._head = None
         for connection in [*self._busy, *self._idle]:
             connection.abort(httpx2.CloseError("the transport was closed"))
 
-    async def _send(self, request: httpx2.Request, data: bytes, *, reuse: bool) -> httpx2.Response:
-        url, timeouts = request.url, request.extensions.get("timeout", {})
-        origin = (url.scheme, url.raw_host.decode("ascii"), url.port or _PORTS[url.scheme])
-        try:
-            async with asyncio.timeout(timeouts.get("pool")):
-                await self._slots.acquire()
-        except TimeoutError:
-            raise httpx2.PoolTimeout("all connections are in use") from None
+    async def _send(self, head: _Head, body: bytes, *, reuse: bool) -> httpx2.Response:
+        origin, lines, timeouts = head
+        if self._slots.locked():
+            await self._room(timeouts.get("pool"))
+        else:
+            await self._slots.acquire()
         idle = self._take(origin) if reuse else None
         try:
             connection = idle or await self._connect(origin, timeouts.get("connect"))
@@ -72,16 +122,23 @@ class Transport(httpx2.AsyncBaseTransport):
             self._slots.release()
             raise
         self._busy.add(connection)
-        exchange = connection.ask(data, timeouts)
+        exchange = connection.ask(b"%bcontent-length: %d\r\n\r\n%b" % (lines, len(body), body), timeouts)
         try:
             return await exchange.answer()
         except (httpx2.ReadError, httpx2.RemoteProtocolError):
             if idle is None or exchange.begun:
                 raise
         # The server closed the idle connection as it was asked. The SDK would ask again too, but only after a pause.
-        return await self._send(request, data, reuse=False)
+        return await self._send(head, body, reuse=False)
 
-    def _take(self, origin: tuple[str, str, int]) -> Connection | None:
+    async def _room(self, timeout: float | None) -> None:
+        try:
+            async with asyncio.timeout(timeout):
+                await self._slots.acquire()
+        except TimeoutError:
+            raise httpx2.PoolTimeout("all connections are in use") from None
+
+    def _take(self, origin: Origin) -> Connection | None:
         """Return the idle connection that was used last."""
         for connection in reversed(self._idle):
             if connection.origin == origin and connection.open:
@@ -99,7 +156,7 @@ class Transport(httpx2.AsyncBaseTransport):
             if len(self._idle) > MAX_IDLE:
                 self._idle.pop(0).abort(httpx2.CloseError("too many connections are idle"))
 
-    async def _connect(self, origin: tuple[str, str, int], timeout: float | None) -> Connection:
+    async def _connect(self, origin: Origin, timeout: float | None) -> Connection:
         scheme, host, port = origin
         secure = scheme == "https"
         loop = asyncio.get_running_loop()
@@ -119,15 +176,17 @@ class Transport(httpx2.AsyncBaseTransport):
         return connection
 
 
-async def _encode(request: httpx2.Request) -> bytes:
-    """Return the request as it is sent (RFC 9112, section 3)."""
-    lines = [b"%b %b HTTP/1.1" % (request.method.encode("ascii"), request.url.raw_path)]
-    lines += [b"%b: %b" % field for field in request.headers.raw]
+def _head(request: httpx2.Request) -> _Head:
+    """Return what is sent of the request before its body's length (RFC 9112, section 3)."""
+    url = request.url
+    lines = [b"%b %b HTTP/1.1" % (request.method.encode("ascii"), url.raw_path)]
+    lines += [b"%b: %b" % field for field in request.headers.raw if field[0].lower() != b"content-length"]
     if any(_FORBIDDEN.search(line) for line in lines):
         raise httpx2.LocalProtocolError("a header has a character that none may have")
     if "transfer-encoding" in request.headers:
         raise httpx2.LocalProtocolError("the length of a request's body must be known")
-    return b"\r\n".join([*lines, b"", await request.aread()])
+    origin = (url.scheme, url.raw_host.decode("ascii"), url.port or _PORTS[url.scheme])
+    return _Head(origin, b"\r\n".join([*lines, b""]), request.extensions.get("timeout", {}))
 
 
 async def _dial(addresses: Iterable[tuple[int, Any]]) -> socket.socket:
