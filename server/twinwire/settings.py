@@ -5,6 +5,7 @@ Every field is a flag (`--run-timeout`) and a variable (`TWINWIRE_RUN_TIMEOUT`);
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 from collections.abc import Mapping
@@ -153,6 +154,7 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         return self.api_key is None and self.base_url is None and self.local is None
 
 
+@functools.lru_cache(64)
 def is_loopback(host: str) -> bool:
     """Whether only this machine goes by this name or address."""
     try:

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import logging
 import time
 from collections import Counter
 from collections.abc import Collection, Coroutine, Mapping, Sequence
 from typing import Any, Literal
-
-import msgspec
 
 from twinwire.agents import Agent, RunRequest
 from twinwire.auth import ANYBODY, Identity
@@ -94,7 +91,7 @@ class Runs:
             created=timestamp(),
             user_id=spec.user_id,
             session_id=spec.session_id,
-            fingerprint=hashlib.sha256(msgspec.json.encode([name, spec.message, spec.session_id])).hexdigest(),
+            fingerprint=spec.fingerprint(name),
             owner=self.log.worker,
         )
         session = spec.session

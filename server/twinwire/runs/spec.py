@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from typing import Protocol
 
+import msgspec
 from msgspec import Struct
 
 from twinwire.auth import Identity
@@ -55,6 +57,12 @@ class RunSpec(Struct, frozen=True, kw_only=True):
     def session(self) -> SessionKey | None:
         """The conversation it is part of; without user and session it is one of its own."""
         return None if self.one_off or not (self.user_id or self.session_id) else (self.user_id, self.session_id)
+
+    def fingerprint(self, agent: str) -> str:
+        """What a start that repeats the idempotency key must have too, the agent's name in it; empty without a key."""
+        if self.idempotency_key is None:
+            return ""
+        return hashlib.sha256(msgspec.json.encode([agent, self.message, self.session_id])).hexdigest()
 
     @classmethod
     def of(cls, asked: Asked, by: Identity, on_disconnect: str, *, interrupt: bool) -> RunSpec:

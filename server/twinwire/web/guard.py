@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import base64
 import binascii
+import functools
 from collections.abc import Iterable, Sequence
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-from litestar import Request
+from litestar import Request, Response
 from litestar.enums import ScopeType
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -26,6 +27,11 @@ PROBE = {**OPEN, "any_host": True}
 """The same, for those who know the server by its address only: what watches whether it lives."""
 FOLLOWING = {"following": True}
 """The `opt` of a route that follows runs, or tells of them, and so is open to a ticket for one run."""
+PLAIN = {"plain": True}
+"""The `opt` of a route whose handler takes the request and the service, and returns a response with its status.
+
+It is called here: what the framework does for handlers that are given more would take longer than it does itself.
+"""
 COOKIE = "twinwire_login"
 TOKEN_PROTOCOL = "twinwire.auth."  # noqa: S105 - the name of it
 _ASKER = "twinwire.asker"
@@ -91,12 +97,18 @@ def check_host(scope: Scope, allowed: Sequence[str]) -> None:
     server = scope.get("server")
     if "*" in allowed or not (allowed or (server and is_loopback(server[0]))):
         return
-    try:
-        name = (urlsplit(f"//{header(scope['headers'], b'host') or ''}").hostname or "").removesuffix(".")
-    except ValueError:
-        name = ""
+    name = _name_in(header(scope["headers"], b"host") or "")
     if not is_loopback(name) and name not in {host.lower() for host in allowed}:
         raise BadHost
+
+
+@functools.lru_cache(64)
+def _name_in(host: str) -> str:
+    """The name or address that a Host header asks for, without its port."""
+    try:
+        return (urlsplit(f"//{host}").hostname or "").removesuffix(".")
+    except ValueError:
+        return ""
 
 
 def identify(scope: Scope, auth: Auth, origins: Sequence[str]) -> Identity | None:
@@ -170,7 +182,12 @@ class Guard:
             scope[_ASKER] = by = self._asker(scope, opened=bool(opt.get("open")))  # type: ignore[literal-required]
             if not opt.get("following"):
                 by.check_whole()
-        await self._app(scope, receive, send)
+        if opt.get("plain"):
+            request = Request[Any, Any, Any](scope, receive, send)  # type: ignore[arg-type]
+            response: Response[Any] = await scope["route_handler"].fn(request=request, service=self._service)
+            await response.to_asgi_response(None, request)(scope, receive, send)
+        else:
+            await self._app(scope, receive, send)
 
     def _asker(self, scope: Scope, *, opened: bool) -> Identity:
         auth = self._service.auth

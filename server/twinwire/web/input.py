@@ -13,6 +13,7 @@ from msgspec import Meta, Struct
 
 from twinwire.errors import BadRequest, NotAcceptable, PayloadTooLarge, UnsupportedMediaType
 from twinwire.log import MAX_RECENT
+from twinwire.web.guard import header
 from twinwire.wire import Cursor, check_types, decode_json, named_error, parse_after, parse_cursor
 
 T = TypeVar("T", bound=Struct)
@@ -142,32 +143,32 @@ def merged(asked: ChatQuery, data: bytes) -> ChatBody:
 
 def last_event_id(request: Request[Any, Any, Any]) -> str | None:
     """The header by which EventSource resumes (WHATWG HTML 9.2.4)."""
-    values: list[str] = request.headers.getall("last-event-id", [])
+    values = [value for name, value in request.scope["headers"] if name == b"last-event-id"]
     if len(values) > 1:
         raise BadRequest("only one is allowed", field="last-event-id")
-    return values[0] if values else None
+    return values[0].decode("latin-1") if values else None
 
 
 def chat_cursor(request: Request[Any, Any, Any], after: str | None) -> Cursor | None:
     """The cursor a request to `/chat*` resumes at, if it has one. The header wins over `after`."""
-    header = last_event_id(request)
-    if header is not None:
-        return parse_cursor(header, "last-event-id")
+    told = last_event_id(request)
+    if told is not None:
+        return parse_cursor(told, "last-event-id")
     return None if after is None else parse_cursor(after, "after")
 
 
 def run_cursor(request: Request[Any, Any, Any], after: str | None, run_id: str) -> int:
     """The number of the last event seen of this run; 0 without a cursor. The header wins over `after`."""
-    header = last_event_id(request)
-    if header is not None:
-        cursor = parse_cursor(header, "last-event-id")
+    told = last_event_id(request)
+    if told is not None:
+        cursor = parse_cursor(told, "last-event-id")
         return parse_after(str(cursor), run_id, "last-event-id")
     return 0 if after is None else parse_after(after, run_id)
 
 
 def accepts_events(request: Request[Any, Any, Any]) -> None:
     """Raises `NotAcceptable` where the client takes no event stream."""
-    accept = request.headers.get("accept") or "*/*"
+    accept = header(request.scope["headers"], b"accept") or "*/*"
     for part in accept.lower().split(","):
         kind, *parameters = (item.strip() for item in part.split(";"))
         refused = any(re.fullmatch(r"q\s*=\s*0(\.0*)?", parameter) for parameter in parameters)

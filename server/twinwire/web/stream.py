@@ -65,6 +65,7 @@ class EventStream(Response[None]):
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         settings, gate = self._service.settings, self._service.gate
+        await asyncio.sleep(0)  # a run that has just started asks its model before the answer to this begins
         full = gate.full(self._user_id)
         # Jittered, so that the clients of a server that restarts do not come back all at once.
         retry = round((FULL_RETRY_MS if full else settings.retry_ms) * random.uniform(0.5, 1.5))
