@@ -183,7 +183,7 @@ class Guard:
             if not opt.get("following"):
                 by.check_whole()
         if opt.get("plain"):
-            request = Request[Any, Any, Any](scope, receive, send)  # type: ignore[arg-type]
+            request = Request[Any, Any, Any](scope, receive, send)
             response: Response[Any] = await scope["route_handler"].fn(request=request, service=self._service)
             await response.to_asgi_response(None, request)(scope, receive, send)
         else:
