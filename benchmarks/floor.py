@@ -1,9 +1,10 @@
 """The floor: a uvloop Protocol that only writes ready bytes to its connections, at a steady rate.
 
-    python -m benchmarks.floor RATE COUNT DELAY [--each]
+    python -m benchmarks.floor RATE COUNT DELAY [--each [--made]]
 
 Prints its port. A request's path says what a connection speaks (`/sse`, `/ws`). After DELAY seconds COUNT events go out
-at RATE a second: to all connections in one tick, or with `--each` to each at a phase of its own.
+at RATE a second: to all connections in one tick, or with `--each` to each at a phase of its own. With `--made` each
+event is made, encoded and framed as Twinwire does it, and still of no run and in no log.
 """
 
 from __future__ import annotations
@@ -18,9 +19,23 @@ from twinwire.events import StreamEvent, encode
 from twinwire.formats import native
 from twinwire.wire import http_chunk, new_run_id, ws_text
 
-RECORD = encode(StreamEvent(type="LLM_CHUNK", data={"content": TEXT, "delta": TEXT}), new_run_id(), 1000)
-SSE = http_chunk([native.sse_block(RECORD)])
-WS = ws_text([native.ws_message(RECORD)])
+RUN_ID = new_run_id()
+
+
+def sse(seq: int) -> bytes:
+    """An event, made and framed."""
+    event = StreamEvent("LLM_CHUNK", {"content": TEXT, "delta": TEXT})
+    return http_chunk([native.sse_block(encode(event, RUN_ID, seq))])
+
+
+def ws(seq: int) -> bytes:
+    """The same for a WebSocket."""
+    event = StreamEvent("LLM_CHUNK", {"content": TEXT, "delta": TEXT})
+    return ws_text([native.ws_message(encode(event, RUN_ID, seq))])
+
+
+MADE = "--made" in sys.argv
+SSE, WS = sse(1000), ws(1000)
 SSE_OPENING = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
 WS_OPENING = (
     b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
@@ -76,11 +91,14 @@ def write(loop: asyncio.AbstractEventLoop, connection: Connection, period: float
     """Write an event to one connection, and see to the next one."""
     if connection.transport.is_closing():
         return
-    connection.transport.write(connection.frame)
+    if MADE:
+        connection.transport.write(sse(count) if connection.frame is SSE else ws(count))
+    else:
+        connection.transport.write(connection.frame)
     if count > 1:
         loop.call_later(period, write, loop, connection, period, count - 1)
 
 
 if __name__ == "__main__":
-    numbers = [argument for argument in sys.argv[1:] if argument != "--each"]
+    numbers = [argument for argument in sys.argv[1:] if not argument.startswith("--")]
     uvloop.run(main(float(numbers[0]), int(numbers[1]), float(numbers[2]), each="--each" in sys.argv))

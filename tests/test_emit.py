@@ -13,6 +13,7 @@ from followers import KINDS, AnyFollower, rest, start, text
 from serving import serving
 from twinwire import DemoModel, RunRequest, SimpleAgent, StreamEvent
 from twinwire.auth import ANYBODY
+from twinwire.runs.writer import MAX_PENDING
 
 pytestmark = [
     pytest.mark.parametrize("kind", KINDS),
@@ -56,6 +57,17 @@ async def test_from_a_callback(kind: str) -> None:
         assert types(seen) == ["LLM_CHUNK", "AGENT_FINISH"]
         assert (seen[-1]["data"]["result"], seen[-1]["data"]["status"]) == ("abcd", "completed")
         assert request.emit(chunk("late")) is None
+
+
+async def test_more_than_may_wait(kind: str) -> None:
+    """An agent that emits more in one go than may wait for the log, and does not care, loses nothing."""
+
+    async def agent(request: RunRequest) -> None:
+        for _ in range(3):
+            request.emit(*[chunk("x")] * MAX_PENDING)
+
+    async with serving({"mine": agent}) as server:
+        assert text(await rest(await start(kind, server))) == 3 * MAX_PENDING * "x"
 
 
 async def test_beside_yielding(kind: str) -> None:

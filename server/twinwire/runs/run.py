@@ -21,7 +21,7 @@ from twinwire.log import EventLog, RunInfo
 from twinwire.logs import tell
 from twinwire.metrics import Figures
 from twinwire.runs.budget import Budget
-from twinwire.runs.writer import Writer
+from twinwire.runs.writer import Room, Writer
 
 logger = logging.getLogger("twinwire.runs")
 
@@ -214,7 +214,7 @@ class Run:
             writer.flush()
         if self.over and not self._pulled and self.task is not None:
             self.task.cancel()
-        return None if writer.idle or not writer.full else writer.room()
+        return None if writer.idle or not writer.full else Room(writer)
 
     def _begin(self, event: StreamEvent) -> None:
         """Put an AGENT_START where the agent's first event is none."""

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Generator
 from time import monotonic
+from typing import Any
 
 from twinwire.errors import LogUnavailable, RunNotFound, StaleWriter
 from twinwire.events import Record, StreamEvent, encode
@@ -19,6 +20,18 @@ MAX_PENDING = 1024
 RETRY_SECONDS = 0.05
 MAX_RETRY_SECONDS = 2.0
 TIMED = 8  # one in so many gaps between tokens is timed
+
+
+class Room:
+    """Awaits a writer's `room`; unlike a coroutine it may also be left alone."""
+
+    __slots__ = ("_writer",)
+
+    def __init__(self, writer: Writer) -> None:
+        self._writer = writer
+
+    def __await__(self) -> Generator[Any, None, None]:
+        return self._writer.room().__await__()
 
 
 class Writer:
