@@ -180,3 +180,18 @@ async def test_an_agent_within_an_agent(kind: str) -> None:
         assert set(types(second)) == {"AGENT_START", "LLM_CHUNK", "AGENT_FINISH"}
         usages = [seen[-1]["data"]["usage"] for seen in (first, second)]
         assert usages[0] == usages[1] != {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}
+
+
+async def test_its_run_is_let_go(kind: str) -> None:
+    """A request that somebody keeps does not keep the run, once that is over."""
+    kept: list[RunRequest] = []
+
+    async def agent(request: RunRequest) -> None:
+        kept.append(request)
+        request.emit(chunk("a"))
+
+    async with serving({"mine": agent}) as server:
+        follower = await start(kind, server)
+        await rest(follower)
+        assert len(server.runs) == 0
+        assert kept[0].emit is RunRequest("of no run").emit

@@ -5,7 +5,7 @@ An agent knows nothing of runs, logs or transports; `react` and `simple` are age
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable
 from contextlib import aclosing
 from typing import Protocol, TypeAlias
 
@@ -29,8 +29,8 @@ class Emit(Protocol):
         ...
 
 
-def _nobody(*_: StreamEvent) -> None:
-    """Tell nobody: the request is of no run."""
+def nobody(*_: StreamEvent) -> None:
+    """Tell nobody: the request is of no run, or the run is over."""
 
 
 class RunRequest(Struct):
@@ -46,10 +46,10 @@ class RunRequest(Struct):
     session_id: str | None = None
     history: list[Message] = field(default_factory=list)
     usage: Usage = field(default_factory=Usage)
-    emit: Emit = _nobody
+    emit: Emit = nobody
 
 
-Agent: TypeAlias = Callable[[RunRequest], AsyncIterator[StreamEvent] | Awaitable[None]]
+Agent: TypeAlias = Callable[[RunRequest], AsyncIterable[StreamEvent] | Awaitable[None]]
 """An async generator function, or a coroutine function that emits. Either is done when it returns.
 
 An agent that is asked mostly by runs may have a method `push` beside its call, a coroutine function that emits what
@@ -57,7 +57,7 @@ calling the agent would yield: that costs a fraction of waking a task up and goi
 """
 
 
-def begin(agent: Agent, request: RunRequest) -> AsyncIterator[StreamEvent] | Awaitable[object]:
+def begin(agent: Agent, request: RunRequest) -> AsyncIterable[StreamEvent] | Awaitable[object]:
     """Ask an agent in the way that it does best."""
     ask: Agent = getattr(agent, "push", agent)
     return ask(request)

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import inspect
 import logging
 import time
 import types
-from collections.abc import AsyncIterator, Awaitable, Callable, Generator
+from collections.abc import AsyncIterable, Awaitable, Callable, Generator
 from typing import Any, Literal
 
 import msgspec
 
-from twinwire.agents import Agent, RunRequest, begin
+from twinwire.agents import Agent, RunRequest, begin, nobody
 from twinwire.errors import RunError, RunTimeout
 from twinwire.events import TERMINAL_TYPES, StreamEvent, StreamEventType, timestamp
 from twinwire.fold import Fold
@@ -162,12 +161,10 @@ class Run:
     async def _drive(self) -> None:
         try:
             work = begin(self._agent, self.request)
-            if inspect.isawaitable(work):
-                told = await work
-                if told is not None:
-                    raise TypeError("an agent returns nothing: it yields or emits")
-            else:
+            if isinstance(work, AsyncIterable):
                 await self._pull(work)
+            elif await work is not None:
+                raise TypeError("an agent returns nothing: it yields or emits")
             self._terminate(self._finish("completed"))
         except RunError as error:
             self._terminate(_error_event(error))
@@ -179,7 +176,7 @@ class Run:
                 logger.exception("run %s: agent %s failed", self.info.run_id, self.info.agent)
             self._terminate(_error_event(RunError()))
 
-    async def _pull(self, events: AsyncIterator[StreamEvent]) -> None:
+    async def _pull(self, events: AsyncIterable[StreamEvent]) -> None:
         self._pulled = True
         try:
             async for event in events:
@@ -279,6 +276,7 @@ class Run:
             self.over = True
             if self.task is not None:
                 self.task.cancel()
+        self.request.emit = nobody  # it and the run hold each other
         if self._cancelled_at is not None:
             self._figures.cancelled.add(time.monotonic() - self._cancelled_at)
         self._tell(
