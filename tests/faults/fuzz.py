@@ -12,7 +12,7 @@ from contextlib import suppress
 
 from twinwire.commands import decode_command, error_reply, labels
 from twinwire.errors import BadRequest, NotFound, UpstreamError
-from twinwire.models import Part
+from twinwire.models import Part, Text
 from twinwire.models.chunks import ChunkDecoder
 from twinwire.wire import parse_after, parse_cursor
 
@@ -52,20 +52,27 @@ def parts(*pieces: bytes) -> list[Part] | str:
 
 
 def chunks(data: bytes) -> None:
-    """A body is the same wherever it is cut; the first byte says where. Made-up ids of tool calls are left aside."""
+    """A body is the same wherever it is cut: where its first byte says, and after each event.
+
+    Made-up ids of tool calls are left aside.
+    """
     at, body = (data[0] if data else 0), data[1:]
-    whole, cut = parts(body), parts(body[:at], body[at:])
-    assert [type(part) for part in whole] == [type(part) for part in cut]
-    assert isinstance(whole, str) == isinstance(cut, str)
+    *events, rest = body.split(b"\n\n")
+    whole = parts(body)
+    for cut in (parts(body[:at], body[at:]), parts(*(event + b"\n\n" for event in events), rest)):
+        assert isinstance(whole, str) == isinstance(cut, str)
+        assert [type(part) for part in whole] == [type(part) for part in cut]
+        assert [part for part in whole if isinstance(part, Text)] == [part for part in cut if isinstance(part, Text)]
 
 
 BODY = b'data: {"choices":[{"delta":{"content":"a"},"finish_reason":"stop"}]}\n\ndata: [DONE]\n\n'
+ALIKE = b"".join(b'data: {"choices":[{"delta":{"content":"%b"}}]}\n\n' % word for word in (b"a", b"b", b"c", b"d"))
 COMMANDS = [b'{"type":"start","request_id":"r","message":"x"}', b'{"type":"attach","run_id":"x","after":1}']
 CURSORS = [f"evt-{RUN}-1".encode(), b"0", b"18446744073709551616", "\u0967".encode()]
 TARGETS: dict[str, tuple[Callable[[bytes], None], list[bytes]]] = {
     "cursor": (cursor, CURSORS),
     "command": (command, COMMANDS),
-    "chunks": (chunks, [b"\x09" + BODY]),
+    "chunks": (chunks, [b"\x09" + BODY, b"\x09" + ALIKE + BODY]),
 }
 """Each with inputs to begin with."""
 

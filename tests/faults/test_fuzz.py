@@ -15,8 +15,13 @@ SECONDS = 60
 PIECES = st.sampled_from([b"data: ", b"\n", b"\r", b"\r\n", b":", b"[DONE]", b"\xef\xbb\xbf", "é".encode(), b"{}"])
 
 
-@given(st.lists(PIECES | st.binary(max_size=3) | st.just(fuzz.BODY[:40])).map(b"".join), st.integers(0, 255))
+@given(
+    st.lists(PIECES | st.binary(max_size=3) | st.sampled_from([fuzz.BODY[:40], fuzz.ALIKE])).map(b"".join),
+    st.integers(0, 255),
+)
 @example(fuzz.BODY, 9)
+@example(fuzz.ALIKE + fuzz.BODY, 9)
+@example(b"\0a\0" + fuzz.BODY, 3)
 def test_any_body_cut_anywhere(body: bytes, at: int) -> None:
     """A model's body of any bytes is the same wherever it is cut, or refused."""
     fuzz.chunks(bytes([at]) + body)

@@ -77,7 +77,7 @@ def _decode_chunk(data: bytes) -> _Chunk:
         raise _garbage("something that is not a chunk of a chat completion") from None
 
 
-_UNKNOWN = (b"\0", b"\0")
+_UNKNOWN = (b"", b"")
 
 
 def _plain(text: bytes) -> str:
@@ -131,7 +131,7 @@ class ChunkDecoder:
         `upstream_error` for an error object, and as `end`.
         """
         before, behind = self._around
-        if data.startswith(before) and data.endswith(behind) and not self._torn:
+        if before and data.startswith(before) and data.endswith(behind) and not self._torn:
             text = _plain(data[len(before) : -len(behind)])
             if text:
                 return [Text(text)]
