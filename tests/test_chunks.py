@@ -229,7 +229,9 @@ LINES = st.sampled_from(
     ]
 )
 WORDS = (
-    st.sampled_from(["m", "mm", "m?", "c1", "a", "", " ", "stop", 'say "m"', "\\", "\n", "\x7f", "ü", "🚀", "\u2028"])
+    st.sampled_from(
+        ["m", "mm", "m?", ":", ",", "c1", "a", "", " ", "stop", 'say "m"', "\\", "\n", "\x7f", "ü", "🚀", "\u2028"]
+    )
     | st.text()
 )
 
@@ -252,6 +254,15 @@ def test_what_was_learned_changes_nothing(lines: list[tuple[str, list[str], bool
             assert learned.feed(event) == parts
             usage, reason = fresh._usage or usage, fresh.reason or reason
             assert (learned._usage, learned.reason) == (usage, reason)
+
+
+@pytest.mark.parametrize("word", [":", ",", ": "])
+def test_texts_that_stand_between_strings(word: str) -> None:
+    """A text that is also what stands between two of an event's strings is only a text."""
+    decoder = ChunkDecoder()
+    for _ in range(4):
+        event = b'data: {"id": "x","model":"y","choices":[{"delta":{"content":"%b"}}]}\n\n' % word.encode()
+        assert decoder.feed(event) == [Text(word)]
 
 
 @pytest.mark.parametrize("key", ['"content":', '"content": '])

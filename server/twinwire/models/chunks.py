@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import uuid
+from contextlib import suppress
 from typing import Any
 
 import msgspec
@@ -182,7 +183,8 @@ class ChunkDecoder:
         if found and seen == self._seen:
             other = text + b"?"
             trial, parts = ChunkDecoder(), list[Part]()
-            trial._add(_decode_chunk(event[6:-2].replace(b'"%b"' % text, b'"%b"' % other, 1)), parts)
+            with suppress(UpstreamError):  # it may be what stands between two strings: a comma
+                trial._add(_decode_chunk(event[6:-2].replace(found, b'"%b"' % other, 1)), parts)
             if parts == [Text(other.decode())] and trial.reason is None and trial._usage is None:
                 self._around = self._seen
 
