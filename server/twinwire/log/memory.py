@@ -67,10 +67,7 @@ class MemoryLog(LocalControl):
 
     def append(self, run_id: str, expected_last: int, records: Sequence[Record]) -> None:
         """See `EventLog`; done when it returns."""
-        entry = self._runs.get(run_id)
-        if entry is None or run_id in self._ended:
-            entry = self._entry(run_id)
-        tail = entry.tail
+        tail = self._entry(run_id).tail
         self.size += tail.append(expected_last, records)
         if records[-1].last and run_id not in self._ended:
             self._ended[run_id] = self._clock() + self._retention

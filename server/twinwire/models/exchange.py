@@ -59,7 +59,7 @@ class Exchange(httpx2.AsyncByteStream):
         self._timer: asyncio.TimerHandle | None = None
 
     async def answer(self) -> httpx2.Response:
-        """Return the response when its head has come; its extensions `push` and `read` are `self`'s."""
+        """Return the response when its head has come; its extension `push` is `self.push`."""
         try:
             while not self._status:
                 if self._connection is not None and self._connection.blocked:
@@ -69,19 +69,11 @@ class Exchange(httpx2.AsyncByteStream):
         except BaseException:
             await self.aclose()
             raise
-        extensions = {"http_version": self._version, "push": self.push, "read": self.read}
+        extensions = {"http_version": self._version, "push": self.push}
         return httpx2.Response(self._status, headers=self._headers, stream=self, extensions=extensions)
 
-    async def read(self) -> bytes:
-        """Return all that has come of the body since the last read, at least a byte; at its end none."""
-        while not self._chunks:
-            if self._ended:
-                return b""
-            await self._wait("read", httpx2.ReadTimeout)
-        return self._taken()
-
     async def push(self, sink: Take[bytes]) -> None:
-        """Give `sink` what comes of the body, as `read` would return it, until its end. Raises what `sink` raises.
+        """Give `sink` what comes of the body, at least a byte at a time, until its end. Raises what `sink` raises.
 
         It is called where the bytes arrive, in no task, but for what has waited for it.
         """
@@ -111,8 +103,12 @@ class Exchange(httpx2.AsyncByteStream):
         return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        while data := await self.read():
-            yield data
+        while True:
+            while self._chunks:
+                yield self._taken()
+            if self._ended:
+                return
+            await self._wait("read", httpx2.ReadTimeout)
 
     async def aclose(self) -> None:
         """Give up what has not come, if anything: the connection is closed at once."""

@@ -211,7 +211,7 @@ class Run:
             writer.flush()
         if self.over and not self._pulled and self.task is not None:
             self.task.cancel()
-        return None if writer.idle or not writer.full else Room(writer)
+        return Room(writer) if writer.full else None
 
     def _begin(self, event: StreamEvent) -> None:
         """Put an AGENT_START where the agent's first event is none."""
