@@ -106,14 +106,14 @@ SKIPPED = {"node_modules", "vendor", "__pycache__", ".venv", "dist"}
 
 
 def test_no_file_is_long() -> None:
-    """No file of code has over 300 lines: one that grows has more than one thing in it."""
+    """No file of code has over 500 lines."""
     long, seen = {}, 0
     for folder in ("server", "clients", "tests", "benchmarks"):
         for path in (PROJECT / folder).rglob("*"):
             inner = path.relative_to(PROJECT)
             if path.suffix in SUFFIXES and path.is_file() and not SKIPPED & set(inner.parts):
                 seen += 1
-                if (lines := len(path.read_text().splitlines())) > 300:
+                if (lines := len(path.read_text().splitlines())) > 500:
                     long[str(inner)] = lines
     assert long == {}
     assert seen > 50

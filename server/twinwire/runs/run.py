@@ -133,8 +133,12 @@ class Run:
             self.task.cancel()
         return True
 
+    async def _work(self) -> None:
+        """Be a native coroutine: from Python 3.12 on, `create_task` refuses any other."""
+        await self._stepped()
+
     @types.coroutine
-    def _work(self) -> Generator[Any, None, None]:
+    def _stepped(self) -> Generator[Any, None, None]:
         """Drive the agent, and append what it has told each time it suspends and when it is done.
 
         So what an agent tells in one go is one append, made at once and not in a later turn of the loop.
