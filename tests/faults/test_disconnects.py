@@ -88,7 +88,7 @@ async def digest_of_the_log(server: Running, run_id: str) -> str:
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(
-    "cuts", [300, pytest.param(10_000, marks=[pytest.mark.soak, pytest.mark.timeout(600)])], ids=str
+    "cuts", [300, pytest.param(10_000, marks=[pytest.mark.full, pytest.mark.timeout(600)])], ids=str
 )
 async def test_random_disconnects(kind: str, cuts: int, chance: random.Random) -> None:
     """So many connections are reset after a random number of bytes; all clients' digests are the log's."""

@@ -27,12 +27,12 @@ def test_any_body_cut_anywhere(body: bytes, at: int) -> None:
     fuzz.chunks(bytes([at]) + body)
 
 
-@pytest.mark.soak
+@pytest.mark.full
 @pytest.mark.timeout(SECONDS + 60)
 @pytest.mark.parametrize("target", fuzz.TARGETS)
 async def test_for_long(target: str, tmp_path: Path) -> None:
     """A minute of inputs that reach new code finds nothing."""
-    pytest.importorskip("atheris", reason="uv run --group soak")
+    pytest.importorskip("atheris", reason="uv run --group full")
     program = await asyncio.create_subprocess_exec(
         sys.executable,
         str(Path(fuzz.__file__)),

@@ -86,7 +86,7 @@ async def test_a_reconnect_while_the_old_connection_lives(kind: str, server: Run
     assert (text(seen), seen[-1]["data"]["status"]) == ("abc", "completed")
 
 
-@pytest.mark.parametrize("guesses", [500, pytest.param(10_000, marks=pytest.mark.soak)], ids=str)
+@pytest.mark.parametrize("guesses", [500, pytest.param(10_000, marks=pytest.mark.full)], ids=str)
 async def test_guessed_ids(guesses: int, puppets: Puppets) -> None:
     """Ids that are guessed are answered alike, and like somebody else's: nobody learns which there are."""
     async with serving({"mine": puppets}, **AUTH, socket_rate=guesses) as server, asking(server, "alice") as alice:

@@ -19,11 +19,11 @@ async def mine(request):
 """
 
 
-@pytest.mark.soak
+@pytest.mark.full
 @pytest.mark.timeout(600)
 async def test_the_schema(tmp_path: Path) -> None:
     """What is asked is answered, in time, with no 5xx; the server ends as it should, without a traceback."""
-    pytest.importorskip("schemathesis", reason="uv run --group soak")
+    pytest.importorskip("schemathesis", reason="uv run --group full")
     (tmp_path / "mine.py").write_text(MINE)
     with Process("serve", "mine:mine", "--port", "0", cwd=tmp_path) as process:
         process.ready()

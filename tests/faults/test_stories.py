@@ -42,7 +42,7 @@ async def told(follower: AnyFollower) -> list[bytes]:
     return bodies
 
 
-@pytest.mark.parametrize("runs", [60, pytest.param(2_000, marks=[pytest.mark.soak, pytest.mark.timeout(900)])], ids=str)
+@pytest.mark.parametrize("runs", [60, pytest.param(2_000, marks=[pytest.mark.full, pytest.mark.timeout(900)])], ids=str)
 async def test_both_tell_the_same(runs: int, chance: random.Random) -> None:
     """A run followed over both while it goes on, and replayed over both from any event: equal bytes everywhere."""
     left = iter(range(runs))
@@ -76,7 +76,7 @@ async def outcome(kind: str, url: object, run_id: str, after: int) -> tuple[obje
 
 @pytest.mark.parametrize("log", ["memory", "sqlite", "redis"])
 @pytest.mark.parametrize(
-    "cursors", [60, pytest.param(2_000, marks=[pytest.mark.soak, pytest.mark.timeout(900)])], ids=str
+    "cursors", [60, pytest.param(2_000, marks=[pytest.mark.full, pytest.mark.timeout(900)])], ids=str
 )
 async def test_any_cursor(log: str, cursors: int, chance: random.Random, tmp_path: Path) -> None:
     """Of a run whose oldest events are trimmed: all after the cursor, or a gap that says what there is; on each log."""

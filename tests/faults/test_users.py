@@ -108,7 +108,7 @@ class User:
 
 
 @pytest.mark.parametrize(
-    "operations", [2_000, pytest.param(100_000, marks=[pytest.mark.soak, pytest.mark.timeout(1800)])], ids=str
+    "operations", [2_000, pytest.param(100_000, marks=[pytest.mark.full, pytest.mark.timeout(1800)])], ids=str
 )
 async def test_mixed_operations(operations: int, chance: random.Random) -> None:
     """So many operations: what is another's is answered as what does not exist, over HTTP and WebSocket alike."""
