@@ -13,7 +13,9 @@ from prometheus_client.parser import text_string_to_metric_families
 from followers import KINDS, Broken, Refused, attach, cancel, rest, start
 from redis_server import fresh, own_server
 from serving import Puppets, Running, serving, until
+from twinwire.errors import RunsUnavailable
 from twinwire.metrics import Histogram
+from twinwire.runs.run import Run
 from twinwire.runs.writer import TIMED
 
 NOWHERE = "a" * 26
@@ -153,3 +155,28 @@ async def test_a_log_that_is_away_is_told(puppets: Puppets, tmp_path: Path) -> N
             async with asyncio.timeout(20):
                 while (await client.get("/readyz")).status_code != 200:
                     pass
+
+
+async def test_a_server_that_cannot_run_is_not_ready(
+    puppets: Puppets, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """If no run can be carried out, `/readyz` is 503 and the log says why; a server does not even start then."""
+
+    def refuse(_: Run) -> None:
+        raise TypeError("a coroutine was expected")
+
+    async with (
+        serving({"mine": puppets}) as server,
+        httpx.AsyncClient(base_url=server.url, trust_env=False, verify=False) as client,
+    ):
+        assert (await client.get("/readyz")).status_code == 200
+        with monkeypatch.context() as patch:
+            patch.setattr(Run, "start", refuse)
+            response = await client.get("/readyz")
+            assert (response.status_code, response.json()["code"]) == (503, "runs_unavailable")
+            assert "a coroutine was expected" in caplog.text
+            assert "coroutine" not in response.text
+            with pytest.raises(RunsUnavailable):
+                await server.service.start()
+        assert (await client.get("/readyz")).json() == {"status": "ready"}
+        assert (server.runs.started, len(server.runs)) == (0, 0)

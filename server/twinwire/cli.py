@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, get_args, get_type_hints
 import msgspec
 
 from twinwire import logs, settings as settings_module
-from twinwire.errors import SettingsError
+from twinwire.errors import RunsUnavailable, SettingsError
 from twinwire.settings import SECRETS, Settings, flag, is_loopback
 
 if TYPE_CHECKING:
@@ -252,10 +252,10 @@ def _model(target: str | None, settings: Settings) -> str:
 
 
 def _reporting(command: Callable[[], None]) -> None:
-    """Run a command; a setting that cannot be used ends it with one line."""
+    """Run a command. A setting that cannot be used, or a process that cannot carry out runs, ends it with one line."""
     try:
         command()
-    except SettingsError as error:
+    except (SettingsError, RunsUnavailable) as error:
         fail(str(error))
 
 

@@ -25,6 +25,7 @@ TwinwireError                       500  internal            4500
  · Draining                         503  draining            1012
  · LogUnavailable                   503  log_unavailable     4013
  · ModelUnavailable                 503  model_unavailable   4013   of /readyz alone
+ · RunsUnavailable                  503  runs_unavailable    4013   of /readyz alone
  · RunError                         500  agent_error         4500   what a run's ERROR event tells
     · RunTimeout                    504  timeout
     · BudgetSpent                   500  budget
@@ -238,6 +239,15 @@ class ModelUnavailable(TwinwireError):
 
     def __init__(self) -> None:
         super().__init__("the local model is not running; try again later")
+
+
+class RunsUnavailable(TwinwireError):
+    """This process cannot carry a run out, whatever the agent: a fault of the installation, or of Twinwire."""
+
+    status, code, close_code = 503, "runs_unavailable", 4013
+
+    def __init__(self) -> None:
+        super().__init__("This server cannot carry out runs; its log says why.")
 
 
 class RunError(TwinwireError):

@@ -21,6 +21,7 @@ from prometheus_client.registry import Collector
 
 from twinwire.errors import Draining, ModelUnavailable
 from twinwire.metrics import EVENTS, Histogram
+from twinwire.runs.probe import probe
 from twinwire.web.guard import PROBE
 from twinwire.web.service import Service
 
@@ -33,9 +34,10 @@ async def healthz() -> dict[str, str]:
 
 @get("/readyz", opt=PROBE, summary="Readiness")
 async def readyz(service: NamedDependency[Service]) -> dict[str, str]:
-    """The log can be reached, the local model runs, and new runs are taken; else 503 and why not."""
+    """Answer 200 if a run can be carried out, the log can be reached and the local model runs; else 503 and why not."""
     if service.runs.draining:
         raise Draining
+    await probe()
     await service.runs.log.ping()
     if service.local is not None and not service.local.running:
         raise ModelUnavailable

@@ -10,6 +10,7 @@ from twinwire.auth import Auth
 from twinwire.formats.registry import FORMATS, Format
 from twinwire.models.local import LocalModel
 from twinwire.runs import Runs
+from twinwire.runs.probe import probe
 from twinwire.settings import Settings
 from twinwire.transports import Verdict
 from twinwire.transports.gate import Gate
@@ -30,7 +31,11 @@ class Service(Struct, frozen=True):
     formats: Mapping[str, Format] = FORMATS
 
     async def start(self) -> None:
-        """Open the log; load the local model, if there is one. Raises `SettingsError`."""
+        """Prove that runs can be carried out, open the log, and load the local model if there is one.
+
+        Raise `SettingsError` or `RunsUnavailable` if one of these fails.
+        """
+        await probe()
         self.runs.log.heard = self._logged_out
         await self.runs.log.open(self.runs)
         if self.local is not None:
