@@ -1,7 +1,8 @@
 """Who asks, and what of it is allowed: identities, and the credentials that prove them.
 
 `tokens` are the bearer tokens of a list, `jwt` those that somebody else signs, `grants` what this server signs itself:
-tickets for URLs, and logins for cookies. Where a credential is found in a request is the business of `web`.
+tickets for URLs, and logins for cookies. `scopes` says how much of an identity each route and command needs. Where a
+credential is found in a request is the business of `web`.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Protocol
 from msgspec import Struct
 
 from twinwire.auth.grants import Grant, Signer
+from twinwire.auth.scopes import Scope
 from twinwire.auth.tokens import Tokens
 from twinwire.errors import BadRequest, Forbidden, RunNotFound, Unauthenticated
 from twinwire.settings import Settings
@@ -21,7 +23,7 @@ from twinwire.settings import Settings
 if TYPE_CHECKING:
     from twinwire.auth.jwt import Jwt
 
-__all__ = ["ANYBODY", "Auth", "Identity", "rfc3339"]
+__all__ = ["ANYBODY", "Auth", "Identity", "Scope", "rfc3339"]
 
 MAX_TOKEN = 8192
 
@@ -53,9 +55,9 @@ class Identity(Struct, frozen=True):
             raise BadRequest("is not the user who is authenticated", field="user_id")
         return self.user_id
 
-    def check_whole(self) -> None:
-        """Raises `Forbidden` for who may only follow one run."""
-        if self.run_id is not None:
+    def check(self, scope: Scope) -> None:
+        """Raise `Forbidden` if this identity, a ticket for one run, does not cover the scope."""
+        if self.run_id is not None and scope is Scope.WHOLE:
             raise Forbidden("this ticket is for following one run only")
 
     def check_run(self, run_id: str, user_id: str | None) -> None:

@@ -9,7 +9,7 @@ from typing import Protocol
 import msgspec
 from msgspec import Struct
 
-from twinwire.auth import Identity
+from twinwire.auth import Identity, Scope
 from twinwire.errors import BadRequest
 from twinwire.log import SessionKey
 from twinwire.models import Message
@@ -70,7 +70,7 @@ class RunSpec(Struct, frozen=True, kw_only=True):
 
         Raises `BadRequest`, and `Forbidden` for who may start nothing.
         """
-        by.check_whole()
+        by.check(Scope.WHOLE)
         if asked.message is None or not asked.message.strip():
             raise BadRequest("a message is needed", field="message")
         return cls(

@@ -15,7 +15,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from twinwire import auth, commands
-from twinwire.auth import Identity, rfc3339
+from twinwire.auth import Identity, rfc3339, scopes
 from twinwire.commands import Auth, Name
 from twinwire.errors import BadRequest, CursorGone, LogUnavailable, RunNotFound, TwinwireError, Unauthenticated
 from twinwire.formats.ai_sdk import SocketView, message
@@ -87,7 +87,9 @@ class Abort(Frame, frozen=True, kw_only=True):
     """Stop what this request has asked for."""
 
 
-_decoder: msgspec.json.Decoder[Send | Resume | Abort | Auth] = msgspec.json.Decoder(Send | Resume | Abort | Auth)
+Said = Send | Resume | Abort | Auth
+
+_decoder: msgspec.json.Decoder[Said] = msgspec.json.Decoder(Said)
 
 
 def _request_id(data: str) -> str:
@@ -121,6 +123,7 @@ class ChatSocket(Socket):
             asked = decode_json(text, _decoder)
             if (by := self._who(asked)) is None:
                 raise Unauthenticated
+            by.check(scopes.of_command("/ai-sdk/ws", asked))
             match asked:
                 case Send():
                     await self._send(asked, by)
@@ -137,7 +140,7 @@ class ChatSocket(Socket):
             told = error.message if error.field is None else f"{error.field}: {error.message}"
             self._pump.say(message("error", request_id, errorText=told))
 
-    def _who(self, asked: Send | Resume | Abort | Auth) -> Identity | None:
+    def _who(self, asked: Said) -> Identity | None:
         """Who asks: by `auth`, by a bearer token (RFC 6750) in the message's `headers`, else whose the socket is.
 
         Raises `TwinwireError`; a socket that is nobody's then ends.

@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager
 from time import monotonic
 
 from twinwire import auth, commands
-from twinwire.auth import Identity, rfc3339
+from twinwire.auth import Identity, rfc3339, scopes
 from twinwire.commands import AnyCommand, Attach, Auth, Cancel, Detach, Ping, Start
 from twinwire.errors import BadRequest, CursorGone, Forbidden, RunNotFound, TwinwireError, Unauthenticated
 from twinwire.formats import native
@@ -135,6 +135,7 @@ class Socket:
             return
         if (by := self._by) is None:
             raise Unauthenticated
+        by.check(scopes.of_command("/ws", command))
         match command:
             case Start():
                 await self._start(command, by)

@@ -14,7 +14,7 @@ from twinwire.formats.registry import FORMATS
 from twinwire.runs.conversation import Options
 from twinwire.transports.ai_sdk import Chat, spec
 from twinwire.web import input as incoming, stream
-from twinwire.web.guard import FOLLOWING, asker, starter
+from twinwire.web.guard import asker, starter
 from twinwire.web.openapi import documented
 from twinwire.web.service import Service
 
@@ -48,7 +48,6 @@ async def _active(request: Request[Any, Any, Any], service: Service, chat_id: st
 
 @get(
     "/ai-sdk/chat/{chat_id:str}/stream",
-    opt=FOLLOWING,
     operation_class=documented(query=Options),
     summary="Resume a chat's run",
 )

@@ -25,7 +25,7 @@ STATUS = {
 @route(
     ["/chat", "/chat/stream"],
     http_method=["GET", "POST"],
-    opt={**guard.FOLLOWING, **guard.PLAIN},
+    opt=guard.PLAIN,
     operation_class=documented(query=ChatQuery, body=ChatBody),
     summary="Start a run and follow it; with a cursor, resume one and never start",
 )

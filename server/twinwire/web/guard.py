@@ -1,6 +1,6 @@
 """Who comes in: the host they ask for, the page they ask from, and who they are. What is theirs is `auth`'s to say.
 
-The middleware of all routes. A route is for those alone who are authenticated, unless its `opt` says `open`.
+The middleware of all routes. The scope that a route needs is in `auth.scopes`.
 """
 
 from __future__ import annotations
@@ -14,19 +14,15 @@ from urllib.parse import parse_qs, urlsplit
 
 from litestar import Request, Response
 from litestar.enums import ScopeType
-from litestar.types import ASGIApp, Message, Receive, Scope, Send
+from litestar.types import ASGIApp, Message, Receive, Scope as AsgiScope, Send
 
-from twinwire.auth import ANYBODY, Auth, Identity
+from twinwire.auth import ANYBODY, Auth, Identity, Scope, scopes
 from twinwire.errors import BadHost, OriginNotAllowed, TwinwireError, Unauthenticated
 from twinwire.settings import is_loopback
 from twinwire.web.service import Service
 
-OPEN = {"open": True}
-"""The `opt` of a route for everybody."""
-PROBE = {**OPEN, "any_host": True}
-"""The same, for those who know the server by its address only: what watches whether it lives."""
-FOLLOWING = {"following": True}
-"""The `opt` of a route that follows runs, or tells of them, and so is open to a ticket for one run."""
+PROBE = {"any_host": True}
+"""The `opt` of a route that monitoring asks, which may know the server by its address only."""
 PLAIN = {"plain": True}
 """The `opt` of a route whose handler takes the request and the service, and returns a response with its status.
 
@@ -74,7 +70,7 @@ def origin_allowed(origin: str | None, host: str, allowed: Sequence[str]) -> boo
     return same and default is not None and parts.hostname is not None
 
 
-def check_page(scope: Scope, allowed: Sequence[str]) -> None:
+def check_page(scope: AsgiScope, allowed: Sequence[str]) -> None:
     """Raises `OriginNotAllowed` where a page of another site, which is not `allowed`, has a browser ask.
 
     An image, a form or a link asks without an Origin (or may); then the browser tells in Sec-Fetch-* (W3C Fetch
@@ -88,7 +84,7 @@ def check_page(scope: Scope, allowed: Sequence[str]) -> None:
         raise OriginNotAllowed
 
 
-def check_host(scope: Scope, allowed: Sequence[str]) -> None:
+def check_host(scope: AsgiScope, allowed: Sequence[str]) -> None:
     """Raises `BadHost` for a Host that is not `allowed`.
 
     Names of loopback always are: no page can have them point elsewhere. Where none are listed, only what comes over
@@ -111,7 +107,7 @@ def _name_in(host: str) -> str:
         return ""
 
 
-def identify(scope: Scope, auth: Auth, origins: Sequence[str]) -> Identity | None:
+def identify(scope: AsgiScope, auth: Auth, origins: Sequence[str]) -> Identity | None:
     """Who asks; None where nothing says so. Raises `Unauthenticated` for a credential that is not good.
 
     In this order: a bearer token (RFC 6750) in the Authorization header or, of a socket, in a subprotocol; a ticket in
@@ -162,7 +158,7 @@ class Guard:
         self._app = app
         self._service = service
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: AsgiScope, receive: Receive, send: Send) -> None:
         """Let it through, with who asks, or refuse it. A socket's credentials are for its own route to look at."""
         settings = self._service.settings
         opt = scope["route_handler"].opt
@@ -179,9 +175,9 @@ class Guard:
             await send({"type": "websocket.close", "code": error.close_code, "reason": error.code})
             return
         if scope["type"] == ScopeType.HTTP:
-            scope[_ASKER] = by = self._asker(scope, opened=bool(opt.get("open")))  # type: ignore[literal-required]
-            if not opt.get("following"):
-                by.check_whole()
+            needed = scopes.of_route(scope["method"], scope["path_template"])
+            scope[_ASKER] = by = self._asker(scope, opened=needed is Scope.OPEN)  # type: ignore[literal-required]
+            by.check(needed)
         if opt.get("plain"):
             request = Request[Any, Any, Any](scope, receive, send)
             response: Response[Any] = await scope["route_handler"].fn(request=request, service=self._service)
@@ -189,7 +185,7 @@ class Guard:
         else:
             await self._app(scope, receive, send)
 
-    def _asker(self, scope: Scope, *, opened: bool) -> Identity:
+    def _asker(self, scope: AsgiScope, *, opened: bool) -> Identity:
         auth = self._service.auth
         if opened or not auth.on:
             return ANYBODY
@@ -198,7 +194,7 @@ class Guard:
         return by
 
 
-async def secured(message: Message, _: Scope) -> None:
+async def secured(message: Message, _: AsgiScope) -> None:
     """The headers of every answer: its type is what it says, it tells nobody where it was, nobody may frame it."""
     if message["type"] == "http.response.start":
         told = {name for name, _ in message["headers"]}

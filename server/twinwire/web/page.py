@@ -8,7 +8,6 @@ from litestar import Response, Router, get
 from litestar.static_files import create_static_files_router
 
 from twinwire.errors import NotFound
-from twinwire.web.guard import OPEN
 
 # Everything comes from this server, nothing inline, nowhere else to talk to; whoever may frame it could click in it.
 # Trusted types make an assignment to innerHTML an error where the browser knows them, but for DOMPurify's own.
@@ -28,7 +27,7 @@ def _folder(name: str, in_checkout: str) -> Path:
     return packaged if packaged.is_dir() else Path(__file__).parents[3] / "clients" / in_checkout
 
 
-@get("/", opt=OPEN, include_in_schema=False, sync_to_thread=False)
+@get("/", include_in_schema=False, sync_to_thread=False)
 def index() -> Response[bytes]:
     """The page."""
     file = _folder("page", "web") / "index.html"
@@ -46,7 +45,7 @@ def static_routers() -> list[Router]:
         return response
 
     return [
-        create_static_files_router(path, [folder], name=path[1:], opt=OPEN, after_request=with_headers)
+        create_static_files_router(path, [folder], name=path[1:], after_request=with_headers)
         for path, folder in folders.items()
         if folder.is_dir()
     ]

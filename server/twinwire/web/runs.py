@@ -14,7 +14,7 @@ from twinwire.events import decode
 from twinwire.log import RunState
 from twinwire.runs import RunSpec
 from twinwire.web import input as incoming, stream
-from twinwire.web.guard import FOLLOWING, asker, starter
+from twinwire.web.guard import asker, starter
 from twinwire.web.input import FollowQuery, ListQuery, StartBody
 from twinwire.web.openapi import documented
 from twinwire.web.service import Service
@@ -54,7 +54,7 @@ async def start_run(request: Request[Any, Any, Any], service: NamedDependency[Se
     return Response(describe(state), status_code=201 if new else 200, headers=headers)
 
 
-@get("/runs", opt=FOLLOWING, operation_class=documented(query=ListQuery), summary="A user's newest runs")
+@get("/runs", operation_class=documented(query=ListQuery), summary="A user's newest runs")
 async def list_runs(request: Request[Any, Any, Any], service: NamedDependency[Service]) -> dict[str, Any]:
     """The runs that the asker may see and the log holds, the newest first, without their results.
 
@@ -71,7 +71,7 @@ async def list_runs(request: Request[Any, Any, Any], service: NamedDependency[Se
     return {"runs": [{name: value for name, value in run.items() if name != "result"} for run in listed]}
 
 
-@get("/runs/{run_id:str}", opt=FOLLOWING, summary="A run")
+@get("/runs/{run_id:str}", summary="A run")
 async def get_run(
     request: Request[Any, Any, Any], run_id: FromPath[str], service: NamedDependency[Service]
 ) -> dict[str, Any]:
@@ -81,7 +81,6 @@ async def get_run(
 
 @get(
     "/runs/{run_id:str}/events",
-    opt=FOLLOWING,
     operation_class=documented(query=FollowQuery),
     summary="Follow a run over SSE",
 )
@@ -95,7 +94,7 @@ async def run_events(
     return await stream.follow(service, run_id, after, asked, asker(request))
 
 
-@get("/runs/{run_id:str}/snapshot", opt=FOLLOWING, summary="A run's state so far")
+@get("/runs/{run_id:str}/snapshot", summary="A run's state so far")
 async def run_snapshot(
     request: Request[Any, Any, Any], run_id: FromPath[str], service: NamedDependency[Service]
 ) -> dict[str, Any]:
