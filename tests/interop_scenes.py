@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import shutil
+from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -44,11 +45,14 @@ class Scenes:
     def __init__(self, model: ModelServer) -> None:
         self.release = asyncio.Event()
         self.cancelled = 0
+        self.asked: Counter[str] = Counter()
+        """How many runs each message started."""
         self._model = model
         tools = registry(Echo(), raising(ToolError("no such file")))
         self._react = ReActAgent("react", OpenAIChatModel("scripted", api_key="none", base_url=model.url), tools)
 
     async def __call__(self, request: RunRequest) -> AsyncGenerator[StreamEvent, None]:
+        self.asked[request.message] += 1
         if request.message == "tools":
             calls = call_deltas(("echo", {"text": "hello"}), ("raising", {}))
             self._model.script(reasoning("Hm", "m."), text("Let me ", "see."), calls, end("tool_calls", (10, 5)))

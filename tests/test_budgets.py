@@ -66,7 +66,7 @@ async def test_a_budget_s_answer_without_a_stream() -> None:
         httpx.AsyncClient(base_url=server.url, trust_env=False, verify=False) as client,
     ):
         response = await client.get("/chat?message=x&stream=false")
-        assert (response.status_code, response.json()["code"]) == (500, "budget")
+        assert (response.status_code, response.json()["code"]) == (424, "budget")
 
 
 async def test_a_run_within_its_budget(puppets: Puppets) -> None:

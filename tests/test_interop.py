@@ -155,12 +155,13 @@ async def test_openai_npm() -> None:
     async with playing() as scene:
         seen = await node("openai", scene[0].url, scene=scene)
         await until(lambda: scene[1].cancelled == 2)  # by who was cut off, and by who left
+        assert (scene[1].asked["fail"], scene[1].asked["slow"]) == (2, 2), "no run is started again by itself"
     assert seen["models"] == ["scenes"]
     _check_openai(seen["streamed"])
     assert seen["whole"] == {"text": "It says hello.", "finish_reason": "stop", "usage": USAGE}
     assert seen["failed"]["error"]["code"] == "upstream_error"
     assert seen["cut"]["name"] == "TypeError"
-    assert (seen["failedWhole"]["status"], seen["failedWhole"]["code"]) == (502, "upstream_error")
+    assert (seen["failedWhole"]["status"], seen["failedWhole"]["code"]) == (424, "upstream_error")
     assert (seen["unknown"]["status"], seen["unknown"]["code"], seen["unknown"]["param"]) == (
         404,
         "model_not_found",
@@ -172,7 +173,7 @@ async def test_openai_npm() -> None:
 async def test_openai_python() -> None:
     """OpenAI's Python package does the same."""
     async with playing() as (server, scenes):  # noqa: SIM117 - the client needs its URL
-        async with openai.AsyncOpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0) as client:
+        async with openai.AsyncOpenAI(base_url=f"{server.url}/v1", api_key="none") as client:
             assert [model.id async for model in client.models.list()] == ["scenes"]
             assert (await client.models.retrieve("scenes")).id == "scenes"
             _check_openai(await _streamed(client, "tools"))
@@ -182,8 +183,9 @@ async def test_openai_python() -> None:
             assert whole.choices[0].message.content == "It says hello."
             with pytest.raises(openai.APIError, match="the model is away"):
                 await _streamed(client, "fail")
-            with pytest.raises(openai.InternalServerError, match="the model is away"):
+            with pytest.raises(openai.APIStatusError, match="the model is away"):
                 await client.chat.completions.create(model="scenes", messages=[{"role": "user", "content": "fail"}])
+            assert scenes.asked["fail"] == 2, "no run is started again by itself"
             with pytest.raises(openai.NotFoundError):
                 await client.chat.completions.create(model="nobody", messages=[{"role": "user", "content": "hi"}])
             stream = await client.chat.completions.create(

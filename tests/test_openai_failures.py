@@ -174,6 +174,25 @@ async def test_long_retry_after(server: ModelServer, wait: str, before: int) -> 
     assert len(server.requests) == before + 1
 
 
+@pytest.mark.parametrize(
+    ("code", "wait", "expected"),
+    [
+        (429, "120", 120),
+        (503, "120", 120),
+        (429, "Fri, 01 Jan 2100 00:00:00 GMT", 2_000_000_000),
+        (429, "Thu, 01 Jan 1970 00:00:00 GMT", 0),
+        (429, "soon", None),
+        (429, "-1", None),
+        (401, "120", None),
+    ],
+)
+async def test_retry_after_is_kept(server: ModelServer, code: int, wait: str, expected: int | None) -> None:
+    """The error of a server that is busy has its Retry-After in seconds, if that makes sense."""
+    server.script(status(code, {"retry-after": wait}))
+    seen = (await fail(server, max_retries=0)).retry_after
+    assert seen == expected or (expected == 2_000_000_000 and seen is not None and expected < seen < 2.4e9)
+
+
 @pytest.mark.parametrize("rest", [[stall], [cut], [reset]], ids=["stall", "cut", "reset"])
 @pytest.mark.parametrize("last", [[], [DONE]], ids=["finish_reason", "DONE"])
 async def test_whole_answer_survives(server: ModelServer, last: Script, rest: Script) -> None:

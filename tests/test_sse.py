@@ -66,8 +66,9 @@ async def test_stream_false_answers_with_the_result(server: Running, puppets: Pu
         asking = asyncio.create_task(client.get("/chat?message=hi&stream=false"))
         (await puppets.next()).fail(RuntimeError("secret"))
         response = await asking
-        assert response.status_code == 500
-        assert response.json() == {"code": "agent_error", "message": "the agent failed"}
+        assert response.status_code == 424
+        run_id = response.headers["twinwire-run"]
+        assert response.json() == {"code": "agent_error", "message": "the agent failed", "run_id": run_id}
 
 
 async def test_stream_false_is_cancelled_when_its_caller_goes(server: Running, puppets: Puppets) -> None:

@@ -26,11 +26,13 @@ TwinwireError                       500  internal            4500
  · LogUnavailable                   503  log_unavailable     4013
  · ModelUnavailable                 503  model_unavailable   4013   of /readyz alone
  · RunsUnavailable                  503  runs_unavailable    4013   of /readyz alone
- · RunError                         500  agent_error         4500   what a run's ERROR event tells
-    · RunTimeout                    504  timeout
-    · BudgetSpent                   500  budget
-    · UpstreamError                 502  upstream_error
-       · UpstreamTimeout            504  upstream_timeout
+ · FailedDependency                 424  the error_type      4500   a run began and has no result
+    · ContextTooLong                400  upstream_context_length
+ · RunError                              agent_error                what a run's ERROR event tells
+    · RunTimeout                         timeout
+    · BudgetSpent                        budget
+    · UpstreamError                      upstream_error
+       · UpstreamTimeout                 upstream_timeout
  · SettingsError                         settings                   a flag or variable; for the command line
 
 Each class carries its HTTP status, its machine code and the WebSocket close code it would close a socket
@@ -250,13 +252,48 @@ class RunsUnavailable(TwinwireError):
         super().__init__("This server cannot carry out runs; its log says why.")
 
 
+class FailedDependency(TwinwireError):
+    """A request began a run, and there is no result of it (RFC 4918, section 11.4).
+
+    `code` is the run's `error_type`, or says what went wrong after the run began. The same request would begin, and
+    pay for, another run: clients must not repeat it by themselves. `result` is a cancelled run's answer so far.
+    """
+
+    status = 424
+
+    def __init__(
+        self, message: str, code: str, run_id: str, *, retry_after: int | None = None, result: object = None
+    ) -> None:
+        super().__init__(message)
+        self.code = code
+        self.run_id = run_id
+        self.retry_after = retry_after
+        self.result = result
+
+    def payload(self) -> dict[str, Any]:
+        extra = {"run_id": self.run_id, "retry_after": self.retry_after, "result": self.result}
+        return {**super().payload(), **{name: value for name, value in extra.items() if value is not None}}
+
+
+class ContextTooLong(FailedDependency):
+    """The conversation is too long for the model: only a shorter request can succeed."""
+
+    status = 400
+
+
 class RunError(TwinwireError):
-    """Why a run failed, as its ERROR event tells it: `error_type` is `code`, the text is `message`."""
+    """Why a run failed, as its ERROR event tells it: `error_type` is `code`, the text is `message`.
+
+    `retry_after` is the model server's own Retry-After, in seconds.
+    """
 
     code = "agent_error"
 
-    def __init__(self, message: str = "the agent failed", *, code: str | None = None) -> None:
+    def __init__(
+        self, message: str = "the agent failed", *, code: str | None = None, retry_after: int | None = None
+    ) -> None:
         super().__init__(message)
+        self.retry_after = retry_after
         if code is not None:
             self.code = code
 
@@ -264,7 +301,7 @@ class RunError(TwinwireError):
 class RunTimeout(RunError):
     """The run reached its deadline."""
 
-    status, code = 504, "timeout"
+    code = "timeout"
 
     def __init__(self, seconds: float) -> None:
         super().__init__(f"the run reached its deadline of {seconds:g} s")
@@ -282,13 +319,13 @@ class BudgetSpent(RunError):
 class UpstreamError(RunError):
     """The model's server failed; `code` starts with `upstream_`."""
 
-    status, code = 502, "upstream_error"
+    code = "upstream_error"
 
 
 class UpstreamTimeout(UpstreamError):
     """The model's server was silent for too long."""
 
-    status, code = 504, "upstream_timeout"
+    code = "upstream_timeout"
 
     def __init__(self, seconds: float) -> None:
         super().__init__(f"the model was silent for {seconds:g} s")

@@ -2,7 +2,7 @@
 import OpenAI from 'openai';
 import { ask as tell, base, report, until } from './lib.mjs';
 
-const client = new OpenAI({ baseURL: `${base}/v1`, apiKey: 'none', maxRetries: 0 });
+const client = new OpenAI({ baseURL: `${base}/v1`, apiKey: 'none' });
 const ask = (content, options = {}) => client.chat.completions.create({ model: 'scenes', messages: [{ role: 'user', content }], ...options });
 const caught = async promise => {
   try { return await promise; } catch ({ name, status, code, type, param, error }) { return { name, status, code, type, param, error }; }

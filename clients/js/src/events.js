@@ -24,7 +24,7 @@ import { ProtocolError } from './errors.js';
  *       duration: number}>
  *   | EventOf<'PROGRESS', {progress: number, step: number, total: number}>
  *   | EventOf<'AGENT_FINISH', {result: string, duration: number, status: FinishStatus, usage: Usage}>
- *   | EventOf<'ERROR', {error_type: string, message: string, error: string}>} StreamEvent
+ *   | EventOf<'ERROR', {error_type: string, message: string, error: string, retry_after?: number}>} StreamEvent
  */
 /** @typedef {EventOf<string, Record<string, any>>} CustomEvent */
 /** @typedef {Extract<StreamEvent, {type: 'AGENT_FINISH' | 'ERROR'}>} TerminalEvent */

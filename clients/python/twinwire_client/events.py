@@ -85,10 +85,11 @@ class AgentFinish(Struct, frozen=True):
 
 
 class Error(Struct, frozen=True):
-    """The run has failed."""
+    """The run has failed. `retry_after` is the model server's own Retry-After, in seconds."""
 
     error_type: str = ""
     message: str = ""
+    retry_after: int | None = None
 
 
 Payload = (

@@ -9,9 +9,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import math
 import os
 import re
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from email.utils import parsedate_to_datetime
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import TYPE_CHECKING, Any, cast
 from urllib.request import getproxies
@@ -47,17 +50,29 @@ def _tls() -> ssl.SSLContext:
     return httpx2.create_ssl_context()
 
 
-def _refused(status: int, body: object) -> UpstreamError:
+def _refused(status: int, body: object, retry_after: int | None) -> UpstreamError:
     """Build the error for an answer of this status. Its body is looked at but not told: it may hold what was sent."""
     if status == 429:
-        return UpstreamError("the model's server limits the rate of requests (429)", code="upstream_rate_limited")
+        message, code = "the model's server limits the rate of requests (429)", "upstream_rate_limited"
+        return UpstreamError(message, code=code, retry_after=retry_after)
     if status in {401, 403}:
         return UpstreamError(f"the model's server refused the key ({status})", code="upstream_auth")
     if status >= 500:
-        return UpstreamError(f"the model's server failed ({status})")
+        return UpstreamError(f"the model's server failed ({status})", retry_after=retry_after)
     if _CONTEXT.search(str(body)):
         return UpstreamError(f"the conversation is too long for the model ({status})", code="upstream_context_length")
     return UpstreamError(f"the model's server refused the request ({status})", code="upstream_rejected")
+
+
+def _retry_after(headers: Mapping[str, str]) -> int | None:
+    """Return the seconds that a Retry-After names, as a number or as a date (RFC 9110, section 10.2.3)."""
+    value = headers.get("retry-after", "")
+    if re.fullmatch(r"[0-9]{1,9}", value, re.ASCII):
+        return int(value)
+    try:
+        return max(0, math.ceil(parsedate_to_datetime(value).timestamp() - time.time()))
+    except (ValueError, OverflowError):
+        return None
 
 
 class _Done(Exception):
@@ -220,7 +235,7 @@ class OpenAIChatModel:
         except openai.APITimeoutError:
             raise UpstreamTimeout(self._timeout) from None
         except openai.APIStatusError as error:
-            raise _refused(error.status_code, error.body) from None
+            raise _refused(error.status_code, error.body, _retry_after(error.response.headers)) from None
         except openai.OpenAIError:
             raise UpstreamError("the model's server cannot be reached", code="upstream_unreachable") from None
         response = cast("httpx2.Response", answer)

@@ -295,6 +295,7 @@ class Run:
 
 
 def _error_event(error: RunError) -> StreamEvent:
-    return StreamEvent(
-        StreamEventType.ERROR, {"error_type": error.code, "message": error.message, "error": error.message}
-    )
+    data: dict[str, Any] = {"error_type": error.code, "message": error.message, "error": error.message}
+    if error.retry_after is not None:
+        data["retry_after"] = error.retry_after
+    return StreamEvent(StreamEventType.ERROR, data)

@@ -37,7 +37,8 @@ async def chat(request: Request[Any, Any, Any], service: NamedDependency[Service
     run = spec(msgspec.structs.replace(asked, **unsaid), by, service.settings.session_bytes)
     stream.admit(service, FORMAT, run.user_id)
     info, _ = await service.runs.start(run)
-    return await stream.whole(service, info.run_id, FORMAT, ai_sdk.view(), by)
+    with stream.begun(run, info.run_id):
+        return await stream.whole(service, info.run_id, FORMAT, ai_sdk.view(), by)
 
 
 async def _active(request: Request[Any, Any, Any], service: Service, chat_id: str) -> str | None:

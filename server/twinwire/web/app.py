@@ -18,7 +18,7 @@ from litestar.plugins.core import MsgspecDIPlugin
 from twinwire import settings as settings_module
 from twinwire.agents import Agent
 from twinwire.auth import Auth
-from twinwire.errors import TooManyRuns, TwinwireError
+from twinwire.errors import FailedDependency, TooManyRuns, TwinwireError
 from twinwire.formats.registry import Transform, registry
 from twinwire.log import Limits, Quota, open_log
 from twinwire.models.local import LocalModel
@@ -145,11 +145,13 @@ def _cors(settings: Settings) -> CORSConfig | None:
         allow_methods=["GET", "POST"],
         allow_credentials=settings.authenticates and "*" not in settings.cors_origin,
         allow_headers=["content-type", "last-event-id", "authorization", "cache-control", *openai_api.HEADERS],
-        expose_headers=[RUN_HEADER, HEARTBEAT_HEADER, "location", "retry-after"],
+        expose_headers=[RUN_HEADER, HEARTBEAT_HEADER, "location", "retry-after", "x-should-retry"],
     )
 
 
 def _twinwire_error(request: Request[Any, Any, Any], error: TwinwireError) -> Response[dict[str, Any]]:
+    if isinstance(error, FailedDependency):
+        return _failed(request, error)
     seconds = error.retry_after if isinstance(error, TooManyRuns) else 1
     headers = {"retry-after": str(seconds)} if error.status in {429, 503} else {}
     if error.status == 413:
@@ -157,6 +159,14 @@ def _twinwire_error(request: Request[Any, Any, Any], error: TwinwireError) -> Re
     if error.status == 401:
         headers["www-authenticate"] = "Bearer"
     return _refused(request, error, error.status, headers)
+
+
+def _failed(request: Request[Any, Any, Any], error: FailedDependency) -> Response[dict[str, Any]]:
+    """Answer that a run began and has no result. OpenAI's clients obey `x-should-retry`, whatever the status."""
+    headers = {"x-should-retry": "false", RUN_HEADER: error.run_id}
+    if error.retry_after is not None:
+        headers["retry-after"] = str(error.retry_after)
+    return Response(_body(request, error, error.status), status_code=error.status, headers=headers)
 
 
 def _http_error(request: Request[Any, Any, Any], error: HTTPException) -> Response[dict[str, Any]]:
@@ -172,11 +182,15 @@ def _http_error(request: Request[Any, Any, Any], error: HTTPException) -> Respon
 def _refused(
     request: Request[Any, Any, Any], error: TwinwireError, status: int, headers: dict[str, str]
 ) -> Response[dict[str, Any]]:
-    """Count a refusal, and tell of it in the form that the path's clients know."""
+    """Count a refusal, and answer with it."""
     service: Service = request.app.state.service
     service.runs.figures.refused[error.code] += 1
-    body = openai_api.error_body(error, status) if request.url.path.startswith("/v1/") else error.payload()
-    return Response(body, status_code=status, headers=headers)
+    return Response(_body(request, error, status), status_code=status, headers=headers)
+
+
+def _body(request: Request[Any, Any, Any], error: TwinwireError, status: int) -> dict[str, Any]:
+    """Return an error in the form that the path's clients know."""
+    return openai_api.error_body(error, status) if request.url.path.startswith("/v1/") else error.payload()
 
 
 def _unexpected(request: Request[Any, Any, Any], error: Exception) -> Response[dict[str, Any]]:

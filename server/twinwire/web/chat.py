@@ -7,19 +7,12 @@ from typing import Any
 from litestar import Request, Response, route
 from litestar.di import NamedDependency
 
-from twinwire import errors
-from twinwire.errors import RunError, TwinwireError
-from twinwire.events import StreamEvent
 from twinwire.runs import RunSpec
 from twinwire.runs.spec import DEFAULT_ON_DISCONNECT
 from twinwire.web import guard, input as incoming, stream
 from twinwire.web.input import ChatBody, ChatQuery
 from twinwire.web.openapi import documented
 from twinwire.web.service import Service
-
-STATUS = {
-    kind.code: kind.status for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, RunError)
-}
 
 
 @route(
@@ -43,22 +36,11 @@ async def chat(request: Request[Any, Any, Any], service: NamedDependency[Service
         incoming.accepts_events(request)
         stream.admit(service, stream.chosen(service, asked), spec.user_id)  # what is refused must not start a run
     info, _ = await service.runs.start(spec)
-    if asked.stream:
-        return await stream.follow(service, info.run_id, 0, asked, by)
-    return _answer(await stream.result(service, info.run_id, request), info.run_id)
-
-
-def failure(event: StreamEvent) -> tuple[TwinwireError, int]:
-    """A run's ERROR as an error of the request that waits for its result, and its HTTP status."""
-    error = TwinwireError(event.data["message"])
-    error.code = event.data["error_type"]
-    return error, STATUS.get(error.code, 502 if "upstream" in error.code else 500)
-
-
-def _answer(event: StreamEvent | None, run_id: str) -> Response[Any]:
+    with stream.begun(spec, info.run_id):
+        if asked.stream:
+            return await stream.follow(service, info.run_id, 0, asked, by)
+        event = await stream.result(service, info.run_id, request)
     if event is None:
         return Response(None, status_code=204)  # for nobody: the caller has gone
-    if event.type == "ERROR":
-        error, status = failure(event)
-        return Response(error.payload(), status_code=status)
-    return Response({"result": event.data["result"], "run_id": run_id, "status": event.data["status"]}, status_code=200)
+    body = {"result": event.data["result"], "run_id": info.run_id, "status": event.data["status"]}
+    return Response(body, status_code=200)

@@ -14,12 +14,11 @@ from litestar.di import NamedDependency
 from litestar.params import FromPath
 from msgspec import Meta, Struct
 
-from twinwire.errors import AgentNotFound, BadRequest, TwinwireError
+from twinwire.errors import AgentNotFound, BadRequest, FailedDependency, TwinwireError
 from twinwire.formats import openai
 from twinwire.formats.registry import FORMATS
 from twinwire.runs.conversation import Options, answer, spoken
 from twinwire.web import input as incoming, stream
-from twinwire.web.chat import failure
 from twinwire.web.guard import starter
 from twinwire.web.openapi import documented
 from twinwire.web.service import Service
@@ -66,7 +65,10 @@ class Completion(Struct, frozen=True, kw_only=True):
 
 def error_body(error: TwinwireError, status: int) -> dict[str, Any]:
     """An error as OpenAI's API tells it."""
-    kind = _TYPES.get(status, "server_error" if status >= 500 else "invalid_request_error")
+    if status == FailedDependency.status:
+        kind = openai.error_type(error.code)
+    else:
+        kind = _TYPES.get(status, "server_error" if status >= 500 else "invalid_request_error")
     unknown = isinstance(error, AgentNotFound)
     code, param = ("model_not_found", "model") if unknown else (error.code, error.field)
     return {"error": {"message": error.message, "type": kind, "param": param, "code": code}}
@@ -88,16 +90,14 @@ async def completions(request: Request[Any, Any, Any], service: NamedDependency[
     if asked.stream:
         stream.admit(service, FORMAT, spec.user_id)
     info, _ = await service.runs.start(spec)
-    if asked.stream:
-        usage = asked.stream_options is not None and asked.stream_options.include_usage
-        view = openai.view(asked.model, usage=usage)
-        return await stream.whole(service, info.run_id, FORMAT, view, by)
-    event = await stream.result(service, info.run_id, request)
+    with stream.begun(spec, info.run_id):
+        if asked.stream:
+            usage = asked.stream_options is not None and asked.stream_options.include_usage
+            view = openai.view(asked.model, usage=usage)
+            return await stream.whole(service, info.run_id, FORMAT, view, by)
+        event = await stream.result(service, info.run_id, request)
     if event is None:
         return Response(None, status_code=204)  # for nobody: the caller has gone
-    if event.type == "ERROR":
-        error, status = failure(event)
-        return Response(error_body(error, status), status_code=status)
     return Response(openai.completion(asked.model, event), status_code=200)
 
 

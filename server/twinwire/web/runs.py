@@ -48,8 +48,10 @@ async def start_run(request: Request[Any, Any, Any], service: NamedDependency[Se
         raise BadRequest("a JSON body is needed")
     asked = incoming.struct(data, StartBody)
     by = starter(request, service)
-    info, new = await service.runs.start(RunSpec.of(asked, by, "continue", interrupt=asked.interrupt))
-    state = await service.runs.state(info.run_id, by)
+    spec = RunSpec.of(asked, by, "continue", interrupt=asked.interrupt)
+    info, new = await service.runs.start(spec)
+    with stream.begun(spec, info.run_id):
+        state = await service.runs.state(info.run_id, by)
     headers = {"location": f"/runs/{info.run_id}"}
     return Response(describe(state), status_code=201 if new else 200, headers=headers)
 

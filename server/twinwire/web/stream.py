@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from types import MappingProxyType
 from typing import Any
 
@@ -12,16 +14,19 @@ from litestar import Request, Response
 from litestar.types import ASGIApp, Receive, Scope, Send
 
 from twinwire.auth import ANYBODY, Identity
-from twinwire.errors import BadRequest, CursorGone
+from twinwire.errors import BadRequest, ContextTooLong, CursorGone, FailedDependency, TwinwireError
 from twinwire.events import StreamEvent, decode
 from twinwire.formats import View, ag_ui, native
 from twinwire.formats.registry import Format
 from twinwire.log import RunInfo, RunState
+from twinwire.runs import RunSpec
 from twinwire.transports import sse
 from twinwire.transports.gate import AGAIN_SECONDS
 from twinwire.web.input import FollowQuery
 from twinwire.web.service import Service
 from twinwire.wire import HEARTBEAT, sse_open
+
+logger = logging.getLogger("twinwire.web")
 
 RUN_HEADER = "twinwire-run"
 HEARTBEAT_HEADER = "twinwire-heartbeat"
@@ -173,8 +178,43 @@ async def whole(service: Service, run_id: str, kind: Format, view: View, by: Ide
     return await played(service, await service.runs.state(run_id, by), kind, view, by)
 
 
+@contextmanager
+def begun(spec: RunSpec, run_id: str) -> Iterator[None]:
+    """Turn what goes wrong once a run has begun into `FailedDependency`, so that no client begins it again.
+
+    A start with an idempotency key may be repeated: it is the same run, and its errors stay as they are.
+    """
+    try:
+        yield
+    except FailedDependency:
+        raise
+    except TwinwireError as error:
+        if spec.idempotency_key is not None:
+            raise
+        raise FailedDependency(error.message, error.code, run_id) from error
+    except Exception as error:
+        logger.exception("run %s: the answer to the request that began it failed", run_id)
+        raise FailedDependency("internal error", "internal", run_id) from error
+
+
 async def result(service: Service, run_id: str, request: Request[Any, Any, Any]) -> StreamEvent | None:
-    """The run's terminal event, once it is there; None where the caller left before."""
+    """Return the run's AGENT_FINISH once it is there, or None if the caller has left before.
+
+    Raise `FailedDependency` if the run failed or was cancelled.
+    """
+    if (event := await _terminal(service, run_id, request)) is None:
+        return None
+    data = event.data
+    if event.type == "ERROR":
+        code, after = str(data["error_type"]), data.get("retry_after")
+        kind = ContextTooLong if code == "upstream_context_length" else FailedDependency
+        raise kind(str(data["message"]), code, run_id, retry_after=after if type(after) is int else None)
+    if data["status"] == "cancelled":
+        raise FailedDependency("the run was cancelled", "cancelled", run_id, result=data["result"])
+    return event
+
+
+async def _terminal(service: Service, run_id: str, request: Request[Any, Any, Any]) -> StreamEvent | None:
     runs = service.runs
     news = asyncio.Event()
     gone = asyncio.create_task(_until_disconnect(request.receive, news))
