@@ -22,6 +22,37 @@ export function button(className, label, act) {
   return made;
 }
 
+/**
+ * Disables a control, or enables it again. It keeps its place in the order of Tab, and the focus if it has it: the
+ * attribute `disabled` would take both, for somebody who is on the way to it as for somebody who is there (WAI-ARIA
+ * Authoring Practices, "Focusability of disabled controls").
+ * @param {HTMLButtonElement} control @param {boolean} disabled
+ */
+export function disable(control, disabled) {
+  if (control.ariaDisabled !== String(disabled)) control.ariaDisabled = String(disabled);
+}
+
+// A control that is disabled so does nothing.
+addEventListener(
+  'click',
+  (event) => {
+    if (event.target instanceof Element && event.target.closest('[aria-disabled="true"]')) event.stopImmediatePropagation();
+  },
+  { capture: true },
+);
+
+/**
+ * Calls `redraw`, which puts other elements into `pane`. If a control in it has the focus, the one in its place gets it.
+ * @param {HTMLElement} pane @param {() => void} redraw
+ */
+export function keepingFocus(pane, redraw) {
+  const focused = document.activeElement;
+  const controls = () => /** @type {HTMLElement[]} */ ([...pane.querySelectorAll('a[href], button, [tabindex]')]);
+  const place = pane.contains(focused) ? controls().findIndex((control) => control === focused) : -1;
+  redraw();
+  if (place >= 0 && document.activeElement !== focused) controls()[place]?.focus({ preventScroll: true });
+}
+
 /** The element with this id, which the page has. @template {HTMLElement} T @param {string} id @param {new () => T} kind */
 export function byId(id, kind) {
   const found = document.getElementById(id);

@@ -7,10 +7,13 @@ const MAX_RUNS = 200;
 /** @type {Intl.DateTimeFormatOptions} */
 const WHEN = { month: 'short', day: 'numeric', hour: 'numeric', minute: '2-digit' };
 
+/** @typedef {{item: HTMLLIElement, link: HTMLAnchorElement}} Entry */
 /** `at` is a time in ms. @typedef {{runId: string, session: string, question: string, at: number, outcome: string}} Seen */
 
 export class History {
   /** Newest first. @type {Seen[]} */ #runs = [];
+  /** By conversation; an entry stays the same element, so that no focus and no click on it is lost. @type {Map<string, Entry>} */
+  #entries = new Map();
   #list;
   #open;
   #current = '';
@@ -70,7 +73,25 @@ export class History {
     /** @type {Map<string, Seen[]>} */
     const sessions = new Map();
     for (const run of this.#runs) sessions.set(run.session, [...(sessions.get(run.session) ?? []), run]);
-    this.#list.replaceChildren(...[...sessions].map(([session, runs]) => this.#entry(session, runs)));
+    const focused = document.activeElement;
+    const inside = this.#list.contains(focused);
+    for (const session of this.#entries.keys()) if (!sessions.has(session)) this.#forget(session);
+    let place = this.#list.firstElementChild;
+    for (const [session, runs] of sessions) {
+      const { item } = this.#entry(session, runs);
+      if (item === place) place = place.nextElementSibling;
+      else this.#list.insertBefore(item, place);
+    }
+    if (inside && document.activeElement !== focused) {
+      const kept = this.#list.contains(focused) ? focused : this.#list.parentElement?.querySelector('button');
+      /** @type {HTMLElement | null | undefined} */ (kept)?.focus({ preventScroll: true });
+    }
+  }
+
+  /** @param {string} session */
+  #forget(session) {
+    this.#entries.get(session)?.item.remove();
+    this.#entries.delete(session);
   }
 
   /** @param {string} session @param {Seen[]} runs */
@@ -81,13 +102,22 @@ export class History {
     const facts = element('span', 'facts', when);
     if (runs.length > 1) facts.append(` · ${runs.length} turns`);
     if (outcome && outcome !== 'Completed') facts.append(` · ${outcome}`);
-    const link = element('a', '', element('span', 'title', line(question || 'A shared run')), facts);
-    link.href = `#${runId}`;
-    if (session === this.#current) link.ariaCurrent = 'page';
+    const entry = this.#entries.get(session) ?? this.#made(session);
+    entry.link.replaceChildren(element('span', 'title', line(question || 'A shared run')), facts);
+    entry.link.href = `#${runId}`;
+    entry.link.ariaCurrent = session === this.#current ? 'page' : null;
+    return entry;
+  }
+
+  /** @param {string} session */
+  #made(session) {
+    const link = element('a');
     link.addEventListener('click', (event) => {
       event.preventDefault();
       this.#open(session);
     });
-    return element('li', '', link);
+    const entry = { link, item: element('li', '', link) };
+    this.#entries.set(session, entry);
+    return entry;
   }
 }

@@ -7,7 +7,7 @@
 
 import { Lexer, Marked } from '/page/vendor/marked.js';
 import DOMPurify from '/page/vendor/purify.js';
-import { element } from './dom.js';
+import { element, keepingFocus } from './dom.js';
 
 /** @import { Token } from '/page/vendor/marked.js' */
 
@@ -140,11 +140,13 @@ export class Markdown {
   draw(deadline) {
     const began = performance.now();
     if (this.#drawn || began < this.#notBefore) return this.#drawn;
-    while (!this.#drawn) {
-      const whole = this.#advance();
-      if (whole) this.#drawn = true;
-      else if (performance.now() > deadline) break;
-    }
+    keepingFocus(this.element, () => {
+      while (!this.#drawn) {
+        const whole = this.#advance();
+        if (whole) this.#drawn = true;
+        else if (performance.now() > deadline) break;
+      }
+    });
     this.#notBefore = performance.now() + REST * (performance.now() - began);
     return this.#drawn;
   }

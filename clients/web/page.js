@@ -1,7 +1,7 @@
 /** The page: sends what is typed, shows what comes, and keeps the address, the list and the panel in step with it. */
 
 import { createClient } from '/client/index.js';
-import { byId, copy } from './dom.js';
+import { byId, copy, disable } from './dom.js';
 import { Exchange } from './exchange.js';
 import { randomKey } from './follow.js';
 import { History } from './history.js';
@@ -66,6 +66,7 @@ function leave(name) {
   for (const exchange of exchanges) exchange.follow.close();
   exchanges = [];
   session = name;
+  if (output.contains(document.activeElement)) output.focus({ preventScroll: true });
   output.replaceChildren(welcome);
   welcome.hidden = false;
   for (const aside of document.querySelectorAll('aside:popover-open')) /** @type {HTMLElement} */ (aside).hidePopover();
@@ -144,8 +145,9 @@ function drawState() {
   const said = exchange?.notice ?? 'Ready';
   if (notice.textContent !== said) notice.textContent = said; // it is read aloud
   notice.dataset.state = exchange?.outcome === 'Failed' ? 'failed' : (exchange?.follow.status ?? 'idle');
-  stop.hidden = !exchange?.follow.active;
-  stop.disabled = exchange?.follow.cancelling ?? false;
+  const over = !exchange?.follow.active;
+  disable(stop, over || exchange.follow.cancelling);
+  stop.hidden = over && document.activeElement !== stop; // a control never vanishes under the focus
   const question = exchanges[0]?.turn.question;
   document.title = question ? `${question.slice(0, 60)} · Twinwire` : 'Twinwire';
   const hash = exchange?.follow.runId ? `#${exchange.follow.runId}` : '';
@@ -165,13 +167,14 @@ form.addEventListener('submit', (event) => {
 input.addEventListener('keydown', (event) => {
   if (event.key === 'Enter' && !event.shiftKey && !event.isComposing) {
     event.preventDefault();
-    form.requestSubmit();
+    if (!event.repeat) form.requestSubmit(); // a key held since it pressed Stop sends no draft
   }
 });
 stop.addEventListener('click', () => {
   current()?.stop();
   input.focus();
 });
+stop.addEventListener('blur', draw);
 byId('cut', HTMLButtonElement).addEventListener('click', () => link.cut());
 byId('new', HTMLButtonElement).addEventListener('click', startOver);
 byId('forget', HTMLButtonElement).addEventListener('click', () => history.clear());

@@ -1,6 +1,6 @@
 /** The live panel: what the connection and the run are doing right now. */
 
-import { byId, duration, size } from './dom.js';
+import { byId, disable, duration, size } from './dom.js';
 
 /** @import { Exchange } from './exchange.js' */
 /** @import { Link } from './link.js' */
@@ -34,5 +34,5 @@ export function drawPanel(exchange, link, bytes) {
   line?.setAttribute('points', meter?.points ?? '');
   progress.hidden = !follow?.active;
   progress.value = meter?.progress ?? 0;
-  cut.disabled = follow?.status !== 'open';
+  disable(cut, follow?.status !== 'open');
 }
