@@ -104,14 +104,24 @@ def _request_id(data: str) -> str:
 class ChatSocket(Socket):
     """What the client's transport says on its socket, and what it is answered; `limit` as in `spec`.
 
-    A request is known by its id until it is aborted; one run is followed for one request at a time.
+    `options` are the socket's own, from its query; a message's `body` wins over them. A request is known by its id
+    until it is aborted; one run is followed for one request at a time.
     """
 
     def __init__(
-        self, runs: Runs, pump: Pump, rate: float, known: auth.Auth, by: Identity | None, *, limit: int
+        self,
+        runs: Runs,
+        pump: Pump,
+        rate: float,
+        known: auth.Auth,
+        by: Identity | None,
+        *,
+        limit: int,
+        options: Options,
     ) -> None:
         super().__init__(runs, pump, rate, known, by)
         self._limit = limit
+        self._options = {name: value for name, value in msgspec.structs.asdict(options).items() if value is not None}
         self._resumed: set[str] = set()  # those of the requests that are resumes
         self._following: dict[str, str] = {}  # the request that a run is followed for
         self._stopping: dict[str, asyncio.Task[None]] = {}
@@ -160,7 +170,7 @@ class ChatSocket(Socket):
 
     async def _send(self, asked: Send, by: Identity) -> None:
         try:
-            chat = msgspec.convert({**asked.body, "id": asked.id, "messages": asked.messages}, Chat)
+            chat = msgspec.convert({**self._said(asked), "id": asked.id, "messages": asked.messages}, Chat)
         except msgspec.ValidationError as error:
             raise named_error(error) from None
         info, _ = await self._runs.start(spec(chat, by, self._limit))
@@ -168,7 +178,7 @@ class ChatSocket(Socket):
 
     async def _resume(self, asked: Resume, by: Identity) -> None:
         try:
-            options = msgspec.convert(asked.body, Options)
+            options = msgspec.convert(self._said(asked), Options)
         except msgspec.ValidationError as error:
             raise named_error(error) from None
         run_id = await self._runs.active((by.named(options.user_id), asked.id), by)
@@ -182,6 +192,10 @@ class ChatSocket(Socket):
             raise CursorGone(state.first, state.last)
         self._resumed.add(asked.request_id)
         self._follow(asked.request_id, run_id)
+
+    def _said(self, asked: Ask) -> dict[str, Any]:
+        """Return a message's `body`, over what the socket's query says."""
+        return {**self._options, **{name: value for name, value in asked.body.items() if value is not None}}
 
     def _follow(self, request_id: str, run_id: str) -> None:
         before = self._following.get(run_id)

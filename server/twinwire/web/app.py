@@ -27,6 +27,7 @@ from twinwire.settings import Settings
 from twinwire.transports.gate import Gate
 from twinwire.transports.sweep import Sweep
 from twinwire.web import access, ag_ui, ai_sdk, chat, guard, health, openai_api, openapi, page, runs, socket
+from twinwire.web.query import IGNORED_HEADER
 from twinwire.web.service import Service
 from twinwire.web.stream import HEARTBEAT_HEADER, RUN_HEADER
 
@@ -145,7 +146,7 @@ def _cors(settings: Settings) -> CORSConfig | None:
         allow_methods=["GET", "POST"],
         allow_credentials=settings.authenticates and "*" not in settings.cors_origin,
         allow_headers=["content-type", "last-event-id", "authorization", "cache-control", *openai_api.HEADERS],
-        expose_headers=[RUN_HEADER, HEARTBEAT_HEADER, "location", "retry-after", "x-should-retry"],
+        expose_headers=[RUN_HEADER, HEARTBEAT_HEADER, "location", "retry-after", "x-should-retry", IGNORED_HEADER],
     )
 
 

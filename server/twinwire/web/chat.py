@@ -27,7 +27,7 @@ async def chat(request: Request[Any, Any, Any], service: NamedDependency[Service
     asked: ChatQuery = incoming.query(request, ChatQuery)
     if request.method == "POST" and (data := await incoming.body(request, service.settings.max_body)):
         asked = incoming.merged(asked, data)
-    if (cursor := incoming.chat_cursor(request, asked.after)) is not None:
+    if (cursor := incoming.chat_cursor(request, asked)) is not None:
         incoming.accepts_events(request)
         return await stream.follow(service, cursor.run_id, cursor.seq, asked, guard.asker(request))
     by = guard.starter(request, service)

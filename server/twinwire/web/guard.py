@@ -19,6 +19,7 @@ from litestar.types import ASGIApp, Message, Receive, Scope as AsgiScope, Send
 from twinwire.auth import ANYBODY, Auth, Identity, Scope, scopes
 from twinwire.errors import BadHost, OriginNotAllowed, TwinwireError, Unauthenticated
 from twinwire.settings import is_loopback
+from twinwire.web import query
 from twinwire.web.service import Service
 
 PROBE = {"any_host": True}
@@ -122,8 +123,8 @@ def identify(scope: AsgiScope, auth: Auth, origins: Sequence[str]) -> Identity |
         if protocol.startswith(TOKEN_PROTOCOL):
             return auth.bearer(_unwrapped(protocol.removeprefix(TOKEN_PROTOCOL)))
     if scope.get("method", "GET") == "GET":
-        query = scope["query_string"].decode("latin-1")
-        if "ticket=" in query and (tickets := parse_qs(query).get("ticket")):
+        text = scope["query_string"].decode("latin-1")
+        if "ticket=" in text and (tickets := parse_qs(text).get("ticket")):
             return auth.granted("ticket", tickets[0])
     cookie = _cookie(headers)
     listed = [origin for origin in origins if origin != "*"]
@@ -178,6 +179,10 @@ class Guard:
             needed = scopes.of_route(scope["method"], scope["path_template"])
             scope[_ASKER] = by = self._asker(scope, opened=needed is Scope.OPEN)  # type: ignore[literal-required]
             by.check(needed)
+            if scope["query_string"] and needed is not Scope.OPEN:
+                operation = getattr(scope["route_handler"], "operation_class", None)
+                takes, elsewhere = getattr(operation, "takes", None), getattr(operation, "elsewhere", ())
+                query.keep(scope, *query.check(scope["query_string"], takes, elsewhere))
         if opt.get("plain"):
             request = Request[Any, Any, Any](scope, receive, send)
             response: Response[Any] = await scope["route_handler"].fn(request=request, service=self._service)
@@ -194,11 +199,15 @@ class Guard:
         return by
 
 
-async def secured(message: Message, _: AsgiScope) -> None:
-    """The headers of every answer: its type is what it says, it tells nobody where it was, nobody may frame it."""
+async def secured(message: Message, scope: AsgiScope) -> None:
+    """Add the headers of every answer: its type is what it says, it tells nobody where it was, nobody may frame it.
+
+    An answer also names what of its request was ignored.
+    """
     if message["type"] == "http.response.start":
         told = {name for name, _ in message["headers"]}
-        message["headers"] = [*message["headers"], *(field for field in _SECURITY if field[0] not in told)]
+        common = (field for field in _SECURITY if field[0] not in told)
+        message["headers"] = [*message["headers"], *common, *query.ignored_header(scope)]
 
 
 _SECURITY = [

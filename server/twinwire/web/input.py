@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, TypeVar
-from urllib.parse import parse_qsl
 
 import msgspec
 from litestar import Request
@@ -14,6 +13,7 @@ from msgspec import Meta, Struct
 from twinwire.errors import BadRequest, NotAcceptable, PayloadTooLarge, UnsupportedMediaType
 from twinwire.log import MAX_RECENT
 from twinwire.web.guard import header
+from twinwire.web.query import kept
 from twinwire.wire import Cursor, check_types, decode_json, named_error, parse_after, parse_cursor
 
 T = TypeVar("T", bound=Struct)
@@ -53,6 +53,9 @@ class FollowQuery(Struct, frozen=True, kw_only=True):
     """How one follows a run over SSE."""
 
     after: Annotated[str | None, Meta(description="the last event seen: its id, or (of a known run) its number")] = None
+    last_event_id: Annotated[
+        str | None, Meta(description="the last event seen, for clients that cannot send the header; also lastEventId")
+    ] = None
     types: Annotated[str | None, Meta(description="event types to send, with commas between; default all")] = None
     envelope: Annotated[bool, Meta(description="put the whole event in data, as a WebSocket carries it")] = False
     format: Annotated[str, Meta(description="how events look: native, ai-sdk, ag-ui, openai, an app's own")] = "native"
@@ -87,16 +90,14 @@ class ChatBody(ChatQuery, frozen=True, kw_only=True, forbid_unknown_fields=True)
 
 
 def query(request: Request[Any, Any, Any], shape: type[T]) -> T:
-    """The query string as a Struct; parameters it does not know are left aside, as the web does."""
+    """Return the query, whose names the guard has checked, as the Struct that the route is documented with."""
+    return parameters(kept(request.scope), shape)
+
+
+def parameters(values: Mapping[str, str], shape: type[T]) -> T:
+    """Return the parameters of a query as a Struct. Raise `BadRequest`."""
     try:
-        pairs = parse_qsl(request.scope["query_string"].decode("ascii"), keep_blank_values=True, errors="strict")
-    except UnicodeError:
-        raise BadRequest("the query is not UTF-8, percent-encoded") from None
-    except ValueError:
-        raise BadRequest("the query has too many parameters") from None
-    known = {name: value for name, value in pairs if name in shape.__struct_fields__}
-    try:
-        return msgspec.convert(known, shape, strict=False)
+        return msgspec.convert(values, shape, strict=False)
     except msgspec.ValidationError as error:
         raise named_error(error) from None
 
@@ -149,21 +150,28 @@ def last_event_id(request: Request[Any, Any, Any]) -> str | None:
     return values[0].decode("latin-1") if values else None
 
 
-def chat_cursor(request: Request[Any, Any, Any], after: str | None) -> Cursor | None:
-    """The cursor a request to `/chat*` resumes at, if it has one. The header wins over `after`."""
-    told = last_event_id(request)
-    if told is not None:
-        return parse_cursor(told, "last-event-id")
-    return None if after is None else parse_cursor(after, "after")
+def _event_id(request: Request[Any, Any, Any], asked: FollowQuery) -> tuple[str, Cursor] | None:
+    """Return the cursor that an EventSource sends, and where it stood. The header wins over the query."""
+    if (told := last_event_id(request)) is not None:
+        return "last-event-id", parse_cursor(told, "last-event-id")
+    if asked.last_event_id is not None:
+        return "last_event_id", parse_cursor(asked.last_event_id, "last_event_id")
+    return None
 
 
-def run_cursor(request: Request[Any, Any, Any], after: str | None, run_id: str) -> int:
-    """The number of the last event seen of this run; 0 without a cursor. The header wins over `after`."""
-    told = last_event_id(request)
-    if told is not None:
-        cursor = parse_cursor(told, "last-event-id")
-        return parse_after(str(cursor), run_id, "last-event-id")
-    return 0 if after is None else parse_after(after, run_id)
+def chat_cursor(request: Request[Any, Any, Any], asked: FollowQuery) -> Cursor | None:
+    """Return the cursor that a request to `/chat*` resumes at, if it has one. An EventSource's wins over `after`."""
+    if (found := _event_id(request, asked)) is not None:
+        return found[1]
+    return None if asked.after is None else parse_cursor(asked.after, "after")
+
+
+def run_cursor(request: Request[Any, Any, Any], asked: FollowQuery, run_id: str) -> int:
+    """Return the number of the last event seen of this run; 0 without a cursor. See `chat_cursor`."""
+    if (found := _event_id(request, asked)) is not None:
+        field, cursor = found
+        return parse_after(str(cursor), run_id, field)
+    return 0 if asked.after is None else parse_after(asked.after, run_id)
 
 
 def accepts_events(request: Request[Any, Any, Any]) -> None:

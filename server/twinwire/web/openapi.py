@@ -6,7 +6,7 @@ It is JSON alone: the framework's pages about it have the browser run a foreign 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import msgspec
 from litestar import Request, Router
@@ -43,10 +43,16 @@ def config() -> OpenAPIConfig:
 
 
 def documented(*, query: type[Struct] | None = None, body: type[Struct] | None = None) -> type[Operation]:
-    """An operation class for a Litestar handler whose query and JSON body are these Structs."""
+    """Return an operation class for a Litestar handler whose query and JSON body are these Structs.
+
+    The guard reads there what the query may have: `query.check`.
+    """
 
     @dataclass
     class Documented(Operation):
+        takes: ClassVar[type[Struct] | None] = query
+        elsewhere: ClassVar[tuple[type[Struct], ...]] = () if body is None else (body,)
+
         def __post_init__(self) -> None:
             if query is not None:
                 fields = _properties(query)

@@ -91,7 +91,7 @@ async def run_events(
 ) -> Response[None]:
     """The run's events after the cursor; 204 after the last one."""
     asked = incoming.query(request, FollowQuery)
-    after = incoming.run_cursor(request, asked.after, check_run_id(run_id))
+    after = incoming.run_cursor(request, asked, check_run_id(run_id))
     incoming.accepts_events(request)
     return await stream.follow(service, run_id, after, asked, asker(request))
 

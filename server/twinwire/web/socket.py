@@ -2,40 +2,61 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
 from litestar import Response, asgi
 from litestar.enums import ScopeType
 from litestar.types import Receive, Scope, Send
+from msgspec import Struct
 
+from twinwire import commands
 from twinwire.auth import ANYBODY
-from twinwire.errors import Unauthenticated
+from twinwire.errors import BadRequest, Unauthenticated
+from twinwire.runs.conversation import Options
 from twinwire.transports import Verdict, websocket
-from twinwire.transports.ai_sdk import ChatSocket
+from twinwire.transports.ai_sdk import Chat, ChatSocket
+from twinwire.web import input as incoming, query
 from twinwire.web.guard import identify
 from twinwire.web.service import Service
 
 SUBPROTOCOL = "twinwire.v1"
+MAX_REASON = 123
+"""How many bytes a close frame's reason may have (RFC 6455, section 5.5)."""
 
 
 @asgi("/ws", copy_scope=False)
 async def socket(scope: Scope, receive: Receive, send: Send) -> None:
     """Twinwire's own protocol."""
-    await _serve(scope, receive, send, lambda _: websocket.Socket)
+    await _serve(scope, receive, send, _plain, takes=None, elsewhere=(commands.Start, commands.Attach))
 
 
 @asgi("/ai-sdk/ws", copy_scope=False)
 async def chats(scope: Scope, receive: Receive, send: Send) -> None:
-    """The AI SDK's `WebSocketChatTransport`."""
-    await _serve(scope, receive, send, lambda service: partial(ChatSocket, limit=service.settings.session_bytes))
+    """Serve the AI SDK's `WebSocketChatTransport`; its query has what an app may also put into `body`."""
+
+    def kind(service: Service, values: dict[str, str]) -> Callable[..., websocket.Socket]:
+        options = incoming.parameters(values, Options)
+        return partial(ChatSocket, limit=service.settings.session_bytes, options=options)
+
+    await _serve(scope, receive, send, kind, takes=Options, elsewhere=(Chat,))
+
+
+def _plain(*_: object) -> Callable[..., websocket.Socket]:
+    return websocket.Socket
 
 
 async def _serve(
-    scope: Scope, receive: Receive, send: Send, kind: Callable[[Service], Callable[..., websocket.Socket]]
+    scope: Scope,
+    receive: Receive,
+    send: Send,
+    kind: Callable[[Service, dict[str, str]], Callable[..., websocket.Socket]],
+    *,
+    takes: type[Struct] | None,
+    elsewhere: Sequence[type[Struct]],
 ) -> None:
-    """See who asks, accept, serve. Who may ask from which page the guard has seen to."""
+    """See who asks, check the query (see `query.check`), accept, serve. The guard has checked the page."""
     if scope["type"] == ScopeType.HTTP:
         upgrade: Response[Any] = Response(
             {"code": "upgrade_required", "message": "this is a WebSocket"},
@@ -55,8 +76,20 @@ async def _serve(
     user_id = None if by is None else by.user_id
     if service.gate.full(user_id):
         verdict = verdict or Verdict.BUSY
+    refusal = None
+    try:
+        values, ignored = query.check(scope["query_string"], takes, elsewhere)
+        query.ignore(scope, ignored)
+        socket_of = kind(service, values)
+    except BadRequest as error:
+        refusal = error
     chosen = SUBPROTOCOL if SUBPROTOCOL in scope["subprotocols"] else None
-    await send({"type": "websocket.accept", "subprotocol": chosen, "headers": []})
+    await send({"type": "websocket.accept", "subprotocol": chosen, "headers": query.ignored_header(scope)})
+    if verdict is None and refusal is not None:
+        service.runs.figures.refused[refusal.code] += 1
+        reason = f"{refusal.field}: {refusal.message}".encode()[:MAX_REASON].decode(errors="ignore")
+        await send({"type": "websocket.close", "code": refusal.close_code, "reason": reason})
+        return
     if verdict is not None:
         service.runs.figures.refused[verdict.name.lower()] += 1
         # Told on an open socket: a refused handshake tells a browser nothing.
@@ -72,5 +105,5 @@ async def _serve(
         known=service.auth,
         by=by,
         entry=service.gate.entered(user_id),
-        kind=kind(service),
+        kind=socket_of,
     )

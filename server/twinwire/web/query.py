@@ -1,0 +1,119 @@
+"""The query of a request, against what its path takes: a name that looks like a known one is never passed over.
+
+Pure, but for where a request keeps what was found.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Collection, Iterable, Sequence
+from typing import Any
+from urllib.parse import parse_qsl, quote
+
+import msgspec
+from msgspec import Struct
+
+from twinwire.errors import BadRequest
+
+MAX_PARAMETERS = 256
+IGNORED_HEADER = "twinwire-ignored"
+IGNORED_NAMES = 16
+"""How many names the header has at most, of `IGNORED_LENGTH` characters each."""
+IGNORED_LENGTH = 64
+CURSOR = "last_event_id"
+"""The field that a cursor of an EventSource in the query goes into."""
+_TICKET = "ticket"
+_KEY = "twinwire.ignored"
+_VALUES = "twinwire.query"
+
+
+def check(
+    query: bytes, takes: type[Struct] | None, elsewhere: Sequence[type[Struct]] = ()
+) -> tuple[dict[str, str], list[str]]:
+    """Return the parameters that the path `takes`, by name, and the names that it ignores.
+
+    `elsewhere` has what the path takes in its body or its messages: in the query it would have no effect. Raise
+    `BadRequest` for such a name, for one that is within an edit, a case or a hyphen of a known one, and for a known
+    one with two values.
+    """
+    if not query:
+        return {}, []
+    known, body = _names(takes), _names(*elsewhere)
+    values: dict[str, str] = {}
+    ignored: list[str] = []
+    for sent, value in _pairs(query):
+        name = sent
+        if CURSOR in known and _plain(sent).endswith(_plain(CURSOR)):
+            name = CURSOR  # event-source-polyfill says lastEventId, and others the same in their own way
+            if not value:
+                continue  # older ones say so before their first event
+        if name in known:
+            if values.setdefault(name, value) != value:
+                raise BadRequest(f"`{name}` has two values in the query; send one.", field=sent[:128])
+        elif name in body:
+            raise BadRequest(f"`{name}` has no effect in the query here; send it in the body.", field=name)
+        elif name != _TICKET:
+            if (right := _meant(name, {*known, *body, _TICKET})) is not None:
+                raise BadRequest(f"There is no such parameter; `{right}` is the right name.", field=name[:128])
+            ignored.append(name)
+    return values, ignored
+
+
+def _pairs(query: bytes) -> list[tuple[str, str]]:
+    try:
+        return parse_qsl(query.decode("ascii"), keep_blank_values=True, errors="strict", max_num_fields=MAX_PARAMETERS)
+    except UnicodeError:
+        raise BadRequest("The query must be UTF-8, percent-encoded.") from None
+    except ValueError:
+        raise BadRequest(f"The query may have {MAX_PARAMETERS} parameters.") from None
+
+
+@functools.cache  # as many as there are paths
+def _names(*shapes: type[Struct] | None) -> Collection[str]:
+    return {field.encode_name for shape in shapes if shape is not None for field in msgspec.structs.fields(shape)}
+
+
+def _plain(name: str) -> str:
+    return name.lower().replace("_", "").replace("-", "")
+
+
+def _meant(name: str, known: Iterable[str]) -> str | None:
+    """Return the known name that this one is meant to be, if it looks like one."""
+    plain = _plain(name)
+    return next((right for right in sorted(known) if _close(plain, _plain(right))), None)
+
+
+def _close(one: str, other: str) -> bool:
+    """Return whether at most one character was added, left out, replaced, or two neighbours exchanged."""
+    if abs(len(one) - len(other)) > 1:
+        return False
+    start = 0
+    while start < min(len(one), len(other)) and one[start] == other[start]:
+        start += 1
+    one, other = one[start:], other[start:]
+    while one and other and one[-1] == other[-1]:
+        one, other = one[:-1], other[:-1]
+    return max(len(one), len(other)) <= 1 or (len(one) == 2 and one == other[::-1])
+
+
+def keep(scope: Any, values: dict[str, str], ignored: list[str]) -> None:
+    """Keep what `check` found with the request."""
+    scope[_VALUES], scope[_KEY] = values, ignored
+
+
+def kept(scope: Any) -> dict[str, str]:
+    """Return the parameters that the request has."""
+    values: dict[str, str] = scope.get(_VALUES, {})
+    return values
+
+
+def ignore(scope: Any, names: Iterable[str]) -> None:
+    """Note what else of the request, such as settings in its body, has no effect."""
+    scope.setdefault(_KEY, []).extend(names)
+
+
+def ignored_header(scope: Any) -> list[tuple[bytes, bytes]]:
+    """Return the header that names what was ignored, if anything was; each name once, percent-encoded, and cut."""
+    names = [*dict.fromkeys(scope.get(_KEY, ()))][:IGNORED_NAMES]
+    value = ", ".join(quote(name[:IGNORED_LENGTH], safe="[]", errors="replace")[:IGNORED_LENGTH] for name in names)
+    return [(IGNORED_HEADER.encode(), value.encode())] if value else []
