@@ -65,7 +65,8 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     ] = ()
     auth_tokens_file: Annotated[str | None, Meta(description="a file with such a user:token in each line")] = None
     jwt_key_file: Annotated[
-        str | None, Meta(description="the key of JWTs that are taken: a PEM public key, or an HMAC secret")
+        str | None,
+        Meta(description="the key of accepted JWTs: a PEM public key, or an HMAC secret of 32 bytes or more"),
     ] = None
     jwt_jwks_file: Annotated[str | None, Meta(description="a JWK set with the keys of JWTs that are taken")] = None
     jwt_audience: Annotated[str | None, Meta(description="the aud that a JWT must have")] = None

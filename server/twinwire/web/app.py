@@ -191,9 +191,9 @@ def _refused(
 
 def _body(request: Request[Any, Any, Any], error: TwinwireError, status: int) -> dict[str, Any]:
     """Return an error in the form that the path's clients know."""
-    return openai_api.error_body(error, status) if request.url.path.startswith("/v1/") else error.payload()
+    return openai_api.error_body(error, status) if request.scope["path"].startswith("/v1/") else error.payload()
 
 
 def _unexpected(request: Request[Any, Any, Any], error: Exception) -> Response[dict[str, Any]]:
-    logger.error("%s %s failed", request.method, request.url.path, exc_info=error)
+    logger.error("%s %s failed", request.method, request.scope["path"], exc_info=error)
     return Response(TwinwireError("internal error").payload(), status_code=500)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-from litestar import Response, Router, get
+from litestar import Request, Response, Router, get
 from litestar.static_files import create_static_files_router
 
 from twinwire.errors import NotFound
@@ -44,8 +46,20 @@ def static_routers() -> list[Router]:
         response.headers.update(HEADERS)
         return response
 
+    def known(folder: Path) -> Callable[[Request[Any, Any, Any]], None]:
+        """Refuse a path that is none of the folder's files, before the file system sees what a client sent."""
+        names = {file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file()}
+
+        def check(request: Request[Any, Any, Any]) -> None:
+            if str(request.path_params["file_path"]).removeprefix("/") not in names:
+                raise NotFound("no such path")
+
+        return check
+
     return [
-        create_static_files_router(path, [folder], name=path[1:], after_request=with_headers)
+        create_static_files_router(
+            path, [folder], name=path[1:], before_request=known(folder), after_request=with_headers
+        )
         for path, folder in folders.items()
         if folder.is_dir()
     ]

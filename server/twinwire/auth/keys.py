@@ -1,0 +1,185 @@
+"""The keys that JWTs are verified with: read from a file, checked, and each pinned to its algorithms.
+
+The algorithms follow from the key's type alone, never from the token (RFC 8725, section 3.1). A file that looks like a
+key of another form is refused: taken for an HMAC secret, a public key would let anybody sign.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from twinwire.errors import SettingsError
+
+try:
+    import jwt
+    from cryptography.exceptions import UnsupportedAlgorithm
+    from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+    from cryptography.hazmat.primitives.serialization import load_pem_public_key
+except ImportError:
+    raise SettingsError("PyJWT is needed: pip install 'twinwire[jwt]'", field="--jwt-key-file") from None
+
+KEY_FILE, JWKS_FILE = "--jwt-key-file", "--jwt-jwks-file"
+
+_CURVES = {"secp256r1": "ES256", "secp384r1": "ES384", "secp521r1": "ES512"}
+_RSA = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512")
+_HMAC_BYTES = {"HS256": 32, "HS384": 48, "HS512": 64}  # RFC 7518, section 3.2
+_SECRET_PARTS = {"d", "p", "q", "dp", "dq", "qi", "oth"}  # of a JWK (RFC 7518, section 6)
+_KNOWN: dict[str, Sequence[str | None]] = {  # the members of a JWK that tell whether it is of a kind known here
+    "kty": ["RSA", "EC", "OKP", "oct"],
+    "use": ["sig", None],
+    "alg": [*_RSA, *_CURVES.values(), "EdDSA", *_HMAC_BYTES, None],
+    "crv": ["P-256", "P-384", "P-521", "Ed25519", None],
+}
+_OTHER_FORMS = {
+    "a certificate; `openssl x509 -pubkey -noout` shows its key": rb"-----BEGIN [A-Z0-9 ]*CERTIFICATE-----",
+    "a private key; only its public one is needed here": rb"PuTTY-User-Key-File|-----BEGIN [A-Z0-9 ]*PRIVATE KEY",
+    "an SSH key; `ssh-keygen -e -m PKCS8` makes PEM of it": rb"\s*(sk-)?(ssh|ecdsa)-[a-z0-9]|---- BEGIN SSH2",
+    "text with a byte order mark; save it as UTF-8 without one": rb"\xef\xbb\xbf|\xff\xfe|\xfe\xff",
+}
+
+
+class Key(msgspec.Struct, frozen=True):
+    """A key, the algorithms that it verifies, and the `kid` by which a token names it."""
+
+    key: Any
+    algorithms: tuple[str, ...]
+    key_id: str | None = None
+
+    def __repr__(self) -> str:
+        return f"Key(***, {self.algorithms}, {self.key_id!r})"
+
+
+def from_file(data: bytes) -> Key:
+    """Return the key in a file: a PEM public key, or else the secret of an HMAC.
+
+    One line break at the end is not part of a secret; everything else is. Raises `SettingsError`.
+    """
+    for form, pattern in _OTHER_FORMS.items():
+        if re.match(pattern, data) or (b"-----" in data and re.search(pattern, data)):
+            raise SettingsError(f"the file is {form}", field=KEY_FILE)
+    if b"-----" in data:
+        try:
+            key = load_pem_public_key(data)
+        except (ValueError, UnsupportedAlgorithm):
+            raise SettingsError("the file looks like PEM, and is no PEM public key", field=KEY_FILE) from None
+        return Key(key, _pinned(key, KEY_FILE))
+    return Key(_secret(data), ("HS256",))
+
+
+def _secret(data: bytes) -> bytes:
+    """Return the HMAC secret in a file that is no PEM. Raises `SettingsError` if it looks like anything else."""
+    if re.search(rb'"(kty|keys)"', data) or _is_json(data):
+        raise SettingsError("the file is JSON; --jwt-jwks-file takes a JWK set", field=KEY_FILE)
+    if _is_der(data) or _is_der(_unarmoured(data)):
+        raise SettingsError(
+            "the file is a DER key; `openssl pkey -pubin -inform DER` makes PEM of a public one", field=KEY_FILE
+        )
+    secret = data.removesuffix(b"\n").removesuffix(b"\r")
+    if re.search(rb"[\r\n]", secret) and _is_text(secret):
+        raise SettingsError("an HMAC secret is one line, and the file has more of them", field=KEY_FILE)
+    if secret != secret.strip() and _is_text(secret):
+        raise SettingsError("an HMAC secret neither begins nor ends with a blank", field=KEY_FILE)
+    if re.fullmatch(rb"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]*){2}", secret) and secret.startswith(b"eyJ"):
+        raise SettingsError("the file is a token; the key that signs tokens is needed", field=KEY_FILE)
+    return _long_enough(secret, "HS256", KEY_FILE)
+
+
+def _is_json(data: bytes) -> bool:
+    try:
+        return isinstance(msgspec.json.decode(data), dict | list)
+    except (msgspec.DecodeError, ValueError, RecursionError):
+        return False
+
+
+def _is_text(data: bytes) -> bool:
+    try:
+        return data.decode().replace("\n", "").replace("\r", "").replace("\t", "").isprintable()
+    except UnicodeDecodeError:
+        return False
+
+
+def _unarmoured(data: bytes) -> bytes:
+    """Return what a PEM body without its BEGIN and END lines encodes; empty if the file is no base64."""
+    try:
+        return base64.b64decode(b"".join(data.split()), validate=True)
+    except binascii.Error:
+        return b""
+
+
+def _is_der(data: bytes) -> bool:
+    """Whether it is one ASN.1 SEQUENCE (X.690, section 8.1) to its last byte or line break, as all DER keys are."""
+    if len(data) < 40 or data[0] != 0x30:
+        return False
+    count = data[1] & 0x7F if data[1] & 0x80 else 0
+    size = int.from_bytes(data[2 : 2 + count], "big") if count else data[1]
+    return len(data) - (2 + count + size) in {0, 1, 2} and data[2 + count] in {0x02, 0x30}  # an INTEGER, a SEQUENCE
+
+
+def _long_enough(secret: bytes, algorithm: str, field: str) -> bytes:
+    if len(secret) < _HMAC_BYTES[algorithm]:
+        raise SettingsError(
+            f"an HMAC secret for {algorithm} has {_HMAC_BYTES[algorithm]} bytes or more (RFC 7518, section 3.2)",
+            field=field,
+        )
+    return secret
+
+
+def _pinned(key: Any, field: str) -> tuple[str, ...]:
+    """Return the algorithms of a public key, by its type and size. Raises `SettingsError`."""
+    if isinstance(key, rsa.RSAPublicKey) and key.key_size >= 2048:
+        return _RSA
+    if isinstance(key, ec.EllipticCurvePublicKey) and key.curve.name in _CURVES:
+        return (_CURVES[key.curve.name],)
+    if isinstance(key, ed25519.Ed25519PublicKey):
+        return ("EdDSA",)
+    raise SettingsError(
+        "a key is RSA of 2048 bits or more, or of the curves P-256, P-384, P-521 or Ed25519", field=field
+    )
+
+
+def from_jwks(data: bytes) -> list[Key]:
+    """Return the keys of a JWK set (RFC 7517, section 5) that verify signatures. Raises `SettingsError`.
+
+    A key of an unknown type, curve or algorithm is passed over, as that section wants it, and so is one for encryption.
+    """
+    try:
+        listed = msgspec.json.decode(data, type=dict[str, Any])["keys"]
+        entries = [entry for entry in listed if isinstance(entry, dict)]
+    except (msgspec.MsgspecError, KeyError, TypeError, ValueError, RecursionError):
+        raise SettingsError("the file is no JWK set: a JSON object with `keys`", field=JWKS_FILE) from None
+    keys = [key for entry in entries if (key := _from_jwk(entry)) is not None]
+    if not keys:
+        raise SettingsError("the JWK set has no key that verifies signatures", field=JWKS_FILE)
+    return keys
+
+
+def _from_jwk(entry: dict[str, Any]) -> Key | None:
+    if any(entry.get(name) not in values for name, values in _KNOWN.items()):
+        return None
+    if entry.keys() & _SECRET_PARTS:
+        raise SettingsError("the JWK set has a private key; only public ones are needed here", field=JWKS_FILE)
+    operations = entry.get("key_ops", ["verify"])
+    if not isinstance(operations, list) or "verify" not in operations:
+        return None
+    key_id = entry.get("kid")
+    if not isinstance(key_id, str | None):
+        raise SettingsError("a `kid` in the JWK set is no string", field=JWKS_FILE)
+    try:
+        made = jwt.PyJWK.from_dict(entry)
+    except (jwt.PyJWTError, ValueError, LookupError, TypeError, AttributeError, UnsupportedAlgorithm, RecursionError):
+        raise SettingsError(
+            "a key in the JWK set is damaged, or not of the type of its `alg`", field=JWKS_FILE
+        ) from None
+    algorithm = made.algorithm_name
+    allowed = tuple(_HMAC_BYTES) if entry["kty"] == "oct" else _pinned(made.key, JWKS_FILE)
+    if algorithm not in allowed:
+        raise SettingsError(f"a key in the JWK set is none for its `alg`: {', '.join(allowed)}", field=JWKS_FILE)
+    if entry["kty"] == "oct":
+        _long_enough(made.key, algorithm, JWKS_FILE)
+    return Key(made.key, (algorithm,), key_id)
