@@ -36,7 +36,7 @@ class Listener(Nobody):
     def unfollowed(self, run_id: str) -> None:
         self.left.append(run_id)
 
-    def interrupt(self, run_ids: Collection[str] | None = None) -> None:
+    def interrupt(self, run_ids: Collection[str] | None = None, why: str = "") -> None:  # noqa: ARG002 - the protocol's
         self.interrupted.update(run_ids or ())
 
     def owns(self, run_id: str) -> bool:
@@ -61,10 +61,10 @@ async def raw() -> AsyncIterator[Redis]:
         yield client
 
 
-async def begun(log: RedisLog, count: int = 0) -> RunInfo:
-    """A run that this worker owns."""
+async def begun(log: RedisLog, count: int = 0, key: str | None = None) -> RunInfo:
+    """Start a run that this worker owns."""
     info = msgspec.structs.replace(run_info(), owner=log.worker)
-    await log.create(info, idempotency_key=None)
+    await log.create(info, idempotency_key=key)
     if count:
         await append(log, info.run_id, 0, records(info.run_id, 0, count))
     return info

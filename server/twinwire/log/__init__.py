@@ -25,6 +25,9 @@ HearLogOut = Callable[[str, float], None]
 MAX_RECENT = 100
 """How many of a user's runs can be listed."""
 
+STOPPING = "the server is shutting down"
+LOST_EVENTS = "the log has lost events of this run"
+
 SessionKey = tuple[str | None, str | None]
 """User and session; a user's conversation without a session id is a session of its own."""
 
@@ -160,8 +163,11 @@ class Owner(Protocol):
         """The last follower on another worker has left a run that this process owns."""
         ...
 
-    def interrupt(self, run_ids: Collection[str] | None = None) -> None:
-        """End these runs, where this process still goes on with them: others have ended them. None is all."""
+    def interrupt(self, run_ids: Collection[str] | None = None, why: str = STOPPING) -> None:
+        """End these runs of this process, or all, with an ERROR `interrupted` whose message is `why`.
+
+        If others have ended a run, or the log has lost it, that ERROR is refused, and the run stops all the same.
+        """
         ...
 
     def owns(self, run_id: str) -> bool:

@@ -20,10 +20,11 @@ from twinwire.events import Record
 from twinwire.log import MAX_RECENT, Limits, Owner, Page, Quota, RunInfo, RunState, Unsubscribe
 from twinwire.log.interrupted import interrupted
 from twinwire.log.quotas import refusal
+from twinwire.log.redis_check import Check
 from twinwire.log.redis_control import RedisControl
 from twinwire.log.redis_leases import Leases
 from twinwire.log.redis_link import CLOSE_SECONDS, Address, Link
-from twinwire.log.redis_reader import Held, Reader, Stored, load, record
+from twinwire.log.redis_reader import MALFORMED, Held, Reader, Stored, contiguous, load, record
 from twinwire.log.redis_scripts import APPEND, CREATE, SOURCES, Keys
 from twinwire.log.tail import PAGE_BYTES, Tail
 
@@ -71,19 +72,40 @@ class RedisLog(RedisControl):
             owner,
             renewed=lambda: self._announce(self._following),
             end=self._end_for,
-            writing=lambda: {run_id for run_id, held in self._reader.held.items() if held.own},
         )
         self._reader = Reader(self._address, self._reads, self._keys, self.worker, obey=self._obey, heard=self.heard)
+        self._check = Check(self._reads, self._keys, self.worker, self._address.lease, owner=owner, reader=self._reader)
         try:
+            await self._check.look()
             await self._say(self.worker, "look", "")  # the stream is there from now on, and expires with the lease
             await self._leases.renew()
             await self._reader.recall()
         except LogUnavailable:
             await self._reads.close()
             raise SettingsError(f"the Redis at {self._address.name} cannot be written", field="--log") from None
+        await self._warn()
         self._open = True
-        for work in (self._reader.run(), self._leases.keep(), self._leases.reap(), self._keep_presence()):
+        for work in (
+            self._reader.run(),
+            self._leases.keep(),
+            self._leases.reap(),
+            self._check.run(),
+            self._keep_presence(),
+        ):
             self._spawn(work)
+
+    async def _warn(self) -> None:
+        """Say that Redis may evict what is in this log, if it may and lets this user know."""
+        try:
+            memory: bytes = await self._reads.call("INFO", "memory")
+        except LogUnavailable:
+            return
+        told = dict(line.partition(":")[::2] for line in memory.decode().splitlines())
+        policy = told.get("maxmemory_policy", "noeviction")
+        if policy != "noeviction" and told.get("maxmemory") != "0":
+            logger.warning(
+                "the Redis at %s may evict runs (maxmemory-policy %s): set it to noeviction", self._address.name, policy
+            )
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)
@@ -139,6 +161,8 @@ class RedisLog(RedisControl):
         held = self._reader.held.get(run_id)
         own = held is not None and held.own
         try:
+            if held is not None and held.gone:
+                raise RunNotFound
             key = held.key if held is not None and own else (await load(self._writes, self._keys, run_id)).key
             first = await self._append(run_id, expected_last, records, key)
         except (StaleWriter, RunNotFound):
@@ -216,7 +240,10 @@ class RedisLog(RedisControl):
         typical = 1 + stored.size // (stored.last - stored.first + 1)
         count = min(limit, 1 + PAGE_BYTES // typical)
         rows = await self._reads.call("XRANGE", self._keys.events(run_id), f"{after + 1}-0", "+", "COUNT", count)
-        records = [record(row) for row in rows]
+        try:
+            records = contiguous([record(row) for row in rows])
+        except MALFORMED:
+            raise RunNotFound from None
         if not records or records[0].seq != after + 1:
             raise CursorGone(records[0].seq if records else stored.last + 1, stored.last)  # trimmed meanwhile
         sizes = accumulate(len(found.body) for found in records)
@@ -227,8 +254,8 @@ class RedisLog(RedisControl):
         return Page(records, stored.first, last, ended or records[-1].last)
 
     async def ping(self) -> None:
-        """See `EventLog`."""
-        await self._reads.call("PING")
+        """See `EventLog`. Renews the lease: a Redis that answers may still be full, or a replica."""
+        await self._leases.renew()
 
     def tail(self, run_id: str) -> Tail | None:
         """See `EventLog`."""

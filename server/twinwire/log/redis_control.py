@@ -6,7 +6,6 @@ import asyncio
 import json
 import logging
 import secrets
-import time
 from abc import ABC, abstractmethod
 
 from twinwire.errors import LogUnavailable
@@ -14,7 +13,7 @@ from twinwire.events import dump
 from twinwire.log import HearLogOut, Limits, RunInfo, SessionKey
 from twinwire.log.redis_link import Link
 from twinwire.log.redis_reader import COMMANDS_KEPT, say
-from twinwire.log.redis_scripts import OCCUPY, REMEMBER, VACATE, Keys
+from twinwire.log.redis_scripts import OCCUPY, RECALL, REMEMBER, VACATE, Keys
 
 logger = logging.getLogger("twinwire.log")
 
@@ -42,12 +41,8 @@ class RedisControl(ABC):
 
     async def history(self, session: SessionKey) -> list[dict[str, str]]:
         """See `Control`."""
-        name, idle = self._keys.session(session), round(self._limits.session_idle * 1000)
-        turns, *_ = await asyncio.gather(
-            self._link.call("LRANGE", name, 0, -1),
-            self._link.call("PEXPIRE", name, idle),
-            self._link.call("ZADD", self._keys.sessions, "XX", time.time_ns() // 1000, name),
-        )
+        idle = round(self._limits.session_idle * 1000)
+        turns = await self._link.call(*RECALL(self._keys.session(session), self._keys.sessions), idle)
         return [
             {"role": role, "content": content}
             for turn in turns
@@ -66,7 +61,6 @@ class RedisControl(ABC):
             limits.session_bytes,
             limits.max_sessions,
             round(limits.session_idle * 1000),
-            time.time_ns() // 1000,
         )
         if gone:
             await self._link.call("DEL", *gone)

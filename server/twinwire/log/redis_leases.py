@@ -17,6 +17,7 @@ from twinwire.log.redis_scripts import VACATE, Keys
 logger = logging.getLogger("twinwire.log")
 
 REAP_SECONDS = 2.0
+RENEW_SECONDS = 1.0
 
 Append = Callable[[str, Stored], Awaitable[None]]
 
@@ -24,9 +25,8 @@ Append = Callable[[str, Stored], Awaitable[None]]
 class Leases:
     """One worker's lease, `seconds` long, and its part in ending the runs of workers that are no more.
 
-    `renewed()` is called at each renewal, `end(run_id, stored)` appends an orphan's terminal event. A run is an orphan
-    too where this worker is its owner and knows nothing of it: its start, or its last append, was lost. The other way
-    round, a worker that was taken for dead stops those of the runs that it is `writing()` which others have ended.
+    `renewed()` is called three times within a lease, `end(run_id, stored)` appends an orphan's terminal event. A run is
+    an orphan too if this worker is its owner and knows nothing of it: its start, or its last append, was lost.
     """
 
     def __init__(
@@ -39,7 +39,6 @@ class Leases:
         *,
         renewed: Callable[[], Awaitable[None]],
         end: Append,
-        writing: Callable[[], set[str]],
     ) -> None:
         self.starting: set[str] = set()
         self._link = link
@@ -49,7 +48,7 @@ class Leases:
         self._owner = owner
         self._renewed = renewed
         self._end = end
-        self._writing = writing
+        self._absent: dict[str, float] = {}  # the workers without a lease, and since when
         self._renewing_since: float | None = None
 
     async def renew(self) -> None:
@@ -61,15 +60,24 @@ class Leases:
         )
 
     async def keep(self) -> None:
-        """Renew for ever, three times within each lease."""
+        """Renew for ever, at least three times within each lease."""
+        told = 0.0
         while True:
             try:
                 await self.renew()
-                self._renewing_since = self._renewing_since or time.monotonic()
-                await self._renewed()
+                now = time.monotonic()
+                self._renewing_since = self._renewing_since or now
+                if now - told >= self._seconds / 3.5:
+                    await self._renewed()
+                    told = now
             except LogUnavailable:
                 self._renewing_since = None
-            await asyncio.sleep(self._seconds / 3.3)
+            await asyncio.sleep(self._renewal)
+
+    @property
+    def _renewal(self) -> float:
+        """How often the lease is renewed, in seconds."""
+        return min(self._seconds / 3.3, RENEW_SECONDS)
 
     async def reap(self) -> None:
         """End orphans for ever.
@@ -82,7 +90,7 @@ class Leases:
             since = self._renewing_since
             if since is not None and time.monotonic() - since >= self._seconds / 2:
                 try:
-                    for run_id in await self._orphans():
+                    for run_id in await self._orphans(1.25 * self._renewal):
                         await self._interrupt(run_id)
                 except LogUnavailable:
                     pass  # the next sweep finds them again
@@ -91,14 +99,20 @@ class Leases:
         """Give up the lease. Raises `LogUnavailable`."""
         await self._link.call("DEL", self._keys.worker(self._worker), self._keys.commands(self._worker))
 
-    async def _orphans(self) -> list[str]:
-        writing = self._writing()  # before Redis is asked: what begins meanwhile may not be in its answer
+    async def _orphans(self, patience: float = 0.0) -> list[str]:
+        """Return the runs whose owner is dead: it has had no lease for so many seconds.
+
+        A worker that lives renews its lease within that time, should Redis have lost it.
+        """
         flat = [name.decode() for name in await self._link.call("HGETALL", self._keys.live)]
         live = dict(zip(flat[::2], flat[1::2], strict=True))
-        self._owner.interrupt(writing - live.keys())
         others = list(set(live.values()) - {self._worker})
         leased = await asyncio.gather(*(self._link.call("EXISTS", self._keys.worker(name)) for name in others))
-        dead = {name for name, lives in zip(others, leased, strict=True) if not lives}
+        now = time.monotonic()
+        self._absent = {
+            name: self._absent.get(name, now) for name, lives in zip(others, leased, strict=True) if not lives
+        }
+        dead = {name for name, since in self._absent.items() if now - since >= patience}
         return [
             run_id
             for run_id, name in live.items()

@@ -36,6 +36,10 @@ _NAMESPACE = re.compile(r"[A-Za-z0-9_.:-]{1,64}", re.ASCII)
 Command = tuple[Any, ...]
 
 
+class WrongType(LogUnavailable):
+    """A key holds what this log never puts there. Whether that is one run's fault is for the caller to find out."""
+
+
 class Address:
     """What a `redis://` or `rediss://` URL says; `name` is host and port, the only part of it that is ever shown.
 
@@ -157,7 +161,9 @@ class Link:
                 await self._drop()
             for index, (_, future) in enumerate(batch):
                 reply = replies[index] if index < len(replies) else LogUnavailable()
-                if isinstance(reply, RedisError):
+                if isinstance(reply, ResponseError) and "WRONGTYPE" in str(reply):
+                    reply = WrongType()  # Redis is there
+                elif isinstance(reply, RedisError):
                     failure, reply = reply, LogUnavailable()
                 if future.done():
                     continue

@@ -7,6 +7,7 @@ together with what is said to this worker and to all.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -16,9 +17,11 @@ from msgspec import Struct
 from twinwire.errors import LogUnavailable, RunNotFound
 from twinwire.events import TERMINAL_TYPES, Record
 from twinwire.log import HearLogOut, Page, RunInfo, Unsubscribe
-from twinwire.log.redis_link import COMMAND_SECONDS, Address, Link
+from twinwire.log.redis_link import COMMAND_SECONDS, Address, Link, WrongType
 from twinwire.log.redis_scripts import Keys
 from twinwire.log.tail import Tail
+
+logger = logging.getLogger("twinwire.log")
 
 HELD_EVENTS = 1024
 HELD_BYTES = 2**20
@@ -27,6 +30,9 @@ BLOCK_SECONDS = 3.0  # a connection that is dead without saying so is noticed a 
 COMMANDS_KEPT = 1000
 BACKOFF_SECONDS = 0.1
 GATHER_SECONDS = 0.001  # between reads: what comes meanwhile is one reply, where many runs would each wake the reader
+
+MALFORMED = (ValueError, TypeError, IndexError, AttributeError, msgspec.DecodeError)
+"""Raised by reading what another program has written, or what was lost in part."""
 
 _FIELDS = ("info", "first", "last", "bytes", "ended", "key")
 _info = msgspec.json.Decoder(RunInfo)
@@ -50,17 +56,35 @@ def record(row: Any) -> Record:
     return Record(int(entry_id[:-2]), kind, body, int(start), int(stop), kind in TERMINAL_TYPES)
 
 
+def contiguous(records: Sequence[Record]) -> Sequence[Record]:
+    """Return the records up to the first hole, in whichever direction they are numbered."""
+    for index in range(1, len(records)):
+        if abs(records[index].seq - records[index - 1].seq) != 1:
+            return records[:index]
+    return records
+
+
 async def load(link: Link, keys: Keys, run_id: str) -> Stored:
-    """What Redis has of a run. Raises `RunNotFound`, `LogUnavailable`."""
-    fields, newest = await asyncio.gather(
+    """Return what Redis has of a run. Raises `RunNotFound`, `LogUnavailable`.
+
+    A run that has lost a part without which it cannot be read, such as its terminal event, is one that is not there.
+    """
+    replies: tuple[Any, ...] = await asyncio.gather(
         link.call("HMGET", keys.run(run_id), *_FIELDS),
         link.call("XREVRANGE", keys.events(run_id), "+", "-", "COUNT", 1),
+        return_exceptions=True,
     )
-    info, first, last, size, ended, key = fields
-    if info is None:
-        raise RunNotFound
-    terminal = record(newest[0]) if ended == b"1" and newest else None
-    return Stored(_info.decode(info), int(first), int(last), int(size), key.decode(), terminal)
+    for reply in replies:
+        if isinstance(reply, WrongType):
+            raise RunNotFound
+        if isinstance(reply, BaseException):
+            raise reply
+    (info, first, last, size, ended, key), newest = replies
+    try:
+        terminal = record(newest[0]) if ended == b"1" else None
+        return Stored(_info.decode(info), int(first), int(last), int(size), key.decode(), terminal)
+    except MALFORMED:
+        raise RunNotFound from None
 
 
 class Held:
@@ -91,8 +115,10 @@ class Held:
         return Page(page.records, self.first, page.last, page.ended)
 
     def extend(self, records: Sequence[Record]) -> None:
-        """What was appended; some of it may be here already. After a gap the tail begins anew."""
+        """Add what was appended; some of it may be here already. After a gap the tail begins anew."""
         last = self.tail.last
+        if records[-1].seq - records[0].seq >= len(records):  # some in the middle are gone
+            records = contiguous(records[::-1])[::-1]
         if records[0].seq <= last:
             records = [new for new in records if new.seq > last]
         elif records[0].seq > last + 1:
@@ -115,6 +141,12 @@ class Held:
         shown, self.shown = self.shown, None
         if shown is not None and shown != stored.last:
             self.tail.wake()
+
+    def lose(self) -> None:
+        """Hold nothing of a run that is gone. Its followers look again, and find that out."""
+        self.gone = True
+        self.current = False
+        self.tail.wake()
 
     def interrupt(self) -> None:
         """What comes next may be missed: no longer current, until `resume`."""
@@ -156,7 +188,10 @@ class Reader:
         held = self.held.get(run_id)
         if held is None:
             held = self.held[run_id] = Held(self._keys.events(run_id))
-            self._poke()
+            self.look()
+        elif held.gone:  # it may have been restored
+            held.gone = False
+            self.look()
         leave = held.tail.subscribe(wake)
 
         def unsubscribe() -> None:
@@ -177,7 +212,7 @@ class Reader:
             held.own = False
             held.interrupt()
             self.release(run_id, held)
-            self._poke()
+            self.look()
 
     async def run(self) -> None:
         """Read for ever. When the connection is lost, go on where it was."""
@@ -187,6 +222,8 @@ class Reader:
                 await self._resume()
                 await self._read()
                 await asyncio.sleep(GATHER_SECONDS)
+            except WrongType:  # of one key among many: the next check tells which, and then it is not read
+                await asyncio.sleep(BACKOFF_SECONDS)
             except LogUnavailable:
                 self._missed = True
                 for held in self.held.values():
@@ -217,8 +254,7 @@ class Reader:
                 if isinstance(stored, Stored):
                     held.resume(stored)
                 elif isinstance(stored, RunNotFound):
-                    held.gone = True
-                    held.tail.wake()
+                    held.lose()
                 else:
                     raise stored
 
@@ -236,16 +272,48 @@ class Reader:
         for name, rows in reply or ():
             if (held_run := runs.get(name)) is not None:
                 if held_run.current:
-                    held_run.extend([record(row) for row in rows])
+                    self._take(held_run, rows)
             else:
                 self._cursors[name] = rows[-1][0]
-                for _, (kind, first, _, second) in rows:
-                    if kind == b"user":
-                        self._heard(first.decode(), float(second))
-                    else:
-                        self._obey(first.decode(), second.decode())
+                for row in rows:
+                    self._hear(row)
 
-    def _poke(self) -> None:
+    def _take(self, held: Held, rows: Sequence[Any]) -> None:
+        """Add a run's events; one of them that is none ends what can be known of the run."""
+        try:
+            records = [record(row) for row in rows]
+        except MALFORMED:
+            logger.warning("Redis holds something in a run's stream that is no event: the run cannot be read")
+            held.lose()
+        else:
+            held.extend(records)
+
+    def _hear(self, row: Any) -> None:
+        """Obey what is said to this worker, or hear who logged out."""
+        try:
+            _, (kind, first, _, second) = row
+            said, what = first.decode(), second.decode()
+            when = float(what) if kind == b"user" else 0.0
+        except MALFORMED:
+            return  # another program's
+        if kind == b"user":
+            self._heard(said, when)
+        else:
+            self._obey(said, what)
+
+    async def reheard(self) -> None:
+        """Read a stream of what is said from its beginning if its newest entry is older than what was read of it.
+
+        Then the stream was lost, and the clock that its ids come from was set back. Raises `LogUnavailable`.
+        """
+        read = dict(self._cursors)
+        newest = await asyncio.gather(*(self._link.call("XREVRANGE", name, "+", "-", "COUNT", 1) for name in read))
+        for (name, cursor), rows in zip(read.items(), newest, strict=True):
+            if cursor != b"0-0" and (not rows or _order(rows[0][0]) < _order(cursor)):
+                self._cursors[name] = b"0-0"
+                self._missed = True
+
+    def look(self) -> None:
         """Have the reader look at once at what has changed, instead of when something happens."""
         if self._waits and self._poking is None:
             self._poking = asyncio.create_task(self._say_nothing())
@@ -257,6 +325,12 @@ class Reader:
             pass  # the reader will see for itself
         finally:
             self._poking = None
+
+
+def _order(entry_id: bytes) -> tuple[int, int]:
+    """Return what a stream's ids are ordered by."""
+    milliseconds, _, sequence = entry_id.partition(b"-")
+    return int(milliseconds), int(sequence)
 
 
 def say(commands: str, operation: str, run_id: str) -> tuple[Any, ...]:

@@ -176,9 +176,18 @@ VACATE = Script("""
 if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('DEL', KEYS[1]) end
 """)
 
+RECALL = Script("""
+-- KEYS: session, sessions; ARGV: idle in ms. Returns the session's turns; reading is use.
+local time = redis.call('TIME')
+redis.call('PEXPIRE', KEYS[1], ARGV[1])
+redis.call('ZADD', KEYS[2], 'XX', time[1] * 1000000 + time[2], KEYS[1])
+return redis.call('LRANGE', KEYS[1], 0, -1)
+""")
+
 REMEMBER = Script("""
--- KEYS: session, sessions; ARGV: turn ("<bytes> <json>"), max bytes, max sessions, idle in ms, now in us.
--- Returns the sessions that are too many.
+-- KEYS: session, sessions; ARGV: turn ("<bytes> <json>"), max bytes, max sessions, idle in ms.
+-- Returns the sessions that are too many. The time is Redis's: workers' clocks may differ.
+local time = redis.call('TIME')
 if redis.call('LINDEX', KEYS[1], -1) == ARGV[1] then return {} end
 redis.call('RPUSH', KEYS[1], ARGV[1])
 local turns, bytes = redis.call('LRANGE', KEYS[1], 0, -1), 0
@@ -190,7 +199,7 @@ for _, turn in ipairs(turns) do
   bytes = bytes - size(turn)
 end
 redis.call('PEXPIRE', KEYS[1], ARGV[4])
-redis.call('ZADD', KEYS[2], ARGV[5], KEYS[1])
+redis.call('ZADD', KEYS[2], time[1] * 1000000 + time[2], KEYS[1])
 redis.call('PEXPIRE', KEYS[2], ARGV[4])
 local excess, gone = redis.call('ZCARD', KEYS[2]) - ARGV[3], {}
 if excess > 0 then
@@ -201,4 +210,53 @@ end
 return gone
 """)
 
-SOURCES = tuple(script.source for script in (CREATE, APPEND, OCCUPY, VACATE, REMEMBER))
+CHECK = Script("""
+-- KEYS: live, sessions, logged-out, log-outs, the worker's commands; then of each run its hash, its stream, and its
+-- idempotency key (or the hash again, if it has none).
+-- ARGV: of each run its id and the last number that the worker knows.
+-- Returns how many shared keys were of another type and are deleted, then for each run: 'ok'; 'ended'; 'gone', if it
+-- cannot be read or go on, and then no worker has it any more; 'older', if its last number is lower; 'lost', if the
+-- stream lacks events that the hash counts.
+-- What the runs that go on have lost beside their events is put back: the entry in `live`, the idempotency key.
+local function kind(key) return redis.call('TYPE', key).ok end
+local verdicts = {0}
+for i, right in ipairs({'hash', 'zset', 'zset', 'stream', 'stream'}) do
+  local found = kind(KEYS[i])
+  if found ~= 'none' and found ~= right then
+    redis.call('DEL', KEYS[i])
+    verdicts[1] = verdicts[1] + 1
+  end
+end
+local function verdict(id, known, run, events, key)
+  if kind(run) ~= 'hash' then return 'gone' end
+  local kept = redis.call('HMGET', run, 'first', 'last', 'bytes', 'ended', 'owner', 'info')
+  local first, last = tonumber(kept[1]), tonumber(kept[2])
+  if not (first and last and tonumber(kept[3]) and kept[4] and kept[5] and kept[6]) then return 'gone' end
+  local stream, count, newest = kind(events), 0, 0
+  if stream == 'stream' then
+    count = redis.call('XLEN', events)
+    local entry = redis.call('XREVRANGE', events, '+', '-', 'COUNT', 1)[1]
+    newest = entry and tonumber(string.match(entry[1], '^%d+')) or 0
+  elseif stream ~= 'none' then
+    return 'gone'
+  end
+  if newest > last then return 'gone' end
+  if last < known then return 'older' end
+  if kept[4] == '1' then return newest == last and 'ended' or 'gone' end
+  if redis.call('HEXISTS', KEYS[1], id) == 0 then redis.call('HSET', KEYS[1], id, kept[5]) end
+  if key ~= run and redis.call('EXISTS', key) == 0 then redis.call('SET', key, kept[6]) end
+  if count ~= last - first + 1 or (count > 0 and newest ~= last) then return 'lost' end
+  return 'ok'
+end
+for i = 1, #ARGV / 2 do
+  local id, run, events = ARGV[2 * i - 1], KEYS[3 * i + 3], KEYS[3 * i + 4]
+  verdicts[i + 1] = verdict(id, tonumber(ARGV[2 * i]), run, events, KEYS[3 * i + 5])
+  if verdicts[i + 1] == 'gone' then
+    redis.call('UNLINK', run, events)
+    redis.call('HDEL', KEYS[1], id)
+  end
+end
+return verdicts
+""")
+
+SOURCES = tuple(script.source for script in (CREATE, APPEND, OCCUPY, VACATE, RECALL, REMEMBER, CHECK))

@@ -22,7 +22,7 @@ from twinwire.errors import (
     TooManyRuns,
 )
 from twinwire.events import timestamp
-from twinwire.log import Quota, RunInfo, RunState, SessionKey, Store
+from twinwire.log import STOPPING, Quota, RunInfo, RunState, SessionKey, Store
 from twinwire.metrics import Figures
 from twinwire.models import Message
 from twinwire.runs.budget import Budget
@@ -285,10 +285,10 @@ class Runs:
             if running:
                 logger.warning("%d agents did not stop", len(running))
 
-    def interrupt(self, run_ids: Collection[str] | None = None) -> None:
+    def interrupt(self, run_ids: Collection[str] | None = None, why: str = STOPPING) -> None:
         """See `Owner`."""
         for run in [run for run_id, run in self._live.items() if run_ids is None or run_id in run_ids]:
-            run.fail(RunError("the server is shutting down", code="interrupted"))
+            run.fail(RunError(why, code="interrupted"))
 
     async def _until_idle(self, seconds: float) -> None:
         if self._live and seconds > 0:
