@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+import weakref
+
 import pytest
 from hypothesis import given, strategies as st
 
@@ -56,6 +59,32 @@ def test_followers_share_the_bytes() -> None:
         first, second = view.frames(run), view.frames(list(run))
         assert all(one is other for one, other in zip(first, second, strict=True))
     assert native.view("ws", None).frames(run)[0] is run[0].body
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("types", [None, frozenset({"DATA"})])
+def test_a_large_event_is_not_copied(kind: str, types: frozenset[str] | None) -> None:
+    """Its frames are the same bytes as ever, the large one of them those of the record itself, and nothing is kept."""
+    [record] = [encode(StreamEvent("DATA", {"text": "x" * 10**6}), RUN, 1)]
+    view = native.NativeView(kind, types)
+    frames = view.frames([record])
+    assert b"".join(frames) == FRAME[kind](record)
+    assert max(frames, key=len) is record.body or memoryview(max(frames, key=len)).obj is record.body
+    holders = sys.getrefcount(record)
+    view.frames([record])
+    assert sys.getrefcount(record) == holders
+    assert list(native.NativeView(kind, frozenset({"OTHER"})).frames([record])) == []
+
+
+def test_a_filter_is_known_as_long_as_it_is_used() -> None:
+    """Those who ask for the same types at a time share a view; it goes with the last of them."""
+    types = frozenset({"LLM_CHUNK", "MINE"})
+    first = native.view("sse", types)
+    assert native.view("sse", frozenset(types)) is first
+    assert native.view("ws", types) is not first
+    gone = weakref.ref(first)
+    del first
+    assert gone() is None
 
 
 PAGES = st.lists(st.tuples(st.integers(0, 3), st.integers(0, 12), st.integers(0, 12)), max_size=20)

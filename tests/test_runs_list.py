@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from contextlib import AsyncExitStack, closing
 from pathlib import Path
@@ -14,8 +15,11 @@ from credentials import AUTH, asking
 from logs import FACTORIES, LIMITS, LogFactory, opened, started
 from redis_server import fresh
 from serving import Puppets, Running, serving, until
+from twinwire.errors import RunNotFound
+from twinwire.events import StreamEvent, encode
 from twinwire.log import MAX_RECENT
 from twinwire.log.memory import MemoryLog
+from twinwire.wire import new_run_id
 
 
 @pytest.mark.parametrize("factory", FACTORIES, ids=lambda factory: factory.__name__)
@@ -30,6 +34,33 @@ async def test_the_newest_of_one_user(factory: LogFactory, tmp_path: Path) -> No
         assert list(await log.recent("u", 3)) == mine[:0:-1]
         assert list(await log.recent("u", MAX_RECENT)) == mine[::-1]
         assert list(await log.recent("nobody", MAX_RECENT)) == []
+
+
+@pytest.mark.parametrize("factory", FACTORIES, ids=lambda factory: factory.__name__)
+async def test_a_summary_has_all_but_the_result(factory: LogFactory, tmp_path: Path) -> None:
+    """What a list needs is known without the result, of a run that goes on, one that has ended, and one that failed."""
+    endings: list[dict[str, Any]] = [
+        {"result": "x" * 10**6, "status": "completed", "duration": 1.25, "usage": {"total_tokens": 7}},
+        {"result": [{"deep": None}], "status": "cancelled", "usage": None},
+        {"error_type": "agent_error", "message": 'a "quoted" \u2028 text', "error": "not in a list"},
+        {"status": "completed", "duration": 2, "usage": {"unlikely": "x" * 10**5}},
+    ]
+    async with factory(tmp_path) as log:
+        for data in endings:
+            run_id = await started(log, 2)
+            going = await log.summary(run_id)
+            assert (going.info.run_id, going.first, going.last, going.outcome) == (run_id, 1, 2, b"")
+            kind = "ERROR" if "message" in data else "AGENT_FINISH"
+            appending = log.append(run_id, 2, [encode(StreamEvent(kind, data), run_id, 3)])
+            if appending is not None:
+                await appending
+            summary = await log.summary(run_id)
+            assert (summary.info, summary.first, summary.last) == (going.info, 1, 3)
+            names = ("status", "usage", "duration", "error_type", "message")
+            told = {name: data[name] for name in names if data.get(name) is not None and len(str(data[name])) < 10**4}
+            assert json.loads(summary.outcome) == told
+        with pytest.raises(RunNotFound):
+            await log.summary(new_run_id())
 
 
 async def test_memory_forgets() -> None:

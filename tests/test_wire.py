@@ -23,6 +23,7 @@ from twinwire.wire import (
     check_types,
     decode_json,
     http_chunk,
+    listed_types,
     new_run_id,
     parse_after,
     parse_cursor,
@@ -141,6 +142,8 @@ def test_types() -> None:
     assert check_types([]) == frozenset()
     assert check_types(["ERROR", "MY_OWN_2", "ERROR"]) == frozenset({"ERROR", "MY_OWN_2"})
     assert check_types(["A" * 64]) == frozenset({"A" * 64})
+    assert check_types([f"A{number}" for number in range(32)]) == {f"A{number}" for number in range(32)}
+    assert listed_types(",".join(["A"] * 32)) == frozenset({"A"})
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from twinwire.events import dump
 from twinwire.wire import decode_json
 
 Name = Annotated[str, Meta(min_length=1, max_length=128)]
+RunName = Annotated[str, Meta(max_length=128)]
 
 
 class Command(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="type", tag=str.lower):
@@ -41,7 +42,7 @@ class Start(Command, frozen=True, kw_only=True):
 class Attach(Command, frozen=True, kw_only=True):
     """Follow a run from the event after `after`, a number or an event id, or after a snapshot of it."""
 
-    run_id: str
+    run_id: RunName
     after: int | str = 0
     snapshot: bool = False
     types: Sequence[str] | None = None
@@ -54,14 +55,14 @@ class Attach(Command, frozen=True, kw_only=True):
 class Detach(Command, frozen=True, kw_only=True):
     """Stop following a run on this socket."""
 
-    run_id: str
+    run_id: RunName
 
 
 class Cancel(Command, frozen=True, kw_only=True):
     """Cancel a run, named by its id or by the `request_id` it was started with on this socket."""
 
-    run_id: str | None = None
-    request_id: str | None = None
+    run_id: RunName | None = None
+    request_id: Name | None = None
 
     def __post_init__(self) -> None:
         if (self.run_id is None) == (self.request_id is None):

@@ -10,7 +10,10 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from websockets.protocol import State
 
 from twinwire import wire
+from twinwire.formats.native import SHARED_BYTES
 from twinwire.protocols import BoundedWebSocket
+
+MAX_PARTS = 3  # of one event in `formats.native`
 
 Rest = Callable[[Any, Any], Awaitable[None]]
 
@@ -19,6 +22,11 @@ def rest_of(direct: _Connection, receive: Any, send: Any) -> Awaitable[None] | N
     """What the app has left to be awaited, if anything."""
     rest, direct.rest = direct.rest, None
     return None if rest is None else rest(receive, send)
+
+
+def is_large(frames: Sequence[bytes]) -> bool:
+    """Return whether one event's frames are so large that they are written as they are, and not copied."""
+    return len(frames) <= MAX_PARTS and any(len(frame) > SHARED_BYTES for frame in frames)
 
 
 class _Connection:
@@ -49,7 +57,10 @@ class DirectHttp(_Connection):
     def write(self, frames: Sequence[bytes]) -> bool:
         """See `Direct`."""
         if not self.transport.is_closing():
-            self.transport.write(wire.http_chunk(frames))
+            if is_large(frames):
+                self.transport.writelines(wire.http_chunk_parts(frames))
+            else:
+                self.transport.write(wire.http_chunk(frames))
         return not self._flow.write_paused
 
     async def drain(self) -> None:
@@ -71,7 +82,10 @@ class DirectWebSocket(_Connection):
     def write(self, frames: Sequence[bytes]) -> bool:
         """See `Direct`. Nothing follows a close frame."""
         if self._protocol.conn.state is State.OPEN and not self.transport.is_closing():
-            self.transport.write(wire.ws_text(frames))
+            if is_large(frames):
+                self.transport.writelines(wire.ws_text_parts(frames))
+            else:
+                self.transport.write(wire.ws_text(frames))
         return self._protocol.writable.is_set()
 
     def ping(self) -> bool:

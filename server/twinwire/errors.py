@@ -22,8 +22,10 @@ TwinwireError                       500  internal            4500
  · TooManyRuns                      429  too_many_runs       4029   with `retry_after`
     · RateLimited                   429  rate_limited
     · TooManyConnections            429  too_many_connections
+ · TooManyFollowed                  429  too_many_followed   4029
  · Draining                         503  draining            1012
  · LogUnavailable                   503  log_unavailable     4013
+ · Busy                             503  busy                4013
  · ModelUnavailable                 503  model_unavailable   4013   of /readyz alone
  · RunsUnavailable                  503  runs_unavailable    4013   of /readyz alone
  · FailedDependency                 424  the error_type      4500   a run began and has no result
@@ -220,6 +222,15 @@ class TooManyConnections(TooManyRuns):
     limited = "streams and sockets are open already"
 
 
+class TooManyFollowed(TwinwireError):
+    """A socket follows as many runs as it may."""
+
+    status, code, close_code = 429, "too_many_followed", 4029
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(f"This socket follows {limit} runs already. Detach from one, or open another socket.")
+
+
 class Draining(TwinwireError):
     status, code, close_code = 503, "draining", 1012
 
@@ -232,6 +243,15 @@ class LogUnavailable(TwinwireError):
 
     def __init__(self) -> None:
         super().__init__("the event log cannot be reached; try again later")
+
+
+class Busy(TwinwireError):
+    """The memory for large replies is in use by others."""
+
+    status, code, close_code = 503, "busy", 4013
+
+    def __init__(self) -> None:
+        super().__init__("The server is sending too many large replies at the moment. Try again later.")
 
 
 class ModelUnavailable(TwinwireError):

@@ -153,5 +153,59 @@ def encode(event: StreamEvent, run_id: str, seq: int) -> Record:
     return Record(seq, kind, body, start, start + len(data), kind in TERMINAL_TYPES)
 
 
+_NONE = msgspec.Raw(b"null")
+OUTCOME_BYTES = 4096
+
+
+class Ending(Struct, frozen=True, gc=False):
+    """The data of a terminal event that tells how its run ended, each value as the JSON it is in the event."""
+
+    status: msgspec.Raw = _NONE
+    usage: msgspec.Raw = _NONE
+    duration: msgspec.Raw = _NONE
+    error_type: msgspec.Raw = _NONE
+    message: msgspec.Raw = _NONE
+
+
+class Ended(Ending, frozen=True, gc=False):
+    """The same with the result."""
+
+    result: msgspec.Raw = _NONE
+
+
+class _Ending(Struct):
+    data: Ending
+
+
+class _Ended(Struct):
+    data: Ended
+
+
+_ending = msgspec.json.Decoder(_Ending).decode
+_ended = msgspec.json.Decoder(_Ended).decode
+
+
+def told(ending: Ending) -> dict[str, msgspec.Raw]:
+    """Return the values that are not null, by name."""
+    values = {name: getattr(ending, name) for name in ending.__struct_fields__}
+    return {name: value for name, value in values.items() if bytes(value) != b"null"}
+
+
+def outcome(body: bytes) -> bytes:
+    """Return what a terminal event's body tells of its run's end but the result: a JSON object, for lists of runs.
+
+    It has `OUTCOME_BYTES` at most: a longer value of an agent's own is left out.
+    """
+    found = told(_ending(body).data)
+    while len(text := dump(found)) > OUTCOME_BYTES:
+        del found[max(found, key=lambda name: len(bytes(found[name])))]
+    return text
+
+
+def ended(body: bytes) -> dict[str, msgspec.Raw]:
+    """Return all that a terminal event's body tells of its run's end, the result too, without reading into it."""
+    return told(_ended(body).data)
+
+
 decode = msgspec.json.Decoder(StreamEvent).decode
 """A `StreamEvent` from its JSON (a `Record`'s body, a WebSocket message, SSE data with `envelope=1`)."""

@@ -95,6 +95,9 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     run_tokens: Annotated[Count, Meta(description="tokens that one run may use, as the model counts them")] = 2_000_000
     max_tool_calls: Annotated[Count, Meta(description="tools that an agent may call in one step")] = 32
     max_body: Annotated[Count, Meta(description="bytes of a request's body or a WebSocket message")] = 2**20
+    reply_bytes: Annotated[
+        Count, Meta(description="bytes of all large replies (snapshots, results) being sent at once, in each worker")
+    ] = 2**26
     log_events: Annotated[Count, Meta(description="events kept of one run; older ones are trimmed")] = 100_000
     log_bytes: Annotated[Count, Meta(description="bytes kept of all runs; the oldest ended ones go first")] = 2**28
     retention: Annotated[Seconds, Meta(description="how long a run is kept after its end")] = 900.0

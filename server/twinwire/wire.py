@@ -20,6 +20,8 @@ from twinwire.events import TYPE_PATTERN, event_id
 T = TypeVar("T")
 
 MAX_SEQ = 2**63 - 1
+MAX_TYPES = 32
+MAX_TYPE = 64
 HEARTBEAT = b": heartbeat\n\n"
 
 _RUN_ID = re.compile(r"[a-z2-7]{26}", re.ASCII)
@@ -91,13 +93,23 @@ def parse_on_disconnect(text: str) -> float | None:
 
 
 def check_types(types: Sequence[str] | None) -> frozenset[str] | None:
-    """The event types a client asks for; None for all. Raises `BadRequest`."""
+    """Return the event types that a client asks for; None stands for all.
+
+    Raises `BadRequest` for a name that is none or has over `MAX_TYPE` characters, and for over `MAX_TYPES` names.
+    """
     if types is None:
         return None
+    if len(types) > MAX_TYPES:
+        raise BadRequest(f"`types` has more than {MAX_TYPES} names.", field="types")
     for name in types:
-        if len(name) > 64 or not TYPE_PATTERN.fullmatch(name):
+        if len(name) > MAX_TYPE or not TYPE_PATTERN.fullmatch(name):
             raise BadRequest(f"{name[:64]!r} is no event type ([A-Z][A-Z0-9_]*)", field="types")
     return frozenset(types)
+
+
+def listed_types(text: str) -> frozenset[str] | None:
+    """Return the types in a text that has commas between them, as `check_types`."""
+    return check_types(text.split(",", MAX_TYPES))
 
 
 def sse_open(run_id: str, after: int, retry_ms: int) -> bytes:
@@ -111,8 +123,16 @@ def http_chunk(frames: Sequence[bytes]) -> bytes:
     return b"%x\r\n%b\r\n" % (len(body), body)
 
 
-def ws_text(frames: Sequence[bytes]) -> bytes:
-    """Each frame as one unmasked, unfragmented text message of a server (RFC 6455, section 5.2)."""
+def http_chunk_parts(frames: Sequence[bytes]) -> Sequence[bytes]:
+    """Return the pieces of `http_chunk`, the frames themselves among them."""
+    return [b"%x\r\n" % sum(map(len, frames)), *frames, b"\r\n"]
+
+
+def ws_text_parts(frames: Sequence[bytes]) -> list[bytes]:
+    """Return each frame behind its header as one unmasked, unfragmented text message of a server.
+
+    See RFC 6455, section 5.2.
+    """
     parts: list[bytes] = []
     for frame in frames:
         size = len(frame)
@@ -123,7 +143,12 @@ def ws_text(frames: Sequence[bytes]) -> bytes:
         else:
             parts.append(b"\x81\x7f" + size.to_bytes(8, "big"))
         parts.append(frame)
-    return b"".join(parts)
+    return parts
+
+
+def ws_text(frames: Sequence[bytes]) -> bytes:
+    """Return the same as one piece."""
+    return b"".join(ws_text_parts(frames))
 
 
 def named_error(error: msgspec.ValidationError) -> BadRequest:

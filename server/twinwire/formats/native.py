@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
+from typing import cast
+from weakref import WeakValueDictionary
 
 from twinwire.events import Record
+
+SHARED_BYTES = 64 * 1024
 
 
 def sse_block(record: Record) -> bytes:
@@ -13,6 +16,15 @@ def sse_block(record: Record) -> bytes:
     body, stop = record.body, record.stop
     event_id = body[body.rindex(b'"', 0, -2) + 1 : -2]
     return b"event: %b\ndata: %b\nid: %b\n\n" % (record.type.encode(), body[record.start : stop], event_id)
+
+
+def sse_parts(record: Record, start: int, stop: int) -> Sequence[bytes]:
+    """Return the same block in three pieces, with `body[start:stop]` as its data.
+
+    The large one is a view of the record's own bytes, so that an event of megabytes is not copied for each follower.
+    """
+    data = cast("bytes", memoryview(record.body)[start:stop])  # joined or written, it is as good
+    return [b"event: %b\ndata: " % record.type.encode(), data, b"\nid: %b\n\n" % record.id]
 
 
 def sse_envelope(record: Record) -> bytes:
@@ -29,12 +41,14 @@ _FRAMES = {"sse": sse_block, "sse+envelope": sse_envelope, "ws": ws_message}
 
 
 class NativeView:
-    """Records one to one, those of other types left out; the terminal event always passes.
+    """Turn records into frames one to one, and leave out those of other types. The terminal event always passes.
 
-    Followers of one run share a view and mostly ask for the same records in turn: the last answer is kept.
+    Followers of one run share a view. A view without a filter, of which there is one of each kind in a process, keeps
+    its last answer, because they mostly ask for the same records in turn. An event over `SHARED_BYTES` is not kept.
     """
 
     def __init__(self, kind: str, types: frozenset[str] | None) -> None:
+        self._kind = kind
         self._frame = _FRAMES[kind]
         self._types = types
         self._records: Sequence[Record] = ()
@@ -42,20 +56,39 @@ class NativeView:
 
     def frames(self, records: Sequence[Record]) -> Sequence[bytes]:
         """See `View`."""
+        types, frame = self._types, self._frame
+        if len(records) == 1 and len(records[0].body) > SHARED_BYTES:
+            return self._large(records[0])
+        if types is not None:
+            return [frame(record) for record in records if record.last or record.type in types]
         kept = self._records
         if kept and records and records[0] is kept[0] and records[-1] is kept[-1] and len(records) == len(kept):
             return self._frames
-        types, frame = self._types, self._frame
-        if types is None:
-            frames = [frame(records[0])] if len(records) == 1 else [frame(record) for record in records]
-        else:
-            frames = [frame(record) for record in records if record.last or record.type in types]
+        frames = [frame(records[0])] if len(records) == 1 else [frame(record) for record in records]
         if len(records) <= 64:  # the live edge; a page of a replay would only be held in memory
             self._records, self._frames = records, frames
         return frames
 
+    def _large(self, record: Record) -> Sequence[bytes]:
+        """Return the frames of one event that is too large to be copied or kept."""
+        if self._types is not None and not record.last and record.type not in self._types:
+            return []
+        if self._kind == "ws":
+            return [record.body]
+        start, stop = (record.start, record.stop) if self._kind == "sse" else (0, len(record.body))
+        return sse_parts(record, start, stop)
 
-@lru_cache(maxsize=256)
+
+_unfiltered = {kind: NativeView(kind, None) for kind in _FRAMES}
+_filtered: WeakValueDictionary[tuple[str, frozenset[str]], NativeView] = WeakValueDictionary()
+"""Views are known only as long as somebody uses them: a client chooses the types."""
+
+
 def view(kind: str, types: frozenset[str] | None) -> NativeView:
-    """The view shared by all who ask for the same: `kind` is `sse`, `sse+envelope` or `ws`."""
-    return NativeView(kind, types)
+    """Return the view that all share who ask for the same: `kind` is `sse`, `sse+envelope` or `ws`."""
+    if types is None:
+        return _unfiltered[kind]
+    found = _filtered.get((kind, types))
+    if found is None:
+        found = _filtered[kind, types] = NativeView(kind, types)
+    return found

@@ -85,12 +85,28 @@ class Page(Struct, frozen=True):
 
 
 class RunState(Struct, frozen=True):
-    """A run and what the log holds of it, as a `Page` tells it; `terminal` is the terminal event once it is there."""
+    """A run and what the log holds of it, as a `Page` tells it; `terminal` is the terminal event once it is there.
+
+    `size` is about how many bytes of events the log holds.
+    """
 
     info: RunInfo
     first: int
     last: int
     terminal: Record | None
+    size: int = 0
+
+
+class RunSummary(Struct, frozen=True):
+    """A run as a list of runs tells it: how it ended is `events.outcome`, empty before the end.
+
+    No event is read for it, however large the result is.
+    """
+
+    info: RunInfo
+    first: int
+    last: int
+    outcome: bytes
 
 
 class EventLog(Protocol):
@@ -126,6 +142,10 @@ class EventLog(Protocol):
 
     async def state(self, run_id: str) -> RunState:
         """What is known of the run. Raises `RunNotFound`."""
+        ...
+
+    async def summary(self, run_id: str) -> RunSummary:
+        """Return what a list of runs tells of this one. Raises `RunNotFound`."""
         ...
 
     async def page(self, run_id: str, after: int, limit: int) -> Page:

@@ -9,8 +9,8 @@ from itertools import islice
 from msgspec import Struct
 
 from twinwire.errors import IdempotencyMismatch, RunNotFound
-from twinwire.events import Record
-from twinwire.log import Limits, Owner, Page, Quota, RunInfo, RunState, Unsubscribe
+from twinwire.events import Record, outcome
+from twinwire.log import Limits, Owner, Page, Quota, RunInfo, RunState, RunSummary, Unsubscribe
 from twinwire.log.control import LocalControl
 from twinwire.log.quotas import Quotas
 from twinwire.log.tail import Tail
@@ -20,6 +20,7 @@ class _Entry(Struct, gc=False):
     info: RunInfo
     tail: Tail
     key: tuple[str | None, str] | None
+    outcome: bytes = b""
 
 
 class MemoryLog(LocalControl):
@@ -67,10 +68,12 @@ class MemoryLog(LocalControl):
 
     def append(self, run_id: str, expected_last: int, records: Sequence[Record]) -> None:
         """See `EventLog`; done when it returns."""
-        tail = self._entry(run_id).tail
+        entry = self._entry(run_id)
+        tail = entry.tail
         self.size += tail.append(expected_last, records)
         if records[-1].last and run_id not in self._ended:
             self._ended[run_id] = self._clock() + self._retention
+            entry.outcome = outcome(records[-1].body)
         if self.size > self._max_bytes:
             self._evict(run_id)
         if self.size > self._max_bytes or records[-1].seq - tail.first >= self._max_events:
@@ -90,7 +93,12 @@ class MemoryLog(LocalControl):
     async def state(self, run_id: str) -> RunState:
         """See `EventLog`."""
         entry = self._entry(run_id)
-        return RunState(entry.info, entry.tail.first, entry.tail.last, entry.tail.terminal)
+        return RunState(entry.info, entry.tail.first, entry.tail.last, entry.tail.terminal, entry.tail.size)
+
+    async def summary(self, run_id: str) -> RunSummary:
+        """See `EventLog`."""
+        entry = self._entry(run_id)
+        return RunSummary(entry.info, entry.tail.first, entry.tail.last, entry.outcome)
 
     async def page(self, run_id: str, after: int, limit: int) -> Page:
         """See `EventLog`; never suspends."""

@@ -16,8 +16,8 @@ from typing import Any
 import msgspec
 
 from twinwire.errors import CursorGone, IdempotencyMismatch, LogUnavailable, RunNotFound, SettingsError, StaleWriter
-from twinwire.events import Record
-from twinwire.log import MAX_RECENT, Limits, Owner, Page, Quota, RunInfo, RunState, Unsubscribe
+from twinwire.events import Record, outcome
+from twinwire.log import MAX_RECENT, Limits, Owner, Page, Quota, RunInfo, RunState, RunSummary, Unsubscribe
 from twinwire.log.interrupted import interrupted
 from twinwire.log.quotas import refusal
 from twinwire.log.redis_check import Check
@@ -183,7 +183,7 @@ class RedisLog(RedisControl):
             *APPEND(*names),
             run_id,
             expected_last,
-            int(records[-1].last),
+            outcome(records[-1].body) if records[-1].last else b"",
             limits.max_events,
             limits.max_bytes,
             max(1, round(limits.retention * 1000)),
@@ -212,7 +212,18 @@ class RedisLog(RedisControl):
     async def state(self, run_id: str) -> RunState:
         """See `EventLog`."""
         stored = await load(self._reads, self._keys, run_id)
-        return RunState(stored.info, stored.first, stored.last, stored.terminal)
+        return RunState(stored.info, stored.first, stored.last, stored.terminal, stored.size)
+
+    async def summary(self, run_id: str) -> RunSummary:
+        """See `EventLog`."""
+        fields = await self._reads.call("HMGET", self._keys.run(run_id), "info", "first", "last", "ended", "outcome")
+        info, first, last, ended, told = fields
+        if info is None:
+            raise RunNotFound
+        if ended == b"1" and told is None:  # a worker from before there were outcomes ended it
+            terminal = (await self.state(run_id)).terminal
+            told = None if terminal is None else outcome(terminal.body)
+        return RunSummary(_info.decode(info), int(first), int(last), told or b"")
 
     async def page(self, run_id: str, after: int, limit: int) -> Page:
         """See `EventLog`."""

@@ -120,7 +120,8 @@ return ARGV[2]
 
 APPEND = Script("""
 -- KEYS: run, events, live, followers [, idempotency key].
--- ARGV: run id, expected last, ends (0 or 1), max events, max bytes, retention in ms; type, body, start, stop of each.
+-- ARGV: run id, expected last, the outcome if it ends (else empty), max events, max bytes, retention in ms; type, body,
+-- start, stop of each.
 -- Returns {'ok', first}, {'stale', last} or {'gone'}. The fence is `last`: the ids of a stream alone are none.
 local run = redis.call('HMGET', KEYS[1], 'first', 'last', 'bytes', 'ended')
 if not run[2] then return {'gone'} end
@@ -155,8 +156,10 @@ if keep < kept then
   redis.call('XTRIM', KEYS[2], 'MAXLEN', keep)
   first, bytes = last - keep + 1, math.floor(bytes * keep / kept)
 end
-redis.call('HSET', KEYS[1], 'first', first, 'last', last, 'bytes', bytes, 'ended', ARGV[3])
-if ARGV[3] == '1' then
+local ends = ARGV[3] ~= ''
+redis.call('HSET', KEYS[1], 'first', first, 'last', last, 'bytes', bytes, 'ended', ends and 1 or 0)
+if ends then
+  redis.call('HSET', KEYS[1], 'outcome', ARGV[3])
   redis.call('HDEL', KEYS[3], ARGV[1])
   for i, key in ipairs(KEYS) do
     if i ~= 3 then redis.call('PEXPIRE', key, ARGV[6]) end

@@ -19,8 +19,8 @@ from typing import Any
 from msgspec import Struct
 
 from twinwire.errors import CursorGone, LogUnavailable, SettingsError
-from twinwire.events import Record
-from twinwire.log import Limits, Owner, Page, Quota, RunInfo, RunState, SessionKey, Unsubscribe
+from twinwire.events import Record, outcome
+from twinwire.log import Limits, Owner, Page, Quota, RunInfo, RunState, RunSummary, SessionKey, Unsubscribe
 from twinwire.log.control import LocalControl
 from twinwire.log.sessions import messages
 from twinwire.log.sqlite_checkpoint import Checkpoints
@@ -43,6 +43,7 @@ class _Live(Struct, gc=False):
     info: RunInfo
     tail: Tail
     first: int = 1
+    size: int = 0
 
 
 class SqliteLog(LocalControl):
@@ -93,7 +94,7 @@ class SqliteLog(LocalControl):
             live = self._live.get(run_id)
             if live is not None and first is not None:
                 live.first = first
-                live.tail.append(expected_last, records)
+                live.size += live.tail.append(expected_last, records)
                 live.tail.trim(TAIL_EVENTS, TAIL_BYTES)
                 self._drop(run_id)
 
@@ -117,7 +118,15 @@ class SqliteLog(LocalControl):
         live = self._live.get(run_id)
         if live is None:
             return await self._reader.state(run_id)
-        return RunState(live.info, live.first, live.tail.last, live.tail.terminal)
+        return RunState(live.info, live.first, live.tail.last, live.tail.terminal, live.size)
+
+    async def summary(self, run_id: str) -> RunSummary:
+        """See `EventLog`."""
+        live = self._live.get(run_id)
+        if live is None:
+            return await self._reader.summary(run_id)
+        ended = live.tail.terminal
+        return RunSummary(live.info, live.first, live.tail.last, b"" if ended is None else outcome(ended.body))
 
     async def page(self, run_id: str, after: int, limit: int) -> Page:
         """See `EventLog`; never suspends for a follower that keeps up with a run that goes on."""

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from twinwire.errors import CursorGone, LogUnavailable, RunNotFound
-from twinwire.events import TERMINAL_TYPES, Record
-from twinwire.log import Page, RunInfo, RunState
+from twinwire.events import TERMINAL_TYPES, Record, outcome
+from twinwire.log import Page, RunInfo, RunState, RunSummary
 from twinwire.log.sqlite_file import reading
 from twinwire.log.sqlite_tables import info_of
 from twinwire.log.tail import PAGE_BYTES
@@ -25,10 +25,12 @@ logger = logging.getLogger("twinwire.log")
 THREADS = 2
 
 _RUN = """
-SELECT id, info, ended IS NOT NULL, coalesce((SELECT min(seq) FROM events WHERE run = id), 1),
+SELECT id, info, ended IS NOT NULL, coalesce(size, 0), coalesce((SELECT min(seq) FROM events WHERE run = id), 1),
     coalesce((SELECT max(seq) FROM events WHERE run = id), 0)
 FROM runs WHERE run_id = ?
 """
+# SQLite reads into the event without the interpreter's lock: the result may be large, and nobody waits for it.
+_WITHOUT_RESULT = "SELECT json_remove(CAST(body AS TEXT), '$.data.result') FROM events WHERE run = ? AND seq = ?"
 _RECENT = "SELECT run_id FROM runs WHERE user_id = ? ORDER BY id DESC LIMIT ?"
 _EVENTS = "SELECT seq, type, body, start, stop FROM events WHERE run = ? AND seq > ? AND seq <= ? ORDER BY seq LIMIT ?"
 
@@ -58,9 +60,19 @@ class Reader:
         """As `EventLog.state`."""
 
         def read(db: sqlite3.Connection) -> RunState:
-            run, info, ended, first, last = _run(db, run_id)
+            run, info, ended, size, first, last = _run(db, run_id)
             (terminal,) = _records(db, run, last - 1, last, 1) if ended else (None,)
-            return RunState(info_of(info), first, last, terminal)
+            return RunState(info_of(info), first, last, terminal, size)
+
+        return await self._run(read)
+
+    async def summary(self, run_id: str) -> RunSummary:
+        """As `EventLog.summary`."""
+
+        def read(db: sqlite3.Connection) -> RunSummary:
+            run, info, ended, _, first, last = _run(db, run_id)
+            told = db.execute(_WITHOUT_RESULT, (run, last)).fetchone()[0] if ended else ""
+            return RunSummary(info_of(info), first, last, outcome(told.encode()) if told else b"")
 
         return await self._run(read)
 
@@ -68,7 +80,7 @@ class Reader:
         """As `EventLog.page`, of the run as it was when `upto` was its last event."""
 
         def read(db: sqlite3.Connection) -> Page:
-            run, _, ended, first, last = _run(db, run_id)
+            run, _, ended, _, first, last = _run(db, run_id)
             if upto is not None and upto < last:
                 ended, last = False, upto
             if not first - 1 <= after <= last:

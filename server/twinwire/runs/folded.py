@@ -13,7 +13,10 @@ PAGE_EVENTS = 256
 
 
 async def folded(log: EventLog, run_id: str) -> tuple[int, dict[str, Any]]:
-    """The number of the last event, and the state up to it (`Fold.state`). Raises as `EventLog.page` from 0."""
+    """Return the number of the last event, and the state up to it (`Fold.state`).
+
+    Raises as `EventLog.page` from 0.
+    """
     fold, seq = Fold(), 0
     while (page := await log.page(run_id, seq, PAGE_EVENTS)).records:
         for record in page.records:

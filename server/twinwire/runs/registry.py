@@ -22,11 +22,12 @@ from twinwire.errors import (
     TooManyRuns,
 )
 from twinwire.events import timestamp
-from twinwire.log import STOPPING, Quota, RunInfo, RunState, SessionKey, Store
+from twinwire.log import STOPPING, Quota, RunInfo, RunState, RunSummary, SessionKey, Store
 from twinwire.metrics import Figures
 from twinwire.models import Message
 from twinwire.runs.budget import Budget
 from twinwire.runs.folded import folded
+from twinwire.runs.reserve import Claim, Reserve
 from twinwire.runs.run import Run
 from twinwire.runs.spec import RunSpec
 from twinwire.wire import check_run_id, new_run_id
@@ -36,6 +37,7 @@ logger = logging.getLogger("twinwire.runs")
 CancelStatus = Literal["accepted", "already_finished"]
 
 SETTLE_SECONDS = 5.0  # how long a start waits for the run it interrupts to leave the session
+RESERVE_BYTES, RESERVE_SECONDS = 2**26, 10.0
 RECHECK_SECONDS = 5.0  # how soon a run that only other workers follow is looked at again
 
 
@@ -43,7 +45,8 @@ class Runs:
     """The runs of this process and the agents they use; the `Owner` of its runs to the log.
 
     The default agent is the one named `react`, or else the first. `deadline` is for each run, in seconds, `max_runs`
-    for this process, `quota` for each named user and all processes, `budget` for each run.
+    for this process, `quota` for each named user and all processes, `budget` for each run. `reserve` is what large
+    replies about runs share.
     """
 
     def __init__(
@@ -55,6 +58,7 @@ class Runs:
         max_runs: int,
         quota: Quota | None = None,
         budget: Budget | None = None,
+        reserve: Reserve | None = None,
     ) -> None:
         if not agents:
             raise ValueError("at least one agent is needed")
@@ -66,6 +70,7 @@ class Runs:
         self._max_runs = max_runs
         self._quota = quota
         self._budget = budget
+        self.reserve = reserve or Reserve(RESERVE_BYTES, RESERVE_SECONDS)
         self._live: dict[str, Run] = {}
         self._elsewhere: Counter[str] = Counter()  # followers here of runs that go on elsewhere
         self._tasks: set[asyncio.Task[None]] = set()
@@ -210,6 +215,22 @@ class Runs:
         ended = state.terminal is not None and after == state.last
         self.figures.cursors["ended" if ended else "resumed" if after else "begun"] += 1
         return state
+
+    async def summary(self, run_id: str, by: Identity) -> RunSummary:
+        """Return what a list of runs tells of this one. Raises `RunNotFound`, as `state`."""
+        summary = await self.log.summary(check_run_id(run_id))
+        by.check_run(run_id, summary.info.user_id)
+        return summary
+
+    async def claim(self, run_id: str, by: Identity) -> Claim:
+        """Reserve what a snapshot of this run may cost, to be held until the client has it.
+
+        Raises `RunNotFound` and `Busy`.
+        """
+        if (run := self._live.get(check_run_id(run_id))) is not None:
+            by.check_run(run_id, run.info.user_id)
+            return await self.reserve.take(run.size)
+        return await self.reserve.take((await self.state(run_id, by)).size)
 
     async def snapshot(self, run_id: str, by: Identity) -> tuple[int, dict[str, Any]]:
         """The number of a run's last event and the run's state up to it, as `Fold.state`.

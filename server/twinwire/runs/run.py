@@ -105,6 +105,11 @@ class Run:
         if self._linger is not None:
             self.linger(self._linger)
 
+    @property
+    def size(self) -> int:
+        """How many bytes of events the run has written; its state is no larger."""
+        return self._writer.size
+
     async def snapshot(self) -> tuple[int, dict[str, Any]]:
         """The number of the last event in the log, and the state up to it (`Fold.state`).
 

@@ -173,6 +173,7 @@ class ChatSocket(Socket):
             chat = msgspec.convert({**self._said(asked), "id": asked.id, "messages": asked.messages}, Chat)
         except msgspec.ValidationError as error:
             raise named_error(error) from None
+        self._check_followed()
         info, _ = await self._runs.start(spec(chat, by, self._limit))
         self._follow(asked.request_id, info.run_id)
 
@@ -185,6 +186,7 @@ class ChatSocket(Socket):
         if run_id is None:
             self._pump.say(message("no-active", asked.request_id))
             return
+        self._check_followed(run_id)
         if (stopping := self._stopping.pop(run_id, None)) is not None:
             stopping.cancel()
         state = await self._runs.state(run_id, by)
@@ -205,7 +207,9 @@ class ChatSocket(Socket):
         self._following[run_id] = request_id
         if len(self._requests) > MAX_REQUEST_IDS:
             oldest = next(iter(self._requests))
-            self._following.pop(self._requests.pop(oldest), None)
+            followed = self._requests.pop(oldest)
+            if self._following.get(followed) == oldest:
+                del self._following[followed]
             self._resumed.discard(oldest)
         self._pump.say(message("start", request_id))
         self._pump.attach(run_id, 0, SocketView(request_id))
@@ -228,9 +232,12 @@ class ChatSocket(Socket):
             self._stopping[run_id] = asyncio.create_task(self._cancel_soon(run_id, by))
 
     async def _cancel_soon(self, run_id: str, by: Identity) -> None:
-        await asyncio.sleep(ABORT_GRACE)
-        await self._cancel_run(run_id, by)
-        del self._stopping[run_id]
+        try:
+            await asyncio.sleep(ABORT_GRACE)
+            await self._cancel_run(run_id, by)
+        finally:
+            if self._stopping.get(run_id) is asyncio.current_task():
+                del self._stopping[run_id]
 
     async def _cancel_run(self, run_id: str, by: Identity) -> None:
         with suppress(RunNotFound, LogUnavailable):

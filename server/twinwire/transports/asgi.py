@@ -30,6 +30,12 @@ FLUSH_SECONDS = 1.0
 logger = logging.getLogger("twinwire.transports")
 
 
+def gone(scope: Scope) -> bool:
+    """Return whether the client of this request is known to have left, as far as the server below can tell."""
+    direct: Direct | None = (scope.get("extensions") or {}).get(EXTENSION)
+    return direct is not None and direct.transport.is_closing()
+
+
 class Connection:
     """One ASGI connection; `direct` where our own server is below."""
 

@@ -21,6 +21,8 @@ from twinwire.transports.follower import Follower
 
 PAGE_EVENTS = 256
 MAX_REPLIES = 64
+REPLY_BYTES = 64 * 1024
+MAX_FOLLOWED = 100
 
 
 class Presence(Protocol):
@@ -54,8 +56,10 @@ class Pump:
         "_presence",
         "_ready",
         "_replies",
+        "_reply_bytes",
         "_room",
         "_sending_since",
+        "_sent",
         "_sent_at",
         "_sleeping",
         "_task",
@@ -79,6 +83,8 @@ class Pump:
         self._followers: dict[str, Follower] = {}
         self._ready: dict[Follower, None] = {}
         self._replies: list[bytes] = []
+        self._reply_bytes = 0  # of the replies that are not sent, the ones that wait for the client among them
+        self._sent: list[Callable[[], None]] = []  # to be called when those are sent
         self._room: asyncio.Future[None] | None = None
         self._sleeping: asyncio.Future[None] | None = None
         self._task: asyncio.Task[None] | None = None
@@ -137,14 +143,42 @@ class Pump:
         self._above = True
         self._wake()
 
-    def say(self, frame: bytes) -> None:
-        """Send a frame that is no event, before any event not yet taken."""
+    @property
+    def full(self) -> bool:
+        """Whether the connection follows as many runs as it may."""
+        return len(self._followers) >= MAX_FOLLOWED
+
+    @property
+    def gone(self) -> bool:
+        """Whether the client is known to have left, although messages of its may wait still."""
+        direct = self._transport.direct
+        return self._verdict is not None or (direct is not None and direct.transport.is_closing())
+
+    def follows(self, run_id: str) -> bool:
+        """Return whether the connection follows this run."""
+        return run_id in self._followers
+
+    def say(self, frame: bytes, sent: Callable[[], None] | None = None) -> None:
+        """Send a frame that is no event, before any event not yet taken.
+
+        `sent` is called when the client has taken it, or the connection has ended.
+        """
+        if self._verdict is not None:
+            if sent is not None:
+                sent()
+            return
         self._replies.append(frame)
+        self._reply_bytes += len(frame)
+        if sent is not None:
+            self._sent.append(sent)
         self._wake()
 
     async def room(self) -> None:
-        """Wait while too many replies are unsent."""
-        while len(self._replies) >= MAX_REPLIES and self._verdict is None:
+        """Wait while too many replies are unsent, or too many bytes of them.
+
+        Who says one reply and then waits holds at most `REPLY_BYTES`, and one reply of any size.
+        """
+        while self._verdict is None and (len(self._replies) >= MAX_REPLIES or self._reply_bytes >= REPLY_BYTES):
             self._room = self._room or self._loop.create_future()
             await self._room
 
@@ -211,9 +245,28 @@ class Pump:
         """Leave no subscription and no waiter behind. Idempotent; `run` does it too."""
         for run_id in list(self._followers):
             self.detach(run_id)
-        self._make_room()
+        self._replies.clear()
+        self._all_sent(self._reply_bytes, self._sent)
+        # What holds the pump would keep it, and what was said on it, until the collector comes by.
+        self.lost = None
+        if (direct := self._transport.direct) is not None:
+            direct.on_pause = direct.on_lost = None
 
-    def _make_room(self) -> None:
+    async def _reply(self) -> None:
+        """Send the replies, and hold their part of the budget until the client has taken them."""
+        frames, self._replies = self._replies, []
+        size, sent = self._reply_bytes, self._sent
+        self._sent = []
+        try:
+            await self._send(taken=self._transport.write(frames))
+        finally:
+            self._all_sent(size, sent)
+
+    def _all_sent(self, size: int, sent: list[Callable[[], None]]) -> None:
+        self._reply_bytes -= size
+        for call in sent:
+            call()
+        sent.clear()
         if self._room is not None and not self._room.done():
             self._room.set_result(None)
         self._room = None
@@ -224,9 +277,7 @@ class Pump:
             self._above = False
             await self._send(taken=False)
         elif self._replies:
-            frames, self._replies = self._replies, []
-            self._make_room()
-            await self._send(taken=self._transport.write(frames))
+            await self._reply()
         elif self._ready:
             follower = next(iter(self._ready))
             del self._ready[follower]

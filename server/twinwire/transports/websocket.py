@@ -14,7 +14,15 @@ from time import monotonic
 from twinwire import auth, commands
 from twinwire.auth import Identity, rfc3339, scopes
 from twinwire.commands import AnyCommand, Attach, Auth, Cancel, Detach, Ping, Start
-from twinwire.errors import BadRequest, CursorGone, Forbidden, RunNotFound, TwinwireError, Unauthenticated
+from twinwire.errors import (
+    BadRequest,
+    CursorGone,
+    Forbidden,
+    RunNotFound,
+    TooManyFollowed,
+    TwinwireError,
+    Unauthenticated,
+)
 from twinwire.formats import native
 from twinwire.runs import Runs, RunSpec
 from twinwire.runs.spec import DEFAULT_ON_DISCONNECT
@@ -22,11 +30,11 @@ from twinwire.transports import Verdict, asgi
 from twinwire.transports.asgi import FLUSH_SECONDS, AsgiTransport, Connection, Message, Receive, Scope, Send
 from twinwire.transports.follower import Follower
 from twinwire.transports.gate import Claim
-from twinwire.transports.pump import Pump
+from twinwire.transports.pump import MAX_FOLLOWED, Pump
 from twinwire.transports.sweep import Sweep
 from twinwire.wire import check_run_id, check_types, parse_after
 
-MAX_REQUEST_IDS = 1024
+MAX_REQUEST_IDS = 128  # of the runs that were started last on a socket
 AUTH_SECONDS = 10.0  # how long a socket may be nobody's, where authentication is on
 BURST_SECONDS = 10  # as many messages as may come in this time may come in one go
 
@@ -167,6 +175,7 @@ class Socket:
         if command.request_id in self._requests:
             raise BadRequest("this request_id is in use on this socket", field="request_id")
         view = native.view("ws", check_types(command.types))
+        self._check_followed()
         info, _ = await self._runs.start(RunSpec.of(command, by, DEFAULT_ON_DISCONNECT, interrupt=command.interrupt))
         self._requests[command.request_id] = info.run_id
         if len(self._requests) > MAX_REQUEST_IDS:
@@ -174,18 +183,29 @@ class Socket:
         self._pump.say(commands.reply("started", command.ref, request_id=command.request_id, run_id=info.run_id))
         self._pump.attach(info.run_id, 0, view)
 
+    def _check_followed(self, run_id: str = "") -> None:
+        """Raise `TooManyFollowed` if the socket follows as many runs as it may, and this one is not among them."""
+        if self._pump.full and not self._pump.follows(run_id):
+            raise TooManyFollowed(MAX_FOLLOWED)
+
     async def _attach(self, command: Attach, by: Identity) -> None:
+        if self._pump.gone:
+            return  # its commands are obeyed still, but there is nobody to follow
         run_id = check_run_id(command.run_id)
         after = parse_after(command.after, run_id)
         view = native.view("ws", check_types(command.types))
-        snapshot = None
+        self._check_followed(run_id)
+        snapshot = claim = None
         if command.snapshot:
+            claim = await self._runs.claim(run_id, by)
+            if self._pump.gone:
+                return
             after, folded = await self._runs.snapshot(run_id, by)
             snapshot = {"seq": after, "state": folded}
         state = await self._runs.seek(run_id, after, by)
         ended = state.terminal is not None
         held = {"first": state.first, "last": state.last, "ended": ended, "snapshot": snapshot}
-        self._pump.say(commands.reply("attached", command.ref, run_id=run_id, **held))
+        self._pump.say(commands.reply("attached", command.ref, run_id=run_id, **held), claim)
         if not (ended and after == state.last):
             self._pump.attach(run_id, after, view)
 

@@ -23,6 +23,7 @@ from twinwire.formats.registry import Transform, registry
 from twinwire.log import Limits, Quota, open_log
 from twinwire.models.local import LocalModel
 from twinwire.runs import Budget, Runs
+from twinwire.runs.reserve import Reserve
 from twinwire.settings import Settings
 from twinwire.transports.gate import Gate
 from twinwire.transports.sweep import Sweep
@@ -78,7 +79,15 @@ def create_app(
     service = Service(
         settings,
         auth,
-        Runs(log, agents, deadline=settings.run_timeout, max_runs=settings.max_runs, quota=quota, budget=budget),
+        Runs(
+            log,
+            agents,
+            deadline=settings.run_timeout,
+            max_runs=settings.max_runs,
+            quota=quota,
+            budget=budget,
+            reserve=Reserve(settings.reply_bytes, settings.send_timeout),
+        ),
         Sweep(heartbeat=settings.heartbeat, send_timeout=settings.send_timeout, logged_out=auth.logged_out),
         Gate(total=settings.max_connections, each=settings.user_connections),
         local=model if isinstance(model, LocalModel) else None,

@@ -14,7 +14,7 @@ from twinwire.errors import BadRequest, NotAcceptable, PayloadTooLarge, Unsuppor
 from twinwire.log import MAX_RECENT
 from twinwire.web.guard import header
 from twinwire.web.query import kept
-from twinwire.wire import Cursor, check_types, decode_json, named_error, parse_after, parse_cursor
+from twinwire.wire import Cursor, check_types, decode_json, listed_types, named_error, parse_after, parse_cursor
 
 T = TypeVar("T", bound=Struct)
 
@@ -63,7 +63,7 @@ class FollowQuery(Struct, frozen=True, kw_only=True):
     @property
     def kinds(self) -> frozenset[str] | None:
         """The types asked for. Raises `BadRequest`."""
-        return None if self.types is None else check_types(self.types.split(","))
+        return None if self.types is None else listed_types(self.types)
 
 
 class ChatQuery(FollowQuery, frozen=True, kw_only=True):
@@ -86,7 +86,7 @@ class ChatBody(ChatQuery, frozen=True, kw_only=True, forbid_unknown_fields=True)
     @property
     def kinds(self) -> frozenset[str] | None:
         """The types asked for. Raises `BadRequest`."""
-        return check_types(self.types.split(",") if isinstance(self.types, str) else self.types)
+        return listed_types(self.types) if isinstance(self.types, str) else check_types(self.types)
 
 
 def query(request: Request[Any, Any, Any], shape: type[T]) -> T:

@@ -2,46 +2,56 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
+import msgspec
 from litestar import Request, Response, get, post
 from litestar.di import NamedDependency
 from litestar.params import FromPath
 
 from twinwire.errors import BadRequest, RunNotFound
-from twinwire.events import decode
-from twinwire.log import RunState
+from twinwire.events import ended
+from twinwire.log import RunState, RunSummary
 from twinwire.runs import RunSpec
+from twinwire.transports.asgi import gone
 from twinwire.web import input as incoming, stream
 from twinwire.web.guard import asker, starter
+from twinwire.web.held import HeldJson
 from twinwire.web.input import FollowQuery, ListQuery, StartBody
 from twinwire.web.openapi import documented
 from twinwire.web.service import Service
 from twinwire.wire import check_run_id
 
+_outcome = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
-def describe(state: RunState) -> dict[str, Any]:
-    """A run as JSON: what is known from its start, where its log stands, and how it ended."""
+
+def describe(run: RunState | RunSummary, ending: Mapping[str, Any]) -> dict[str, Any]:
+    """A run as JSON: what is known from its start, where its log stands, and how it ended, if it has."""
     body: dict[str, Any] = {
-        "run_id": state.info.run_id,
-        "agent": state.info.agent,
-        "created": state.info.created,
-        "user_id": state.info.user_id,
-        "session_id": state.info.session_id,
-        "first": state.first,
-        "last": state.last,
-        "status": "running",
+        "run_id": run.info.run_id,
+        "agent": run.info.agent,
+        "created": run.info.created,
+        "user_id": run.info.user_id,
+        "session_id": run.info.session_id,
+        "first": run.first,
+        "last": run.last,
+        "status": "error" if ending else "running",
+        **ending,
     }
-    if state.terminal is not None:
-        data = decode(state.terminal.body).data
-        body["status"] = data.get("status", "error")
-        body |= {name: data[name] for name in ("result", "usage", "duration", "error_type", "message") if name in data}
     return {name: value for name, value in body.items() if value is not None}
 
 
+async def told(service: Service, state: RunState, **how: Any) -> HeldJson:
+    """Answer with a run and its result, which may be large. Raises `Busy`."""
+    body = b"" if state.terminal is None else state.terminal.body
+    claim = await service.runs.reserve.take(len(body))
+    return HeldJson(describe(state, ended(body) if body else {}), claim, **how)
+
+
 @post("/runs", operation_class=documented(body=StartBody), summary="Start a run")
-async def start_run(request: Request[Any, Any, Any], service: NamedDependency[Service]) -> Response[dict[str, Any]]:
+async def start_run(request: Request[Any, Any, Any], service: NamedDependency[Service]) -> HeldJson:
     """201 with the run, or 200 with the one that was started with this idempotency key before."""
     data = await incoming.body(request, service.settings.max_body)
     if not data:
@@ -52,8 +62,7 @@ async def start_run(request: Request[Any, Any, Any], service: NamedDependency[Se
     info, new = await service.runs.start(spec)
     with stream.begun(spec, info.run_id):
         state = await service.runs.state(info.run_id, by)
-    headers = {"location": f"/runs/{info.run_id}"}
-    return Response(describe(state), status_code=201 if new else 200, headers=headers)
+        return await told(service, state, status_code=201 if new else 200, headers={"location": f"/runs/{info.run_id}"})
 
 
 @get("/runs", operation_class=documented(query=ListQuery), summary="A user's newest runs")
@@ -69,16 +78,17 @@ async def list_runs(request: Request[Any, Any, Any], service: NamedDependency[Se
     listed = []
     for run_id in await service.runs.log.recent(user_id, asked.limit):
         with suppress(RunNotFound):  # forgotten meanwhile, or not the one that a ticket is for
-            listed.append(describe(await service.runs.state(run_id, by)))
-    return {"runs": [{name: value for name, value in run.items() if name != "result"} for run in listed]}
+            run = await service.runs.summary(run_id, by)
+            listed.append(describe(run, _outcome(run.outcome) if run.outcome else {}))
+    return {"runs": listed}
 
 
 @get("/runs/{run_id:str}", summary="A run")
 async def get_run(
     request: Request[Any, Any, Any], run_id: FromPath[str], service: NamedDependency[Service]
-) -> dict[str, Any]:
+) -> HeldJson:
     """What is known of the run."""
-    return describe(await service.runs.state(run_id, asker(request)))
+    return await told(service, await service.runs.state(run_id, asker(request)))
 
 
 @get(
@@ -99,10 +109,14 @@ async def run_events(
 @get("/runs/{run_id:str}/snapshot", summary="A run's state so far")
 async def run_snapshot(
     request: Request[Any, Any, Any], run_id: FromPath[str], service: NamedDependency[Service]
-) -> dict[str, Any]:
+) -> HeldJson:
     """The state that the run's events up to number `seq` make; what follows comes after that cursor."""
-    seq, state = await service.runs.snapshot(run_id, asker(request))
-    return {"run_id": run_id, "seq": seq, "state": state}
+    by = asker(request)
+    claim = await service.runs.claim(run_id, by)
+    if gone(request.scope):
+        return HeldJson(None, claim)  # for nobody
+    seq, state = await service.runs.snapshot(run_id, by)
+    return HeldJson({"run_id": run_id, "seq": seq, "state": state}, claim)
 
 
 @post("/runs/{run_id:str}/cancel", summary="Cancel a run")
