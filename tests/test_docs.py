@@ -47,14 +47,6 @@ def snippet(text: str, language: str, word: str) -> str:
     return found
 
 
-def test_the_two_commands() -> None:
-    """README's first and second command are the ones that are promised, and the gate runs the second."""
-    first, second, *_ = snippets(README, "sh")
-    assert first == "python3 -m pip install -q uv && uv run --frozen twinwire serve\n"
-    assert second == "python3 -m pip install -q uv && uv run --frozen pytest\n"
-    assert second in (ROOT / ".ci/run").read_text()
-
-
 async def test_watch_an_agent() -> None:
     """The curl command shows an agent that really reads this project."""
     async with serving() as server:

@@ -6,7 +6,6 @@ import asyncio
 import hashlib
 import json
 import random
-from collections.abc import AsyncGenerator
 
 import httpx
 import pytest
@@ -16,25 +15,10 @@ from chaos import Proxy, chaos
 from faults.leaks import leakless
 from followers import KINDS, AnyFollower, Broken, attach, number
 from serving import Running, serving, until
-from twinwire import RunRequest, StreamEvent
+from talker import Talker
 
 CLIENTS = 16
 GONE = (Broken, OSError, httpx.TransportError, WebSocketException)
-
-
-class Talker:
-    """An agent that talks, in words of any length, until it is told to stop."""
-
-    def __init__(self, chance: random.Random) -> None:
-        self._chance = chance
-        self.stop = asyncio.Event()
-
-    async def __call__(self, __: RunRequest) -> AsyncGenerator[StreamEvent, None]:
-        while not self.stop.is_set():
-            for _ in range(self._chance.choice([1, 1, 1, 5])):
-                word = "\r\n\u2028é😀x"[: self._chance.randrange(7)] * self._chance.choice([1, 1, 1, 40])
-                yield StreamEvent("LLM_CHUNK", {"content": word, "delta": word})
-            await asyncio.sleep(0.004)
 
 
 class Client:
