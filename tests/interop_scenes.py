@@ -58,11 +58,17 @@ class Scenes:
                 yield event
         elif request.message == "history":
             yield _word("/".join(f"{said['role']}: {said['content']}" for said in request.history))
+        elif request.message == "call":
+            call = {"tool_call_id": "1", "tool_name": "echo"}
+            yield StreamEvent("TOOL_CALL_START", {**call, "parameters": {}})
+            yield StreamEvent("TOOL_CALL_FINISH", {**call, "result": "x", "status": "ok", "duration": 0.1})
+            yield _word("done")
         elif request.message == "fail":
             yield _word("one ")
             raise UpstreamError("the model is away")
-        elif request.message == "slow":
-            yield _word("one ")
+        elif request.message in {"slow", "silent"}:
+            if request.message == "slow":
+                yield _word("one ")
             try:
                 await self.release.wait()
             except asyncio.CancelledError:

@@ -11,7 +11,7 @@ import pytest
 from chats import frames, http, said
 from serving import Puppets, Running, echo, serving, until
 from twinwire.errors import BadRequest
-from twinwire.runs.conversation import question, text
+from twinwire.runs.dialects import question
 from twinwire.transports import Verdict
 
 
@@ -205,12 +205,11 @@ async def test_pages_of_other_origins(puppets: Puppets) -> None:
 
 
 def test_question() -> None:
-    """Of the conversation the newest messages within the limit are kept, as texts, and none of other roles."""
+    """Of the conversation the newest messages within the limit are kept, if they have a text."""
     turns = [
         ("user", "aaaa"),
         ("assistant", "bb"),
-        ("tool", "x"),
-        ("developer", "ü"),
+        ("system", "ü"),
         ("assistant", " "),
         ("user", "c"),
     ]
@@ -220,19 +219,4 @@ def test_question() -> None:
     )
     assert len(question(turns, 8)[1]) == 3
     with pytest.raises(BadRequest):
-        question(turns[:2], 8)
-
-
-@pytest.mark.parametrize(
-    ("content", "expected"),
-    [
-        ("x", "x"),
-        (None, ""),
-        (7, ""),
-        ([], ""),
-        ([{"type": "text", "text": "a"}, 5, {"type": "file"}, {"type": "text"}], "a"),
-    ],
-)
-def test_text(content: Any, expected: str) -> None:
-    """A content is a text, or parts of which those that are text count."""
-    assert text(content) == expected
+        question(turns[:4], 8)

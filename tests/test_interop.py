@@ -38,6 +38,9 @@ async def test_ai_sdk(version: str, wire: str, user: str | None) -> None:
         seen = await node("ai_sdk", scene[0].url, version, wire, token, scene=scene)
         await until(lambda: len(scene[0].runs) == 0)
         assert scene[1].cancelled == 1, "only the run that was stopped"
+        assert scene[1].asked["call"] == 1, "no page answers the server's tools"
+        assert scene[1].asked["delete"] == 0, "an answer is not the question before it"
+        assert scene[1].asked["tools"] == 2, "an image is not left out"
     bare, whole = seen["bare"], seen["whole"]
     assert bare["errors"] == []
     assert bare["id"] == bare["metadata"]["runId"]
@@ -72,6 +75,11 @@ async def test_ai_sdk(version: str, wire: str, user: str | None) -> None:
     for page in seen["page"]:
         assert (page["statuses"][-1], page["text"], page["roles"]) == ("ready", "one two", ["user", "assistant"])
     assert (seen["nothing"]["statuses"][-1], seen["nothing"]["roles"]) == ("ready", [])
+    assert (seen["automatic"]["text"], seen["automatic"]["called"]) == ("done", [])
+    assert seen["automatic"]["statuses"] == ready
+    for name, path in (("denied", "messages[1].parts[1]"), ("image", "messages[0].parts[0]")):
+        assert seen[name]["statuses"][-1] == "error"
+        assert path in seen[name]["error"]
     assert seen["refused"]["statuses"][-1] == "error"
     assert "128" in seen["refused"]["error"]
 
@@ -102,6 +110,10 @@ async def test_ag_ui(version: str, query: str) -> None:
     assert [call["function"]["name"] for call in said[1]["toolCalls"]] == ["echo", "raising"]
     assert [message["content"] for message in said[2:4]] == ["hello", "Error: no such file"]
     assert seen["second"]["result"] == "user: tools/assistant: Let me see./assistant: It says hello."
+    assert (seen["tooled"]["errors"], seen["tooled"]["types"][-1]) == ([], "RUN_FINISHED")
+    assert [(notice["name"], notice["value"]["fields"]) for notice in seen["notices"]] == [
+        ("twinwire.ignored", ["tools"])
+    ]
     assert seen["failed"]["types"][-1] == "RUN_ERROR"
     assert (seen["failed"]["last"]["message"], seen["failed"]["last"]["code"]) == (
         "the model is away",

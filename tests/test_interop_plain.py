@@ -30,16 +30,22 @@ TYPES = [
 
 @needs_node
 async def test_eventsource_npm() -> None:
-    """The npm package eventsource gets every event once, across a cut as well, and an app's own format."""
+    """The npm package eventsource gets every event once, across a cut as well, and an app's own format.
+
+    So does event-source-polyfill; a cut before the first event starts no other run where a key is in the URL.
+    """
     async with playing() as scene:
         seen = await node("eventsource", scene[0].url, scene=scene)
+        assert (scene[1].asked["slow"], scene[1].asked["silent"]) == (3, 1), "no reconnect starts a run"
     assert [event["type"] for event in seen["whole"]] == TYPES
     assert [event["type"] for event in seen["failed"]] == ["AGENT_START", "LLM_CHUNK", "ERROR"]
     assert json.loads(seen["cancelled"][-1]["data"])["status"] == "cancelled"
-    for events in (seen["whole"], seen["cut"], seen["failed"], seen["cancelled"]):
+    for events in (seen["whole"], seen["cut"], seen["polyfilled"], seen["failed"], seen["cancelled"]):
         assert [int(event["id"].rpartition("-")[2]) for event in events] == list(range(1, len(events) + 1))
-    said = [json.loads(event["data"])["content"] for event in seen["cut"] if event["type"] == "LLM_CHUNK"]
-    assert said == ["one ", "two"]
+    assert seen["told"] == ["TypeError: terminated"]
+    for name, words in (("cut", ["one ", "two"]), ("polyfilled", ["one ", "two"]), ("keyed", ["two"])):
+        said = [json.loads(event["data"])["content"] for event in seen[name] if event["type"] == "LLM_CHUNK"]
+        assert said == words
     kinds = [event["data"].partition("\n")[0] for event in seen["own"]]
     assert kinds == [kind for kind in TYPES if kind != "THINKING"]
 

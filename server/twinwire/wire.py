@@ -10,7 +10,7 @@ import base64
 import re
 import secrets
 from collections.abc import Sequence
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 
@@ -157,6 +157,14 @@ def named_error(error: msgspec.ValidationError) -> BadRequest:
     named, at = _NAMED.search(text), _AT.search(text)
     path = [part for part in (at[1] if at else "", named[1] if named else "") if part]
     return BadRequest(_AT.sub("", text)[:256], field=".".join(path)[:128] or None)
+
+
+def converted(value: Any, shape: type[T]) -> T:
+    """Return decoded JSON as a Struct. Raise `BadRequest` that names the field."""
+    try:
+        return msgspec.convert(value, shape)
+    except msgspec.ValidationError as error:
+        raise named_error(error) from None
 
 
 def decode_json(data: bytes | str, decoder: msgspec.json.Decoder[T]) -> T:

@@ -6,10 +6,10 @@ const { HttpAgent } = await import(version);
 const user = content => ({ id: `m-${content}`, role: 'user', content });
 
 /** One run of a thread: the agent, the types of its events, how it ended, and the promise of its end. */
-function run(threadId, runId, content, agent = new HttpAgent({ url: `${base}/ag-ui${query}`, threadId, initialMessages: [user(content)] })) {
+function run(threadId, runId, content, agent = new HttpAgent({ url: `${base}/ag-ui${query}`, threadId, initialMessages: [user(content)] }), options = {}) {
   const events = [];
   const seen = { agent, events, types: [], errors: [] };
-  seen.done = agent.runAgent({ runId }, {
+  seen.done = agent.runAgent({ runId, ...options }, {
     onEvent: ({ event }) => { events.push(event); seen.types.push(event.type); },
     onRunFailed: ({ error }) => { seen.errors.push(error.message); },
   }).then(({ result, newMessages }) => { seen.result = result; seen.newMessages = newMessages; }, error => { seen.errors.push(error.message); });
@@ -28,6 +28,10 @@ const whole = run('whole', 'r1', 'tools');
 seen.whole = await summary(whole);
 whole.agent.addMessage(user('history'));
 seen.second = await summary(run('whole', 'r2', '', whole.agent));
+const tools = [{ name: 'confirm', description: 'Ask the user.', parameters: { type: 'object', properties: {} } }];
+const tooled = run('tooled', 'r1', 'history', undefined, { tools });
+seen.tooled = await summary(tooled);
+seen.notices = tooled.events.filter(({ type }) => type === 'CUSTOM');
 seen.failed = await summary(run('failed', 'r1', 'fail'));
 
 const cancelled = run('cancelled', 'r1', 'slow');

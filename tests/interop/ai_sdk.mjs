@@ -24,10 +24,10 @@ class State {
 }
 
 class Chat extends AbstractChat {
-  constructor(id, messages = []) {
+  constructor(id, messages = [], options = {}) {
     const state = new State(messages);
     const data = [];
-    super({ id, state, transport: transport(), onData: part => data.push(part.type), onError: () => {} });
+    super({ id, state, transport: transport(), onData: part => data.push(part.type), onError: () => {}, ...options });
     Object.assign(this, { seen: state, data });
   }
 
@@ -107,6 +107,27 @@ seen.page = [old.summary, fresh.summary];
 const nothing = new Chat('nothing');
 await nothing.resumeStream();
 seen.nothing = nothing.summary;
+
+// a page that sends the chat again by itself once its tools are answered: none of the server's tools is one of them
+const called = [];
+const automatic = new Chat('automatic', [], {
+  sendAutomaticallyWhen: ai.lastAssistantMessageIsCompleteWithToolCalls,
+  onToolCall: ({ toolCall }) => { called.push(toolCall.toolName); },
+});
+await automatic.sendMessage({ text: 'call' });
+await new Promise(done => setTimeout(done, 100));
+seen.automatic = { ...automatic.summary, called };
+
+// an approval is refused, and the question before it is not asked again
+const approval = { id: 'a', approved: false, reason: 'NO, do not' };
+const part = { type: 'tool-delete', toolCallId: '1', state: 'approval-responded', input: {}, approval };
+const denied = new Chat('denied', [user('delete'), { id: 'm-denied', role: 'assistant', parts: [{ type: 'step-start' }, part] }]);
+await denied.sendMessage();
+seen.denied = denied.summary;
+
+const image = new Chat('image');
+await image.sendMessage({ text: 'tools', files: [{ type: 'file', mediaType: 'image/png', url: 'data:image/png;base64,AA==' }] });
+seen.image = image.summary;
 
 const refused = new Chat('x'.repeat(200));
 await refused.sendMessage({ text: 'tools' });

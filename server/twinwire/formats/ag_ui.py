@@ -32,6 +32,13 @@ from twinwire.formats.parts import (
 VERSION = "1.0"
 Fields = dict[str, Any]
 
+NOTICE = "twinwire.ignored"
+TOOLS_IGNORED: Fields = {
+    "type": "CUSTOM",
+    "name": NOTICE,
+    "value": {"fields": ["tools"], "message": "The agent calls its own tools; those of the client were ignored."},
+}
+
 _OPENERS = {"STEP_STARTED", "TEXT_MESSAGE_START", "REASONING_START", "REASONING_MESSAGE_START"}
 _CLOSERS = {"STEP_FINISHED", "TEXT_MESSAGE_END", "REASONING_MESSAGE_END", "REASONING_END"}
 
@@ -41,16 +48,23 @@ class Events:
 
     `thread_id` and `run_id` are the client's, else the run's own id. `modern` is whether the client said that it speaks
     1.0: one before it refuses an outcome `cancelled`. `reasoning` is whether it is told of that: one before npm's
-    0.0.45 fails on it.
+    0.0.45 fails on it. `toolless` is whether the client sent tools of its own, and is told that they were ignored.
     """
 
     def __init__(
-        self, thread_id: str | None = None, run_id: str | None = None, *, modern: bool = True, reasoning: bool = True
+        self,
+        thread_id: str | None = None,
+        run_id: str | None = None,
+        *,
+        modern: bool = True,
+        reasoning: bool = True,
+        toolless: bool = False,
     ) -> None:
         self._thread_id = thread_id
         self._run_id = run_id
         self._modern = modern
         self._reasoning = reasoning
+        self._toolless = toolless
         self._parts = Parts()
         self._parent: str | None = None  # the assistant message that the calls to come belong to
 
@@ -67,7 +81,8 @@ class Events:
             case Begin(run_id):
                 self._thread_id, self._run_id = self._thread_id or run_id, self._run_id or run_id
                 version = {"protocolVersion": VERSION} if self._modern else {}
-                return [{"type": "RUN_STARTED", **self._ids, **version}]
+                started = {"type": "RUN_STARTED", **self._ids, **version}
+                return [started, dict(TOOLS_IGNORED)] if self._toolless else [started]
             case Open("text", id):
                 self._parent = id
                 return [{"type": "TEXT_MESSAGE_START", "messageId": id, "role": "assistant"}]
@@ -144,7 +159,7 @@ class Late:
         self._events = events
         self._view = view(events)
         self._messages = {str(message.get("id")): message for message in messages}
-        self._started: Fields = {}
+        self._started: list[Fields] = []  # RUN_STARTED, and a notice if there is one
         self._open: list[Fields] = []
         self._call: Fields = {}
 
@@ -157,8 +172,8 @@ class Late:
     def _take(self, fields: Fields) -> None:
         kind, name = fields["type"], str(fields.get("messageId"))
         messages = self._messages
-        if kind == "RUN_STARTED":
-            self._started = fields
+        if kind == "RUN_STARTED" or (kind == "CUSTOM" and fields["name"] == NOTICE):
+            self._started.append(fields)
         elif kind in _OPENERS:
             self._open.append(fields)
             if "role" in fields:
@@ -190,7 +205,7 @@ class Late:
             kind = fields["type"].replace("_START", "_CONTENT")
             opened.append({"type": kind, "messageId": fields["messageId"], "delta": text})
         snapshot = {"type": "MESSAGES_SNAPSHOT", "messages": list(messages.values())}
-        return b"".join(sse_data(fields) for fields in (self._started, snapshot, *opened))
+        return b"".join(sse_data(fields) for fields in (*self._started, snapshot, *opened))
 
     def frames(self, records: Sequence[Record]) -> Sequence[bytes]:
         """See `View`."""

@@ -29,6 +29,8 @@ from twinwire.formats.parts import (
 
 HEADERS = {"x-vercel-ai-ui-message-stream": "v1"}
 DONE = b"data: [DONE]\n\n"
+_RUN_HERE = {"dynamic": True, "providerExecuted": True}
+"""Of a tool that the server runs. Without this a page that answers tools by itself would send the chat for ever."""
 
 
 class Chunks:
@@ -56,16 +58,16 @@ class Chunks:
             case StepEnd():
                 return [{"type": "finish-step"}]
             case Call(id, name, parameters):
-                call = {"toolCallId": id, "toolName": name, "dynamic": True}
+                call = {"toolCallId": id, "toolName": name, **_RUN_HERE}
                 return [
                     {"type": "tool-input-start", **call},
                     {"type": "tool-input-available", **call, "input": parameters},
                 ]
             case Answer(id, result, ok):
                 if ok:
-                    return [{"type": "tool-output-available", "toolCallId": id, "output": result, "dynamic": True}]
+                    return [{"type": "tool-output-available", "toolCallId": id, "output": result, **_RUN_HERE}]
                 text = result if isinstance(result, str) else dump(result).decode()
-                return [{"type": "tool-output-error", "toolCallId": id, "errorText": text, "dynamic": True}]
+                return [{"type": "tool-output-error", "toolCallId": id, "errorText": text, **_RUN_HERE}]
             case Note(type, data):
                 return [{"type": f"data-{type.lower().replace('_', '-')}", "data": data, "transient": True}]
             case End(type, data):

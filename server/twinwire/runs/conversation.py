@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Annotated, Any
+from typing import Annotated
 
 import msgspec
 from msgspec import Meta, Struct
 
 from twinwire.auth import Identity
 from twinwire.commands import Name
-from twinwire.errors import BadRequest
-from twinwire.models import Message
+from twinwire.runs.dialects import Said, question
 from twinwire.runs.spec import DEFAULT_ON_DISCONNECT, RunSpec
-
-_ROLES = {"user": "user", "assistant": "assistant", "system": "system", "developer": "system"}
 
 
 class Options(Struct, frozen=True, kw_only=True):
@@ -35,10 +31,6 @@ class _Turn(Options, frozen=True, kw_only=True):
     idempotency_key: str | None = None
 
 
-Said = Iterable[tuple[str, str]]
-"""Roles and texts, in order."""
-
-
 def answer(
     said: Said, limit: int, by: Identity, options: Options, *, session_id: str | None = None, key: str | None = None
 ) -> RunSpec:
@@ -51,37 +43,3 @@ def answer(
     turn = _Turn(message=message, session_id=session_id, idempotency_key=key, **named)
     spec = RunSpec.of(turn, by, DEFAULT_ON_DISCONNECT, interrupt=True)
     return msgspec.structs.replace(spec, history=history)
-
-
-def spoken(messages: Iterable[Mapping[str, Any]]) -> Said:
-    """What these messages say, which have a `role` and a `content` each."""
-    return ((str(message.get("role")), text(message.get("content"))) for message in messages)
-
-
-def text(content: Any) -> str:
-    """The text of a message's content, or of its parts; what is no text, as a file, is left out."""
-    if isinstance(content, str):
-        return content
-    return "".join(
-        part["text"]
-        for part in (content if isinstance(content, list) else [])
-        if isinstance(part, dict) and part.get("type") == "text" and isinstance(part.get("text"), str)
-    )
-
-
-def question(said: Said, limit: int) -> tuple[str, list[Message]]:
-    """The last message, which is the user's, and those before it: of `limit` bytes at most, so the oldest go first.
-
-    Messages of other roles, as a tool's, and without a text are left out.
-    Raises `BadRequest`.
-    """
-    known = [(_ROLES[role], words) for role, words in said if role in _ROLES and words.strip()]
-    if not known or known[-1][0] != "user":
-        raise BadRequest("the last message is the user's, and has a text", field="messages")
-    history: list[Message] = []
-    for role, words in reversed(known[:-1]):
-        limit -= len(words.encode("utf-8", "replace"))
-        if limit < 0:
-            break
-        history.insert(0, {"role": role, "content": words})
-    return known[-1][1], history

@@ -19,44 +19,39 @@ from twinwire.auth import Identity, rfc3339, scopes
 from twinwire.commands import Auth, Name
 from twinwire.errors import BadRequest, CursorGone, LogUnavailable, RunNotFound, TwinwireError, Unauthenticated
 from twinwire.formats.ai_sdk import SocketView, message
-from twinwire.runs import Runs, RunSpec
-from twinwire.runs.conversation import Options, answer, text
+from twinwire.runs import Runs, RunSpec, dialects
+from twinwire.runs.conversation import Options, answer
 from twinwire.transports.follower import Follower
 from twinwire.transports.pump import Pump
 from twinwire.transports.websocket import MAX_REQUEST_IDS, Socket
-from twinwire.wire import decode_json, named_error
+from twinwire.wire import converted, decode_json
 
 ABORT_GRACE = 1.0  # seconds in which the client may resume a chat again whose first resume it has just aborted
 
 
-class UiMessage(Struct, frozen=True):
-    """One of the chat's messages; its parts that are no text count for nothing here."""
-
-    role: str
-    parts: Sequence[Any] = ()
-
-
 class Chat(Options, frozen=True, kw_only=True):
-    """What the SDK sends to have a message answered; what else is in it is the app's own."""
+    """What the SDK sends to have a message answered. `dialects.ai_sdk` reads the messages."""
 
     id: Annotated[Name, Meta(description="the chat, which is the session")]
     messages: Annotated[
-        Sequence[UiMessage] | None, Meta(description="the conversation, which the user's message ends")
+        Sequence[dict[str, Any]] | None, Meta(description="the conversation, which the user's message ends")
     ] = None
     message: Annotated[
-        UiMessage | None, Meta(description="the user's message alone; the session has what was before")
+        dict[str, Any] | None, Meta(description="the user's message alone; the session has what was before")
     ] = None
+    trigger: Annotated[str | None, Meta(description="submit-message or regenerate-message")] = None
 
 
-def spec(asked: Chat, by: Identity, limit: int) -> RunSpec:
-    """The run that is asked for; of the conversation that comes with it `limit` bytes count, the newest.
+def spec(body: dict[str, Any], by: Identity, limit: int) -> tuple[RunSpec, list[str]]:
+    """Return the run that a request asks for, and the fields of the request that have no effect.
 
-    It interrupts the chat's run that goes on. Raises `BadRequest` and `Forbidden`.
+    Of the conversation that comes with it `limit` bytes count, the newest. The run interrupts the chat's that goes on.
+    Raise `BadRequest` and `Forbidden`.
     """
-    alone = asked.messages is None
-    messages = [asked.message] if asked.message is not None and alone else asked.messages or ()
-    found = answer(((said.role, text(said.parts)) for said in messages), limit, by, asked, session_id=asked.id)
-    return msgspec.structs.replace(found, history=None) if alone else found
+    asked = converted(body, Chat)
+    said, ignored = dialects.ai_sdk(body)
+    found = answer(said, limit, by, asked, session_id=asked.id)
+    return (msgspec.structs.replace(found, history=None) if dialects.alone(body) else found), ignored
 
 
 class Frame(Struct, frozen=True, kw_only=True, tag_field="type", tag=str.lower, rename="camel"):
@@ -77,6 +72,7 @@ class Send(Ask, frozen=True, kw_only=True):
     """Answer the last of these messages."""
 
     messages: Sequence[Any]
+    trigger: str | None = None
 
 
 class Resume(Ask, frozen=True, kw_only=True):
@@ -169,19 +165,14 @@ class ChatSocket(Socket):
             raise
 
     async def _send(self, asked: Send, by: Identity) -> None:
-        try:
-            chat = msgspec.convert({**self._said(asked), "id": asked.id, "messages": asked.messages}, Chat)
-        except msgspec.ValidationError as error:
-            raise named_error(error) from None
+        chat = {**self._said(asked), "id": asked.id, "messages": asked.messages, "trigger": asked.trigger}
+        run, _ = spec(chat, by, self._limit)
         self._check_followed()
-        info, _ = await self._runs.start(spec(chat, by, self._limit))
+        info, _ = await self._runs.start(run)
         self._follow(asked.request_id, info.run_id)
 
     async def _resume(self, asked: Resume, by: Identity) -> None:
-        try:
-            options = msgspec.convert(self._said(asked), Options)
-        except msgspec.ValidationError as error:
-            raise named_error(error) from None
+        options = converted(self._said(asked), Options)
         run_id = await self._runs.active((by.named(options.user_id), asked.id), by)
         if run_id is None:
             self._pump.say(message("no-active", asked.request_id))

@@ -13,7 +13,7 @@ from twinwire.formats import ai_sdk
 from twinwire.formats.registry import FORMATS
 from twinwire.runs.conversation import Options
 from twinwire.transports.ai_sdk import Chat, spec
-from twinwire.web import input as incoming, stream
+from twinwire.web import input as incoming, query, stream
 from twinwire.web.guard import asker, starter
 from twinwire.web.openapi import documented
 from twinwire.web.service import Service
@@ -29,12 +29,12 @@ FORMAT = FORMATS["ai-sdk"]
 )
 async def chat(request: Request[Any, Any, Any], service: NamedDependency[Service]) -> Response[None]:
     """Start a run in the chat, in place of the one that goes on, and follow it."""
-    data = await incoming.body(request, service.settings.max_body)
-    asked = incoming.struct(data, Chat)
-    told = incoming.query(request, Options)
-    unsaid = {name: getattr(told, name) for name in told.__struct_fields__ if getattr(asked, name) is None}
+    body = incoming.fields(await incoming.body(request, service.settings.max_body))
+    told = msgspec.structs.asdict(incoming.query(request, Options))
     by = starter(request, service)
-    run = spec(msgspec.structs.replace(asked, **unsaid), by, service.settings.session_bytes)
+    said = {name: value for name, value in body.items() if value is not None}
+    run, ignored = spec({**told, **said}, by, service.settings.session_bytes)
+    query.ignore(request.scope, ignored)
     stream.admit(service, FORMAT, run.user_id)
     info, _ = await service.runs.start(run)
     with stream.begun(run, info.run_id):

@@ -135,6 +135,11 @@ def struct(data: bytes, shape: type[T]) -> T:
     return decode_json(data, msgspec.json.Decoder(shape))
 
 
+def fields(data: bytes) -> dict[str, Any]:
+    """Return a body that is an object as it is. Raise `BadRequest`."""
+    return decode_json(data, msgspec.json.Decoder(dict[str, Any]))
+
+
 def merged(asked: ChatQuery, data: bytes) -> ChatBody:
     """A chat's body, over what its query said. Raises `BadRequest`."""
     told = struct(data, ChatBody)

@@ -1,7 +1,7 @@
 """`/v1`: an agent in front of whom OpenAI's clients stand, as if it were a model of that name.
 
-The client brings the conversation, and gets text. What an agent cannot honour and the client would miss is refused;
-settings of a model's sampling (`temperature`, …) are left aside: the agent has its own.
+The client brings the conversation, and gets text. `runs.dialects` has what else a request may ask for: what an agent
+cannot honour is refused, and settings of a model's sampling (`temperature`, …) have no effect: the agent has its own.
 """
 
 from __future__ import annotations
@@ -14,14 +14,16 @@ from litestar.di import NamedDependency
 from litestar.params import FromPath
 from msgspec import Meta, Struct
 
-from twinwire.errors import AgentNotFound, BadRequest, FailedDependency, TwinwireError
+from twinwire.errors import AgentNotFound, FailedDependency, TwinwireError
 from twinwire.formats import openai
 from twinwire.formats.registry import FORMATS
-from twinwire.runs.conversation import Options, answer, spoken
-from twinwire.web import input as incoming, stream
+from twinwire.runs import dialects
+from twinwire.runs.conversation import Options, answer
+from twinwire.web import input as incoming, query, stream
 from twinwire.web.guard import starter
 from twinwire.web.openapi import documented
 from twinwire.web.service import Service
+from twinwire.wire import converted
 
 FORMAT = FORMATS["openai"]
 _SAID = "arch helper-method lang os package-version retry-count runtime runtime-version timeout"
@@ -43,24 +45,6 @@ class Completion(Struct, frozen=True, kw_only=True):
     messages: Annotated[Sequence[dict[str, Any]], Meta(description="the conversation, which the user's message ends")]
     stream: Annotated[bool | None, Meta(description="true: answer in chunks, over SSE")] = None
     stream_options: StreamOptions | None = None
-    n: int | None = None
-    tools: Sequence[Any] | None = None
-    functions: Sequence[Any] | None = None
-    response_format: dict[str, Any] | None = None
-    logprobs: bool | None = None
-
-    def check(self) -> None:
-        """Raises `BadRequest` for what the answer would lack."""
-        refused = {
-            "n": self.n not in {None, 1},
-            "tools": self.tools,
-            "functions": self.functions,
-            "response_format": (self.response_format or {}).get("type", "text") != "text",
-            "logprobs": self.logprobs,
-        }
-        for name, asked in refused.items():
-            if asked:
-                raise BadRequest("an agent answers with one text, and calls its own tools", field=name)
 
 
 def error_body(error: TwinwireError, status: int) -> dict[str, Any]:
@@ -82,11 +66,13 @@ def error_body(error: TwinwireError, status: int) -> dict[str, Any]:
 )
 async def completions(request: Request[Any, Any, Any], service: NamedDependency[Service]) -> Response[Any]:
     """The agent's answer, streamed or not; a client that leaves cancels it."""
-    asked = incoming.struct(await incoming.body(request, service.settings.max_body), Completion)
-    asked.check()
+    body = incoming.fields(await incoming.body(request, service.settings.max_body))
+    asked = converted(body, Completion)
+    said, ignored = dialects.openai(body)
+    query.ignore(request.scope, ignored)
     by = starter(request, service)
     options = Options(agent=asked.model, on_disconnect="cancel")
-    spec = answer(spoken(asked.messages), service.settings.session_bytes, by, options)
+    spec = answer(said, service.settings.session_bytes, by, options)
     if asked.stream:
         stream.admit(service, FORMAT, spec.user_id)
     info, _ = await service.runs.start(spec)

@@ -1,0 +1,298 @@
+"""What the requests of other protocols say: each part is honoured, known to be harmless, or refused with its path.
+
+Pure: a decoded body in, the roles and texts of its conversation out, or `BadRequest`. A part that is passed over in
+silence would have another question answered, and paid for, than the one that was asked.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from twinwire.errors import BadRequest
+from twinwire.models import Message
+
+Body = Mapping[str, Any]
+Said = list[tuple[str, str]]
+"""Roles (`user`, `assistant` or `system`) and texts, in order."""
+
+_OURS = re.compile(r"[a-z2-7]{26}-[0-9]{1,19}", re.ASCII)  # how `formats.parts` names a call
+_SAMPLING = {
+    *("temperature", "top_p", "topP", "top_k", "topK", "min_p", "seed", "stop", "stopSequences", "logit_bias"),
+    *("presence_penalty", "presencePenalty", "frequency_penalty", "frequencyPenalty", "repetition_penalty"),
+    *("max_tokens", "max_completion_tokens", "maxOutputTokens", "min_tokens", "length_penalty", "typical_p", "top_a"),
+    *("reasoning_effort", "reasoning", "thinking", "verbosity", "top_logprobs"),
+}
+_ROLES = {"user": "user", "assistant": "assistant", "system": "system", "developer": "system"}
+_COMMON = {*_SAMPLING, "user", "metadata", "store", "service_tier"}
+
+
+class Fields(NamedTuple):
+    """What a body may have: fields that are `honoured`, and those that are `harmless` and have no effect."""
+
+    honoured: set[str]
+    harmless: set[str]
+
+
+AI_SDK = Fields(
+    {"id", "messages", "message", "trigger", "agent", "user_id", "on_disconnect"},
+    {*_COMMON, "messageId", "callSettings"},
+)
+AG_UI = Fields(
+    {"threadId", "runId", "messages", "protocolVersion"},
+    {*_COMMON, "parentRunId", "state", "tools", "context", "forwardedProps"},
+)
+OPENAI = Fields(
+    {"model", "messages", "stream", "stream_options", "n", "response_format", "tool_choice", "modalities"},
+    {
+        *_COMMON,
+        *("parallel_tool_calls", "prompt_cache_key", "prompt_cache_retention", "safety_identifier", "prediction"),
+    },
+)
+
+
+def empty(value: Any) -> bool:
+    """Return whether a field with this value says as little as one that is left out."""
+    return value is None or value is False or (isinstance(value, (str, list, dict)) and not value)
+
+
+def without_effect(body: Body, fields: Fields) -> list[str]:
+    """Return the fields of a body that are harmless and not empty. Raise `BadRequest` for one that is not known."""
+    _only(body, fields.honoured | fields.harmless, "")
+    return [name for name in body if name in fields.harmless and not empty(body[name])]
+
+
+def _only(thing: Body, known: Collection[str], path: str) -> None:
+    """Raise `BadRequest` where a thing has something in a field that is not `known`."""
+    for name, value in thing.items():
+        if name not in known and not empty(value):
+            field = f"{path}.{name}" if path else name
+            raise _refused(field, "It is not known here, and could change what is asked")
+
+
+def _refused(path: str, why: str) -> BadRequest:
+    return BadRequest(f"{why}; leave it out.", field=path[:128])
+
+
+def _object(value: Any, path: str) -> Body:
+    if not isinstance(value, dict):
+        raise BadRequest("It must be an object.", field=path)
+    return value
+
+
+def _role(role: Any, path: str) -> str:
+    if not isinstance(role, str) or role not in _ROLES:
+        raise _refused(f"{path}.role", f"A message of role {str(role)[:64]!r} is not understood")
+    return _ROLES[role]
+
+
+def _text(part: Body, path: str, known: Collection[str]) -> str:
+    _only(part, known, path)
+    text = part.get("text")
+    if not isinstance(text, str):
+        raise BadRequest("The text of a part must be a string.", field=f"{path}.text")
+    return text
+
+
+# -- the AI SDK (npm `ai` 5, 6, 7): UIMessage ----------------------------------------------------------------------
+
+_UI_MESSAGE = {"id", "role", "parts", "metadata", "createdAt"}
+_UI_TEXT = {"type", "text", "state", "providerMetadata"}
+_UI_OURS = {"reasoning", "step-start", "source-url", "source-document"}
+_UI_ROLES = ("user", "assistant", "system")
+_TRIGGERS = ("submit-message", "regenerate-message")
+_TOOL_STATES = ("input-streaming", "input-available", "output-available", "output-error")
+
+
+def ai_sdk(body: Body) -> tuple[Said, list[str]]:
+    """Return what a chat's request says, and its fields that have no effect. Raise `BadRequest`.
+
+    It says its last message alone if that is its `message`; see `alone`.
+    """
+    trigger = body.get("trigger")
+    if alone(body):
+        messages = [(body["message"], "message")]
+        if trigger == "regenerate-message":
+            raise BadRequest("An answer is regenerated from `messages`; send the conversation.", field="trigger")
+    else:
+        messages = _ui_listed(body.get("messages"))
+        if body.get("message") is not None:
+            raise BadRequest("It goes without `messages`; send one of the two.", field="message")
+    ignored = without_effect(body, AI_SDK)
+    if not empty(trigger) and trigger not in _TRIGGERS:
+        raise BadRequest("It must be submit-message or regenerate-message.", field="trigger")
+    return [_ui_message(said, path) for said, path in messages], ignored
+
+
+def alone(body: Body) -> bool:
+    """Return whether a chat's request brings the user's message without the conversation before it."""
+    return body.get("message") is not None and empty(body.get("messages"))
+
+
+def _ui_listed(messages: Any) -> list[tuple[Any, str]]:
+    """Return the messages and their paths. An answer to a tool, which is no message of the user's, has a path, too."""
+    try:
+        return _listed(messages)
+    except BadRequest:
+        if messages and isinstance(messages, list) and isinstance(messages[-1], dict):
+            for index, part in enumerate(parts if isinstance(parts := messages[-1].get("parts"), list) else []):
+                _ui_part(part, f"messages[{len(messages) - 1}].parts[{index}]", answered=True)
+        raise
+
+
+def _listed(messages: Any) -> list[tuple[Any, str]]:
+    """Return the messages of a conversation, which must end with the user's, and their paths."""
+    if not isinstance(messages, list):
+        raise BadRequest("It must be a list of messages.", field="messages")
+    if not messages or not isinstance(messages[-1], dict) or messages[-1].get("role") != "user":
+        raise BadRequest("The conversation must end with the user's message.", field="messages")
+    return [(said, f"messages[{index}]") for index, said in enumerate(messages)]
+
+
+def _ui_message(said: Any, path: str) -> tuple[str, str]:
+    said = _object(said, path)
+    _only(said, _UI_MESSAGE, path)
+    role, parts = said.get("role"), said.get("parts")
+    if role not in _UI_ROLES:
+        raise BadRequest("The role must be user, assistant or system.", field=f"{path}.role")
+    if not isinstance(parts, list):
+        raise BadRequest("It must be a list of parts.", field=f"{path}.parts")
+    answered = role == "assistant"
+    return role, "".join(_ui_part(part, f"{path}.parts[{n}]", answered=answered) for n, part in enumerate(parts))
+
+
+def _ui_part(part: Any, path: str, *, answered: bool) -> str:
+    """Return the text of a part, which is empty for what the server itself has put into an answer."""
+    kind = str(_object(part, path).get("type"))
+    if kind == "text":
+        return _text(part, path, _UI_TEXT)
+    ours = kind in _UI_OURS or kind.startswith("data-") or (kind == "dynamic-tool" and _called_here(part))
+    if not (answered and ours):
+        raise _refused(path, f"A part of type {kind[:64]!r} in a message of this role is not understood")
+    return ""
+
+
+def _called_here(part: Body) -> bool:
+    """Return whether the server made this call of a tool and its result: it is no answer of the page's."""
+    ours = part.get("providerExecuted") is True or _OURS.fullmatch(str(part.get("toolCallId"))) is not None
+    return ours and part.get("state") in _TOOL_STATES and empty(part.get("approval"))
+
+
+# -- AG-UI: RunAgentInput ------------------------------------------------------------------------------------------
+
+_AG_UI_MESSAGE = {"id", "role", "content", "name", "metadata", "encryptedValue", "subagentRunId"}
+_AG_UI_TEXT = {"type", "text", "id", "metadata"}
+
+
+def ag_ui_answers(body: Body) -> None:
+    """Raise `BadRequest` for an answer to an interrupt, of which this server has none open."""
+    if not empty(body.get("resume")):
+        raise _refused("resume", "No run of this server waits for an answer")
+    props = body.get("forwardedProps")
+    command = props.get("command") if isinstance(props, dict) else None
+    if isinstance(command, dict) and not empty(command.get("resume")):
+        raise _refused("forwardedProps.command.resume", "No run of this server waits for an answer")
+
+
+def ag_ui(body: Body) -> tuple[Said, list[str]]:
+    """Return what a thread's request says, and its fields that have no effect. Raise `BadRequest`."""
+    messages = _listed(body.get("messages"))
+    ignored = without_effect(body, AG_UI)
+    turns = (_ag_ui_message(_object(said, path), path) for said, path in messages)
+    return [turn for turn in turns if turn is not None], ignored
+
+
+def _ag_ui_message(said: Body, path: str) -> tuple[str, str] | None:
+    """Return a message's role and text; None for one that only shows how the server came to its answer."""
+    role = said.get("role")
+    if role == "reasoning":
+        return None
+    if role == "tool":
+        if not _OURS.fullmatch(str(said.get("toolCallId"))):
+            raise _refused(path, "The server did not make this call, and takes no results of tools from a client")
+        return None
+    normal = _role(role, path)
+    _only(said, {*_AG_UI_MESSAGE, "toolCalls"} if role == "assistant" else _AG_UI_MESSAGE, path)
+    calls = said.get("toolCalls") or []
+    for index, call in enumerate(calls if isinstance(calls, list) else [calls]):
+        if not (isinstance(call, dict) and _OURS.fullmatch(str(call.get("id")))):
+            raise _refused(f"{path}.toolCalls[{index}]", "The server did not make this call")
+    return normal, _content(said.get("content"), f"{path}.content", _AG_UI_TEXT)
+
+
+# -- OpenAI's chat completions -------------------------------------------------------------------------------------
+
+_OPENAI_MESSAGE = {"role", "content", "name", "id", "metadata"}
+_OPENAI_ANSWER = {*_OPENAI_MESSAGE, "refusal", "annotations", "reasoning_content", "reasoning"}
+_OPENAI_TEXT = {"type", "text", "cache_control", "annotations"}
+
+
+def openai(body: Body) -> tuple[Said, list[str]]:
+    """Return what a completion's request says, and its fields that have no effect. Raise `BadRequest`."""
+    messages = _listed(body.get("messages"))
+    _openai_settings(body)
+    ignored = without_effect(body, OPENAI)
+    return [_openai_message(_object(said, path), path) for said, path in messages], ignored
+
+
+def _openai_message(said: Body, path: str) -> tuple[str, str]:
+    role = said.get("role")
+    normal = _role(role, path)
+    _only(said, _OPENAI_ANSWER if role == "assistant" else _OPENAI_MESSAGE, path)
+    refusal = said.get("refusal") or ""
+    if not isinstance(refusal, str):
+        raise BadRequest("It must be a string.", field=f"{path}.refusal")
+    return normal, _content(said.get("content"), f"{path}.content", _OPENAI_TEXT) + refusal
+
+
+def _openai_settings(body: Body) -> None:
+    """Raise `BadRequest` for a setting that asks for what an agent's one text is not."""
+    format_, choice, modalities = body.get("response_format"), body.get("tool_choice"), body.get("modalities")
+    refused = {
+        **{name: not empty(body.get(name)) for name in ("tools", "functions", "function_call", "logprobs", "audio")},
+        "web_search_options": body.get("web_search_options") is not None,
+        "n": body.get("n") not in (None, 1),
+        "response_format": not empty(format_) and format_ != {"type": "text"},
+        "tool_choice": not empty(choice) and choice not in ("none", "auto"),
+        "modalities": not empty(modalities) and modalities != ["text"],
+    }
+    for name, wrong in refused.items():
+        if wrong:
+            raise _refused(name, "An agent answers with one text, and calls its own tools")
+    if isinstance(options := body.get("stream_options"), dict):
+        _only(options, {"include_usage", "include_obfuscation"}, "stream_options")
+
+
+def _content(content: Any, path: str, known: Collection[str]) -> str:
+    """Return the text of a message's content, which is a string or has parts that are text."""
+    if content is None or isinstance(content, str):
+        return content or ""
+    if not isinstance(content, list):
+        raise BadRequest("It must be a string, or a list of parts.", field=path)
+    return "".join(_part(part, f"{path}[{index}]", known) for index, part in enumerate(content))
+
+
+def _part(part: Any, path: str, known: Collection[str]) -> str:
+    kind = str(_object(part, path).get("type"))
+    if kind != "text":
+        raise _refused(path, f"A part of type {kind[:64]!r} is not understood")
+    return _text(part, path, known)
+
+
+def question(said: Sequence[tuple[str, str]], limit: int) -> tuple[str, list[Message]]:
+    """Return the last message, and those before it that have a text: the newest, of `limit` bytes at most.
+
+    Raise `BadRequest` if the last one has none.
+    """
+    if not said[-1][1].strip():
+        raise BadRequest("The user's message must have a text.", field="messages")
+    history: list[Message] = []
+    for role, words in reversed(said[:-1]):
+        if not words.strip():
+            continue
+        limit -= len(words.encode("utf-8", "replace"))
+        if limit < 0:
+            break
+        history.append({"role": role, "content": words})
+    return said[-1][1], history[::-1]
