@@ -345,3 +345,10 @@ async def test_any_body(dialect: Dialect) -> None:
                 spoken = [said for said in messages if said["role"] != "reasoning"]
                 assert all(any(said in text for text in heard) for said in content(spoken) if said.strip()), body
     assert statuses - {404} == {200, 400}
+
+
+def test_short_messages_are_bounded_by_their_number() -> None:
+    """Of a conversation of very many short messages the newest thousand count."""
+    message, history = dialects.question([("user", f"m{i}") for i in range(5000)], 10**6)
+    assert message == "m4999"
+    assert [turn["content"] for turn in history] == [f"m{i}" for i in range(3999, 4999)]

@@ -69,6 +69,18 @@ def test_openai(events: Events, size: int) -> None:
     check_openai(chunks)
 
 
+def test_calls_without_an_end_are_bounded() -> None:
+    """A run that calls tools for ever and never finishes a call is valid in each format, and each call is answered."""
+    calls = [StreamEvent("TOOL_CALL_START", {"tool_call_id": f"c{i}", "tool_name": "t"}) for i in range(1500)]
+    late = [StreamEvent("TOOL_CALL_FINISH", {"tool_call_id": "c0", "result": "late"})]
+    end = [StreamEvent("AGENT_FINISH", {"result": "", "status": "completed"})]
+    run = records([StreamEvent("AGENT_START"), *calls, *late, *end])
+    check_ag_ui(datas(ag_ui.view(ag_ui.Events()).frames(run)))
+    *chunks, _ = datas(ai_sdk.view().frames(run))
+    check_ai_sdk(chunks)
+    assert sum(chunk["type"].startswith("tool-output") for chunk in chunks) == 1501
+
+
 def said(*texts: str) -> Events:
     """A run that says these, one step each."""
     middle = [

@@ -185,6 +185,15 @@ def test_users_are_forgotten() -> None:
     assert refused.value.retry_after == 2600
 
 
+def test_names_of_users_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Names that come all within a minute are forgotten too, once there are too many."""
+    monkeypatch.setattr("twinwire.log.quotas.MAX_USERS", 100)
+    quotas = Quotas(lambda _: False, Clock())
+    for i in range(1000):
+        quotas.admit(started(str(i)), TIGHT)
+        assert len(quotas) <= 100
+
+
 @pytest.mark.parametrize("kind", KINDS)
 async def test_over_both_transports(kind: str, puppets: Puppets) -> None:
     """A start over the quota is refused with when to come again; a resume and a repeat of a start never are."""

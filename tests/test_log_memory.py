@@ -117,6 +117,15 @@ def test_max_bytes_evicts_ended_runs_oldest_end_first() -> None:
     assert done(log.find(None, "k1")) is not None
 
 
+def test_ended_runs_are_bounded_by_their_number() -> None:
+    """However small they are, the ones that ended first go."""
+    log = MemoryLog(structs.replace(LIMITS, max_ended=3))
+    runs = [new(log) for _ in range(6)]
+    for run_id in runs[:5]:
+        log.append(run_id, 0, records(run_id, 0, 1, end=True))
+    assert set(log._runs) == {*runs[2:]}
+
+
 def test_max_bytes_trims_the_run_that_appends() -> None:
     """Where no ended run is left to evict, whoever writes loses its own oldest events, never another's."""
     log = MemoryLog(structs.replace(LIMITS, max_events=1000, max_bytes=10_000, retention=60.0))

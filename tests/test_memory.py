@@ -67,7 +67,8 @@ class Server(Process):
 
     def silent(self, path: str, body: bytes = b"", **headers: str) -> socket.socket:
         """A connection that has asked for something and reads nothing of it."""
-        lines = [f"{'POST' if body else 'GET'} {path} HTTP/1.1", "host: localhost", *map(": ".join, headers.items())]
+        headers = {"host": "localhost", **headers}
+        lines = [f"{'POST' if body else 'GET'} {path} HTTP/1.1", *map(": ".join, headers.items())]
         if body:
             lines += ["content-type: application/json", f"content-length: {len(body)}"]
         connection = socket.socket()
@@ -216,6 +217,47 @@ def test_a_large_event_is_there_once(server: Server) -> None:
             stream = stack.enter_context(closing(server.silent(path)))
             assert stream.recv(15) == b"HTTP/1.1 200 OK"
             stack.enter_context(closing(server.flood([attach])))
+
+
+def test_late_joins_nobody_reads(server: Server) -> None:
+    """Who joins a long run in AG-UI's format is sent all its text at once, and shares the reserve for it."""
+    name = {"threadId": "t", "runId": "r", "messages": [{"id": "m", "role": "user", "content": "text 3000000 stay"}]}
+    body = json.dumps({**name, "state": None, "tools": [], "context": [], "forwardedProps": None}).encode()
+    with closing(server.silent("/ag-ui", body)) as first:
+        assert first.recv(15) == b"HTTP/1.1 200 OK"
+        with unharmed(server, 120 * MB), ExitStack() as stack:
+            for _ in range(40):
+                stack.enter_context(closing(server.silent("/ag-ui", body)))
+            time.sleep(1)
+            assert server.get("/healthz")
+
+
+def test_conversations_a_client_brings_are_not_kept(server: Server) -> None:
+    """What a request of AG-UI has beside its question is not kept for as long as the stream is open."""
+    with unharmed(server, 60 * MB), ExitStack() as stack:
+        for number in range(40):
+            old = [{"id": f"o{i}", "role": "tool", "toolCallId": "c", "content": "x"} for i in range(15_000)]
+            messages = [*old, {"id": "m", "role": "user", "content": "event 10 stay"}]
+            name = {"threadId": f"kept {number}", "runId": "r", "messages": messages}
+            body = json.dumps({**name, "state": None, "tools": [], "context": [], "forwardedProps": None}).encode()
+            stream = stack.enter_context(closing(server.silent("/ag-ui", body)))
+            assert stream.recv(15) == b"HTTP/1.1 200 OK"
+
+
+def test_names_of_any_length_are_not_kept(server: Server) -> None:
+    """Paths, hosts and origins, whose parsed forms are kept for those who ask again, are kept if they are short."""
+
+    def status(path: str, **headers: str) -> int:
+        with closing(server.silent(path, b"", **headers)) as connection:
+            return int(connection.recv(12).split()[1])
+
+    with unharmed(server):
+        for number in range(1500):
+            long = f"{number}{'x' * 50_000}"
+            assert status(f"/runs/{long}") == 404
+            if not number % 5:
+                assert status("/runs/x", host=f"{long}.localhost") in {400, 421}
+                assert status("/ws", origin=f"http://{long}") in {403, 426}
 
 
 def test_a_socket_follows_a_hundred_runs(server: Server) -> None:

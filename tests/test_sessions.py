@@ -27,7 +27,25 @@ def questions(sessions: Sessions, key: SessionKey) -> list[str]:
 
 def bounded(**bounds: Any) -> Sessions:
     """Sessions with bounds that are far away where the test does not set them."""
-    return Sessions(**{"max_sessions": 1000, "max_bytes": 2**20, "max_idle": 3600.0, **bounds})
+    far = {"max_sessions": 1000, "max_bytes": 2**20, "max_idle": 3600.0, "total_bytes": 2**30}
+    return Sessions(**{**far, **bounds})
+
+
+def test_all_conversations_have_a_bound_together() -> None:
+    """Over the bound on what all take the one unused for longest goes; many short turns count for what they take."""
+    sessions = bounded(total_bytes=100_000)
+    for number in range(100):
+        sessions.add(("u", str(number)), "q" * 1000, "a" * 1000)
+        sessions.history(("u", "0"))
+        assert sessions.cost <= 100_000
+    assert 20 < len(sessions) < 40
+    assert questions(sessions, ("u", "0"))
+    assert not questions(sessions, ("u", "1"))
+    for _ in range(2000):
+        sessions.add(("u", "short"), "q", "")
+    assert sessions.cost <= 100_000
+    sessions.add(("u", "last"), "\ud800 \N{GRINNING FACE}", "a")
+    assert questions(sessions, ("u", "last")) == ["\ud800 \N{GRINNING FACE}"]
 
 
 def test_a_conversation() -> None:

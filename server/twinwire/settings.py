@@ -100,9 +100,15 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     ] = 2**26
     log_events: Annotated[Count, Meta(description="events kept of one run; older ones are trimmed")] = 100_000
     log_bytes: Annotated[Count, Meta(description="bytes kept of all runs; the oldest ended ones go first")] = 2**28
+    log_runs: Annotated[
+        Count, Meta(description="ended runs kept by a log in memory; those that ended first go first")
+    ] = 100_000
     retention: Annotated[Seconds, Meta(description="how long a run is kept after its end")] = 900.0
     max_sessions: Annotated[Count, Meta(description="conversations kept; those unused for longest go first")] = 10_000
     session_bytes: Annotated[Count, Meta(description="bytes of one conversation; its oldest turns go first")] = 2**18
+    sessions_bytes: Annotated[
+        Count, Meta(description="bytes of all conversations in memory; those unused for longest go first")
+    ] = 2**28
     session_idle: Annotated[Seconds, Meta(description="how long an unused conversation is kept")] = 3600.0
     heartbeat: Annotated[Seconds, Meta(description="send a heartbeat after this long without an event")] = 15.0
     send_timeout: Annotated[Seconds, Meta(description="drop a follower that takes nothing for this long")] = 10.0

@@ -159,6 +159,7 @@ class Late:
         self._events = events
         self._view = view(events)
         self._messages = {str(message.get("id")): message for message in messages}
+        self._texts: dict[str, list[str]] = {}  # of those messages that are the run's
         self._started: list[Fields] = []  # RUN_STARTED, and a notice if there is one
         self._open: list[Fields] = []
         self._call: Fields = {}
@@ -178,10 +179,11 @@ class Late:
             self._open.append(fields)
             if "role" in fields:
                 messages[name] = {"id": name, "role": fields["role"], "content": ""}
+                self._texts[name] = []
         elif kind in _CLOSERS:
             del self._open[-1]  # they nest
         elif kind in {"TEXT_MESSAGE_CONTENT", "REASONING_MESSAGE_CONTENT"}:
-            messages[name]["content"] += fields["delta"]
+            self._texts[name].append(fields["delta"])
         elif kind == "TOOL_CALL_START":
             parent = fields["parentMessageId"]
             self._call = {"name": fields["toolCallName"], "arguments": ""}
@@ -199,6 +201,8 @@ class Late:
         if not self._started:
             return b""
         messages, opened = dict(self._messages), list(self._open)
+        for name, texts in self._texts.items():
+            messages[name] = {**messages[name], "content": "".join(texts)}
         if opened and "role" in (fields := opened[-1]):
             # Said anew, not in the snapshot: clients before 1.0 would have a message of its name twice.
             text = messages.pop(fields["messageId"])["content"]
@@ -206,6 +210,10 @@ class Late:
             opened.append({"type": kind, "messageId": fields["messageId"], "delta": text})
         snapshot = {"type": "MESSAGES_SNAPSHOT", "messages": list(messages.values())}
         return b"".join(sse_data(fields) for fields in (*self._started, snapshot, *opened))
+
+    def forget(self) -> None:
+        """Keep nothing of what the opening was made of: the follower may stay for long."""
+        self._messages, self._texts, self._open, self._call = {}, {}, [], {}
 
     def frames(self, records: Sequence[Record]) -> Sequence[bytes]:
         """See `View`."""

@@ -18,6 +18,8 @@ from twinwire.events import TERMINAL_TYPES, StreamEvent
 Kind = Literal["text", "reasoning"]
 
 UNANSWERED = "the run ended before this call did"
+MAX_CALLS = 1000
+"""Calls that are open at once: each follower keeps them. Over it the oldest one is told as unanswered."""
 
 
 class Begin(Struct, frozen=True):
@@ -190,6 +192,10 @@ class Parts:
             self._step = None
 
     def _call(self, parts: list[Part], where: str, data: dict[str, Any]) -> str:
+        if len(self._calls) >= MAX_CALLS:
+            oldest = next(iter(self._calls))
+            del self._calls[oldest]
+            parts.append(Answer(oldest, UNANSWERED, ok=False))
         name, parameters = data.get("tool_name"), data.get("parameters")
         self._calls[where] = str(data.get("tool_call_id"))
         known = name if isinstance(name, str) and name else "tool"

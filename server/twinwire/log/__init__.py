@@ -38,6 +38,8 @@ class Limits(Struct, frozen=True, kw_only=True):
     The newest `max_events` events of a run; `max_bytes` bytes of events of all runs, of which those that ended first go
     first; an ended run for `retention` seconds. Of conversations `max_sessions`, `session_bytes` bytes of each (its
     oldest turns go first), for `session_idle` seconds unused.
+
+    Of what is in this process's memory, `max_ended` ended runs, and `sessions_bytes` bytes of all conversations.
     """
 
     max_events: int
@@ -46,6 +48,8 @@ class Limits(Struct, frozen=True, kw_only=True):
     max_sessions: int
     session_bytes: int
     session_idle: float
+    max_ended: int = 100_000
+    sessions_bytes: int = 2**28
 
 
 class Quota(Struct, frozen=True, kw_only=True):

@@ -15,7 +15,10 @@ class LocalControl:
         self.worker = secrets.token_hex(8)
         self.heard: HearLogOut = lambda _user_id, _when: None
         self._sessions = Sessions(
-            max_sessions=limits.max_sessions, max_bytes=limits.session_bytes, max_idle=limits.session_idle
+            max_sessions=limits.max_sessions,
+            max_bytes=limits.session_bytes,
+            max_idle=limits.session_idle,
+            total_bytes=limits.sessions_bytes,
         )
         self._busy: dict[SessionKey, str] = {}
 

@@ -26,14 +26,15 @@ class _Entry(Struct, gc=False):
 class MemoryLog(LocalControl):
     """See `Store`.
 
-    The limit on bytes holds give or take one append; where no ended run is left, the oldest events of the run that
-    appends go.
+    The limit on bytes holds give or take one append; if no ended run is left, the oldest events of the run that appends
+    go. Ended runs have a limit of their own, since small ones take more memory than their events' bytes.
     """
 
     def __init__(self, limits: Limits, clock: Callable[[], float] = time.monotonic) -> None:
         super().__init__(limits)
         self._max_events = limits.max_events
         self._max_bytes = limits.max_bytes
+        self._max_ended = limits.max_ended
         self._retention = limits.retention
         self._clock = clock
         self._runs: dict[str, _Entry] = {}
@@ -74,7 +75,7 @@ class MemoryLog(LocalControl):
         if records[-1].last and run_id not in self._ended:
             self._ended[run_id] = self._clock() + self._retention
             entry.outcome = outcome(records[-1].body)
-        if self.size > self._max_bytes:
+        if self.size > self._max_bytes or len(self._ended) > self._max_ended:
             self._evict(run_id)
         if self.size > self._max_bytes or records[-1].seq - tail.first >= self._max_events:
             self.size -= tail.trim(self._max_events, max(self._max_bytes - (self.size - tail.size), 0))
@@ -134,7 +135,9 @@ class MemoryLog(LocalControl):
             self._drop(oldest)
 
     def _evict(self, appending: str) -> None:
-        while self.size > self._max_bytes and self._ended and (oldest := next(iter(self._ended))) != appending:
+        while self.size > self._max_bytes or len(self._ended) > self._max_ended:
+            if (oldest := next(iter(self._ended), appending)) == appending:
+                break
             self._drop(oldest)
 
     def _drop(self, run_id: str) -> None:

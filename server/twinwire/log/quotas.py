@@ -10,6 +10,7 @@ from twinwire.errors import RateLimited, TooManyRuns
 from twinwire.log import Quota, RunInfo
 
 WINDOW_SECONDS = 60.0
+MAX_USERS = 50_000
 
 
 def refusal(quota: Quota, ends: float, frees: float) -> TooManyRuns:
@@ -22,7 +23,8 @@ def refusal(quota: Quota, ends: float, frees: float) -> TooManyRuns:
 class Quotas:
     """The starts of each named user: those of the last minute, and of runs that `goes_on` says still go on.
 
-    In memory. A start is forgotten when neither is so; a user who comes no more is forgotten as others come.
+    In memory. A start is forgotten when neither is so; a user who comes no more is forgotten as others come. Of more
+    than `MAX_USERS` users the one looked at longest ago is forgotten: if nobody is authenticated, names cost nothing.
     """
 
     def __init__(self, goes_on: Callable[[str], bool], clock: Callable[[], float] = time.monotonic) -> None:
@@ -49,6 +51,8 @@ class Quotas:
             if ends or frees:
                 raise refusal(quota, ends, frees)
         starts[run.run_id] = now
+        if len(self._starts) > MAX_USERS:
+            del self._starts[next(iter(self._starts))]
 
     def _prune(self, user_id: str, now: float) -> None:
         """Forget a user's starts that are of no more account; the user, who is looked at last from now on, too."""

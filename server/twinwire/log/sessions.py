@@ -3,23 +3,36 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 
 from msgspec import Struct
 
 from twinwire.log import SessionKey
 
+SESSION_COST = 1024
+TURN_COST = 192
+"""Bytes that a session, and a turn in it, take beside their texts."""
+
 
 class _Session(Struct):
-    turns: list[tuple[str, str]]
+    """A conversation, as UTF-8: a text with one emoji in it would take four bytes for each of its characters."""
+
+    turns: deque[tuple[bytes, bytes]]
     size: int
     used: float
+
+    @property
+    def cost(self) -> int:
+        """What it takes in memory, in bytes."""
+        return SESSION_COST + TURN_COST * len(self.turns) + self.size
 
 
 class Sessions:
     """Histories of at most `max_sessions` sessions, `max_bytes` each, forgotten after `max_idle` seconds unused.
 
-    The session unused for longest goes first, and in a session the oldest turn.
+    The session unused for longest goes first, also if all together take more than `total_bytes` in memory; in a session
+    the oldest turn goes first.
     """
 
     def __init__(
@@ -28,13 +41,16 @@ class Sessions:
         max_sessions: int,
         max_bytes: int,
         max_idle: float,
+        total_bytes: int,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._max_sessions = max_sessions
         self._max_bytes = max_bytes
         self._max_idle = max_idle
+        self._total_bytes = total_bytes
         self._clock = clock
         self._sessions: dict[SessionKey, _Session] = {}  # in the order of their last use
+        self.cost = 0
 
     def __len__(self) -> int:
         return len(self._sessions)
@@ -47,26 +63,37 @@ class Sessions:
             return []
         session.used = self._clock()
         self._sessions[key] = session
-        return messages(session.turns)
+        return messages([(_text(question), _text(answer)) for question, answer in session.turns])
 
     def add(self, key: SessionKey, question: str, answer: str) -> None:
         """Add a turn."""
-        session = self._sessions.pop(key, None) or _Session([], 0, 0.0)
-        session.turns.append((question, answer))
-        session.size += turn_size(question, answer)
+        session = self._sessions.pop(key, None)
+        if session is None:
+            session = _Session(deque(), 0, 0.0)
+        else:
+            self.cost -= session.cost
+        turn = question.encode("utf-8", "surrogatepass"), answer.encode("utf-8", "surrogatepass")
+        session.turns.append(turn)
+        session.size += sum(map(len, turn))
         while session.size > self._max_bytes and session.turns:
-            session.size -= turn_size(*session.turns.pop(0))
+            session.size -= sum(map(len, session.turns.popleft()))
         session.used = self._clock()
         self._sessions[key] = session
+        self.cost += session.cost
         self._forget()
 
     def _forget(self) -> None:
         oldest_allowed = self._clock() - self._max_idle
         while self._sessions:
             key = next(iter(self._sessions))
-            if len(self._sessions) <= self._max_sessions and self._sessions[key].used >= oldest_allowed:
+            crowded = len(self._sessions) > self._max_sessions or self.cost > self._total_bytes
+            if not crowded and self._sessions[key].used >= oldest_allowed:
                 break
-            del self._sessions[key]
+            self.cost -= self._sessions.pop(key).cost
+
+
+def _text(data: bytes) -> str:
+    return data.decode("utf-8", "surrogatepass")
 
 
 def messages(turns: Sequence[tuple[str, str]]) -> list[dict[str, str]]:

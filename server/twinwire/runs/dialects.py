@@ -17,6 +17,8 @@ Body = Mapping[str, Any]
 Said = list[tuple[str, str]]
 """Roles (`user`, `assistant` or `system`) and texts, in order."""
 
+MAX_MESSAGES = 1000
+"""Messages of a conversation that count: as objects, short ones take a hundred times their bytes."""
 _OURS = re.compile(r"[a-z2-7]{26}-[0-9]{1,19}", re.ASCII)  # how `formats.parts` names a call
 _SAMPLING = {
     *("temperature", "top_p", "topP", "top_k", "topK", "min_p", "seed", "stop", "stopSequences", "logit_bias"),
@@ -281,7 +283,7 @@ def _part(part: Any, path: str, known: Collection[str]) -> str:
 
 
 def question(said: Sequence[tuple[str, str]], limit: int) -> tuple[str, list[Message]]:
-    """Return the last message, and those before it that have a text: the newest, of `limit` bytes at most.
+    """Return the last message, and of those before it that have a text the newest: `MAX_MESSAGES`, and `limit` bytes.
 
     Raise `BadRequest` if the last one has none.
     """
@@ -292,7 +294,7 @@ def question(said: Sequence[tuple[str, str]], limit: int) -> tuple[str, list[Mes
         if not words.strip():
             continue
         limit -= len(words.encode("utf-8", "replace"))
-        if limit < 0:
+        if limit < 0 or len(history) >= MAX_MESSAGES:
             break
         history.append({"role": role, "content": words})
     return said[-1][1], history[::-1]

@@ -6,7 +6,7 @@ The body ends if and only if the terminal event was sent on it; otherwise it is 
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -65,17 +65,20 @@ async def serve(
     entry: AbstractContextManager[Any],
     headers: Iterable[tuple[bytes, bytes]],
     opening: bytes,
+    sent: Callable[[], None] | None = None,
 ) -> None:
     """Answer a request with `opening`, then the run's events after number `after`, from the first byte to the last.
 
-    `entry` is entered for as long as that takes; see `Connection.go_on`.
+    `sent` is called when the client has taken the opening. `entry` is entered for as long as the stream lasts; see
+    `Connection.go_on`.
     """
     await send({"type": "http.response.start", "status": 200, "headers": list(headers)})
     connection = Connection(scope, receive, send)
     transport = SseTransport(connection)
     pump = Pump(log, presence, transport, once=True)
     pump.by = by
-    pump.say(opening)
+    pump.say(opening, sent)
+    del opening, sent
     rest = functools.partial(
         _follow, run_id=run_id, after=after, view=view, entry=entry, transport=transport, pump=pump, sweep=sweep
     )

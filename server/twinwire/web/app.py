@@ -35,8 +35,18 @@ from twinwire.web.stream import HEARTBEAT_HEADER, RUN_HEADER
 logger = logging.getLogger("twinwire.web")
 
 
+MAX_PATH = 512  # characters; the longest path that there is has a name of 128 in it
+NO_PATH = "/too-long"  # there is no such path
+
+
 class _App(Litestar):
     """Litestar without its support for pydantic, which is a third of the start and here for the model's SDK alone."""
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """See `Litestar`, whose router keeps a thousand paths that it was asked for: none of them is long."""
+        if len(scope.get("path", "")) > MAX_PATH:
+            scope["path"] = NO_PATH
+        await super().__call__(scope, receive, send)
 
     @staticmethod
     def _get_default_plugins(plugins: list[PluginProtocol]) -> list[PluginProtocol]:
@@ -71,6 +81,8 @@ def create_app(
         max_sessions=settings.max_sessions,
         session_bytes=settings.session_bytes,
         session_idle=settings.session_idle,
+        max_ended=settings.log_runs,
+        sessions_bytes=settings.sessions_bytes,
     )
     log = open_log(settings.log, limits)
     quota = Quota(runs=settings.user_runs, starts=settings.user_starts, longest=settings.run_timeout)

@@ -31,6 +31,8 @@ It is called here: what the framework does for handlers that are given more woul
 """
 COOKIE = "twinwire_login"
 TOKEN_PROTOCOL = "twinwire.auth."  # noqa: S105 - the name of it
+MAX_HOST = 300
+"""Characters of a Host or an Origin; a name in DNS has 253. The results of parsing them are kept for a while."""
 _ASKER = "twinwire.asker"
 _SAFE = {"GET", "HEAD", "OPTIONS"}
 _DEFAULT_PORTS = {"http": 80, "ws": 80, "https": 443, "wss": 443}
@@ -61,6 +63,8 @@ def origin_allowed(origin: str | None, host: str, allowed: Sequence[str]) -> boo
     """
     if origin is None or "*" in allowed or origin in allowed:
         return True
+    if len(origin) > MAX_HOST or len(host) > MAX_HOST:
+        return False
     try:
         parts = urlsplit(origin)
         default = _DEFAULT_PORTS.get(parts.scheme)
@@ -94,7 +98,10 @@ def check_host(scope: AsgiScope, allowed: Sequence[str]) -> None:
     server = scope.get("server")
     if "*" in allowed or not (allowed or (server and is_loopback(server[0]))):
         return
-    name = _name_in(header(scope["headers"], b"host") or "")
+    host = header(scope["headers"], b"host") or ""
+    if len(host) > MAX_HOST:
+        raise BadHost
+    name = _name_in(host)
     if not is_loopback(name) and name not in {host.lower() for host in allowed}:
         raise BadHost
 

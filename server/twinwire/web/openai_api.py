@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated, Any
 
+import msgspec
 from litestar import Request, Response, get, post
 from litestar.di import NamedDependency
 from litestar.params import FromPath
@@ -75,6 +76,8 @@ async def completions(request: Request[Any, Any, Any], service: NamedDependency[
     spec = answer(said, service.settings.session_bytes, by, options)
     if asked.stream:
         stream.admit(service, FORMAT, spec.user_id)
+    asked = msgspec.structs.replace(asked, messages=())
+    del body, said  # a megabyte of JSON is some thirty as objects, and the run may take its time
     info, _ = await service.runs.start(spec)
     with stream.begun(spec, info.run_id):
         if asked.stream:

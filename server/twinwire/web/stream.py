@@ -20,6 +20,7 @@ from twinwire.formats import View, ag_ui, native
 from twinwire.formats.registry import Format
 from twinwire.log import RunInfo, RunState
 from twinwire.runs import RunSpec
+from twinwire.runs.reserve import Claim
 from twinwire.transports import sse
 from twinwire.transports.gate import AGAIN_SECONDS
 from twinwire.web.input import FollowQuery
@@ -40,7 +41,7 @@ SKIP_PAGE = 256
 class EventStream(Response[None]):
     """An SSE answer: the events of a run after number `after`.
 
-    `opening` is what the body begins with, by default what EventSource takes its cursor from.
+    `opening` is what the body begins with, by default what EventSource takes its cursor from; `claim` is what it costs.
     """
 
     def __init__(
@@ -52,6 +53,7 @@ class EventStream(Response[None]):
         by: Identity,
         *,
         opening: bytes = b"",
+        claim: Claim | None = None,
         headers: Mapping[str, str] = NO_HEADERS,
     ) -> None:
         super().__init__(None)
@@ -62,6 +64,7 @@ class EventStream(Response[None]):
         self._view = view
         self._by = by
         self._opening = opening
+        self._claim = claim
         self._headers = headers
 
     def to_asgi_response(self, *_: Any, **__: Any) -> ASGIApp:  # type: ignore[override]
@@ -77,8 +80,10 @@ class EventStream(Response[None]):
         opening = self._opening or sse_open(self._run_id, self._after, retry)
         if full:
             self._service.runs.figures.refused["busy"] += 1
+            self._claim = None
             await sse.put_off(scope, receive, send, headers=self._fields(), opening=opening)
             return
+        claim, self._claim, self._opening = self._claim, None, b""
         await sse.serve(
             scope,
             receive,
@@ -93,6 +98,7 @@ class EventStream(Response[None]):
             entry=gate.entered(self._user_id),
             headers=self._fields(),
             opening=opening,
+            sent=claim,
         )
 
     def _fields(self) -> list[tuple[bytes, bytes]]:
@@ -160,7 +166,9 @@ async def played(
     if state.first > 1:
         raise CursorGone(state.first, state.last)
     opening = HEARTBEAT  # nothing to take a cursor from
+    claim = None
     if isinstance(view, ag_ui.Late):
+        claim = await service.runs.reserve.take(state.size if after else 0)
         seq = 0
         while seq < after:
             page = await service.runs.log.page(run.run_id, seq, min(SKIP_PAGE, after - seq))
@@ -168,9 +176,10 @@ async def played(
             seq = page.records[-1].seq
             await asyncio.sleep(0)  # a long run is read in turns with everybody else's
         opening = view.opening or opening
+        view.forget()
     elif after:
         raise BadRequest("this format begins with the run's first event", field="after")
-    return EventStream(service, run, after, view, by, opening=opening, headers=kind.headers)
+    return EventStream(service, run, after, view, by, opening=opening, claim=claim, headers=kind.headers)
 
 
 async def whole(service: Service, run_id: str, kind: Format, view: View, by: Identity) -> EventStream:
