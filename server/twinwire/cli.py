@@ -30,10 +30,21 @@ class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         fail(message)
 
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """See `ArgumentParser`. A secret on the command line is not repeated in an error about it."""
+        for told in sys.argv[1:] if args is None else args:
+            for name in SECRETS:
+                if told.partition("=")[0] == flag(name):
+                    fail(
+                        f"{flag(name)}: all users of the machine can see a command line; set the variable "
+                        f"TWINWIRE_{name.upper()} instead"
+                    )
+        return super().parse_args(args, namespace)
+
 
 def fail(message: str) -> NoReturn:
-    """Say what is wrong, in one line, and end."""
-    sys.stderr.write(f"twinwire: {message}\n")
+    """Say what is wrong, in one line without a secret, and end."""
+    sys.stderr.write(f"twinwire: {logs.one_line(logs.scrub(message))}\n")
     raise SystemExit(2)
 
 
@@ -174,7 +185,8 @@ def _serve(arguments: argparse.Namespace) -> None:
 
         def say_ready() -> None:
             scheme = "https" if settings.ssl_certfile else "http"
-            print(f"Twinwire is at {scheme}://{shown}:{port} with {_model(arguments.app, settings)}", flush=True)
+            line = f"Twinwire is at {scheme}://{shown}:{port} with {_model(arguments.app, settings)}"
+            print(logs.one_line(logs.scrub(line)), flush=True)
 
         def work(ready: Callable[[], None]) -> None:
             app = _app(arguments.app, settings)
@@ -206,7 +218,7 @@ def _check_tls(settings: Settings) -> None:
     from twinwire.auth.files import read
 
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    read(settings.ssl_keyfile, "--ssl-keyfile")
+    logs.hide(*logs.in_pem(read(settings.ssl_keyfile, "--ssl-keyfile")))
     read(settings.ssl_certfile, "--ssl-certfile")
     try:
         context.load_verify_locations(settings.ssl_certfile)
@@ -261,6 +273,7 @@ def _reporting(command: Callable[[], None]) -> None:
 
 def main() -> None:
     """`twinwire`."""
+    logs.hide(*logs.in_environment(os.environ))
     arguments = parser().parse_args()
     commands = {"serve": _serve, "chat": _chat, "runs": _runs}
     _reporting(lambda: commands[arguments.command](arguments))

@@ -24,6 +24,12 @@ _KNOWN = {"log_format": ("text", "json"), "log_level": ("debug", "info", "warnin
 
 SECRETS = frozenset({"api_key", "auth_tokens", "secret"})
 """Settings that are variables only: a command line is there for all users of a machine to see."""
+KEY_PATHS = frozenset({"ssl_keyfile", "auth_tokens_file", "jwt_key_file"})
+"""Settings that say where secrets are; no log line and no repr does."""
+NAMES_OF_SECRETS = (
+    r"(?:[\w-]*[_-])?(?:api[_-]?key|key|token|ticket|secret|password|passwd|pwd|credential|sig|signature|auth|code)"
+)
+"""The names, as a regular expression, of what a URL's query may have that is a secret."""
 
 _ORIGIN = re.compile(r"https?://[^/?#@*\s]+", re.ASCII)
 _HOST = re.compile(r"\*|[0-9A-Za-z._-]+|[0-9A-Fa-f:.]+", re.ASCII)
@@ -141,16 +147,14 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             if origin != "*" and not _ORIGIN.fullmatch(origin):
                 raise ValueError(f"cors_origin: {_shown(origin)} is no origin (http://host[:port], no path) and not *")
         if self.base_url is not None and not _URL.fullmatch(self.base_url):
-            raise ValueError(f"base_url: {_shown(self.base_url)} is no URL such as http://host/v1")
+            raise ValueError("base_url: it is no URL such as http://host/v1")
         if not os.path.isdir(self.project_root):  # noqa: PTH112 - pathlib's raises for names that are too long
             raise ValueError(f"project_root: {_shown(self.project_root)} is not a folder")
 
     def __repr__(self) -> str:
         shown = {name: getattr(self, name) for name in self.__struct_fields__}
-        shown |= {name: "***" for name in SECRETS if shown[name]}
-        scheme, _, place = self.log.partition("://")
-        if "@" in place:
-            shown["log"] = f"{scheme}://***@{place.rpartition('@')[2]}"
+        shown |= {name: "***" for name in SECRETS | KEY_PATHS if shown[name]}
+        shown |= {name: _masked(shown[name]) for name in ("log", "base_url") if shown[name]}
         return f"Settings({', '.join(f'{name}={value!r}' for name, value in shown.items())})"
 
     @property
@@ -213,8 +217,14 @@ def variables(flags: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
+def _masked(url: str) -> str:
+    """Return a URL without its user, its password and what its query may have of secrets."""
+    url = re.sub(r"^([^:/]*://)?.*@", r"\1***@", url)
+    return re.sub(rf"([?&;]{NAMES_OF_SECRETS}=)[^&;#]*", r"\1***", url, flags=re.IGNORECASE)
+
+
 def _shown(value: Any) -> str:
-    text = repr(value)
+    text = repr(_masked(value) if isinstance(value, str) else value)
     return text if len(text) <= 80 else f"{text[:80]}…"
 
 

@@ -15,7 +15,6 @@ import signal
 import struct
 import sys
 import time
-import traceback
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
@@ -85,8 +84,8 @@ class Supervisor:
             code = 0
         except SystemExit as end:
             code = end.code if isinstance(end.code, int) else 1
-        except BaseException:  # noqa: BLE001 - this is where a process ends, whatever ends it
-            traceback.print_exc()
+        except BaseException:  # this is where a process ends, whatever ends it
+            logger.critical("a worker failed", exc_info=True)
         finally:
             sys.stdout.flush()
             sys.stderr.flush()

@@ -15,6 +15,7 @@ from typing import Any
 import msgspec
 
 from twinwire.errors import SettingsError
+from twinwire.logs import hide
 
 try:
     import jwt
@@ -42,6 +43,9 @@ _OTHER_FORMS = {
     "an SSH key; `ssh-keygen -e -m PKCS8` makes PEM of it": rb"\s*(sk-)?(ssh|ecdsa)-[a-z0-9]|---- BEGIN SSH2",
     "text with a byte order mark; save it as UTF-8 without one": rb"\xef\xbb\xbf|\xff\xfe|\xfe\xff",
 }
+
+
+_URL_SAFE = str.maketrans("+/", "-_")
 
 
 class Key(msgspec.Struct, frozen=True):
@@ -127,6 +131,8 @@ def _long_enough(secret: bytes, algorithm: str, field: str) -> bytes:
             f"an HMAC secret for {algorithm} has {_HMAC_BYTES[algorithm]} bytes or more (RFC 7518, section 3.2)",
             field=field,
         )
+    encoded = base64.b64encode(secret).decode()
+    hide(secret.decode("utf-8", "replace"), repr(secret)[2:-1], encoded, encoded.translate(_URL_SAFE).rstrip("="))
     return secret
 
 

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 
 from twinwire.auth.files import read
 from twinwire.errors import SettingsError
+from twinwire.logs import hide
 from twinwire.settings import Settings
 
 # RFC 6750, section 2.1, at least 16 characters of it; the user is what `user_id` may be.
@@ -16,7 +17,7 @@ _ENTRY = re.compile(r"([^\s:][^\r\n:]{0,127}):([A-Za-z0-9._~+/-]{16,1024}=*)", r
 
 
 class Tokens:
-    """Users by token. Only digests are kept, and all of them are compared, so that time tells nothing."""
+    """Users by token. Digests are compared, and all of them, so that time tells nothing."""
 
     def __init__(self, entries: Iterable[tuple[str, str]]) -> None:
         self._users = [(_digest(token), user) for user, token in entries]
@@ -39,6 +40,7 @@ class Tokens:
             entries += _entries(listed, "--auth-tokens-file", "line")
             if not entries:
                 raise SettingsError("there is no user:token in it", field="--auth-tokens-file")
+        hide(*(token for _, token in entries))
         return cls(entries) if entries else None
 
 

@@ -280,6 +280,7 @@ def open_log(url: str, limits: Limits) -> Store:
         return SqliteLog(url, limits)
     if url != "memory://":
         raise SettingsError(
-            f"{scheme!r} is no log this server knows; memory://, sqlite:/// and redis:// are", field="--log"
+            "this is no log that the server knows; memory://, sqlite:///file.db and redis://host:port/0 are",
+            field="--log",
         )
     return MemoryLog(limits)

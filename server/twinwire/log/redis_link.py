@@ -54,6 +54,8 @@ class Address:
             options = dict(parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query)))
             self.namespace = options.pop("namespace", "twinwire")
             self.lease = float(options.pop("lease", 10.0))
+            if parts.fragment or "@" in f"{parts.path}{parts.query}":
+                raise ValueError  # a password with a `#`, `/` or `?` that is not percent-encoded
             if not re.fullmatch(r"/?[0-9]{0,4}", parts.path) or any(not name.startswith("ssl_") for name in options):
                 raise ValueError
             bare = urlunsplit(parts._replace(query=urlencode(options)))

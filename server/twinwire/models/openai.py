@@ -21,6 +21,7 @@ from urllib.request import getproxies
 
 from twinwire.errors import SettingsError, UpstreamError, UpstreamTimeout
 from twinwire.events import dump
+from twinwire.logs import hide, in_url
 from twinwire.models import Message, Part, ToolSpec
 from twinwire.models.chunks import ChunkDecoder
 from twinwire.models.pulled import Take, pulled
@@ -125,6 +126,7 @@ class OpenAIChatModel:
             raise SettingsError("does not start with http:// or https://", field="--base-url")
         if not (api_key.isascii() and api_key.isprintable()):
             raise SettingsError("a key is printable ASCII", field="TWINWIRE_API_KEY")
+        hide(api_key, *in_url(base_url))
         self.name = name
         self._api_key = api_key or "no-key"
         self._base_url = base_url
