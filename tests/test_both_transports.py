@@ -82,7 +82,19 @@ async def test_a_burst_keeps_its_order(kind: str, server: Running, puppets: Pupp
 
 async def test_any_text_round_trips(kind: str, server: Running, puppets: Puppets) -> None:
     """Line breaks of every kind, NUL, emoji and look-alikes of the framing reach the client as they were."""
-    nasty = ["\r", "\n\n", "\r\n", "\u2028\u2029", "\x00", "data: x\n\n", "🪢", 'id: evt-"}', "\x1b[0m", "\ufeff", ""]
+    nasty = [
+        "\r",
+        "\n\n",
+        "\r\n",
+        "\u2028\u2029\x85",
+        "\x00",
+        "data: x\n\n",
+        "🪢",
+        'id: evt-"}',
+        "\x1b[0m",
+        "\ufeff",
+        "",
+    ]
     follower = await start(kind, server, "U+0000: \x00 and 🪢")
     puppet = await puppets.next()
     puppet.say(*nasty)
@@ -122,6 +134,7 @@ async def test_both_transports_carry_the_same_bytes(kind: str, server: Running, 
     puppet.emit("TOOL_CALL_START", tool_call_id="1", tool_name="Read", parameters={"path": 'a"b'})
     puppet.end()
     bodies = [body async for body in _bodies(live)]
+    assert all(len(body.decode().splitlines()) == 1 for body in bodies)
     replay = await attach(OTHER[kind], server, live.run_id, 0)
     assert [body async for body in _bodies(replay)] == bodies
     assert len(bodies) == 6

@@ -74,9 +74,9 @@ CASES: list[tuple[str, str, str, dict[str, Any], int, str, str | None]] = [
     ("cancel of an unknown run", "POST", f"/runs/{'a' * 26}/cancel", {}, 404, "run_not_found", None),
     ("unknown path", "GET", "/nope", {}, 404, "not_found", None),
     ("wrong method", "DELETE", "/runs", {}, 405, "method_not_allowed", None),
-    ("HEAD on a stream", "HEAD", "/chat/stream?message=x", {}, 405, "", None),
+    ("HEAD on a stream, of nothing", "HEAD", "/chat/stream", {}, 400, "", None),
     ("no event stream accepted", "GET", "/chat?message=x", {"headers": {"accept": "application/json"}}, 406, "not_acceptable", "accept"),
-    ("event stream refused", "GET", "/chat?message=x", {"headers": {"accept": "text/event-stream;q=0, text/html"}}, 406, "not_acceptable", "accept"),
+    ("event stream refused", "GET", "/chat?message=x", {"headers": {"accept": "text/event-stream;q=0, */*"}}, 406, "not_acceptable", "accept"),
     ("plain request to the WebSocket", "GET", "/ws", {}, 426, "upgrade_required", None),
 ]  # fmt: skip
 

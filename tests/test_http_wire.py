@@ -58,7 +58,7 @@ ROWS: list[tuple[str, bytes, int, str | None]] = [
     ("unknown method", b"HACK / HTTP/1.1\r\n" + HOST + b"\r\n", 400, "bad_request"),
     ("CONNECT", b"CONNECT x:80 HTTP/1.1\r\n" + HOST + b"\r\n", 400, "bad_request"),
     ("wrong method", b"DELETE /runs HTTP/1.1\r\n" + HOST + b"\r\n", 405, "method_not_allowed"),
-    ("HEAD on a stream", b"HEAD /chat/stream?message=x HTTP/1.1\r\n" + HOST + b"\r\n", 405, None),
+    ("HEAD on a stream", b"HEAD /chat/stream?message=x HTTP/1.1\r\n" + HOST + b"\r\n", 200, None),
     (
         "WebSocket version 8",
         b"GET /ws HTTP/1.1\r\n" + UPGRADE + b"Sec-WebSocket-Version: 8\r\n\r\n",

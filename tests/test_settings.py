@@ -16,6 +16,7 @@ TEXTS: dict[str, Any] = {
     "base_url": "http://127.0.0.1:11434/v1",
     "project_root": "/",
     "cors_origin": ("http://a.example",),
+    "cors_header": ("traceparent",),
     "allowed_host": ("app.example",),
     "auth_tokens": ("alice:0123456789abcdef",),
     "secret": "0123456789abcdef" * 2,
@@ -90,6 +91,16 @@ def test_lists(text: str) -> None:
     assert load({"TWINWIRE_CORS_ORIGIN": "*"}, {}).cors_origin == ("*",)
 
 
+@pytest.mark.parametrize(
+    "origin",
+    ["tauri://localhost", "capacitor://localhost", "ionic://localhost", "chrome-extension://abc", "file://", "null"],
+)
+def test_origins_of_app_shells(origin: str) -> None:
+    """What the web views of apps and a browser's extensions send can be listed."""
+    assert Settings(cors_origin=(origin, "http://localhost:3000")).cors_origin[0] == origin
+
+
+LISTS = {"cors_origin", "cors_header", "allowed_host"}
 BAD = [
     ("port", "http", "expected `int`"),
     ("port", "-1", ">= 0"),
@@ -125,7 +136,15 @@ BAD = [
     ("cors_origin", "http://a/", "no origin"),
     ("cors_origin", "http://a/path", "no origin"),
     ("cors_origin", "https://*.example.org", "no origin"),
-    ("cors_origin", "null", "no origin"),
+    ("cors_origin", "NULL", "no origin"),
+    ("cors_origin", "http://App.example", "lower case"),
+    ("cors_origin", "https://app.example:443", "default port"),
+    ("cors_origin", "http://app.example:80", "default port"),
+    ("cors_origin", "tauri://", "no origin"),
+    ("cors_origin", "app.example:8000", "no origin"),
+    ("cors_header", "x:y", "name of a header"),
+    ("cors_header", "*", "name of a header"),
+    ("cors_header", "traceparent:", "name of a header"),
     ("allowed_host", "app.example:8000", "no name"),
     ("allowed_host", "http://app.example", "no name"),
     ("jwt_audience", "us", "--jwt-key-file"),
@@ -147,7 +166,7 @@ BAD = [
 def test_a_bad_value_is_one_line(name: str, text: str, reason: str) -> None:
     """It names what the user wrote, the flag or the variable, says what is expected, and shows the value, cut."""
     sources: list[tuple[str, dict[str, str], dict[str, Any]]] = [
-        (flag(name), {}, {name: [text] if name in {"cors_origin", "allowed_host"} else text})
+        (flag(name), {}, {name: [text] if name in LISTS else text})
     ]
     if text and "\n" not in text:
         sources.append((f"TWINWIRE_{name.upper()}", {f"TWINWIRE_{name.upper()}": text}, {}))

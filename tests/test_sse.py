@@ -15,7 +15,7 @@ from twinwire.transports import Verdict
 
 GUIDE_HEADERS = {
     "content-type": "text/event-stream; charset=utf-8",
-    "cache-control": "no-cache",
+    "cache-control": "no-cache, no-transform",
     "x-accel-buffering": "no",
     "twinwire-heartbeat": "15",
 }

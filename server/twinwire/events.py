@@ -117,16 +117,27 @@ def event_id(run_id: str, seq: int) -> str:
 
 
 def dump(value: Any) -> bytes:
-    """`value` as JSON in UTF-8, without line breaks.
+    """Return `value` as JSON in UTF-8, on one line by anybody's rules.
 
-    A lone surrogate, which no UTF-8 can hold, becomes `?`. Raises `TypeError`, `ValueError` or
-    `RecursionError` for what is no JSON.
+    U+0085, U+2028 and U+2029 are escaped: some readers end a line there, such as Python's `str.splitlines`, httpx's
+    `iter_lines` and JavaScript before ES2019. A lone surrogate, which no UTF-8 can hold, becomes `?`. Raises
+    `TypeError`, `ValueError` or `RecursionError` for what is no JSON.
     """
     try:
-        return _encode(value)
+        body = _encode(value)
     except UnicodeEncodeError:
         text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-        return text.encode("utf-8", "replace")
+        body = text.encode("utf-8", "replace")
+    return body if body.isascii() else _one_line(body)
+
+
+def _one_line(body: bytes) -> bytes:
+    """Escape what some readers take for the end of a line; in JSON it can only be part of a string."""
+    if 0xE2 in body:  # a byte is found in a fifth of the time that three take
+        body = body.replace(b"\xe2\x80\xa8", b"\\u2028").replace(b"\xe2\x80\xa9", b"\\u2029")
+    if 0xC2 in body:
+        body = body.replace(b"\xc2\x85", b"\\u0085")
+    return body
 
 
 def encode(event: StreamEvent, run_id: str, seq: int) -> Record:
@@ -139,6 +150,10 @@ def encode(event: StreamEvent, run_id: str, seq: int) -> Record:
         data, timestamp, metadata = _encode(event.data), _encode(event.timestamp), _encode(event.metadata)
     except UnicodeEncodeError:
         data, timestamp, metadata = dump(event.data), dump(event.timestamp), dump(event.metadata)
+    if not data.isascii():
+        data = _one_line(data)
+    if not (timestamp.isascii() and metadata.isascii()):
+        timestamp, metadata = _one_line(timestamp), _one_line(metadata)
     if data[0] != _BRACE or metadata[0] != _BRACE or timestamp[0] != _QUOTE:
         raise TypeError("an event's data and metadata are JSON objects, its timestamp is a text")
     body = b'{"type":"%b","data":%b,"timestamp":%b,"metadata":%b,"id":"evt-%b-%d"}' % (

@@ -214,7 +214,10 @@ class BoundedHttp(HttpToolsProtocol):
         head = STATUS_LINE[error.status]
         if isinstance(error, UpgradeRequired):
             head += b"sec-websocket-version: 13\r\nupgrade: websocket\r\n"  # RFC 6455, section 4.4
-        head += b"content-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n" % len(body)
+        for name, value in self.server_state.default_headers:  # Date
+            head += b"%b: %b\r\n" % (name, value)
+        head += b"cache-control: no-store\r\nx-content-type-options: nosniff\r\ncontent-type: application/json\r\n"
+        head += b"content-length: %d\r\nconnection: close\r\n\r\n" % len(body)
         self.transport.write(head + body)
         self.transport.close()
         self.refused(error.code)

@@ -31,7 +31,10 @@ NAMES_OF_SECRETS = (
 )
 """The names, as a regular expression, of what a URL's query may have that is a secret."""
 
-_ORIGIN = re.compile(r"https?://[^/?#@*\s]+", re.ASCII)
+_ORIGIN = re.compile(  # as browsers send it
+    r"(?!http://[^/]*:80$|https://[^/]*:443$)[a-z][a-z0-9+.-]*://[^/?#@*\sA-Z,]+|file://|null", re.ASCII
+)
+_HEADER = re.compile(r"[0-9A-Za-z!#$%&'+.^_`|~-]+", re.ASCII)
 _HOST = re.compile(r"\*|[0-9A-Za-z._-]+|[0-9A-Fa-f:.]+", re.ASCII)
 _URL = re.compile(r"https?://[^/?#\s]+\S*", re.ASCII)
 
@@ -62,6 +65,9 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     project_root: Annotated[str, Meta(description="the folder that the Read and Search tools may see")] = "."
     cors_origin: Annotated[
         tuple[str, ...], Meta(description="an origin whose pages may use this server, or *; repeatable")
+    ] = ()
+    cors_header: Annotated[
+        tuple[str, ...], Meta(description="a request header that those pages may send as well; repeatable")
     ] = ()
     allowed_host: Annotated[
         tuple[str, ...], Meta(description="a name this server goes by, or *; default: on loopback its own; repeatable")
@@ -145,7 +151,13 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
                 raise ValueError(f"allowed_host: {_shown(host)} is no name or address (without a port) and not *")
         for origin in self.cors_origin:
             if origin != "*" and not _ORIGIN.fullmatch(origin):
-                raise ValueError(f"cors_origin: {_shown(origin)} is no origin (http://host[:port], no path) and not *")
+                raise ValueError(
+                    f"cors_origin: {_shown(origin)} is no origin: an origin is *, null or scheme://host[:port], "
+                    "in lower case, without a path and without the default port"
+                )
+        for name in self.cors_header:
+            if not _HEADER.fullmatch(name):
+                raise ValueError(f"cors_header: {_shown(name)} is not the name of a header, such as traceparent")
         if self.base_url is not None and not _URL.fullmatch(self.base_url):
             raise ValueError("base_url: it is no URL such as http://host/v1")
         if not os.path.isdir(self.project_root):  # noqa: PTH112 - pathlib's raises for names that are too long

@@ -15,8 +15,6 @@ from twinwire.web.guard import COOKIE, asker
 from twinwire.web.openapi import documented
 from twinwire.web.service import Service
 
-_PRIVATE = {"cache-control": "no-store"}
-
 
 class TicketBody(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """`POST /tickets`."""
@@ -33,7 +31,7 @@ async def ticket(request: Request[Any, Any, Any], service: NamedDependency[Servi
     if run_id is not None:
         await service.runs.state(run_id, by)
     text, until = service.auth.grant("ticket", by, run_id)
-    return Response({"ticket": text, "expires_at": rfc3339(until)}, headers=_PRIVATE)
+    return Response({"ticket": text, "expires_at": rfc3339(until)})
 
 
 @post("/login", status_code=200, summary="A cookie for a browser")
@@ -43,7 +41,7 @@ async def login(request: Request[Any, Any, Any], service: NamedDependency[Servic
     text, until = service.auth.grant("login", by)
     life = int(service.settings.login_life)
     body = {"user_id": by.user_id, "expires_at": rfc3339(until)}
-    return Response(body, headers=_PRIVATE, cookies=[_cookie(request, text, life)])
+    return Response(body, cookies=[_cookie(request, text, life)])
 
 
 @post("/logout", status_code=204, summary="End a login")
@@ -52,7 +50,7 @@ async def logout(request: Request[Any, Any, Any], service: NamedDependency[Servi
     by = asker(request)
     if by.user_id is not None:
         await service.log_out(by.user_id)
-    return Response(None, status_code=204, headers=_PRIVATE, cookies=[_cookie(request, "", 0)])
+    return Response(None, status_code=204, cookies=[_cookie(request, "", 0)])
 
 
 def _cookie(request: Request[Any, Any, Any], value: str, life: int) -> Cookie:

@@ -9,7 +9,6 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from litestar import Litestar, Request, Response
-from litestar.config.cors import CORSConfig
 from litestar.di import Provide
 from litestar.exceptions import HTTPException
 from litestar.plugins import PluginProtocol
@@ -27,10 +26,9 @@ from twinwire.runs.reserve import Reserve
 from twinwire.settings import Settings
 from twinwire.transports.gate import Gate
 from twinwire.transports.sweep import Sweep
-from twinwire.web import access, ag_ui, ai_sdk, chat, guard, health, openai_api, openapi, page, runs, socket
-from twinwire.web.query import IGNORED_HEADER
+from twinwire.web import access, ag_ui, ai_sdk, answers, chat, guard, health, openai_api, openapi, page, runs, socket
 from twinwire.web.service import Service
-from twinwire.web.stream import HEARTBEAT_HEADER, RUN_HEADER
+from twinwire.web.stream import RUN_HEADER
 
 logger = logging.getLogger("twinwire.web")
 
@@ -51,6 +49,12 @@ class _App(Litestar):
     @staticmethod
     def _get_default_plugins(plugins: list[PluginProtocol]) -> list[PluginProtocol]:
         return [*plugins, MsgspecDIPlugin()]
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """See `Litestar`. HEAD is wherever GET is."""
+        if scope["type"] == "http" and scope["method"] == "HEAD":
+            scope, send = answers.head_only(scope, send)
+        await super().__call__(scope, receive, send)
 
 
 def create_app(
@@ -106,6 +110,7 @@ def create_app(
         formats=registry(formats or {}),
     )
     figures = health.registry(service)
+    site = page.Site.open()
 
     @asynccontextmanager
     async def lifespan(_: Litestar) -> AsyncIterator[None]:
@@ -140,16 +145,17 @@ def create_app(
             socket.socket,
             socket.chats,
             page.index,
-            *page.static_routers(),
+            page.page,
+            page.client,
         ],
         dependencies={
             "service": Provide(lambda: service, sync_to_thread=False),
             "figures": Provide(lambda: figures, sync_to_thread=False),
+            "site": Provide(lambda: site, sync_to_thread=False),
         },
         exception_handlers={TwinwireError: _twinwire_error, HTTPException: _http_error, Exception: _unexpected},
-        cors_config=_cors(settings),
         middleware=[lambda app: guard.Guard(app, service)],
-        before_send=[guard.secured],
+        before_send=[answers.fields(settings, *openai_api.HEADERS)],
         openapi_config=openapi.config(),
         lifespan=[lifespan],
         logging_config=None,
@@ -157,18 +163,6 @@ def create_app(
     )
     app.state.service = service
     return app
-
-
-def _cors(settings: Settings) -> CORSConfig | None:
-    if not settings.cors_origin:
-        return None
-    return CORSConfig(
-        allow_origins=list(settings.cors_origin),
-        allow_methods=["GET", "POST"],
-        allow_credentials=settings.authenticates and "*" not in settings.cors_origin,
-        allow_headers=["content-type", "last-event-id", "authorization", "cache-control", *openai_api.HEADERS],
-        expose_headers=[RUN_HEADER, HEARTBEAT_HEADER, "location", "retry-after", "x-should-retry", IGNORED_HEADER],
-    )
 
 
 def _twinwire_error(request: Request[Any, Any, Any], error: TwinwireError) -> Response[dict[str, Any]]:

@@ -9,7 +9,7 @@ from litestar.di import NamedDependency
 
 from twinwire.runs import RunSpec
 from twinwire.runs.spec import DEFAULT_ON_DISCONNECT
-from twinwire.web import guard, input as incoming, stream
+from twinwire.web import answers, guard, input as incoming, stream
 from twinwire.web.input import ChatBody, ChatQuery
 from twinwire.web.openapi import documented
 from twinwire.web.service import Service
@@ -35,6 +35,9 @@ async def chat(request: Request[Any, Any, Any], service: NamedDependency[Service
     if asked.stream:
         incoming.accepts_events(request)
         stream.admit(service, stream.chosen(service, asked), spec.user_id)  # what is refused must not start a run
+    if answers.is_head(request.scope):
+        fields = stream.stream_headers(service) if asked.stream else {"content-type": "application/json"}
+        return stream.HeadAlone(fields)
     info, _ = await service.runs.start(spec)
     with stream.begun(spec, info.run_id):
         if asked.stream:

@@ -14,7 +14,7 @@ from urllib.parse import parse_qs, urlsplit
 
 from litestar import Request, Response
 from litestar.enums import ScopeType
-from litestar.types import ASGIApp, Message, Receive, Scope as AsgiScope, Send
+from litestar.types import ASGIApp, Receive, Scope as AsgiScope, Send
 
 from twinwire.auth import ANYBODY, Auth, Identity, Scope, scopes
 from twinwire.errors import BadHost, OriginNotAllowed, TwinwireError, Unauthenticated
@@ -134,7 +134,7 @@ def identify(scope: AsgiScope, auth: Auth, origins: Sequence[str]) -> Identity |
         if "ticket=" in text and (tickets := parse_qs(text).get("ticket")):
             return auth.granted("ticket", tickets[0])
     cookie = _cookie(headers)
-    listed = [origin for origin in origins if origin != "*"]
+    listed = [origin for origin in origins if origin not in {"*", "null"}]
     if cookie is None or not origin_allowed(header(headers, b"origin"), header(headers, b"host") or "", listed):
         return None
     try:
@@ -182,6 +182,10 @@ class Guard:
             # Before it opens that is a 403, whatever the code.
             await send({"type": "websocket.close", "code": error.close_code, "reason": error.code})
             return
+        if scope.get("method") == "OPTIONS":
+            answer = Response(None, status_code=204, headers={"allow": _methods(scope)})
+            await answer.to_asgi_response(None, Request(scope))(scope, receive, send)
+            return
         if scope["type"] == ScopeType.HTTP:
             needed = scopes.of_route(scope["method"], scope["path_template"])
             scope[_ASKER] = by = self._asker(scope, opened=needed is Scope.OPEN)  # type: ignore[literal-required]
@@ -206,19 +210,7 @@ class Guard:
         return by
 
 
-async def secured(message: Message, scope: AsgiScope) -> None:
-    """Add the headers of every answer: its type is what it says, it tells nobody where it was, nobody may frame it.
-
-    An answer also names what of its request was ignored.
-    """
-    if message["type"] == "http.response.start":
-        told = {name for name, _ in message["headers"]}
-        common = (field for field in _SECURITY if field[0] not in told)
-        message["headers"] = [*message["headers"], *common, *query.ignored_header(scope)]
-
-
-_SECURITY = [
-    (b"x-content-type-options", b"nosniff"),
-    (b"referrer-policy", b"no-referrer"),
-    (b"content-security-policy", b"frame-ancestors 'none'"),
-]
+def _methods(scope: AsgiScope) -> str:
+    """Return what `Allow` says of the path that is asked for: the framework forgets those of its other handlers."""
+    routes = (route for route in scope["litestar_app"].routes if route.path_format == scope["path_template"])
+    return ", ".join({method for route in routes for method in route.methods or ["GET"]})  # none: a socket

@@ -12,6 +12,7 @@ from msgspec import Meta, Struct
 
 from twinwire.errors import BadRequest, NotAcceptable, PayloadTooLarge, UnsupportedMediaType
 from twinwire.log import MAX_RECENT
+from twinwire.web.answers import quality
 from twinwire.web.guard import header
 from twinwire.web.query import kept
 from twinwire.wire import Cursor, check_types, decode_json, listed_types, named_error, parse_after, parse_cursor
@@ -182,9 +183,5 @@ def run_cursor(request: Request[Any, Any, Any], asked: FollowQuery, run_id: str)
 def accepts_events(request: Request[Any, Any, Any]) -> None:
     """Raises `NotAcceptable` where the client takes no event stream."""
     accept = header(request.scope["headers"], b"accept") or "*/*"
-    for part in accept.lower().split(","):
-        kind, *parameters = (item.strip() for item in part.split(";"))
-        refused = any(re.fullmatch(r"q\s*=\s*0(\.0*)?", parameter) for parameter in parameters)
-        if kind in {"text/event-stream", "text/*", "*/*"} and not refused:
-            return
-    raise NotAcceptable("this is answered as text/event-stream", field="accept")
+    if not quality(accept, "text/event-stream", "text/*", "*/*"):
+        raise NotAcceptable("The answer is text/event-stream, which `Accept` does not allow.", field="accept")

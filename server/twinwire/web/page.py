@@ -1,15 +1,27 @@
-"""The page at `/` and the JS client it uses, served from the package or, in a checkout, from `clients/`."""
+"""The page at `/` and the JS client it uses, served from the package or, in a checkout, from `clients/`.
+
+A file is in memory as it is and compressed, under a strong ETag of its own each: a reload of the page fetches nothing
+again. Nothing else is compressed: an answer that has both a secret and a client's words would tell the secret by its
+length (BREACH), and a stream would wait in the compressor.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import base64
+import gzip
+import hashlib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from litestar import Request, Response, Router, get
-from litestar.static_files import create_static_files_router
+from litestar import Request, Response, get
+from litestar.di import NamedDependency
+from litestar.params import FromPath
+from msgspec import Struct
 
 from twinwire.errors import NotFound
+from twinwire.web import answers
+from twinwire.web.guard import header
 
 # Everything comes from this server, nothing inline, nowhere else to talk to; whoever may frame it could click in it.
 # Trusted types make an assignment to innerHTML an error where the browser knows them, but for DOMPurify's own.
@@ -18,48 +30,119 @@ CONTENT_SECURITY_POLICY = (
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
     "require-trusted-types-for 'script'; trusted-types dompurify"
 )
-HEADERS = {
-    "content-security-policy": CONTENT_SECURITY_POLICY,
-    "cache-control": "no-cache",
-}
+TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
+WORTHWHILE = 0.9  # of its size, at most, is what a file is sent compressed at
 
 
-def _folder(name: str, in_checkout: str) -> Path:
-    packaged = Path(__file__).parent / "_static" / name
-    return packaged if packaged.is_dir() else Path(__file__).parents[3] / "clients" / in_checkout
+class Representation(Struct, frozen=True):
+    """A file's bytes as they are sent (RFC 9110, section 8), and their ETag."""
+
+    body: bytes
+    etag: str
+    coding: str | None = None
 
 
-@get("/", include_in_schema=False, sync_to_thread=False)
-def index() -> Response[bytes]:
-    """The page."""
-    file = _folder("page", "web") / "index.html"
-    if not file.is_file():
-        raise NotFound("this server has no page")
-    return Response(file.read_bytes(), media_type="text/html", headers=HEADERS)
+class StaticFile(Struct, frozen=True):
+    """A file as it was when it was last changed: `stamp` says when."""
 
+    stamp: tuple[int, int]
+    media_type: str
+    plain: Representation
+    packed: Representation | None
 
-def static_routers() -> list[Router]:
-    """`/page/*`, the page's own files, and `/client/*`, the JS client."""
-    folders = {"/page": _folder("page", "web"), "/client": _folder("client", "js/src")}
-
-    def with_headers(response: Response[object]) -> Response[object]:
-        response.headers.update(HEADERS)
-        return response
-
-    def known(folder: Path) -> Callable[[Request[Any, Any, Any]], None]:
-        """Refuse a path that is none of the folder's files, before the file system sees what a client sent."""
-        names = {file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file()}
-
-        def check(request: Request[Any, Any, Any]) -> None:
-            if str(request.path_params["file_path"]).removeprefix("/") not in names:
-                raise NotFound("no such path")
-
-        return check
-
-    return [
-        create_static_files_router(
-            path, [folder], name=path[1:], before_request=known(folder), after_request=with_headers
+    @staticmethod
+    def read(path: Path, stamp: tuple[int, int]) -> StaticFile:
+        """Read the file and compress it."""
+        body = path.read_bytes()
+        packed = gzip.compress(body, 9, mtime=0)
+        digest = base64.urlsafe_b64encode(hashlib.sha256(body).digest()[:16]).decode().rstrip("=")
+        return StaticFile(
+            stamp,
+            TYPES.get(path.suffix, "text/plain"),
+            Representation(body, f'"{digest}"'),
+            Representation(packed, f'"{digest}-gzip"', "gzip") if len(packed) < WORTHWHILE * len(body) else None,
         )
-        for path, folder in folders.items()
-        if folder.is_dir()
-    ]
+
+    def chosen(self, accept_encoding: str) -> Representation:
+        """Return the representation for a request with this Accept-Encoding."""
+        return self.packed if self.packed and answers.quality(accept_encoding, "gzip", "*") else self.plain
+
+
+class Folder:
+    """The files of a folder, as they are on the disk; those that are added later are not served."""
+
+    def __init__(self, path: Path) -> None:
+        self._paths = {str(file.relative_to(path)): file for file in path.rglob("*") if file.is_file()}
+        self._files: dict[str, StaticFile] = {}
+
+    def answer(self, name: str, request: Request[Any, Any, Any]) -> Response[bytes | None]:
+        """Return the file of this name, or 304 if the client has it (RFC 9110, section 13.1.2). Raises `NotFound`."""
+        file = self.file(name)
+        sent = file.chosen(header(request.scope["headers"], b"accept-encoding") or "")
+        headers = {
+            "content-security-policy": CONTENT_SECURITY_POLICY,
+            "cache-control": "no-cache",
+            "etag": sent.etag,
+            "vary": "Accept-Encoding",
+        }
+        known = header(request.scope["headers"], b"if-none-match") or ""
+        if {tag.strip().removeprefix("W/") for tag in known.split(",")} & {sent.etag, "*"}:
+            return Response(None, status_code=304, headers=headers)
+        if sent.coding is not None:
+            headers["content-encoding"] = sent.coding
+        return Response(sent.body, status_code=200, headers=headers, media_type=file.media_type)
+
+    def names(self) -> Iterable[str]:
+        """Return the names of all files."""
+        return self._paths.keys()
+
+    def file(self, name: str) -> StaticFile:
+        """Return the file of this name as it is now. Raises `NotFound`."""
+        try:
+            status = self._paths[name].stat()
+        except (KeyError, FileNotFoundError):
+            raise NotFound("no such path") from None
+        stamp = (status.st_mtime_ns, status.st_size)
+        file = self._files.get(name)
+        if file is None or file.stamp != stamp:
+            file = self._files[name] = StaticFile.read(self._paths[name], stamp)
+        return file
+
+
+def _folder(name: str, in_checkout: str) -> Folder:
+    packaged = Path(__file__).parent / "_static" / name
+    return Folder(packaged if packaged.is_dir() else Path(__file__).parents[3] / "clients" / in_checkout)
+
+
+class Site(Struct, frozen=True):
+    """The folders that are served."""
+
+    page: Folder
+    client: Folder
+
+    @staticmethod
+    def open() -> Site:
+        """Find the folders, which a package that was built without them lacks: then they are empty."""
+        return Site(_folder("page", "web"), _folder("client", "js/src"))
+
+
+@get("/", include_in_schema=False)
+async def index(request: Request[Any, Any, Any], site: NamedDependency[Site]) -> Response[bytes | None]:
+    """The page."""
+    return site.page.answer("index.html", request)
+
+
+@get("/page/{file_path:path}", include_in_schema=False)
+async def page(
+    request: Request[Any, Any, Any], file_path: FromPath[Path], site: NamedDependency[Site]
+) -> Response[bytes | None]:
+    """A file of the page's."""
+    return site.page.answer(str(file_path).lstrip("/"), request)
+
+
+@get("/client/{file_path:path}", include_in_schema=False)
+async def client(
+    request: Request[Any, Any, Any], file_path: FromPath[Path], site: NamedDependency[Site]
+) -> Response[bytes | None]:
+    """A file of the JS client's."""
+    return site.client.answer(str(file_path).lstrip("/"), request)

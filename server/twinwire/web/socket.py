@@ -8,6 +8,7 @@ from typing import Any
 
 from litestar import Response, asgi
 from litestar.enums import ScopeType
+from litestar.exceptions import MethodNotAllowedException
 from litestar.types import Receive, Scope, Send
 from msgspec import Struct
 
@@ -47,6 +48,14 @@ def _plain(*_: object) -> Callable[..., websocket.Socket]:
     return websocket.Socket
 
 
+def _no_socket(method: str) -> Response[Any]:
+    """Return the answer to a request that asks for no WebSocket. Raises `MethodNotAllowedException`."""
+    if method != "GET":
+        raise MethodNotAllowedException(headers={"allow": "GET"})
+    body = {"code": "upgrade_required", "message": "This path is a WebSocket's: the request must ask for an upgrade."}
+    return Response(body, status_code=426, headers={"upgrade": "websocket", "connection": "Upgrade"})
+
+
 async def _serve(
     scope: Scope,
     receive: Receive,
@@ -58,12 +67,7 @@ async def _serve(
 ) -> None:
     """See who asks, check the query (see `query.check`), accept, serve. The guard has checked the page."""
     if scope["type"] == ScopeType.HTTP:
-        upgrade: Response[Any] = Response(
-            {"code": "upgrade_required", "message": "this is a WebSocket"},
-            status_code=426,
-            headers={"upgrade": "websocket", "connection": "Upgrade"},
-        )
-        await upgrade.to_asgi_response(app=None, request=None)(scope, receive, send)  # type: ignore[arg-type]
+        await _no_socket(scope["method"]).to_asgi_response(app=None, request=None)(scope, receive, send)  # type: ignore[arg-type]
         return
     service: Service = scope["litestar_app"].state.service
     await receive()  # websocket.connect

@@ -23,6 +23,7 @@ from twinwire.runs import RunSpec
 from twinwire.runs.reserve import Claim
 from twinwire.transports import sse
 from twinwire.transports.gate import AGAIN_SECONDS
+from twinwire.web import answers
 from twinwire.web.input import FollowQuery
 from twinwire.web.service import Service
 from twinwire.wire import HEARTBEAT, sse_open
@@ -73,6 +74,9 @@ class EventStream(Response[None]):
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         settings, gate = self._service.settings, self._service.gate
+        if answers.is_head(scope):
+            await _head_alone(send, self._fields())
+            return
         await asyncio.sleep(0)  # a run that has just started asks its model before the answer to this begins
         full = gate.full(self._user_id)
         # Jittered, so that the clients of a server that restarts do not come back all at once.
@@ -102,16 +106,40 @@ class EventStream(Response[None]):
         )
 
     def _fields(self) -> list[tuple[bytes, bytes]]:
-        headers = {
-            "content-type": "text/event-stream; charset=utf-8",
-            "cache-control": "no-cache",
-            "x-accel-buffering": "no",
-            "x-content-type-options": "nosniff",
-            RUN_HEADER: self._run_id,
-            HEARTBEAT_HEADER: f"{self._service.settings.heartbeat:g}",
-            **self._headers,
-        }
-        return [(name.encode(), value.encode()) for name, value in headers.items()]
+        return _encoded({**stream_headers(self._service), RUN_HEADER: self._run_id, **self._headers})
+
+
+class HeadAlone(Response[None]):
+    """The head of an answer that would have these fields: a HEAD request starts no run."""
+
+    def __init__(self, fields: Mapping[str, str]) -> None:
+        super().__init__(None)
+        self._fields = fields
+
+    def to_asgi_response(self, *_: Any, **__: Any) -> ASGIApp:  # type: ignore[override]
+        """See `Response`: an ASGI app that serves itself."""
+        return self._serve
+
+    async def _serve(self, _: Scope, __: Receive, send: Send) -> None:
+        await _head_alone(send, _encoded(self._fields))
+
+
+def stream_headers(service: Service) -> Mapping[str, str]:
+    """Return the fields of a stream that are the same for each run."""
+    return {
+        "content-type": "text/event-stream; charset=utf-8",
+        "x-accel-buffering": "no",
+        HEARTBEAT_HEADER: f"{service.settings.heartbeat:g}",
+    }
+
+
+def _encoded(fields: Mapping[str, str]) -> list[tuple[bytes, bytes]]:
+    return [(name.encode(), value.encode()) for name, value in fields.items()]
+
+
+async def _head_alone(send: Send, fields: list[tuple[bytes, bytes]]) -> None:
+    await send({"type": "http.response.start", "status": 200, "headers": fields})
+    await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
 async def follow(service: Service, run_id: str, after: int, how: FollowQuery, by: Identity) -> Response[None]:
