@@ -236,7 +236,7 @@ def test_conversations_a_client_brings_are_not_kept(server: Server) -> None:
     """What a request of AG-UI has beside its question is not kept for as long as the stream is open."""
     with unharmed(server, 60 * MB), ExitStack() as stack:
         for number in range(40):
-            old = [{"id": f"o{i}", "role": "tool", "toolCallId": "c", "content": "x"} for i in range(15_000)]
+            old = [{"id": f"o{i}", "role": "user", "content": "x"} for i in range(18_000)]
             messages = [*old, {"id": "m", "role": "user", "content": "event 10 stay"}]
             name = {"threadId": f"kept {number}", "runId": "r", "messages": messages}
             body = json.dumps({**name, "state": None, "tools": [], "context": [], "forwardedProps": None}).encode()
