@@ -69,7 +69,7 @@ class SseFollower:
             answer = json.loads(await self.response.aread())
             await self.close()
             raise Refused(answer, self.response.status_code)
-        self.run_id = self.response.headers["twinwire-run"]
+        self.run_id = self.response.headers.get("twinwire-run", "")  # none of a start that is put off
         self._bytes = self.response.aiter_raw()
         return self
 

@@ -7,6 +7,7 @@ import asyncio
 import json
 import logging
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 import pytest
@@ -149,7 +150,7 @@ async def test_the_header_wins_over_after(server: Running, puppets: Puppets) -> 
 
 
 async def test_a_resume_never_starts(server: Running, puppets: Puppets) -> None:
-    """A request with a cursor and a message follows the cursor's run."""
+    """A request with a cursor and a message follows the cursor's run; once it has ended, no other message is lost."""
     follower = await start("sse", server)
     puppet = await puppets.next()
     puppet.say("a")
@@ -158,6 +159,9 @@ async def test_a_resume_never_starts(server: Running, puppets: Puppets) -> None:
     async with httpx.AsyncClient(base_url=server.url, trust_env=False, verify=False) as client:
         response = await client.get("/chat/stream?message=again", headers={"last-event-id": seen[0]["id"]})
         assert response.headers["twinwire-run"] == follower.run_id
-        last = await client.get("/chat/stream?message=again", headers={"last-event-id": seen[-1]["id"]})
+        asked = quote(puppet.request.message)
+        last = await client.get(f"/chat/stream?message={asked}", headers={"last-event-id": seen[-1]["id"]})
         assert (last.status_code, last.content) == (204, b"")
+        new = await client.get("/chat/stream?message=again", headers={"last-event-id": seen[-1]["id"]})
+        assert (new.status_code, new.json()["field"]) == (400, "message")
     assert puppets.started == 1

@@ -51,14 +51,16 @@ async def test_streams_over_the_bound_are_put_off(settings: dict[str, Any], pupp
 
 
 async def test_a_user_s_streams_do_not_count_for_others(puppets: Puppets) -> None:
-    """Who has as many as they may is put off; another user, and who names none, is not."""
+    """Who has as many as they may is put off, and no run starts for them; another user, and who names none, is not."""
     async with serving({"mine": puppets}, user_connections=1) as server:
         first = await start("sse", server, user_id="u", session_id="1")
         put_off = await start("sse", server, user_id="u", session_id="2")
         with pytest.raises(Broken):
             await put_off.next()
+        assert isinstance(put_off, SseFollower)
+        assert (put_off.run_id, b"id" in put_off.opening) == ("", False)
         others = [await start("sse", server, **who) for who in ({"user_id": "v"}, {}, {})]
-        for _ in range(5):
+        for _ in range(4):
             (await puppets.next()).say("a")
         for follower in others:
             assert b"AGENT_START" in (await follower.next() or b"")

@@ -207,4 +207,4 @@ def _body(request: Request[Any, Any, Any], error: TwinwireError, status: int) ->
 
 def _unexpected(request: Request[Any, Any, Any], error: Exception) -> Response[dict[str, Any]]:
     logger.error("%s %s failed", request.method, request.scope["path"], exc_info=error)
-    return Response(TwinwireError("internal error").payload(), status_code=500)
+    return Response(_body(request, TwinwireError("internal error"), 500), status_code=500)

@@ -29,12 +29,17 @@ async def chat(request: Request[Any, Any, Any], service: NamedDependency[Service
         asked = incoming.merged(asked, data)
     if (cursor := incoming.chat_cursor(request, asked)) is not None:
         incoming.accepts_events(request)
-        return await stream.follow(service, cursor.run_id, cursor.seq, asked, guard.asker(request))
+        return await stream.follow(
+            service, cursor.run_id, cursor.seq, asked, guard.asker(request), message=asked.message
+        )
     by = guard.starter(request, service)
     spec = RunSpec.of(asked, by, DEFAULT_ON_DISCONNECT if asked.stream else "cancel", interrupt=True)
     if asked.stream:
         incoming.accepts_events(request)
-        stream.admit(service, stream.chosen(service, asked), spec.user_id)  # what is refused must not start a run
+        kind = stream.chosen(service, asked)
+        stream.admit(service, kind, spec.user_id)  # what is refused must not start a run
+        if stream.puts_off(service, kind, spec.user_id):
+            return stream.PutOff(service)
     if answers.is_head(request.scope):
         fields = stream.stream_headers(service) if asked.stream else {"content-type": "application/json"}
         return stream.HeadAlone(fields)

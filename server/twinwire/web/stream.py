@@ -39,6 +39,35 @@ NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 SKIP_PAGE = 256
 
 
+def _retry(milliseconds: float) -> int:
+    """Return the time with a jitter, so that the clients of a server that restarts do not come back all at once."""
+    return round(milliseconds * random.uniform(0.5, 1.5))
+
+
+class PutOff(Response[None]):
+    """An SSE answer to a start for whose stream there is no room: a time to come again, and no run begins.
+
+    It has no cursor, so that the reconnect is the same start.
+    """
+
+    def __init__(self, service: Service) -> None:
+        super().__init__(None)
+        self._service = service
+
+    def to_asgi_response(self, *_: Any, **__: Any) -> ASGIApp:  # type: ignore[override]
+        """See `Response`: an ASGI app that serves itself."""
+        return self._serve
+
+    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
+        headers = _encoded(stream_headers(self._service))
+        if answers.is_head(scope):
+            await _head_alone(send, headers)
+            return
+        self._service.runs.figures.refused["busy"] += 1
+        opening = b"retry: %d\n\n" % _retry(FULL_RETRY_MS)
+        await sse.put_off(scope, receive, send, headers=headers, opening=opening)
+
+
 class EventStream(Response[None]):
     """An SSE answer: the events of a run after number `after`.
 
@@ -66,7 +95,7 @@ class EventStream(Response[None]):
         self._by = by
         self._opening = opening
         self._claim = claim
-        self._headers = headers
+        self._headers = _encoded({**stream_headers(service), RUN_HEADER: run.run_id, **headers})
 
     def to_asgi_response(self, *_: Any, **__: Any) -> ASGIApp:  # type: ignore[override]
         """See `Response`: an ASGI app that serves itself."""
@@ -75,17 +104,16 @@ class EventStream(Response[None]):
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         settings, gate = self._service.settings, self._service.gate
         if answers.is_head(scope):
-            await _head_alone(send, self._fields())
+            await _head_alone(send, self._headers)
             return
         await asyncio.sleep(0)  # a run that has just started asks its model before the answer to this begins
         full = gate.full(self._user_id)
-        # Jittered, so that the clients of a server that restarts do not come back all at once.
-        retry = round((FULL_RETRY_MS if full else settings.retry_ms) * random.uniform(0.5, 1.5))
+        retry = _retry(FULL_RETRY_MS if full else settings.retry_ms)
         opening = self._opening or sse_open(self._run_id, self._after, retry)
         if full:
             self._service.runs.figures.refused["busy"] += 1
             self._claim = None
-            await sse.put_off(scope, receive, send, headers=self._fields(), opening=opening)
+            await sse.put_off(scope, receive, send, headers=self._headers, opening=opening)
             return
         claim, self._claim, self._opening = self._claim, None, b""
         await sse.serve(
@@ -100,13 +128,10 @@ class EventStream(Response[None]):
             view=self._view,
             by=self._by,
             entry=gate.entered(self._user_id),
-            headers=self._fields(),
+            headers=self._headers,
             opening=opening,
             sent=claim,
         )
-
-    def _fields(self) -> list[tuple[bytes, bytes]]:
-        return _encoded({**stream_headers(self._service), RUN_HEADER: self._run_id, **self._headers})
 
 
 class HeadAlone(Response[None]):
@@ -142,14 +167,25 @@ async def _head_alone(send: Send, fields: list[tuple[bytes, bytes]]) -> None:
     await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
-async def follow(service: Service, run_id: str, after: int, how: FollowQuery, by: Identity) -> Response[None]:
+async def follow(
+    service: Service, run_id: str, after: int, how: FollowQuery, by: Identity, *, message: str | None = None
+) -> Response[None]:
     """The run's events after number `after`, for `by`, or 204 after the last: EventSource then stays away for good.
 
-    Raises `RunNotFound`, `CursorGone`, and `BadRequest` as `chosen`.
+    `message` is what the request also asks, which must then be what the run was asked. Raises `RunNotFound`,
+    `CursorGone`, and `BadRequest` as `chosen`.
     """
     kind = chosen(service, how)
     state = await service.runs.seek(run_id, after, by)
     if state.terminal is not None and after == state.last:
+        if message is not None and state.first == 1:
+            first = (await service.runs.log.page(run_id, 0, 1)).records[0]
+            asked = decode(first.body).data.get("input")
+            if isinstance(asked, str) and asked != message:
+                raise BadRequest(
+                    "The cursor is the end of a run that was asked something else; leave the cursor out to ask this.",
+                    field="message",
+                )
         return Response(None, status_code=204, headers={RUN_HEADER: run_id})
     if kind is None:
         view: View = native.view("sse+envelope" if how.envelope else "sse", how.kinds)
@@ -168,6 +204,11 @@ def chosen(service: Service, how: FollowQuery) -> Format | None:
         if getattr(how, name):
             raise BadRequest("goes with the native format alone", field=name)
     return service.formats[how.format]
+
+
+def puts_off(service: Service, kind: Format | None, user_id: str | None) -> bool:
+    """Return whether a start is answered with `PutOff`, since its client may be an EventSource and there is no room."""
+    return (kind is None or kind.any_cursor) and service.gate.full(user_id)
 
 
 def admit(service: Service, kind: Format | None, user_id: str | None) -> None:
