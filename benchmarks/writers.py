@@ -30,7 +30,7 @@ class Nobody:
     def unfollowed(self, run_id: str) -> None:
         """See `Owner`."""
 
-    def interrupt(self, run_ids: Collection[str] | None = None) -> None:
+    def interrupt(self, run_ids: Collection[str] | None = None, why: str = "") -> None:
         """See `Owner`."""
 
     def owns(self, run_id: str) -> bool:  # noqa: ARG002 - the protocol's

@@ -133,7 +133,7 @@ def stock(**more: str) -> dict[str, str]:
 async def test_serve_on_the_system_s_python(clone: Path) -> None:
     """README's first command serves in a fresh clone on Debian's Python, and installs no tool for development."""
     process = await asyncio.create_subprocess_exec(
-        "bash", "-c", SERVE, cwd=clone, env=stock(TWINWIRE_PORT="0"), stdout=-1, process_group=0
+        "bash", "-c", SERVE, cwd=clone, env=stock(TWINWIRE_PORT="0"), stdout=-1, start_new_session=True
     )
     assert process.stdout is not None
     try:

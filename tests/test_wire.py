@@ -142,7 +142,7 @@ def test_types() -> None:
     assert check_types([]) == frozenset()
     assert check_types(["ERROR", "MY_OWN_2", "ERROR"]) == frozenset({"ERROR", "MY_OWN_2"})
     assert check_types(["A" * 64]) == frozenset({"A" * 64})
-    assert check_types([f"A{number}" for number in range(32)]) == {f"A{number}" for number in range(32)}
+    assert check_types([f"A{number}" for number in range(32)]) == frozenset(f"A{number}" for number in range(32))
     assert listed_types(",".join(["A"] * 32)) == frozenset({"A"})
 
 

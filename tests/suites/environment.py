@@ -27,19 +27,22 @@ def needed() -> None:
         pytest.skip("The suites' packages are not installed (uv sync --frozen --project tests/suites).")
 
 
-def version(package: str) -> str:
+def version(package: str, registry: str = "PyPI") -> str:
     """Return the version at which a package of PyPI or npm is pinned here."""
-    locked = tomllib.loads((HERE / "pyproject.toml").read_text())["project"]["dependencies"]
-    npm: dict[str, str] = json.loads((HERE.parent / "interop/package.json").read_text())["dependencies"]
-    pypi = {name.partition("[")[0]: number for name, _, number in (pin.partition("==") for pin in locked)}
-    pins: dict[str, str] = {**npm, **pypi}
-    return pins[package]
+    if registry == "npm":
+        npm: dict[str, str] = json.loads((HERE.parent / "interop/package.json").read_text())["dependencies"]
+        return npm[package]
+    pins: list[str] = tomllib.loads((HERE / "pyproject.toml").read_text())["project"]["dependencies"]
+    (found,) = (
+        number for name, _, number in (pin.partition("==") for pin in pins) if name.partition("[")[0] == package
+    )
+    return found
 
 
 async def run(*command: str | Path, send: Any = None, seconds: float = 50) -> Any:
     """Return the JSON that a program prints. Kill it after so many seconds, or if the test ends."""
     process = await asyncio.create_subprocess_exec(
-        *command, stdin=-1, stdout=-1, stderr=-1, process_group=0, limit=2**26
+        *command, stdin=-1, stdout=-1, stderr=-1, start_new_session=True, limit=2**26
     )
     talk = asyncio.create_task(process.communicate(json.dumps(send).encode()))
     try:

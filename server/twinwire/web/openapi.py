@@ -61,7 +61,7 @@ def documented(*, query: type[Struct] | None = None, body: type[Struct] | None =
                     *(Parameter(name, "query", schema=schema, required=False) for name, schema in fields.items()),
                 ]
             if body is not None and not (self.operation_id or "").lower().startswith(("get", "chatget")):
-                required = [field.name for field in msgspec.structs.fields(body) if field.required]
+                required = [field.encode_name for field in msgspec.structs.fields(body) if field.required]
                 schema = Schema(type=OpenAPIType.OBJECT, properties=dict(_properties(body)), required=required or None)
                 self.request_body = RequestBody(
                     {"application/json": OpenAPIMediaType(schema=schema)}, required=bool(required)
