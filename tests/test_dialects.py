@@ -210,6 +210,15 @@ async def test_refused(dialect: Dialect, body: dict[str, Any], path: str, server
     assert puppets.started == 0
 
 
+async def test_an_unknown_field_on_a_socket(server: Running, puppets: Puppets) -> None:
+    """A message of the AI SDK's socket with a field that is not known is refused, too."""
+    async with connect(f"ws://127.0.0.1:{server.port}/ai-sdk/ws", compression=None, proxy=None) as socket:
+        client = Transport(socket)
+        await client.say("send", "r1", id="c", messages=[_ui("user", "x")], files=["x"])
+        assert (await client.next())["errorText"].startswith("files: ")
+    assert puppets.started == 0
+
+
 @pytest.mark.parametrize(
     ("body", "path"), [case[2:] for case in REFUSED if case[1] is AI_SDK and "messages" in case[2]]
 )
@@ -324,7 +333,7 @@ async def test_any_body(dialect: Dialect) -> None:
 
     sent: list[Any] = []
 
-    @settings(max_examples=200, database=None, derandomize=True, suppress_health_check=[*HealthCheck])
+    @settings(max_examples=120, database=None, derandomize=True, suppress_health_check=[*HealthCheck])
     @given(bodies(dialect) | JSON)
     def collect(body: Any) -> None:
         sent.append(body)

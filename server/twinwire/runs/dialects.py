@@ -69,23 +69,28 @@ def _only(thing: Body, known: Collection[str], path: str) -> None:
     """Raise `BadRequest` where a thing has something in a field that is not `known`."""
     for name, value in thing.items():
         if name not in known and not empty(value):
-            field = f"{path}.{name}" if path else name
-            raise _refused(field, "It is not known here, and could change what is asked")
+            raise _refused(f"{path}.{name}" if path else name, "is not known here, and could change what is asked")
 
 
-def _refused(path: str, why: str) -> BadRequest:
-    return BadRequest(f"{why}; leave it out.", field=path[:128])
+def _refused(path: str, why: str, then: str = "leave it out") -> BadRequest:
+    """Return the error for what stands at this path; `why` goes on after the path."""
+    return BadRequest(f"`{path[:128]}` {why}; {then}.", field=path[:128])
+
+
+def _wrong(path: str, right: str) -> BadRequest:
+    return BadRequest(f"`{path}` must be {right}.", field=path)
 
 
 def _object(value: Any, path: str) -> Body:
     if not isinstance(value, dict):
-        raise BadRequest("It must be an object.", field=path)
+        raise _wrong(path, "an object")
     return value
 
 
 def _role(role: Any, path: str) -> str:
     if not isinstance(role, str) or role not in _ROLES:
-        raise _refused(f"{path}.role", f"A message of role {str(role)[:64]!r} is not understood")
+        why = f"is {str(role)[:64]!r}, which is not understood"
+        raise _refused(f"{path}.role", why, "leave the message out")
     return _ROLES[role]
 
 
@@ -93,7 +98,7 @@ def _text(part: Body, path: str, known: Collection[str]) -> str:
     _only(part, known, path)
     text = part.get("text")
     if not isinstance(text, str):
-        raise BadRequest("The text of a part must be a string.", field=f"{path}.text")
+        raise _wrong(f"{path}.text", "a string")
     return text
 
 
@@ -116,14 +121,14 @@ def ai_sdk(body: Body) -> tuple[Said, list[str]]:
     if alone(body):
         messages = [(body["message"], "message")]
         if trigger == "regenerate-message":
-            raise BadRequest("An answer is regenerated from `messages`; send the conversation.", field="trigger")
+            raise _refused("trigger", "regenerates an answer from `messages` alone", "send the conversation")
     else:
         messages = _ui_listed(body.get("messages"))
         if body.get("message") is not None:
-            raise BadRequest("It goes without `messages`; send one of the two.", field="message")
+            raise _refused("message", "goes without `messages`", "send one of the two")
     ignored = without_effect(body, AI_SDK)
     if not empty(trigger) and trigger not in _TRIGGERS:
-        raise BadRequest("It must be submit-message or regenerate-message.", field="trigger")
+        raise _wrong("trigger", "submit-message or regenerate-message")
     return [_ui_message(said, path) for said, path in messages], ignored
 
 
@@ -146,7 +151,7 @@ def _ui_listed(messages: Any) -> list[tuple[Any, str]]:
 def _listed(messages: Any) -> list[tuple[Any, str]]:
     """Return the messages of a conversation, which must end with the user's, and their paths."""
     if not isinstance(messages, list):
-        raise BadRequest("It must be a list of messages.", field="messages")
+        raise _wrong("messages", "a list of messages")
     if not messages or not isinstance(messages[-1], dict) or messages[-1].get("role") != "user":
         raise BadRequest("The conversation must end with the user's message.", field="messages")
     return [(said, f"messages[{index}]") for index, said in enumerate(messages)]
@@ -157,9 +162,9 @@ def _ui_message(said: Any, path: str) -> tuple[str, str]:
     _only(said, _UI_MESSAGE, path)
     role, parts = said.get("role"), said.get("parts")
     if role not in _UI_ROLES:
-        raise BadRequest("The role must be user, assistant or system.", field=f"{path}.role")
+        raise _wrong(f"{path}.role", "user, assistant or system")
     if not isinstance(parts, list):
-        raise BadRequest("It must be a list of parts.", field=f"{path}.parts")
+        raise _wrong(f"{path}.parts", "a list of parts")
     answered = role == "assistant"
     return role, "".join(_ui_part(part, f"{path}.parts[{n}]", answered=answered) for n, part in enumerate(parts))
 
@@ -171,7 +176,7 @@ def _ui_part(part: Any, path: str, *, answered: bool) -> str:
         return _text(part, path, _UI_TEXT)
     ours = kind in _UI_OURS or kind.startswith("data-") or (kind == "dynamic-tool" and _called_here(part))
     if not (answered and ours):
-        raise _refused(path, f"A part of type {kind[:64]!r} in a message of this role is not understood")
+        raise _refused(path, f"has the type {kind[:64]!r}, which is not understood in a message of this role")
     return ""
 
 
@@ -184,17 +189,18 @@ def _called_here(part: Body) -> bool:
 # -- AG-UI: RunAgentInput ------------------------------------------------------------------------------------------
 
 _AG_UI_MESSAGE = {"id", "role", "content", "name", "metadata", "encryptedValue", "subagentRunId"}
+_NOBODY_WAITS = "is an answer, and no run of this server waits for one"
 _AG_UI_TEXT = {"type", "text", "id", "metadata"}
 
 
 def ag_ui_answers(body: Body) -> None:
     """Raise `BadRequest` for an answer to an interrupt, of which this server has none open."""
     if not empty(body.get("resume")):
-        raise _refused("resume", "No run of this server waits for an answer")
+        raise _refused("resume", _NOBODY_WAITS)
     props = body.get("forwardedProps")
     command = props.get("command") if isinstance(props, dict) else None
     if isinstance(command, dict) and not empty(command.get("resume")):
-        raise _refused("forwardedProps.command.resume", "No run of this server waits for an answer")
+        raise _refused("forwardedProps.command.resume", _NOBODY_WAITS)
 
 
 def ag_ui(body: Body) -> tuple[Said, list[str]]:
@@ -212,14 +218,14 @@ def _ag_ui_message(said: Body, path: str) -> tuple[str, str] | None:
         return None
     if role == "tool":
         if not _OURS.fullmatch(str(said.get("toolCallId"))):
-            raise _refused(path, "The server did not make this call, and takes no results of tools from a client")
+            raise _refused(path, "is the result of a call that the server did not make")
         return None
     normal = _role(role, path)
     _only(said, {*_AG_UI_MESSAGE, "toolCalls"} if role == "assistant" else _AG_UI_MESSAGE, path)
     calls = said.get("toolCalls") or []
     for index, call in enumerate(calls if isinstance(calls, list) else [calls]):
         if not (isinstance(call, dict) and _OURS.fullmatch(str(call.get("id")))):
-            raise _refused(f"{path}.toolCalls[{index}]", "The server did not make this call")
+            raise _refused(f"{path}.toolCalls[{index}]", "is a call that the server did not make")
     return normal, _content(said.get("content"), f"{path}.content", _AG_UI_TEXT)
 
 
@@ -244,7 +250,7 @@ def _openai_message(said: Body, path: str) -> tuple[str, str]:
     _only(said, _OPENAI_ANSWER if role == "assistant" else _OPENAI_MESSAGE, path)
     refusal = said.get("refusal") or ""
     if not isinstance(refusal, str):
-        raise BadRequest("It must be a string.", field=f"{path}.refusal")
+        raise _wrong(f"{path}.refusal", "a string")
     return normal, _content(said.get("content"), f"{path}.content", _OPENAI_TEXT) + refusal
 
 
@@ -261,7 +267,7 @@ def _openai_settings(body: Body) -> None:
     }
     for name, wrong in refused.items():
         if wrong:
-            raise _refused(name, "An agent answers with one text, and calls its own tools")
+            raise _refused(name, "is more than an agent has, which answers with one text and calls its own tools")
     if isinstance(options := body.get("stream_options"), dict):
         _only(options, {"include_usage", "include_obfuscation"}, "stream_options")
 
@@ -271,14 +277,14 @@ def _content(content: Any, path: str, known: Collection[str]) -> str:
     if content is None or isinstance(content, str):
         return content or ""
     if not isinstance(content, list):
-        raise BadRequest("It must be a string, or a list of parts.", field=path)
+        raise _wrong(path, "a string, or a list of parts")
     return "".join(_part(part, f"{path}[{index}]", known) for index, part in enumerate(content))
 
 
 def _part(part: Any, path: str, known: Collection[str]) -> str:
     kind = str(_object(part, path).get("type"))
     if kind != "text":
-        raise _refused(path, f"A part of type {kind[:64]!r} is not understood")
+        raise _refused(path, f"has the type {kind[:64]!r}, which is not understood")
     return _text(part, path, known)
 
 

@@ -68,11 +68,13 @@ class Ask(Frame, frozen=True, kw_only=True):
     headers: dict[str, Any] = msgspec.field(default_factory=dict)
 
 
-class Send(Ask, frozen=True, kw_only=True):
-    """Answer the last of these messages."""
+class Send(Ask, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Answer the last of these messages; `message_id` and `metadata` have no effect."""
 
     messages: Sequence[Any]
     trigger: str | None = None
+    message_id: str | None = None
+    metadata: Any = None
 
 
 class Resume(Ask, frozen=True, kw_only=True):
