@@ -16,7 +16,7 @@ from processes import Process
 from sqlite_logs import at, full_disk, read
 from twinwire.errors import LogUnavailable, SettingsError
 from twinwire.events import StreamEvent, decode
-from twinwire.log import open_log
+from twinwire.log import open_log, sqlite_reader
 from twinwire.log.sqlite import SqliteLog
 from twinwire.runs.writer import Writer
 
@@ -237,20 +237,27 @@ async def test_a_closed_log(tmp_path: Path) -> None:
         assert (await log.state(run_id)).last == 51
 
 
-async def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
+async def test_a_file_that_cannot_be_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     """Who reads meanwhile gets an error, and is woken to try again, whether the run goes on or has ended."""
+
+    def fail(*_: object) -> None:
+        raise sqlite3.OperationalError("disk I/O error")
+
     async with at(tmp_path / "log.db") as log:
         ended, running = await started(log, 3, end=True), await started(log, 3000)
-        (tmp_path / "log.db").rename(tmp_path / "away.db")
-        for run_id in (ended, running):
-            woken = asyncio.Event()
-            leave = log.subscribe(run_id, woken.set)
-            with pytest.raises(LogUnavailable):
-                await log.page(run_id, 0, 10)
-            await woken.wait()
-            leave()
-        (tmp_path / "away.db").rename(tmp_path / "log.db")
+        with monkeypatch.context() as broken:
+            broken.setattr(sqlite_reader, "_run", fail)
+            for run_id in (ended, running):
+                woken = asyncio.Event()
+                leave = log.subscribe(run_id, woken.set)
+                with pytest.raises(LogUnavailable):
+                    await log.page(run_id, 0, 10)
+                await woken.wait()
+                leave()
         assert [len(await read(log, run_id)) for run_id in (ended, running)] == [3, 3000]
+    assert caplog.text.count("cannot be read") == caplog.text.count("can be read again") == 1
 
 
 def test_the_command(tmp_path: Path) -> None:

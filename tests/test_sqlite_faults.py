@@ -123,5 +123,6 @@ async def test_the_writer_dies(
         assert (answer.status_code, answer.json()["code"]) == (503, "log_unavailable")
         assert "fell off" not in ready.text + answer.text
     assert "has failed" in caplog.text
+    monkeypatch.undo()
     async with at(path) as log:  # it can be opened again
         await log.ping()

@@ -25,6 +25,7 @@ TwinwireError                       500  internal            4500
  · TooManyFollowed                  429  too_many_followed   4029
  · Draining                         503  draining            1012
  · LogUnavailable                   503  log_unavailable     4013
+    · LogLost                       503  log_unavailable     4013   until the server is restarted
  · Busy                             503  busy                4013
  · ModelUnavailable                 503  model_unavailable   4013   of /readyz alone
  · RunsUnavailable                  503  runs_unavailable    4013   of /readyz alone
@@ -241,8 +242,15 @@ class Draining(TwinwireError):
 class LogUnavailable(TwinwireError):
     status, code, close_code = 503, "log_unavailable", 4013
 
+    def __init__(self, message: str = "the event log cannot be reached; try again later") -> None:
+        super().__init__(message)
+
+
+class LogLost(LogUnavailable):
+    """The log is gone for as long as the process lives: whoever waits for it is told, and waits no longer."""
+
     def __init__(self) -> None:
-        super().__init__("the event log cannot be reached; try again later")
+        super().__init__("the event log was lost; its operator has to restore it and restart the server")
 
 
 class Busy(TwinwireError):

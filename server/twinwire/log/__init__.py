@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Collection, Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from msgspec import Struct
 
@@ -253,6 +253,14 @@ class Control(Protocol):
         ...
 
 
+class Gauge(NamedTuple):
+    """A figure of one kind of log, for `/metrics`: its name without `twinwire_`, what it is, its value now."""
+
+    name: str
+    text: str
+    value: float
+
+
 class Store(EventLog, Control, Protocol):
     """A log and its control, which live and end together."""
 
@@ -262,6 +270,10 @@ class Store(EventLog, Control, Protocol):
 
     async def close(self) -> None:
         """Write what is pending, then let go. Idempotent."""
+        ...
+
+    def gauges(self) -> Sequence[Gauge]:
+        """Return the figures that only this kind of log has."""
         ...
 
 

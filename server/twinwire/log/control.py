@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Sequence
 
-from twinwire.log import HearLogOut, Limits, RunInfo, SessionKey
+from twinwire.log import Gauge, HearLogOut, Limits, RunInfo, SessionKey
 from twinwire.log.sessions import Sessions
 
 
@@ -60,3 +61,7 @@ class LocalControl:
     async def log_out(self, user_id: str, when: float, seconds: float) -> None:  # noqa: ARG002 - the protocol's
         """See `Control`."""
         self.heard(user_id, when)
+
+    def gauges(self) -> Sequence[Gauge]:
+        """See `Store`."""
+        return ()

@@ -17,7 +17,7 @@ import msgspec
 
 from twinwire.errors import CursorGone, IdempotencyMismatch, LogUnavailable, RunNotFound, SettingsError, StaleWriter
 from twinwire.events import Record, outcome
-from twinwire.log import MAX_RECENT, Limits, Owner, Page, Quota, RunInfo, RunState, RunSummary, Unsubscribe
+from twinwire.log import MAX_RECENT, Gauge, Limits, Owner, Page, Quota, RunInfo, RunState, RunSummary, Unsubscribe
 from twinwire.log.interrupted import interrupted
 from twinwire.log.quotas import refusal
 from twinwire.log.redis_check import Check
@@ -267,6 +267,10 @@ class RedisLog(RedisControl):
     async def ping(self) -> None:
         """See `EventLog`. Renews the lease: a Redis that answers may still be full, or a replica."""
         await self._leases.renew()
+
+    def gauges(self) -> Sequence[Gauge]:
+        """See `Store`."""
+        return ()
 
     def tail(self, run_id: str) -> Tail | None:
         """See `EventLog`."""

@@ -2,8 +2,9 @@
 
 Every event is committed before anybody sees it. What is committed survives `kill -9`; it survives a loss of power only
 with `?synchronous=full`, which waits for the disk at each commit. The newest events of runs that go on are in memory,
-too, so that followers who keep up read no file. `sqlite_file` is the file and who may use it, `sqlite_writer` the
-thread that writes it, `sqlite_tables` what that writes, `sqlite_reader` what is read.
+too, so that followers who keep up read no file. `sqlite_file` is the file, `sqlite_lock` who may use it,
+`sqlite_watch` whether it is still there, `sqlite_writer` the thread that writes it, `sqlite_tables` what that writes,
+`sqlite_reader` what is read.
 """
 
 from __future__ import annotations
@@ -18,15 +19,17 @@ from typing import Any
 
 from msgspec import Struct
 
-from twinwire.errors import CursorGone, LogUnavailable, SettingsError
+from twinwire.errors import CursorGone, LogLost, LogUnavailable, SettingsError
 from twinwire.events import Record, outcome
-from twinwire.log import Limits, Owner, Page, Quota, RunInfo, RunState, RunSummary, SessionKey, Unsubscribe
+from twinwire.log import Gauge, Limits, Owner, Page, Quota, RunInfo, RunState, RunSummary, SessionKey, Unsubscribe
 from twinwire.log.control import LocalControl
 from twinwire.log.sessions import messages
 from twinwire.log.sqlite_checkpoint import Checkpoints
-from twinwire.log.sqlite_file import Lock, parse, writing
+from twinwire.log.sqlite_file import parse, writing
+from twinwire.log.sqlite_lock import Lock
 from twinwire.log.sqlite_reader import Reader
 from twinwire.log.sqlite_tables import Tables, key_of
+from twinwire.log.sqlite_watch import Watch
 from twinwire.log.sqlite_writer import Job, Writer
 from twinwire.log.tail import Tail
 
@@ -35,6 +38,7 @@ logger = logging.getLogger("twinwire.log")
 TAIL_EVENTS = 1024
 TAIL_BYTES = 2**18
 AGAIN_SECONDS = 1.0
+PING_SECONDS = 1.0
 
 
 class _Live(Struct, gc=False):
@@ -50,10 +54,13 @@ class SqliteLog(LocalControl):
     """See `Store`.
 
     The limit on bytes holds give or take what is being written and deleted; where no ended run is left, the oldest
-    events of the run that appends go. `clock` tells the time of day.
+    events of the run that appends go. `clock` is monotonic.
+
+    A log whose file is deleted, replaced, cut or damaged is lost until the server is restarted: all methods raise
+    `LogLost`, the runs end, and their followers are woken to hear of it.
     """
 
-    def __init__(self, url: str, limits: Limits, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, url: str, limits: Limits, clock: Callable[[], float] = time.monotonic) -> None:
         super().__init__(limits)
         self._place = parse(url)
         self._limits = limits
@@ -61,12 +68,14 @@ class SqliteLog(LocalControl):
         self._live: dict[str, _Live] = {}
         self._past = Tail()  # who follows runs that are not live
         self._writer: Writer | None = None
-        self._reader = Reader(self._place.path)
+        self._reader = Reader(self._place.path, self._damaged)
+        self._lost = False
 
-    async def open(self, owner: Owner) -> None:  # noqa: ARG002 - the protocol's
+    async def open(self, owner: Owner) -> None:
         """See `Store`. Runs that a crash left open are ended."""
         if self._writer is None:
-            self._writer = Writer(self._tables, asyncio.get_running_loop())
+            self._owner = owner
+            self._writer = Writer(self._tables, asyncio.get_running_loop(), self._lose)
             self._writer.start()
         await asyncio.shield(self._writer.opened)
 
@@ -107,14 +116,17 @@ class SqliteLog(LocalControl):
 
     async def find(self, user_id: str | None, idempotency_key: str) -> RunInfo | None:
         """See `EventLog`."""
+        self._check()
         return await self._reader.find(key_of(user_id, idempotency_key))
 
     async def recent(self, user_id: str, limit: int) -> Sequence[str]:
         """See `EventLog`."""
+        self._check()
         return await self._reader.recent(user_id, limit)
 
     async def state(self, run_id: str) -> RunState:
         """See `EventLog`."""
+        self._check()
         live = self._live.get(run_id)
         if live is None:
             return await self._reader.state(run_id)
@@ -122,6 +134,7 @@ class SqliteLog(LocalControl):
 
     async def summary(self, run_id: str) -> RunSummary:
         """See `EventLog`."""
+        self._check()
         live = self._live.get(run_id)
         if live is None:
             return await self._reader.summary(run_id)
@@ -130,6 +143,7 @@ class SqliteLog(LocalControl):
 
     async def page(self, run_id: str, after: int, limit: int) -> Page:
         """See `EventLog`; never suspends for a follower that keeps up with a run that goes on."""
+        self._check()
         live = self._live.get(run_id)
         if live is None:
             return await self._read(run_id, after, limit, None)
@@ -142,9 +156,18 @@ class SqliteLog(LocalControl):
         return Page(page.records, live.first, page.last, page.ended)
 
     async def ping(self) -> None:
-        """See `EventLog`."""
-        if self._writer is None or not self._writer.healthy:
+        """See `EventLog`. Writes, unless something was written within the last second; reads, if a read failed."""
+        self._check()
+        if self._reader.failing:
+            await self._reader.find("")
+        writer = self._writer
+        if writer is None or not writer.healthy or time.monotonic() - writer.committed_at > PING_SECONDS:
             await self._do(lambda tables: tables.touch())
+
+    def gauges(self) -> Sequence[Gauge]:
+        """See `Store`."""
+        size = 0 if self._writer is None else self._writer.wal_bytes
+        return [Gauge("sqlite_wal_bytes", "Size of the SQLite log's write-ahead log", size)]
 
     def tail(self, run_id: str) -> Tail | None:
         """See `EventLog`."""
@@ -179,6 +202,23 @@ class SqliteLog(LocalControl):
             asyncio.get_running_loop().call_later(AGAIN_SECONDS, (live or self._past).wake)
             raise
 
+    def _check(self) -> None:
+        if self._lost:
+            raise LogLost
+
+    def _lose(self) -> None:
+        """End the runs and wake all followers: there is no log any more."""
+        self._lost = True
+        self._owner.interrupt()
+        for live in list(self._live.values()):
+            live.tail.wake()
+        self._past.wake()
+
+    def _damaged(self, error: sqlite3.Error) -> None:
+        """A thread that reads has found damage."""
+        if self._writer is not None:
+            self._writer.damaged(error)
+
     def _do(
         self,
         do: Callable[[Tables], Any],
@@ -201,26 +241,36 @@ class SqliteLog(LocalControl):
             del self._live[run_id]
 
     @contextmanager
-    def _tables(self) -> Iterator[tuple[Tables, Checkpoints]]:
-        """The writer thread's: the file is ours, sound, and has no open run. Raises `SettingsError`."""
+    def _tables(self) -> Iterator[tuple[Tables, Checkpoints, Watch]]:
+        """Enter in the writer thread: the file is ours, sound, and has no open run. Raises `SettingsError`."""
         lock = Lock(self._place)
+        lost = False
         try:
             db = writing(self._place)
             try:
                 tables = Tables(db, self._limits, self._clock)
                 with tables.transaction():
                     interrupted = tables.recover()
-            except sqlite3.Error as error:
+                checkpoints = Checkpoints(self._place, db)
+                self._reader.open()
+                watch = Watch(self._place, lock.fd, checkpoints)
+                if (trouble := watch.look()) is not None:
+                    raise SettingsError(f"{self._place.name} {trouble.text}", field="--log")
+            except (sqlite3.Error, OSError) as error:
                 db.close()
                 raise SettingsError(f"{self._place.name} cannot be used: {error}", field="--log") from None
             if interrupted:
                 logger.warning("%d runs were interrupted by the end of the server before", interrupted)
-            checkpoints = Checkpoints(self._place, db)
+            lock.guard()
             try:
-                yield tables, checkpoints
+                yield tables, checkpoints, watch
             finally:
+                lost = watch.lost
+                if not lost:
+                    lock.unguard()
                 self._reader.close()
                 checkpoints.close()
-                tables.close()
+                tables.close(whole=not lost)
         finally:
-            lock.release()
+            if not lost:  # else until the process ends: what is at the path now is not ours to tidy up
+                lock.release()

@@ -1,18 +1,14 @@
-"""The file of the SQLite log: how a URL names it, who may use it, what is in it, and whether it is sound.
+"""The file of the SQLite log: how a URL names it, what is in it, and whether it is sound.
 
 Connections come from here, with their settings; what is read and written over them is not this module's.
 """
 
 from __future__ import annotations
 
-import fcntl
 import logging
-import os
 import sqlite3
 import time
-from contextlib import suppress
 from pathlib import Path
-from typing import IO
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from msgspec import Struct
@@ -58,36 +54,11 @@ def parse(url: str) -> Place:
     synchronous = options.pop("synchronous", "normal").lower()
     if options or synchronous not in {"normal", "full"}:
         raise SettingsError("a SQLite log's only option is ?synchronous=normal or ?synchronous=full", field="--log")
-    return Place(Path(name).absolute(), name, synchronous)
-
-
-class Lock:
-    """The only owner of a log's file, by a lock on `<file>.lock`, which the system lets go with the process."""
-
-    def __init__(self, place: Place) -> None:
-        path = place.path.with_name(f"{place.path.name}.lock")
-        if not place.path.parent.is_dir():
-            raise SettingsError(f"{place.name}: there is no such folder", field="--log")
-        try:
-            self._file: IO[str] = path.open("a+", encoding="ascii")
-        except OSError as error:
-            raise SettingsError(f"{place.name} cannot be written: {error.strerror}", field="--log") from None
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            self._file.seek(0)
-            pid = self._file.read(20).strip() or "unknown"
-            self._file.close()
-            raise SettingsError(f"{place.name} is in use by another server (pid {pid})", field="--log") from None
-        with suppress(OSError):  # a full disk; the number is only for people
-            self._file.truncate(0)
-            self._file.write(f"{os.getpid()}\n")
-            self._file.flush()
-
-    def release(self) -> None:
-        """Let go. The file stays: to delete it would be a race with the next owner."""
-        with suppress(OSError):
-            self._file.close()
+    try:
+        path = Path(name).resolve()  # one name for SQLite's other files, whichever link was given
+    except (OSError, RuntimeError):
+        raise SettingsError(f"{name} is a link that leads nowhere", field="--log") from None
+    return Place(path, name, synchronous)
 
 
 def reading(path: Path) -> sqlite3.Connection:
@@ -105,12 +76,9 @@ def checkpointing(place: Place) -> sqlite3.Connection:
 
 
 def writing(place: Place) -> sqlite3.Connection:
-    """The connection that writes, to a file that is ours, sound and of our schema. Raises `SettingsError`."""
-    wal = place.path.with_name(f"{place.path.name}-wal")
+    """Return the connection that writes, to a file that is ours, sound and of our schema. Raises `SettingsError`."""
     db = None
     try:
-        unclean = wal.exists() and wal.stat().st_size > 0  # a clean end leaves none
-        place.path.touch(mode=0o600)  # people's conversations; SQLite's other files take the mode over
         db = sqlite3.connect(place.path, isolation_level=None)
         application = db.execute("PRAGMA application_id").fetchone()[0]
         version = db.execute("PRAGMA user_version").fetchone()[0]
@@ -121,7 +89,7 @@ def writing(place: Place) -> sqlite3.Connection:
                 f"{place.name} was written by a newer Twinwire (schema {version}; this one knows {VERSION})",
                 field="--log",
             )
-        if unclean:
+        if version:
             _check(db, place)
         _prepare(db, place, new=version == 0)
     except (sqlite3.Error, OSError) as error:
@@ -155,25 +123,40 @@ def _prepare(db: sqlite3.Connection, place: Place, *, new: bool) -> None:
     if not db.execute("SELECT 1 FROM pragma_table_info('runs') WHERE name = 'user_id'").fetchone():
         db.execute("ALTER TABLE runs ADD COLUMN user_id TEXT")  # files of the first servers go without it
         db.execute("CREATE INDEX runs_user ON runs (user_id, id) WHERE user_id IS NOT NULL")
+    db.execute("CREATE TABLE IF NOT EXISTS clock (id INTEGER PRIMARY KEY, at REAL NOT NULL)")  # nor did they have this
     db.execute("COMMIT")
 
 
 def _check(db: sqlite3.Connection, place: Place) -> None:
-    """Look for damage after an unclean end, for some seconds at most."""
+    """Look for damage: in runs and conversations and their indexes, then in the events, for some seconds at most.
+
+    Without an index that is whole a run would be one that does not exist. What SQLite cannot see is another content of
+    a text: it has no checksums.
+    """
     deadline = time.monotonic() + CHECK_SECONDS
     db.set_progress_handler(lambda: time.monotonic() > deadline, 100_000)
     try:
-        found = db.execute("PRAGMA quick_check(1)").fetchone()[0]
+        for check in ("integrity_check('runs')", "integrity_check('sessions')", "quick_check('events')"):
+            found = db.execute(f"PRAGMA {check}").fetchone()[0]
+            if found != "ok":
+                what = found.splitlines()[-1]
+                raise SettingsError(f"{place.name} is damaged ({what}); restore it or use another file", field="--log")
     except sqlite3.OperationalError as error:
         if error.sqlite_errorname != "SQLITE_INTERRUPT":
             raise
-        logger.warning("%s is too big to be checked to its end after an unclean one", place.name)
-    else:
-        if found != "ok":
-            what = found.splitlines()[-1]
-            raise SettingsError(f"{place.name} is damaged ({what}); restore it or use another file", field="--log")
+        logger.warning("%s is too big to be checked for damage to its end within %g s", place.name, CHECK_SECONDS)
+    except sqlite3.DatabaseError as error:
+        raise SettingsError(
+            f"{place.name} is damaged ({error}); restore it or use another file", field="--log"
+        ) from None
     finally:
         db.set_progress_handler(None, 0)
+
+
+def damaged(error: BaseException) -> bool:
+    """Return whether this is SQLite saying that a file is no sound database, or ends too soon."""
+    code = getattr(error, "sqlite_errorcode", 0)
+    return code & 0xFF in {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB} or code == sqlite3.SQLITE_IOERR_SHORT_READ
 
 
 def _warn(place: Place) -> None:

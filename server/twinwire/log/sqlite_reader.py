@@ -5,16 +5,16 @@ from __future__ import annotations
 import asyncio
 import logging
 import sqlite3
-import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any, TypeVar
 
 from twinwire.errors import CursorGone, LogUnavailable, RunNotFound
 from twinwire.events import TERMINAL_TYPES, Record, outcome
 from twinwire.log import Page, RunInfo, RunState, RunSummary
-from twinwire.log.sqlite_file import reading
+from twinwire.log.sqlite_file import damaged, reading
 from twinwire.log.sqlite_tables import info_of
 from twinwire.log.tail import PAGE_BYTES
 
@@ -38,14 +38,23 @@ _EVENTS = "SELECT seq, type, body, start, stop FROM events WHERE run = ? AND seq
 class Reader:
     """Threads that read, each over a connection of its own, and never hold the writer up.
 
-    All methods raise `LogUnavailable`.
+    All methods raise `LogUnavailable`. `failing` tells whether the last read failed; damage is what `on_damage` is
+    called with, in one of the threads.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, on_damage: Callable[[sqlite3.Error], None]) -> None:
         self._path = path
+        self._on_damage = on_damage
         self._pool = ThreadPoolExecutor(THREADS, "sqlite-log-reader")
-        self._own = threading.local()
-        self._connections: list[sqlite3.Connection] = []
+        self._connections: SimpleQueue[sqlite3.Connection] = SimpleQueue()
+        self.failing = False
+
+    def open(self) -> None:
+        """Connect, while the path names the file that is meant. Raises `sqlite3.Error`."""
+        for _ in range(THREADS):
+            db = reading(self._path)
+            self._connections.put(db)
+            db.execute("SELECT 1 FROM runs LIMIT 1").fetchall()  # SQLite opens a file when it is first read
 
     async def find(self, key: str) -> RunInfo | None:
         """The run with this key."""
@@ -92,8 +101,8 @@ class Reader:
     def close(self) -> None:
         """Let what is being read be read, then let go. Blocks."""
         self._pool.shutdown(cancel_futures=True)
-        for db in self._connections:
-            db.close()
+        while not self._connections.empty():
+            self._connections.get().close()
 
     async def _run(self, read: Callable[[sqlite3.Connection], T]) -> T:
         try:
@@ -102,19 +111,26 @@ class Reader:
             raise LogUnavailable from None
 
     def _read(self, read: Callable[[sqlite3.Connection], T]) -> T:
+        db = self._connections.get()
         try:
-            db: sqlite3.Connection | None = getattr(self._own, "db", None)
-            if db is None:
-                db = self._own.db = reading(self._path)
-                self._connections.append(db)
             db.execute("BEGIN")  # all that is read is of one moment
             try:
-                return read(db)
+                found = read(db)
             finally:
                 db.execute("ROLLBACK")
         except sqlite3.Error as error:
-            logger.error("the SQLite log cannot be read: %s", error)  # noqa: TRY400 - the file's fault, not ours
+            if not self.failing:
+                logger.error("the SQLite log cannot be read: %s", error)  # noqa: TRY400 - the file's fault, not ours
+            self.failing = True
+            if damaged(error):
+                self._on_damage(error)
             raise LogUnavailable from None
+        finally:
+            self._connections.put(db)
+        if self.failing:
+            logger.warning("the SQLite log can be read again")
+        self.failing = False
+        return found
 
 
 def _run(db: sqlite3.Connection, run_id: str) -> Any:

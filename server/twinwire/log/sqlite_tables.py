@@ -68,14 +68,21 @@ def key_of(*parts: str | None) -> str:
 class Tables:
     """One owner's tables.
 
-    `size` is the bytes of all events' bodies that are not deleted; `clock` tells the time of day, which is what is kept
-    of a run's end. All methods but `tidy` and `close` are called in a `transaction`.
+    `size` is the bytes of all events' bodies that are not deleted. All methods but `tidy` and `close` are called in a
+    `transaction`.
+
+    Ages are counted in the time that the log was open, by the monotonic `clock`. The times in the file begin as Unix
+    time, and go on from the newest one that the file has: if it was closed, from then. So no clock that is wrong, for
+    however long, ends what is to be kept; nor does the time that the server was down.
     """
 
-    def __init__(self, db: sqlite3.Connection, limits: Limits, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, db: sqlite3.Connection, limits: Limits, clock: Callable[[], float] = time.monotonic) -> None:
         self._db = db
         self._limits = limits
-        self._clock = clock
+        kept = ("SELECT max(ended) FROM runs", "SELECT max(used) FROM sessions", "SELECT at FROM clock")
+        newest = [self._one(query) for query in kept]
+        offset = (max((at for at in newest if at is not None), default=None) or time.time()) - clock()
+        self._clock: Callable[[], float] = lambda: offset + clock()
         self._heads: dict[str, _Head] = {}
         self._rows: list[Any] = []  # of events not inserted yet, one value after the other
         self._quotas = Quotas(self._goes_on)
@@ -181,10 +188,12 @@ class Tables:
                     return True
         return False
 
-    def close(self) -> None:
-        """Move what the write-ahead log has into the file, and close it."""
+    def close(self, *, whole: bool = True) -> None:
+        """Move what the write-ahead log has into the file, unless that is not whole, and close it."""
         try:
-            self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            if whole:
+                self._db.execute("INSERT OR REPLACE INTO clock VALUES (1, ?)", (self._clock(),))
+                self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         finally:
             self._db.close()
 

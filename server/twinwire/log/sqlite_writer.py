@@ -18,15 +18,18 @@ from typing import Any
 
 from msgspec import Struct
 
-from twinwire.errors import LogUnavailable, TwinwireError
+from twinwire.errors import LogLost, LogUnavailable, TwinwireError
 from twinwire.log.sqlite_checkpoint import Checkpoints
+from twinwire.log.sqlite_file import damaged
 from twinwire.log.sqlite_tables import Tables
+from twinwire.log.sqlite_watch import Trouble, Watch
 
 logger = logging.getLogger("twinwire.log")
 
 BATCH_EVENTS = 1024  # in one transaction: a few milliseconds
 BATCH_BYTES = 2**20
 TIDY_SECONDS = 1.0
+LOOK_SECONDS = 1.0
 FAILED_SECONDS = 30.0
 
 
@@ -45,18 +48,27 @@ class Job(Struct, gc=False):
 
 
 class Writer:
-    """The thread, from `start` to `stop`. `opening` is entered and left in the thread itself."""
+    """The thread, from `start` to `stop`. `opening` is entered and left in the thread itself.
+
+    `on_lost` is called, in the event loop, when the log is lost for as long as the process lives.
+    """
 
     def __init__(
         self,
-        opening: Callable[[], AbstractContextManager[tuple[Tables, Checkpoints]]],
+        opening: Callable[[], AbstractContextManager[tuple[Tables, Checkpoints, Watch]]],
         loop: asyncio.AbstractEventLoop,
+        on_lost: Callable[[], None],
     ) -> None:
         self._opening = opening
         self._loop = loop
         self._queue: SimpleQueue[Job] = SimpleQueue()
         self._stopping = False
+        self._on_lost = on_lost
+        self._trouble: Trouble | None = None
+        self._damage = ""
         self.healthy = True  # whether the last transaction could be committed, and there can be another
+        self.committed_at = 0.0  # when that was, on the monotonic clock
+        self.wal_bytes = 0
         self.opened: asyncio.Future[None] = loop.create_future()
         self.closed: asyncio.Future[None] = loop.create_future()
         # A daemon: a process that was told to end does not wait for a disk that hangs.
@@ -69,36 +81,84 @@ class Writer:
     def put(self, job: Job) -> None:
         """Do this, after all that was put before."""
         if self._stopping:
-            job.future.set_exception(LogUnavailable())
+            job.future.set_exception(self._refusal())
         else:
             self._queue.put(job)
+
+    def damaged(self, error: BaseException) -> None:
+        """Write no more to a file in which damage was found. May be called from any thread."""
+        self._damage = f"is damaged ({error})"
+
+    def _refusal(self) -> LogUnavailable:
+        return LogLost() if self._trouble is not None and self._trouble.final else LogUnavailable()
 
     def stop(self) -> None:
         """End after all that was put; `closed` tells when."""
         if not self._stopping:
-            self.put(Job(lambda _: None, None, self._loop.create_future()))  # wakes the thread
+            nobody = self._loop.create_future()
+            nobody.cancel()
+            self._queue.put(Job(lambda _: None, None, nobody))  # wakes the thread
             self._stopping = True
 
     def _run(self) -> None:
         failure: BaseException | None = None
         try:
-            with self._opening() as (tables, checkpoints):
+            with self._opening() as (tables, checkpoints, watch):
                 self._post(_resolve, self.opened)
-                self._serve(tables, checkpoints)
+                self._serve(tables, checkpoints, watch)
         except BaseException as error:  # noqa: BLE001 - whoever waits for `opened`, or for a job, is told
             failure = error
         self._post(self._end, failure)
 
-    def _serve(self, tables: Tables, checkpoints: Checkpoints) -> None:
-        due = pause = 0.0
+    def _serve(self, tables: Tables, checkpoints: Checkpoints, watch: Watch) -> None:
+        due = look = pause = 0.0
+        self.committed_at = time.monotonic()
         while not (self._stopping and self._queue.empty()):
-            jobs = self._take(due - time.monotonic())
-            if jobs:
+            if time.monotonic() >= look:
+                self._look(watch)
+                look = time.monotonic() + LOOK_SECONDS
+            if self._trouble is not None:
+                jobs = self._take(look - time.monotonic())
+                if jobs:
+                    self._post(_settle, jobs, [self._refusal() for _ in jobs])
+                if self._trouble.moving:
+                    self._checkpoint(checkpoints)
+                continue
+            if jobs := self._take(min(due, look) - time.monotonic()):
                 self._commit(tables, checkpoints, jobs)
             if time.monotonic() >= due or (tables.crowded and pause < FAILED_SECONDS):
                 pause = self._tidy(tables, checkpoints)
                 due = time.monotonic() + pause
-            self._checkpoint(checkpoints)
+            if checkpoints.due:
+                self._look(watch)  # a checkpoint makes a file that was cut as long again
+            if self._trouble is None:
+                self._checkpoint(checkpoints)
+
+    def _look(self, watch: Watch) -> None:
+        """See whether the files are there and whole. What was lost stays lost."""
+        if self._trouble is not None and self._trouble.final:
+            return
+        trouble: Trouble | None
+        if self._damage:
+            watch.lost, trouble = True, Trouble(self._damage, final=True)
+        else:
+            trouble = watch.look()
+        self.wal_bytes = watch.wal_bytes
+        if (warning := watch.swollen()) is not None:
+            logger.warning("the SQLite log's file %s", warning)
+        if trouble is None:
+            self._trouble = None
+            return
+        if trouble.final:
+            logger.critical(
+                "the SQLite log's file %s: nothing is read or written any more, and all runs end. Restore the file, if"
+                " you can, and restart the server",
+                trouble.text,
+            )
+            self._post(self._on_lost)
+        elif self._trouble is None:
+            logger.error("the SQLite log's file %s; nothing is written meanwhile", trouble.text)
+        self._trouble, self.healthy = trouble, False
 
     def _take(self, seconds: float) -> list[Job]:
         """The jobs there are, as many as make a transaction; none where none comes in this time."""
@@ -125,9 +185,11 @@ class Writer:
                         results.append(error)
         except BaseException as error:  # noqa: BLE001 - a full disk, or a fault of ours: nothing was written
             self._failed(error)
+            self._examine(error)
             results = [LogUnavailable() for _ in jobs]
         else:
             self._recovered()
+            self.committed_at = time.monotonic()
         self._post(_settle, jobs, results)
 
     def _tidy(self, tables: Tables, checkpoints: Checkpoints) -> float:
@@ -137,6 +199,7 @@ class Writer:
                 return 0.0 if tables.tidy() else TIDY_SECONDS
         except Exception as error:  # noqa: BLE001 - as above
             logger.warning("the SQLite log cannot delete what is old: %s", error)
+            self._examine(error)
             return FAILED_SECONDS
 
     def _checkpoint(self, checkpoints: Checkpoints) -> None:
@@ -144,6 +207,11 @@ class Writer:
             checkpoints.step()
         except sqlite3.Error as error:  # what is committed stays where it is, until the next one
             logger.warning("the SQLite log cannot move what is committed into its file: %s", error)
+            self._examine(error)
+
+    def _examine(self, error: BaseException) -> None:
+        if damaged(error):
+            self.damaged(error)
 
     def _failed(self, error: BaseException) -> None:
         if self.healthy:
@@ -163,9 +231,11 @@ class Writer:
             logger.error("the SQLite log could not be closed: %s; the next start recovers it", failure)
         elif failure is not None:
             logger.critical("the thread that writes the SQLite log has failed: restart the server", exc_info=failure)
+            self._trouble = Trouble("has nobody who writes it", final=True)
+            self._on_lost()
         self._stopping, self.healthy = True, False
         while not self._queue.empty():
-            _settle([self._queue.get()], [LogUnavailable()])
+            _settle([self._queue.get()], [self._refusal()])
         _resolve(self.closed)
 
     def _post(self, callback: Callable[..., None], *arguments: Any) -> None:

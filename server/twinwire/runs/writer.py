@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Generator
 from time import monotonic
 from typing import Any
 
-from twinwire.errors import LogUnavailable, RunNotFound, StaleWriter
+from twinwire.errors import LogLost, LogUnavailable, RunNotFound, StaleWriter
 from twinwire.events import Record, StreamEvent, encode
 from twinwire.log import EventLog
 from twinwire.metrics import TOKENS, Figures
@@ -107,7 +107,7 @@ class Writer:
             self._time(batch)
         try:
             appending = self._log.append(self._run_id, self._appended, batch)
-        except (StaleWriter, RunNotFound) as error:
+        except (StaleWriter, RunNotFound, LogLost) as error:
             self._lost(error)
             return
         if appending is None:
@@ -140,11 +140,13 @@ class Writer:
                 try:
                     await appending
                     break
+                except LogLost:
+                    raise
                 except LogUnavailable:
                     await asyncio.sleep(random.uniform(0.5, 1.0) * delay)
                     delay = min(2 * delay, MAX_RETRY_SECONDS)
                     appending = self._log.append(self._run_id, self._appended, batch)
-        except (StaleWriter, RunNotFound) as error:
+        except (StaleWriter, RunNotFound, LogLost) as error:
             self._lost(error)
             return
         finally:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from typing import Protocol
 
 from twinwire.auth import ANYBODY, Identity
-from twinwire.errors import CursorGone, LogUnavailable, RunNotFound, TwinwireError
+from twinwire.errors import CursorGone, LogLost, LogUnavailable, RunNotFound, TwinwireError
 from twinwire.formats import View
 from twinwire.log import EventLog
 from twinwire.transports import Transport, Verdict
@@ -293,15 +293,15 @@ class Pump:
     async def _page(self, follower: Follower) -> None:
         try:
             page = await self._log.page(follower.run_id, follower.after, PAGE_EVENTS)
-        except LogUnavailable:
-            return  # the log wakes the follower when it is time to try again
-        except (CursorGone, RunNotFound) as error:
+        except (CursorGone, RunNotFound, LogLost) as error:
             self.detach(follower.run_id)
             if self.lost is None:
                 self._verdict = Verdict.BROKEN
             else:
                 self.lost(follower, error)
             return
+        except LogUnavailable:
+            return  # the log wakes the follower when it is time to try again
         if self._followers.get(follower.run_id) is not follower:
             return  # detached while the page was read
         if page.records:

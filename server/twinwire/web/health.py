@@ -86,6 +86,8 @@ class Figures(Collector):
         yield _seconds("twinwire_first_token", "From a run's start to the model's first token", figures.first_token)
         yield _seconds("twinwire_token_gap", "Between a run's tokens, of a sample of them", figures.token_gap)
         yield _seconds("twinwire_append", "Appends to a log that is not in memory", figures.append)
+        for gauge in self._service.runs.log.gauges():
+            yield GaugeMetricFamily(f"twinwire_{gauge.name}", gauge.text, gauge.value)
         yield _seconds("twinwire_cancel", "From a run's cancel to its terminal event", figures.cancelled)
 
     def _connections(self) -> Iterator[Metric]:

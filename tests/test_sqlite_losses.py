@@ -1,0 +1,246 @@
+"""A SQLite log's file is deleted, replaced, cut or damaged under a running server: all hear of it within seconds."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import shutil
+import sqlite3
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, closing
+from pathlib import Path
+
+import httpx
+import pytest
+
+from followers import KINDS, AnyFollower, Broken, Refused, attach, events, rest, start
+from logs import append, records, started
+from serving import Puppet, Puppets, Running, serving, until
+from sqlite_logs import at, read
+from test_metrics import figures
+from twinwire.errors import LogLost, LogUnavailable
+from twinwire.log import sqlite_watch
+from twinwire.log.sqlite import SqliteLog
+
+WITHIN = 5.0  # a second until the file is looked at; the rest is for a machine under load
+
+
+def overwrite(path: Path, content: bytes) -> None:
+    """Write over a file, which stays the same one."""
+    with path.open("r+b") as file:
+        file.truncate(0)
+        file.write(content)
+
+
+def other(path: Path) -> bytes:
+    """A database of another program."""
+    with closing(sqlite3.connect(path.with_name("other.db"))) as db:
+        db.execute("CREATE TABLE t (x)")
+        db.commit()
+    return path.with_name("other.db").read_bytes()
+
+
+def replaced(path: Path) -> None:
+    shutil.copy(path, path.with_name("copy.db"))
+    path.with_name("copy.db").replace(path)
+
+
+LOSSES: dict[str, Callable[[Path], object]] = {
+    "deleted": Path.unlink,
+    "replaced by another file": replaced,
+    "emptied": lambda path: os.truncate(path, 0),
+    "cut off": lambda path: os.truncate(path, path.stat().st_size - 4096),
+    "overwritten": lambda path: overwrite(path, b"x" * path.stat().st_size),
+    "overwritten by another database": lambda path: overwrite(path, other(path)),
+    "which was deleted": lambda path: path.with_name("log.db-wal").unlink(),
+    "which was replaced": lambda path: path.with_name("new").rename(path.with_name("log.db-shm")),
+    "which was cut off": lambda path: os.truncate(path.with_name("log.db-wal"), 0),
+}
+
+
+@asynccontextmanager
+async def followed(
+    puppets: Puppets, path: Path
+) -> AsyncIterator[tuple[Running, list[AnyFollower], Puppet, httpx.AsyncClient]]:
+    """A run that has said a word, which a follower of each kind has seen; its agent is busy and says no more."""
+    async with (
+        serving({"mine": puppets}, log=f"sqlite:///{path}") as server,
+        httpx.AsyncClient(base_url=server.url, trust_env=False) as client,
+    ):
+        first = await start("sse", server)
+        puppet = await puppets.next()
+        followers = [first, await attach("ws", server, first.run_id)]
+        puppet.say("word" * 3000)
+        for follower in followers:
+            while json.loads(await follower.next() or b"")["type"] != "LLM_CHUNK":
+                pass
+        yield server, followers, puppet, client
+        for follower in followers:
+            await follower.close()
+
+
+async def heard(follower: AnyFollower) -> str:
+    """How the follower hears that its run's log is no more."""
+    try:
+        return str([event async for event in events(follower)])
+    except Refused as refused:
+        return str(refused.code)
+    except Broken:
+        return "broken"
+
+
+async def checkpointed(path: Path) -> None:
+    """Wait until a checkpoint has come and gone: the file has grown over its first page, and is written no more."""
+    await until(lambda: path.stat().st_size > 4096)
+    seen: dict[int, float] = {}
+    await until(lambda: time.monotonic() - seen.setdefault(path.stat().st_mtime_ns, time.monotonic()) > 0.3)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+async def test_the_file_is_lost(loss: str, puppets: Puppets, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A quiet run's followers hear of it, its agent stops, starts and readiness say 503, and one line says why."""
+    path = tmp_path / "log.db"
+    (tmp_path / "new").touch()
+    async with followed(puppets, path) as (server, followers, puppet, client):
+        log = server.runs.log
+        assert isinstance(log, SqliteLog)
+        await log.remember(("u", "s"), "q", "a" * 10**4)
+        await checkpointed(path)  # the file has something to lose
+        LOSSES[loss](path)
+        async with asyncio.timeout(WITHIN):
+            assert await asyncio.gather(*map(heard, followers)) == ["broken", "log_unavailable"]
+            await puppet.closed.wait()
+        for answer in (await client.get("/readyz"), await client.post("/runs", json={"message": "hi"})):
+            assert (answer.status_code, answer.json()["code"]) == (503, "log_unavailable")
+        for kind in KINDS:
+            with pytest.raises(Refused) as refused:
+                await attach(kind, server, followers[0].run_id, 0)
+            assert refused.value.code == "log_unavailable"
+        [line] = [record.getMessage() for record in caplog.records if record.levelname == "CRITICAL"]
+        assert f"{loss}: nothing is read or written" in line or "is damaged" in line  # if SQLite was faster
+        assert len(server.runs) == 0
+    assert "Traceback" not in caplog.text
+
+
+async def test_a_file_that_was_moved_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is written while the file is elsewhere; it may come back soon, and then all goes on."""
+    path = tmp_path / "log.db"
+    async with at(path) as log:
+        run_id = await started(log, 3)
+        path.rename(tmp_path / "away.db")
+        with pytest.raises(LogUnavailable):
+            while True:
+                await log.ping()
+        with pytest.raises(LogUnavailable):
+            await append(log, run_id, 3, records(run_id, 3, 1))
+        (tmp_path / "away.db").rename(path)
+        async with asyncio.timeout(WITHIN):
+            while True:
+                try:
+                    await log.ping()
+                except LogUnavailable:
+                    continue
+                break
+        await append(log, run_id, 3, records(run_id, 3, 1))
+        assert len(await read(log, run_id)) == 4
+        monkeypatch.setattr(sqlite_watch, "AWAY_SECONDS", 0.0)
+        path.rename(tmp_path / "away.db")
+        await lost(log)
+
+
+async def lost(log: SqliteLog) -> None:
+    """Wait until the log knows that it is lost."""
+    async with asyncio.timeout(WITHIN):
+        while True:
+            try:
+                await log.ping()
+            except LogLost:
+                return
+            except LogUnavailable:
+                pass
+
+
+async def test_what_another_server_has_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server whose file was replaced leaves the new file's write-ahead log alone when it stops."""
+    monkeypatch.setattr(sqlite_watch, "AWAY_SECONDS", 0.0)
+    path = tmp_path / "log.db"
+    async with at(path) as log:
+        await started(log, 3)
+        path.rename(tmp_path / "old.db")
+        for end in ("-wal", "-shm"):
+            (tmp_path / f"log.db{end}").rename(tmp_path / f"old.db{end}")
+        with closing(sqlite3.connect(path, isolation_level=None)) as new:
+            new.execute("PRAGMA journal_mode = WAL")
+            new.execute("CREATE TABLE t (x)")
+            await lost(log)
+            await log.close()
+            assert (tmp_path / "log.db-wal").stat().st_size > 0
+            new.execute("INSERT INTO t VALUES (1)")
+    with closing(sqlite3.connect(path)) as db:
+        assert db.execute("SELECT x FROM t").fetchall() == [(1,)]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_damage_that_a_read_finds(kind: str, tmp_path: Path, puppets: Puppets) -> None:
+    """A run whose pages turn out to be damaged is no 404: the log is unavailable, and readiness says so."""
+    path = tmp_path / "log.db"
+    async with followed(puppets, path) as (server, followers, puppet, client):
+        log = server.runs.log
+        assert isinstance(log, SqliteLog)
+        old = await started(log, 3000, end=True)
+        await until(lambda: path.stat().st_size > 2**18)  # it is in the file
+        with path.open("r+b") as file:
+            for page in range(4096, path.stat().st_size, 4096):
+                file.seek(page)
+                file.write(b"\xff" * 512)
+        async with asyncio.timeout(WITHIN):
+            while (answer := await client.get(f"/runs/{old}")).status_code == 200:
+                await log.remember(("u", "s"), "q", "a" * 10**5)  # drives the pages out of the cache
+            assert (answer.status_code, answer.json()["code"]) == (503, "log_unavailable")
+            assert await asyncio.gather(*map(heard, followers)) == ["broken", "log_unavailable"]
+            await puppet.closed.wait()
+        assert (await client.get("/readyz")).status_code == 503
+        with pytest.raises(Refused) as refused:
+            await attach(kind, server, old, 0)
+        assert refused.value.code == "log_unavailable"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_a_reader_that_does_not_end(
+    kind: str, tmp_path: Path, puppets: Puppets, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Another program's open transaction is warned of, then appends wait and starts get 503 until it ends."""
+    monkeypatch.setattr(sqlite_watch, "WARN_BYTES", 2 * 2**20)
+    monkeypatch.setattr(sqlite_watch, "LIMIT_BYTES", 8 * 2**20)
+    path = tmp_path / "log.db"
+    async with followed(puppets, path) as (server, followers, puppet, client):
+        for follower in followers:
+            await follower.close()
+        follower = await attach(kind, server, followers[0].run_id)
+        following = asyncio.create_task(rest(follower))
+        with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, isolation_level=None)) as db:
+            db.execute("BEGIN")
+            db.execute("SELECT count(*) FROM runs").fetchone()
+            said = 0
+            async with asyncio.timeout(30):
+                while (await client.get("/readyz")).status_code == 200:
+                    puppet.emit("NOISE", noise="x" * 10**5)
+                    said += 1
+            answer = await client.post("/runs", json={"message": "hi"})
+            assert (answer.status_code, answer.json()["code"]) == (503, "log_unavailable")
+            assert 8 * 2**20 <= (await figures(server.url))["twinwire_sqlite_wal_bytes",] < 64 * 2**20
+            assert "a backup, a sqlite3 shell" in caplog.text
+            assert "has reached 8 MiB" in caplog.text
+            puppet.end()
+            assert not following.done()
+        seen = await following
+        assert sum(event["type"] == "NOISE" for event in seen) == said
+        async with asyncio.timeout(WITHIN):
+            while (await client.get("/readyz")).status_code != 200:
+                pass
+        await started(server.runs.log, 1)
+        async with asyncio.timeout(WITHIN):
+            while (tmp_path / "log.db-wal").stat().st_size > 32 * 2**20:
+                await started(server.runs.log, 1)
