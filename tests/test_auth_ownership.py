@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import sqlite3
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +15,14 @@ from websockets.asyncio.client import connect
 
 from credentials import AUTH, asking, bearer
 from redis_server import fresh
-from serving import Puppets, Running, serving
+from serving import Puppets, Running, serving, until
+from twinwire.auth import Identity
+from twinwire.errors import RunNotFound
+from twinwire.log.memory import MemoryLog
+from twinwire.log.redis import RedisLog
+from twinwire.log.redis_link import Link
+from twinwire.log.sqlite import SqliteLog
+from twinwire.log.sqlite_file import reading
 
 UNKNOWN = "a" * 26
 
@@ -86,6 +96,79 @@ async def test_a_foreign_run_is_an_unknown_one(log: str, ended: bool, puppets: P
         assert run["status"] == ("completed" if ended else "running")
         assert (await alice.get(f"/runs/{run_id}/snapshot")).json()["state"]["text"] == "secret"
         assert (await alice.post(f"/runs/{run_id}/cancel")).status_code == (200 if ended else 202)
+
+
+@pytest.fixture
+def steps(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Give what is asked of a log from now on: its methods, its reader's SQL, its commands to Redis."""
+    told: list[str] = []
+    call = Link.call
+
+    def traced(path: Path) -> sqlite3.Connection:
+        db = reading(path)
+        db.set_trace_callback(told.append)
+        return db
+
+    def called(link: Link, *command: Any) -> Any:
+        if link._patient and ":run:" in repr(command):  # the others are about leases, whenever that is
+            told.append(repr(command))
+        return call(link, *command)
+
+    monkeypatch.setattr("twinwire.log.sqlite_reader.reading", traced)
+    monkeypatch.setattr(Link, "call", called)
+    for log in (MemoryLog, SqliteLog, RedisLog):
+        for name in ("state", "summary", "page", "cancel"):
+            monkeypatch.setattr(log, name, counted(told, name, getattr(log, name)))
+    return told
+
+
+def counted(told: list[str], name: str, method: Any) -> Any:
+    async def ask(*arguments: Any) -> Any:
+        told.append(name)
+        return await method(*arguments)
+
+    return ask
+
+
+@pytest.mark.parametrize("ended", [False, True], ids=["running", "ended"])
+@pytest.mark.parametrize("log", ["memory", "sqlite", "redis"])
+async def test_a_foreign_run_takes_the_steps_of_an_unknown_one(
+    log: str, ended: bool, puppets: Puppets, tmp_path: Path, steps: list[str]
+) -> None:
+    """However it is asked for, also with a ticket for another run: no time that a step takes tells that it is there."""
+    async with serving({"mine": puppets}, log=log_url(log, tmp_path), **AUTH) as server:
+        runs = server.runs
+        async with asking(server, "alice") as alice:
+            run_id = (await alice.post("/runs", json={"message": "secret"})).json()["run_id"]
+            puppet = await puppets.next()
+            puppet.say("secret")
+            if ended:
+                puppet.end()
+            await until(lambda: bool(runs._live) != ended)
+            if log == "sqlite":
+                await until(lambda: (run_id in runs.log._live) != ended)  # type: ignore[attr-defined]
+        other = "b" * 26
+        asked: dict[str, Any] = {
+            "state": runs.state,
+            "summary": runs.summary,
+            "seek": lambda run_id, by: runs.seek(run_id, 0, by),
+            "claim": runs.claim,
+            "snapshot": runs.snapshot,
+            "cancel": runs.cancel,
+        }
+        for name, ask in asked.items():
+            for by in (Identity("bob"), Identity("alice", run_id=other), Identity("bob", run_id=other)):
+                taken = []
+                for asked_for in (run_id, UNKNOWN):
+                    with suppress(RunNotFound):  # the connections are there, whichever thread reads
+                        await asyncio.gather(*(ask(asked_for, by) for _ in range(8)))
+                    await asyncio.sleep(0.05)  # the others of these
+                    steps.clear()
+                    with pytest.raises(RunNotFound):
+                        await ask(asked_for, by)
+                    taken.append([step.replace(asked_for, "RUN") for step in steps])
+                assert taken[0] == taken[1], name
+                assert taken[0], name
 
 
 async def test_keys_are_each_user_s_own(puppets: Puppets) -> None:

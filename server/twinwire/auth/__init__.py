@@ -17,7 +17,7 @@ from msgspec import Struct
 from twinwire.auth.grants import Grant, Signer
 from twinwire.auth.scopes import Scope
 from twinwire.auth.tokens import Tokens
-from twinwire.errors import BadRequest, Forbidden, RunNotFound, Unauthenticated
+from twinwire.errors import BadRequest, Forbidden, Unauthenticated
 from twinwire.settings import Settings
 
 if TYPE_CHECKING:
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 __all__ = ["ANYBODY", "Auth", "Identity", "Scope", "rfc3339"]
 
 MAX_TOKEN = 8192
+NOBODY = ""
+"""The name that no user has."""
 
 
 def rfc3339(seconds: float | None) -> str | None:
@@ -60,10 +62,13 @@ class Identity(Struct, frozen=True):
         if self.run_id is not None and scope is Scope.WHOLE:
             raise Forbidden("this ticket is for following one run only")
 
-    def check_run(self, run_id: str, user_id: str | None) -> None:
-        """Raises `RunNotFound` unless this run, of this user, is one of theirs."""
-        if self.user_id is not None and (self.user_id != user_id or self.run_id not in {None, run_id}):
-            raise RunNotFound
+    def owner(self, run_id: str) -> str | None:
+        """Return whose run this has to be for them to see it: None if anybody's will do, `NOBODY` if none will."""
+        return self.user_id if self.run_id in {None, run_id} else NOBODY
+
+    def sees(self, run_id: str, user_id: str | None) -> bool:
+        """Whether this run, of this user, is there for them."""
+        return self.owner(run_id) in {None, user_id}
 
 
 ANYBODY = Identity()

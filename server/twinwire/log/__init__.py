@@ -144,12 +144,15 @@ class EventLog(Protocol):
         """
         ...
 
-    async def state(self, run_id: str) -> RunState:
-        """What is known of the run. Raises `RunNotFound`."""
+    async def state(self, run_id: str, user_id: str | None = None) -> RunState:
+        """Return what is known of the run; with `user_id`, of a run of this user.
+
+        Raises `RunNotFound`. It takes the same steps to find that a run is another user's and that there is none.
+        """
         ...
 
-    async def summary(self, run_id: str) -> RunSummary:
-        """Return what a list of runs tells of this one. Raises `RunNotFound`."""
+    async def summary(self, run_id: str, user_id: str | None = None) -> RunSummary:
+        """Return what a list of runs tells of this one. `user_id` and errors are those of `state`."""
         ...
 
     async def page(self, run_id: str, after: int, limit: int) -> Page:

@@ -91,14 +91,14 @@ class MemoryLog(LocalControl):
         self._expire()
         return list(islice(reversed(self._users.get(user_id, {})), limit))
 
-    async def state(self, run_id: str) -> RunState:
+    async def state(self, run_id: str, user_id: str | None = None) -> RunState:
         """See `EventLog`."""
-        entry = self._entry(run_id)
+        entry = self._entry(run_id, user_id)
         return RunState(entry.info, entry.tail.first, entry.tail.last, entry.tail.terminal, entry.tail.size)
 
-    async def summary(self, run_id: str) -> RunSummary:
+    async def summary(self, run_id: str, user_id: str | None = None) -> RunSummary:
         """See `EventLog`."""
-        entry = self._entry(run_id)
+        entry = self._entry(run_id, user_id)
         return RunSummary(entry.info, entry.tail.first, entry.tail.last, entry.outcome)
 
     async def page(self, run_id: str, after: int, limit: int) -> Page:
@@ -121,11 +121,11 @@ class MemoryLog(LocalControl):
     def _goes_on(self, run_id: str) -> bool:
         return run_id in self._runs and run_id not in self._ended
 
-    def _entry(self, run_id: str) -> _Entry:
+    def _entry(self, run_id: str, user_id: str | None = None) -> _Entry:
         if run_id in self._ended:
             self._expire()
         entry = self._runs.get(run_id)
-        if entry is None:
+        if entry is None or user_id not in {None, entry.info.user_id}:
             raise RunNotFound
         return entry
 

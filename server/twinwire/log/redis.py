@@ -24,7 +24,7 @@ from twinwire.log.redis_check import Check
 from twinwire.log.redis_control import RedisControl
 from twinwire.log.redis_leases import Leases
 from twinwire.log.redis_link import CLOSE_SECONDS, Address, Link
-from twinwire.log.redis_reader import MALFORMED, Held, Reader, Stored, contiguous, load, record
+from twinwire.log.redis_reader import MALFORMED, Held, Reader, Stored, contiguous, load, owned, record
 from twinwire.log.redis_scripts import APPEND, CREATE, SOURCES, Keys
 from twinwire.log.tail import PAGE_BYTES, Tail
 
@@ -209,14 +209,18 @@ class RedisLog(RedisControl):
         """See `EventLog`."""
         return [name.decode() for name in await self._reads.call("LRANGE", self._keys.recent(user_id), 0, limit - 1)]
 
-    async def state(self, run_id: str) -> RunState:
+    async def state(self, run_id: str, user_id: str | None = None) -> RunState:
         """See `EventLog`."""
-        stored = await load(self._reads, self._keys, run_id)
+        stored = await load(self._reads, self._keys, run_id, user_id)
         return RunState(stored.info, stored.first, stored.last, stored.terminal, stored.size)
 
-    async def summary(self, run_id: str) -> RunSummary:
+    async def summary(self, run_id: str, user_id: str | None = None) -> RunSummary:
         """See `EventLog`."""
-        fields = await self._reads.call("HMGET", self._keys.run(run_id), "info", "first", "last", "ended", "outcome")
+        names = ("info", "first", "last", "ended", "outcome")
+        if user_id is None:
+            fields = await self._reads.call("HMGET", self._keys.run(run_id), *names)
+        else:
+            fields, _ = await owned(self._reads, self._keys, run_id, user_id, names, newest=False)
         info, first, last, ended, told = fields
         if info is None:
             raise RunNotFound

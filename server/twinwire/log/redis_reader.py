@@ -18,7 +18,7 @@ from twinwire.errors import LogUnavailable, RunNotFound
 from twinwire.events import TERMINAL_TYPES, Record
 from twinwire.log import HearLogOut, Page, RunInfo, Unsubscribe
 from twinwire.log.redis_link import COMMAND_SECONDS, Address, Link, WrongType
-from twinwire.log.redis_scripts import Keys
+from twinwire.log.redis_scripts import OWNED, Keys
 from twinwire.log.tail import Tail
 
 logger = logging.getLogger("twinwire.log")
@@ -64,16 +64,28 @@ def contiguous(records: Sequence[Record]) -> Sequence[Record]:
     return records
 
 
-async def load(link: Link, keys: Keys, run_id: str) -> Stored:
-    """Return what Redis has of a run. Raises `RunNotFound`, `LogUnavailable`.
+async def owned(link: Link, keys: Keys, run_id: str, user_id: str, fields: Sequence[str], *, newest: bool) -> Any:
+    """Return these fields of a run of this user, and its newest event if wanted. Raises `RunNotFound`."""
+    found = await link.call(*OWNED(keys.run(run_id), keys.events(run_id)), user_id, int(newest), *fields)
+    if found is None:
+        raise RunNotFound
+    return found
+
+
+async def load(link: Link, keys: Keys, run_id: str, user_id: str | None = None) -> Stored:
+    """Return what Redis has of a run; with `user_id`, of a run of this user. Raises `RunNotFound`, `LogUnavailable`.
 
     A run that has lost a part without which it cannot be read, such as its terminal event, is one that is not there.
     """
-    replies: tuple[Any, ...] = await asyncio.gather(
-        link.call("HMGET", keys.run(run_id), *_FIELDS),
-        link.call("XREVRANGE", keys.events(run_id), "+", "-", "COUNT", 1),
-        return_exceptions=True,
-    )
+    replies: Sequence[Any]
+    if user_id is None:
+        replies = await asyncio.gather(
+            link.call("HMGET", keys.run(run_id), *_FIELDS),
+            link.call("XREVRANGE", keys.events(run_id), "+", "-", "COUNT", 1),
+            return_exceptions=True,
+        )
+    else:
+        replies = await owned(link, keys, run_id, user_id, _FIELDS, newest=True)
     for reply in replies:
         if isinstance(reply, WrongType):
             raise RunNotFound

@@ -262,4 +262,15 @@ end
 return verdicts
 """)
 
-SOURCES = tuple(script.source for script in (CREATE, APPEND, OCCUPY, VACATE, RECALL, REMEMBER, CHECK))
+OWNED = Script("""
+-- KEYS: run, events. ARGV: user, 1 to have the newest event too, fields of the run.
+-- Returns {fields, newest event}; nothing, whether the run is another user's or there is none.
+local info = redis.pcall('HGET', KEYS[1], 'info')
+local good, run = pcall(cjson.decode, type(info) == 'string' and info or '{}')
+if not good or type(run) ~= 'table' or run.user_id ~= ARGV[1] then return false end
+local newest = ARGV[2] == '1' and redis.pcall('XREVRANGE', KEYS[2], '+', '-', 'COUNT', 1) or {}
+if newest.err then return false end
+return {redis.call('HMGET', KEYS[1], unpack(ARGV, 3)), newest}
+""")
+
+SOURCES = tuple(script.source for script in (CREATE, APPEND, OCCUPY, VACATE, RECALL, REMEMBER, CHECK, OWNED))

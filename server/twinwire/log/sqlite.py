@@ -124,20 +124,20 @@ class SqliteLog(LocalControl):
         self._check()
         return await self._reader.recent(user_id, limit)
 
-    async def state(self, run_id: str) -> RunState:
+    async def state(self, run_id: str, user_id: str | None = None) -> RunState:
         """See `EventLog`."""
         self._check()
         live = self._live.get(run_id)
-        if live is None:
-            return await self._reader.state(run_id)
+        if live is None or user_id not in {None, live.info.user_id}:  # a foreign run is looked up as an unknown one is
+            return await self._reader.state(run_id, user_id)
         return RunState(live.info, live.first, live.tail.last, live.tail.terminal, live.size)
 
-    async def summary(self, run_id: str) -> RunSummary:
+    async def summary(self, run_id: str, user_id: str | None = None) -> RunSummary:
         """See `EventLog`."""
         self._check()
         live = self._live.get(run_id)
-        if live is None:
-            return await self._reader.summary(run_id)
+        if live is None or user_id not in {None, live.info.user_id}:
+            return await self._reader.summary(run_id, user_id)
         ended = live.tail.terminal
         return RunSummary(live.info, live.first, live.tail.last, b"" if ended is None else outcome(ended.body))
 

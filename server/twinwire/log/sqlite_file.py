@@ -122,6 +122,7 @@ def _prepare(db: sqlite3.Connection, place: Place, *, new: bool) -> None:
         db.execute(f"PRAGMA user_version = {VERSION}")
     if not db.execute("SELECT 1 FROM pragma_table_info('runs') WHERE name = 'user_id'").fetchone():
         db.execute("ALTER TABLE runs ADD COLUMN user_id TEXT")  # files of the first servers go without it
+        db.execute("UPDATE runs SET user_id = json_extract(CAST(info AS TEXT), '$.user_id')")
         db.execute("CREATE INDEX runs_user ON runs (user_id, id) WHERE user_id IS NOT NULL")
     db.execute("CREATE TABLE IF NOT EXISTS clock (id INTEGER PRIMARY KEY, at REAL NOT NULL)")  # nor did they have this
     db.execute("COMMIT")

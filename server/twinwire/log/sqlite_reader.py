@@ -27,7 +27,7 @@ THREADS = 2
 _RUN = """
 SELECT id, info, ended IS NOT NULL, coalesce(size, 0), coalesce((SELECT min(seq) FROM events WHERE run = id), 1),
     coalesce((SELECT max(seq) FROM events WHERE run = id), 0)
-FROM runs WHERE run_id = ?
+FROM runs WHERE run_id = ?1 AND (?2 IS NULL OR user_id = ?2)
 """
 # SQLite reads into the event without the interpreter's lock: the result may be large, and nobody waits for it.
 _WITHOUT_RESULT = "SELECT json_remove(CAST(body AS TEXT), '$.data.result') FROM events WHERE run = ? AND seq = ?"
@@ -65,21 +65,21 @@ class Reader:
         """As `EventLog.recent`."""
         return await self._run(lambda db: [run_id for (run_id,) in db.execute(_RECENT, (user_id, limit))])
 
-    async def state(self, run_id: str) -> RunState:
+    async def state(self, run_id: str, user_id: str | None) -> RunState:
         """As `EventLog.state`."""
 
         def read(db: sqlite3.Connection) -> RunState:
-            run, info, ended, size, first, last = _run(db, run_id)
+            run, info, ended, size, first, last = _run(db, run_id, user_id)
             (terminal,) = _records(db, run, last - 1, last, 1) if ended else (None,)
             return RunState(info_of(info), first, last, terminal, size)
 
         return await self._run(read)
 
-    async def summary(self, run_id: str) -> RunSummary:
+    async def summary(self, run_id: str, user_id: str | None) -> RunSummary:
         """As `EventLog.summary`."""
 
         def read(db: sqlite3.Connection) -> RunSummary:
-            run, info, ended, _, first, last = _run(db, run_id)
+            run, info, ended, _, first, last = _run(db, run_id, user_id)
             told = db.execute(_WITHOUT_RESULT, (run, last)).fetchone()[0] if ended else ""
             return RunSummary(info_of(info), first, last, outcome(told.encode()) if told else b"")
 
@@ -133,8 +133,8 @@ class Reader:
         return found
 
 
-def _run(db: sqlite3.Connection, run_id: str) -> Any:
-    row = db.execute(_RUN, (run_id,)).fetchone()
+def _run(db: sqlite3.Connection, run_id: str, user_id: str | None = None) -> Any:
+    row = db.execute(_RUN, (run_id, user_id)).fetchone()
     if row is None:
         raise RunNotFound
     return row

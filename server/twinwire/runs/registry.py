@@ -198,9 +198,7 @@ class Runs:
 
     async def state(self, run_id: str, by: Identity) -> RunState:
         """What is known of a run. Raises `RunNotFound`, also for a run that is not for `by` to see."""
-        state = await self.log.state(check_run_id(run_id))
-        by.check_run(run_id, state.info.user_id)
-        return state
+        return await self.log.state(check_run_id(run_id), by.owner(run_id))
 
     async def seek(self, run_id: str, after: int, by: Identity) -> RunState:
         """The run, for `by` to follow it from the event after number `after`. Raises `RunNotFound`, `CursorGone`."""
@@ -218,17 +216,19 @@ class Runs:
 
     async def summary(self, run_id: str, by: Identity) -> RunSummary:
         """Return what a list of runs tells of this one. Raises `RunNotFound`, as `state`."""
-        summary = await self.log.summary(check_run_id(run_id))
-        by.check_run(run_id, summary.info.user_id)
-        return summary
+        return await self.log.summary(check_run_id(run_id), by.owner(run_id))
+
+    def _here(self, run_id: str, by: Identity) -> Run | None:
+        """Return the run if it goes on here and is for `by` to see. A foreign one is looked up as an unknown one is."""
+        run = self._live.get(run_id)
+        return run if run is not None and by.sees(run_id, run.info.user_id) else None
 
     async def claim(self, run_id: str, by: Identity) -> Claim:
         """Reserve what a snapshot of this run may cost, to be held until the client has it.
 
         Raises `RunNotFound` and `Busy`.
         """
-        if (run := self._live.get(check_run_id(run_id))) is not None:
-            by.check_run(run_id, run.info.user_id)
+        if (run := self._here(check_run_id(run_id), by)) is not None:
             return await self.reserve.take(run.size)
         return await self.reserve.take((await self.state(run_id, by)).size)
 
@@ -237,8 +237,7 @@ class Runs:
 
         Raises `RunNotFound`, and `CursorGone` where the run's first events are trimmed and it goes on elsewhere.
         """
-        if (run := self._live.get(check_run_id(run_id))) is not None:
-            by.check_run(run_id, run.info.user_id)
+        if (run := self._here(check_run_id(run_id), by)) is not None:
             return await run.snapshot()
         await self.state(run_id, by)
         return await folded(self.log, run_id)
@@ -253,8 +252,7 @@ class Runs:
 
     async def cancel(self, run_id: str, by: Identity) -> CancelStatus:
         """Cancel a run, wherever it goes on. Idempotent. Raises `RunNotFound`, as `state`."""
-        if (run := self._live.get(run_id)) is not None:  # first, so that it needs no log
-            by.check_run(run_id, run.info.user_id)
+        if (run := self._here(run_id, by)) is not None:  # first, so that it needs no log
             return "accepted" if run.cancel() else "already_finished"
         state = await self.state(run_id, by)
         if state.terminal is not None or state.info.owner == self.log.worker:
