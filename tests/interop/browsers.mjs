@@ -1,10 +1,12 @@
 // A browser's own EventSource, in Chromium (CDP) or Firefox (WebDriver BiDi), and libraries that are made for pages.
 import { readFile } from 'node:fs/promises';
 import { text } from 'node:stream/consumers';
+import { fileURLToPath } from 'node:url';
 import puppeteer from 'puppeteer-core';
 import { base, report } from './lib.mjs';
 
-const [, , , browser, executablePath] = process.argv;
+const [, , , browser, PROGRAM] = process.argv;
+const executablePath = fileURLToPath(new URL('mortal.sh', import.meta.url));
 const code = async name => readFile(new URL(`node_modules/${name}`, import.meta.url), 'utf8');
 const POLYFILL = await code('event-source-polyfill/src/eventsource.js');
 const SSE = `${await code('sse.js/lib/sse.js')}; window.SSE = SSE;`;
@@ -29,7 +31,7 @@ function follow(name, url) {
 }
 
 const args = browser === 'chrome' ? ['--no-sandbox', '--disable-gpu', '--disable-quic'] : [];
-const program = await puppeteer.launch({ browser, executablePath, args, headless: true });
+const program = await puppeteer.launch({ browser, executablePath, args, headless: true, env: { ...process.env, PROGRAM } });
 try {
   const seen = await Promise.all(Object.entries(JSON.parse(await text(process.stdin))).map(async ([name, url]) => {
     const page = await program.newPage();
