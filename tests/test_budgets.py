@@ -89,3 +89,40 @@ async def test_tool_calls_of_a_step_are_bounded() -> None:
     refused = [result["result"] for result in results if result["status"] == "error"]
     assert refused == ["only the first 5 calls of a step are run"] * 95
     assert [message["content"] for message in model.asked[1][0]].count(f"Error: {refused[0]}") == 95
+
+
+async def test_all_runs_share_what_goes_on(puppets: Puppets) -> None:
+    """A run that takes more than is left of `--live-bytes` ends with `budget`; what a run has held comes back."""
+    async with serving({"puppet": puppets}, live_bytes=100_000) as server:
+        follower = await start("ws", server)
+        large = await puppets.next()
+        large.say("x" * 30_000)
+        other = await start("sse", server)
+        small = await puppets.next()
+        small.say("y" * 30_000)
+        seen = await rest(other)
+        assert seen[-1]["data"]["error_type"] == "budget"
+        assert seen[-1]["data"]["message"] == "the run's budget of 100000 bytes that all runs share is spent"
+        large.end()
+        assert (await rest(follower))[-1]["data"]["status"] == "completed"
+        again = await start("ws", server)
+        last = await puppets.next()
+        last.say("z" * 30_000)
+        last.end()
+        assert (await rest(again))[-1]["data"]["status"] == "completed"
+
+
+async def test_a_conversation_counts_while_its_run_goes_on(puppets: Puppets) -> None:
+    """A run is not started if the conversation that it is given has no room, and nothing is kept of it."""
+    question = {"role": "user", "content": "?"}
+    async with serving({"puppet": puppets}, live_bytes=50_000) as server, httpx.AsyncClient(trust_env=False) as client:
+        for _ in range(3):
+            messages = [{"role": "user", "content": "x" * 60_000}, question]
+            answer = await client.post(
+                f"{server.url}/v1/chat/completions", json={"model": "puppet", "messages": messages}
+            )
+            assert (answer.status_code, answer.json()["error"]["code"]) == (429, "too_many_runs")
+        assert puppets.started == 0
+        follower = await start("sse", server)
+        (await puppets.next()).end()
+        assert (await rest(follower))[-1]["data"]["status"] == "completed"

@@ -25,7 +25,7 @@ from twinwire.events import timestamp
 from twinwire.log import STOPPING, Quota, RunInfo, RunState, RunSummary, SessionKey, Store
 from twinwire.metrics import Figures
 from twinwire.models import Message
-from twinwire.runs.budget import Budget
+from twinwire.runs.budget import Budget, Live, Share
 from twinwire.runs.folded import folded
 from twinwire.runs.reserve import Claim, Reserve
 from twinwire.runs.run import Run
@@ -37,6 +37,7 @@ logger = logging.getLogger("twinwire.runs")
 CancelStatus = Literal["accepted", "already_finished"]
 
 SETTLE_SECONDS = 5.0  # how long a start waits for the run it interrupts to leave the session
+LIVE_BYTES = 2**30
 RESERVE_BYTES, RESERVE_SECONDS = 2**26, 10.0
 RECHECK_SECONDS = 5.0  # how soon a run that only other workers follow is looked at again
 
@@ -45,8 +46,8 @@ class Runs:
     """The runs of this process and the agents they use; the `Owner` of its runs to the log.
 
     The default agent is the one named `react`, or else the first. `deadline` is for each run, in seconds, `max_runs`
-    for this process, `quota` for each named user and all processes, `budget` for each run. `reserve` is what large
-    replies about runs share.
+    for this process, `quota` for each named user and all processes, `budget` for each run, `live_bytes` for the events
+    and conversations of all runs that go on. `reserve` is what large replies about runs share.
     """
 
     def __init__(
@@ -58,6 +59,7 @@ class Runs:
         max_runs: int,
         quota: Quota | None = None,
         budget: Budget | None = None,
+        live_bytes: int = LIVE_BYTES,
         reserve: Reserve | None = None,
     ) -> None:
         if not agents:
@@ -70,6 +72,7 @@ class Runs:
         self._max_runs = max_runs
         self._quota = quota
         self._budget = budget
+        self._live_bytes = Live(live_bytes)
         self.reserve = reserve or Reserve(RESERVE_BYTES, RESERVE_SECONDS)
         self._live: dict[str, Run] = {}
         self._elsewhere: Counter[str] = Counter()  # followers here of runs that go on elsewhere
@@ -99,8 +102,9 @@ class Runs:
             fingerprint=spec.fingerprint(name),
             owner=self.log.worker,
         )
-        session = spec.session
-        if spec.idempotency_key is None or await self.log.find(spec.user_id, spec.idempotency_key) is None:
+        session, share = spec.session, Share(self._live_bytes, self._budget)
+        new = spec.idempotency_key is None or await self.log.find(spec.user_id, spec.idempotency_key) is None
+        if new:
             if self.draining:
                 raise Draining
             if len(self._live) >= self._max_runs:
@@ -111,12 +115,16 @@ class Runs:
             history = spec.history
             if history is None:
                 history = await self.log.history(session) if session else []
+            if new:
+                share.hold(history, len(self._live))
             known = await self.log.create(info, idempotency_key=spec.idempotency_key, quota=self._quota)
             if known is info:
-                self._begin(info, spec, history)  # nothing is awaited in between: the log may ask who `owns` it
+                self._begin(info, spec, history, share)  # nothing is awaited in between: the log may ask who `owns` it
         finally:
-            if session is not None and info.run_id not in self._live:
-                await self.log.vacate(session, info.run_id)
+            if info.run_id not in self._live:
+                share.release()
+                if session is not None:
+                    await self.log.vacate(session, info.run_id)
         return known, known is info
 
     async def _enter(self, session: SessionKey, run_id: str, *, interrupt: bool) -> None:
@@ -136,7 +144,7 @@ class Runs:
             else:
                 await asyncio.sleep(0.005)  # its worker remembers the turn, then leaves the session
 
-    def _begin(self, info: RunInfo, spec: RunSpec, history: Sequence[Message]) -> None:
+    def _begin(self, info: RunInfo, spec: RunSpec, history: Sequence[Message], share: Share) -> None:
         request = RunRequest(
             message=spec.message,
             run_id=info.run_id,
@@ -150,11 +158,11 @@ class Runs:
             self.agents[info.agent],
             request,
             deadline=self._deadline,
-            budget=self._budget,
+            budget=share,
             linger=spec.linger,
             figures=self.figures,
             on_abandoned=lambda run: self._spawn(self._cancel_if_unfollowed(run)),
-            on_end=lambda run: self._end(run, spec.session),
+            on_end=lambda run: self._end(run, spec.session, share),
         )
         self._live[info.run_id] = run
         self.started += 1
@@ -177,7 +185,8 @@ class Runs:
         else:
             run.cancel()
 
-    def _end(self, run: Run, session: SessionKey | None) -> None:
+    def _end(self, run: Run, session: SessionKey | None, share: Share) -> None:
+        share.release()
         self._live.pop(run.info.run_id, None)
         self.ended[run.fold.status] += 1
         if session is not None:

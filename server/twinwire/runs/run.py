@@ -19,7 +19,7 @@ from twinwire.fold import Fold
 from twinwire.log import EventLog, RunInfo
 from twinwire.logs import tell
 from twinwire.metrics import Figures
-from twinwire.runs.budget import Budget
+from twinwire.runs.budget import Check
 from twinwire.runs.writer import Room, Writer
 
 logger = logging.getLogger("twinwire.runs")
@@ -40,7 +40,7 @@ class Run:
         request: RunRequest,
         *,
         deadline: float,
-        budget: Budget | None,
+        budget: Check | None,
         linger: float | None,
         figures: Figures,
         on_abandoned: Callable[[Run], None],

@@ -98,6 +98,7 @@ def create_app(
             max_runs=settings.max_runs,
             quota=quota,
             budget=budget,
+            live_bytes=settings.live_bytes,
             reserve=Reserve(settings.reply_bytes, settings.send_timeout),
         ),
         Sweep(heartbeat=settings.heartbeat, send_timeout=settings.send_timeout, logged_out=auth.logged_out),
