@@ -184,9 +184,8 @@ async def test_options_of_the_server(server: Running) -> None:
     """`OPTIONS *` is answered, and the connection lives."""
     reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
     writer.write(b"OPTIONS * HTTP/1.1\r\nHost: localhost\r\n\r\nGET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
-    head = await reader.readuntil(b"\r\n\r\n")
-    assert head.split()[1] in {b"200", b"204", b"404"}, head
-    assert b"200 OK" in await reader.readuntil(b"\r\n\r\n") or b"200 OK" in await reader.readuntil(b"\r\n\r\n")
+    for status in (b"204", b"200"):
+        assert (await reader.readuntil(b"\r\n\r\n")).split()[1] == status
     writer.close()
 
 

@@ -22,7 +22,7 @@ from twinwire import cli
 from twinwire.errors import SettingsError
 from twinwire.settings import Settings
 
-DATA, RST_STREAM, SETTINGS, GOAWAY, WINDOW_UPDATE = 0, 3, 4, 7, 8
+DATA, HEADERS, RST_STREAM, SETTINGS, GOAWAY, WINDOW_UPDATE = 0, 1, 3, 4, 7, 8
 END_STREAM = ACK = 1
 CANCEL = 8
 
@@ -43,9 +43,9 @@ class Connection:
         self._reader = reader
         self._encoder = zttp.Connection(zttp.CLIENT, protocol=zttp.HTTP2)
 
-    def get(self, target: str) -> int:
+    def get(self, target: str, method: bytes = b"GET") -> int:
         """Open a stream."""
-        stream = self._encoder.send_request(b"GET", target.encode(), b"", [(b"host", b"localhost")])
+        stream = self._encoder.send_request(method, target.encode(), b"", [(b"host", b"localhost")])
         stream.end_message()
         self.writer.write(self._encoder.data_to_send())
         self.bodies[stream.stream_id] = b""
@@ -67,7 +67,7 @@ class Connection:
                     self.send(WINDOW_UPDATE, 0, len(payload))
                 if kind == SETTINGS and not flags & ACK:
                     self.settings.update(struct.iter_unpack(">HI", payload))
-                if kind == DATA and flags & END_STREAM:
+                if kind in {DATA, HEADERS} and flags & END_STREAM:
                     self.over[stream] = "ended"
                 if kind == RST_STREAM:
                     self.over[stream] = f"reset {int.from_bytes(payload)}"
@@ -116,6 +116,22 @@ async def test_a_run_ends_its_stream(certificate: Certificate, puppets: Puppets)
         assert connection.over == {one: "ended", two: "ended"}
         ends = [connection.events(stream)[-1]["data"]["status"] for stream in (one, two)]
         assert ends == ["cancelled", "completed"]
+
+
+async def test_head(certificate: Certificate, puppets: Puppets) -> None:
+    """HEAD ends its stream without content, of a file, an error and a run that goes on; no run starts for it."""
+    async with (
+        serving({"mine": puppets}, http2=True, **certificate.settings) as server,
+        connected(server, certificate) as connection,
+    ):
+        one, _ = await followed(connection, puppets)
+        run = connection.events(one)[0]["id"].split("-")[1]
+        paths = ("/", "/nope", "/metrics", f"/runs/{run}/events", "/chat/stream?message=hi")
+        asked = [connection.get(path, b"HEAD") for path in paths]
+        await until(lambda: connection.over.keys() >= {*asked})
+        assert {connection.over[stream] for stream in asked} == {"ended"}
+        assert {connection.bodies[stream] for stream in asked} == {b""}
+        assert puppets.started == 1
 
 
 async def test_a_stream_without_its_end_is_reset(

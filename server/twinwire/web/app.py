@@ -50,6 +50,8 @@ class _App(Litestar):
             scope["path"] = NO_PATH
         if scope["type"] == "http" and scope["method"] == "HEAD":
             scope, send = answers.head_only(scope, send)
+        elif scope["type"] == "http" and scope["method"] == "OPTIONS" and scope["path"] == "*":
+            scope["path"] = "/"  # of the server as a whole (RFC 9110, section 9.3.7)
         await super().__call__(scope, receive, send)
 
 
