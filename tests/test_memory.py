@@ -236,7 +236,7 @@ def test_late_joins_nobody_reads(server: Server) -> None:
 
 def test_conversations_a_client_brings_are_not_kept(server: Server) -> None:
     """What a request of AG-UI has beside its question is not kept for as long as the stream is open."""
-    old = [{"id": f"o{i}", "role": "user", "content": "x"} for i in range(18_000)]
+    old = [{"id": f"o{i}", "role": "user", "content": "x"} for i in range(6_000)]
     messages = [*old, {"id": "m", "role": "user", "content": "event 10 stay"}]
 
     def follow(number: int) -> socket.socket:

@@ -203,7 +203,7 @@ _ended = msgspec.json.Decoder(_Ended).decode
 def told(ending: Ending) -> dict[str, msgspec.Raw]:
     """Return the values that are not null, by name."""
     values = {name: getattr(ending, name) for name in ending.__struct_fields__}
-    return {name: value for name, value in values.items() if bytes(value) != b"null"}
+    return {name: value for name, value in values.items() if memoryview(value) != b"null"}
 
 
 def outcome(body: bytes) -> bytes:
@@ -213,7 +213,7 @@ def outcome(body: bytes) -> bytes:
     """
     found = told(_ending(body).data)
     while len(text := dump(found)) > OUTCOME_BYTES:
-        del found[max(found, key=lambda name: len(bytes(found[name])))]
+        del found[max(found, key=lambda name: memoryview(found[name]).nbytes)]
     return text
 
 
