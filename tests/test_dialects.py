@@ -236,6 +236,17 @@ async def test_refused_on_a_socket(body: dict[str, Any], path: str, server: Runn
 
 
 @each
+async def test_a_value_that_cannot_be_read(dialect: Dialect, server: Running, puppets: Puppets) -> None:
+    """A number that is out of range, at any depth, is 400 with the name of the field."""
+    async with http(server) as client:
+        for value in (b"1e400", b'[{"a": 1e400}]'):
+            body = json.dumps(dialect.body()).encode()[:-1] + b', "metadata": ' + value + b"}"
+            answer = await client.post(dialect.path, content=body, headers={"content-type": "application/json"})
+            assert (answer.status_code, _path(answer.json())) == (400, "metadata")
+    assert puppets.started == 0
+
+
+@each
 @pytest.mark.parametrize("last", ["assistant", "system", None])
 async def test_the_last_message_is_the_users(dialect: Dialect, last: str | None, puppets: Puppets) -> None:
     """A conversation that does not end with the user's message is refused; no earlier one is asked again."""

@@ -19,6 +19,9 @@ from twinwire.wire import Cursor, check_types, decode_json, listed_types, named_
 
 T = TypeVar("T", bound=Struct)
 
+_raw = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_any = msgspec.json.Decoder()
+
 DRAIN_BYTES = 16 * 2**20  # a body over the limit is read on to here, so that its sender can read the answer
 
 Name = Annotated[str, Meta(min_length=1, max_length=128)]
@@ -137,8 +140,14 @@ def struct(data: bytes, shape: type[T]) -> T:
 
 
 def fields(data: bytes) -> dict[str, Any]:
-    """Return a body that is an object as it is. Raise `BadRequest`."""
-    return decode_json(data, msgspec.json.Decoder(dict[str, Any]))
+    """Return a body that is an object as it is. Raise `BadRequest`, with the field whose value cannot be read."""
+    found: dict[str, Any] = {}
+    for name, value in decode_json(data, _raw).items():
+        try:
+            found[name] = decode_json(bytes(value), _any)
+        except BadRequest as error:
+            raise BadRequest(error.message, field=name[:128]) from None
+    return found
 
 
 def merged(asked: ChatQuery, data: bytes) -> ChatBody:
