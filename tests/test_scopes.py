@@ -11,7 +11,7 @@ from litestar import Litestar
 from litestar.routes import ASGIRoute, HTTPRoute
 from websockets.asyncio.client import ClientConnection, connect
 
-from credentials import AUTH, asking, bearer, ticket
+from credentials import AUTH, TOKENS, asking, bearer, ticket
 from serving import Puppets, Running, serving
 from twinwire import commands
 from twinwire.auth import Identity, Scope
@@ -169,3 +169,12 @@ async def test_a_token_lifts_a_socket_that_a_ticket_opened(guarded: Running, pup
         assert (await reply(socket, {"type": "auth", "token": token}, ""))["type"] == "authenticated"
         answer = await reply(socket, {"type": "cancel", "run_id": "RUN"}, run_id)
         assert (answer["type"], answer["status"]) == ("cancel_ack", "accepted")
+
+
+def test_no_command_shows_its_credential() -> None:
+    """Where a command is printed, as in an exception's text, the token in it is not."""
+    token = TOKENS["alice"]
+    said = [f'{{"type":"auth","token":"{token}"}}']
+    said.append(f'{{"type":"resume","requestId":"q","id":"c","headers":{{"authorization":"Bearer {token}"}}}}')
+    asked = [commands.decode_command(said[0]), *(ai_sdk._decoder.decode(text) for text in said)]
+    assert [token in repr(command) for command in asked] == [False] * 3

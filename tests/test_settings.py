@@ -202,6 +202,22 @@ def test_the_key_is_not_shown() -> None:
     assert "sk-secret" not in f"{settings}"
     assert "api_key='***'" in repr(settings)
     assert "api_key=None" in repr(Settings())
+
+
+def test_no_url_and_no_path_of_a_secret_is_shown() -> None:
+    """Passwords and keys in URLs, and the paths of files with keys, are in no repr of the settings."""
+    urls = (
+        "http://u:p-0815@h/v1?api-key=k-0815&version=1",
+        "https://k-0815@h/v1",
+        "http://h/v1?version=1&token=k-0815#x",
+    )
+    for url in urls:
+        shown = repr(
+            Settings(base_url=url, log="redis://:p-0815@h:6379/0", ssl_keyfile="/0815/key", jwt_key_file="0815")
+        )
+        assert "0815" not in shown
+        assert "@h" in shown
+    assert "version=1" in repr(Settings(base_url=urls[0]))
     with pytest.raises(SettingsError) as caught:
         load({"OPENAI_API_KEY": "sk-secret", "TWINWIRE_PORT": "x"}, {})
     assert "sk-secret" not in str(caught.value)

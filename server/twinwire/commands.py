@@ -74,6 +74,9 @@ class Auth(Command, frozen=True, kw_only=True):
 
     token: str
 
+    def __repr__(self) -> str:
+        return "Auth(token=***)"
+
 
 class Ping(Command, frozen=True, kw_only=True):
     """Ask for a `pong`."""

@@ -13,6 +13,7 @@ from typing import Any
 
 from twinwire.errors import SettingsError
 from twinwire.events import StreamEvent, dump
+from twinwire.logs import hide, scrub
 from twinwire.terminal import Terminal, plain
 from twinwire_client import Client, Run, TwinwireClientError
 
@@ -23,7 +24,7 @@ CANCEL_SECONDS = 3.0
 
 def perform(arguments: argparse.Namespace, work: Callable[[Client], Coroutine[Any, Any, int]]) -> int:
     """Do `work` with a client for the server that was named; the exit code. Raises `SettingsError`."""
-    token = _token(arguments.token_file)
+    hide(token := _token(arguments.token_file))
     try:
         client = Client(arguments.url, first_attempts=FIRST_ATTEMPTS, token=token)
     except ValueError as error:
@@ -47,8 +48,8 @@ def perform(arguments: argparse.Namespace, work: Callable[[Client], Coroutine[An
 
 
 def complain(problem: str) -> None:
-    """One line, whatever the server put into its message."""
-    sys.stderr.write(f"twinwire: {' '.join(plain(problem).split())}\n")
+    """Write one line, whatever the server put into its message; without a secret of the environment or of a URL."""
+    sys.stderr.write(f"twinwire: {' '.join(plain(scrub(problem)).split())}\n")
 
 
 class Screen:

@@ -67,6 +67,9 @@ class Ask(Frame, frozen=True, kw_only=True):
     body: dict[str, Any] = msgspec.field(default_factory=dict)
     headers: dict[str, Any] = msgspec.field(default_factory=dict)
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.request_id!r}, {self.id!r}, headers=***)"
+
 
 class Send(Ask, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Answer the last of these messages; `message_id` and `metadata` have no effect."""
