@@ -232,7 +232,7 @@ def longest_task(trace: bytes) -> float:
     threads = {
         (event["pid"], event["tid"]): event["args"]["name"] for event in events if event["name"] == "thread_name"
     }
-    times = [
+    times: list[int] = [
         event["tdur"]
         for event in events
         if threads.get((event["pid"], event["tid"])) == "CrRendererMain" and "tdur" in event
