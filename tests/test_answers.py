@@ -147,9 +147,12 @@ async def test_head_starts_no_run(path: str, stream: str, server: Running, puppe
     assert puppets.started == 0
 
 
-async def test_head_follows_nothing(server: Running, run_id: str, puppets: Puppets) -> None:
-    """HEAD of a run's events is no follower: a run that is cancelled when nobody follows it goes on."""
+async def test_head_follows_nothing(server: Running, puppets: Puppets) -> None:
+    """HEAD of a run's events is no follower: a run that its last follower's leaving cancels goes on."""
     async with asking(server) as client:
+        start = {"message": "hi", "session_id": "c", "on_disconnect": "cancel"}
+        run_id = (await client.post("/runs", json=start)).json()["run_id"]
+        (await puppets.next()).say("a")
         for path in (f"/runs/{run_id}/events", "/ai-sdk/chat/c/stream"):
             response = await client.head(path)
             assert (response.status_code, response.headers["twinwire-run"]) == (200, run_id)
