@@ -66,6 +66,9 @@ class Sink:
         self.frames = 0
         self.latencies = latencies
 
+    def stranger(self, *, unknown: bool) -> None:
+        """See `Direct`."""
+
     def frame(self, frames: Sequence[bytes]) -> bytes:
         """See `Direct`."""
         return b"".join(frames)

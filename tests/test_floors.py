@@ -22,6 +22,7 @@ FLOORS = [
     {"runs"},
     {"transports"},
     {"web"},
+    {"frames"},
     {"protocols"},  # what server builds on
     {"direct", "http2", "ceiling"},  # the last reads the bounds of all
     {"server", "terminal", "workers"},
@@ -32,7 +33,7 @@ FLOORS = [
     {"__main__"},
 ]
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
-LOWEST = {"asyncio": FLOOR["log"], "litestar": FLOOR["web"], "uvicorn": FLOOR["protocols"]}
+LOWEST = {"asyncio": FLOOR["log"], "litestar": FLOOR["web"], "uvicorn": FLOOR["frames"]}
 """From which floor on a package may be used."""
 
 

@@ -17,7 +17,7 @@ from serving import Puppets, Running, serving, until
 from test_http_wire import UPGRADE, VERSION
 from test_websocket import masked
 from test_websocket_wire import heard, opened
-from twinwire.protocols import BoundedWebSocket
+from twinwire.frames import BoundedWebSocket
 from twinwire.transports import sweep
 
 COUNT = 100

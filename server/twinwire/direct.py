@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 from websockets.protocol import State
 
 from twinwire import wire
 from twinwire.formats.native import SHARED_BYTES
-from twinwire.protocols import BoundedWebSocket
+from twinwire.frames import BoundedWebSocket
+from twinwire.protocols import BoundedHttp
+from twinwire.transports.lifetime import Lifetime, Phase
 
 MAX_PARTS = 3  # of one event in `formats.native`
 
@@ -32,27 +33,33 @@ def is_large(frames: Sequence[bytes]) -> bool:
 class _Connection:
     """What both have."""
 
-    __slots__ = ("on_lost", "on_pause", "push", "rest", "transport")
+    __slots__ = ("_lifetime", "on_lost", "on_pause", "push", "rest", "transport")
 
-    def __init__(self, transport: asyncio.Transport) -> None:
-        self.transport = transport
-        self.push = transport.write
+    def __init__(self, protocol: BoundedHttp | BoundedWebSocket) -> None:
+        self._lifetime: Lifetime = protocol.lifetime
+        self.transport = protocol.transport
+        self.push = protocol.transport.write
         self.on_pause: Callable[[], None] | None = None
         self.on_lost: Callable[[], None] | None = None
         self.rest: Rest | None = None
+
+    def stranger(self, *, unknown: bool) -> None:
+        """See `Direct`."""
+        self._lifetime.enter(Phase.STRANGER if unknown else Phase.STREAMING)
 
 
 class DirectHttp(_Connection):
     """See `Direct`. uvicorn sends a response without a length in chunks; so do we."""
 
-    __slots__ = ("_flow",)
+    __slots__ = ("_cycle", "_flow")
 
     frame = staticmethod(wire.http_chunk)
     ping = None
 
-    def __init__(self, protocol: HttpToolsProtocol) -> None:
-        super().__init__(protocol.transport)
+    def __init__(self, protocol: BoundedHttp, cycle: RequestResponseCycle) -> None:
+        super().__init__(protocol)
         self._flow = protocol.flow
+        self._cycle = cycle
 
     def write(self, frames: Sequence[bytes]) -> bool:
         """See `Direct`."""
@@ -67,6 +74,59 @@ class DirectHttp(_Connection):
         """See `Direct`."""
         await self._flow.drain()
 
+    async def send(self, message: Any) -> None:
+        """Send an ASGI message as uvicorn does. A client that leaves meanwhile is no error of the app's."""
+        cycle = self._cycle
+        if self.transport.is_closing():
+            cycle.disconnected = True
+        if message["type"] == "http.response.start" and self._lifetime.phase is Phase.WORKING:
+            self._lifetime.send()
+        try:
+            await self._pass_on(message)
+        except RuntimeError:
+            if not self.transport.is_closing():
+                raise
+            cycle.disconnected = True
+        self._lifetime.wrote()
+
+    async def _pass_on(self, message: Any) -> None:
+        await self._cycle.send(message)
+
+
+class UnchunkedHttp(DirectHttp):
+    """The same for HTTP/1.0, which has no chunks: a body without a length ends with the connection.
+
+    uvicorn chunks a response that has no length. It is told that the head says so already, and that the request is a
+    HEAD: then it sends no body, and ends the response as any other.
+    """
+
+    __slots__ = ()
+
+    frame = staticmethod(wire.plain_body)
+
+    def write(self, frames: Sequence[bytes]) -> bool:
+        """See `Direct`."""
+        if not self.transport.is_closing():
+            self.transport.writelines(frames)
+        return not self._flow.write_paused
+
+    async def _pass_on(self, message: Any) -> None:
+        cycle = self._cycle
+        if message["type"] == "http.response.start":
+            if cycle.scope["method"] != "HEAD" and not any(
+                name.lower() == b"content-length" for name, _ in message["headers"]
+            ):
+                cycle.chunked_encoding = True
+            await cycle.send(message)
+        elif cycle.chunked_encoding:
+            cycle.scope["method"] = "HEAD"
+            await self._flow.drain()
+            if not self.transport.is_closing():
+                self.transport.write(message.get("body", b""))
+            await cycle.send(message)
+        else:
+            await cycle.send(message)
+
 
 class DirectWebSocket(_Connection):
     """See `Direct`. Without extensions (permessage-deflate is off) a frame depends on nothing before it."""
@@ -76,7 +136,7 @@ class DirectWebSocket(_Connection):
     frame = staticmethod(wire.ws_text)
 
     def __init__(self, protocol: BoundedWebSocket) -> None:
-        super().__init__(protocol.transport)
+        super().__init__(protocol)
         self._protocol = protocol
 
     def write(self, frames: Sequence[bytes]) -> bool:

@@ -1,148 +1,196 @@
-"""uvicorn's protocols within bounds: of what a client may send, and for how long, before anything of ours sees it.
+"""uvicorn's HTTP/1.1 within bounds: of what a client may send, and for how long, before anything of ours sees it.
 
-What uvicorn and its parsers leave open: the size of a request's head, the time that its head and body take, the number
-of a message's fragments, pongs to who does not read. What is wrong is answered as the app answers, in JSON.
+What uvicorn and its parser leave open: the size of a request's head, the time that its head and body take, how much is
+parsed before it is needed. What is wrong is answered as the app answers, in JSON. For WebSockets see `frames`.
 """
 
 from __future__ import annotations
 
 import asyncio
+from enum import Enum
 from typing import Any
 
+import httptools
 from uvicorn._types import ASGI3Application
+from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
-from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
-from websockets.frames import CloseCode, Frame
 
 from twinwire.errors import BadRequest, HeadTooLarge, RequestTimeout, UpgradeRequired
 from twinwire.events import dump
+from twinwire.frames import PIECE_BYTES, BoundedWebSocket, light, numeric, service
+from twinwire.transports.lifetime import Lifetime, Phase
 
 HEAD_BYTES = 64 * 1024
 HEAD_FIELDS = 256
 HANDSHAKE_LINE = 8190  # what the WebSocket's own parser takes
 HANDSHAKE_FIELDS = 128
 REQUEST_SECONDS = 30.0
-MAX_FRAGMENTS = 1024
-PING = b"\x89\x00"  # RFC 6455, section 5.5.2: without a payload
-PONG, PONG_BYTES = b"\x8a\x80", 6  # a client's answer to that: this, and its mask
-
-# Attributes of uvicorn's WebSocket that are set for each. In slots they are not in its dict, which is a kilobyte larger
-# when there are more than thirty in it.
-SLOTTED = (
-    "ping_interval",
-    "ping_timeout",
-    "ping_timer",
-    "pong_timer",
-    "pending_ping_payload",
-    "ping_sent_at",
-    "last_ping_rtt",
-    "initial_response",
-    "close_timeout",
-    "curr_msg_data_type",
-)
+AHEAD_REQUESTS = 2  # parsed while one is answered; the next ones stay bytes
+AHEAD_BYTES = 512 * 1024  # of these; with as many nothing is read, also where the app would hear of a client that goes
+END_OF_HEAD = b"\r\n\r\n"
 
 
-def light(event: asyncio.Event) -> None:
-    """Keep its waiters, if there are any, in a list: it keeps them in a deque, of which an empty one is 760 bytes."""
-    event._waiters = []  # type: ignore[assignment]
+class Part(Enum):
+    """What is being read of a request."""
+
+    HEAD = "head"
+    BODY = "body"
 
 
-class Inbox:
-    """What a socket's app has yet to take; one task at a time does. An `asyncio.Queue` is three kilobytes."""
+class Flow(FlowControl):
+    """Reads no further while it is `full`, whatever the app waits for."""
 
-    __slots__ = ("_items", "_news")
+    full = False
 
-    def __init__(self) -> None:
-        self._items: list[Any] = []
-        self._news: asyncio.Future[None] | None = None
-
-    def empty(self) -> bool:
-        """Whether there is nothing to take."""
-        return not self._items
-
-    def put_nowait(self, item: Any) -> None:
-        """Add something."""
-        self._items.append(item)
-        if self._news is not None and not self._news.done():
-            self._news.set_result(None)
-
-    async def get(self) -> Any:
-        """Take what has been here longest; wait while there is nothing."""
-        while not self._items:
-            self._news = asyncio.get_running_loop().create_future()
-            await self._news
-        return self._items.pop(0)
+    def resume_reading(self) -> None:
+        """See `FlowControl`."""
+        if not self.full:
+            super().resume_reading()
 
 
 class BoundedHttp(HttpToolsProtocol):
-    """Closes a connection with 431, 408 or 400 for a head too large, a request too slow, and no Host or two.
+    """Parses little ahead, and answers a head too large, a request too slow or a wrong one with 431, 408 or 400.
 
-    The time is from when the connection was made or the request began until all of it is there. For the Host see
-    RFC 9112, section 3.2.
+    Its `lifetime` has the deadlines; see `transports.lifetime`. For the Host see RFC 9112, section 3.2. The trailers of
+    a chunked body are discarded (RFC 9110, section 6.5.1).
     """
 
     # Beside uvicorn's attributes, whose dict is a kilobyte larger when there are more than thirty in it.
-    __slots__ = ("_head_bytes", "_in_head", "_more_bytes", "_refusal", "_served", "_timer")
+    __slots__ = ("_ahead", "_head_bytes", "_left", "_more_bytes", "_reading", "_refusal", "_served", "lifetime")
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
+        self.lifetime: Lifetime = options.pop("lifetime", None)  # until it is connected
         super().__init__(*arguments, **options)
-        self._head_bytes = 0  # of the URL and of whole fields
+        self._head_bytes = 0  # of the URL and of whole fields, trailers included
         self._more_bytes = 0  # of the head, after what came with its first byte
-        self._in_head = False
-        self._timer: asyncio.TimerHandle | None = None
+        self._reading: Part | None = None  # of the request that is not all there
+        self._left: int | None = 0  # bytes of the body that are to come; None for a chunked one
+        self._ahead = b""  # what is parsed when the requests before it are answered
         self._refusal: BadRequest | None = None
         self._served: RequestResponseCycle | None = None  # `cycle` is the newest, which may wait behind it
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """See `HttpToolsProtocol`."""
         super().connection_made(transport)
+        self.client, self.server = numeric(self.client), numeric(self.server)
+        self.flow = Flow(transport)
         light(self.flow._is_writable_event)
-        self._wait()
+        if self.lifetime is None:
+            self.lifetime = service(self.config).lifetimes.accept(self, REQUEST_SECONDS)
+        else:
+            self.lifetime.carrier = self
 
     def connection_lost(self, exc: Exception | None) -> None:
         """See `HttpToolsProtocol`, which tells the newest request alone."""
-        self._waited()
+        self.lifetime.end()
+        self._ahead = b""
         super().connection_lost(exc)
-        if (served := self._answering()) is not None:
-            served.disconnected = True
-            served.message_event.set()
+        self._unset_keepalive_if_required()
+        self._tell_gone()
+
+    def _tell_gone(self) -> None:
+        for cycle in {self._served, self.cycle}:
+            if cycle is None:
+                continue
+            if not cycle.response_complete:
+                cycle.disconnected = True
+            cycle.message_event.set()
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
         """See `HttpToolsProtocol`."""
         self._served = cycle
         light(cycle.message_event)
         super()._start_asgi_task(cycle, app)
+        if not cycle.more_body:
+            self.lifetime.serve()
 
     def _answering(self) -> RequestResponseCycle | None:
         """The request whose answer is not complete."""
         return None if self._served is None or self._served.response_complete else self._served
 
-    def _wait(self) -> None:
-        self._waited()
-        self._timer = self.loop.call_later(REQUEST_SECONDS, self._give_up)
+    # A `Carrier`
 
-    def _waited(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+    def unsent(self) -> int:
+        """See `Carrier`."""
+        return self.transport.get_write_buffer_size()
 
-    def _give_up(self) -> None:
-        if self.headers is None:
-            self.transport.close()  # nothing was asked
+    def expire(self) -> None:
+        """See `Carrier`."""
+        phase = self.lifetime.phase
+        if phase in {Phase.WORKING, Phase.SENDING}:
+            self.lifetime.drop("unanswered")
+        elif phase is not Phase.REQUEST or (self._reading is Part.BODY and self._answering() is None):
+            self.transport.close()  # nothing was asked, or it was answered
         else:
             self._refuse(RequestTimeout(REQUEST_SECONDS))
 
+    def drop(self) -> None:
+        """See `Carrier`."""
+        self._tell_gone()
+        self.transport.abort()
+
+    def stop(self) -> None:
+        """See `Carrier`. Who has yet to send the rest of a request is not waited for."""
+        self._ahead = b""
+        self.pipeline.clear()
+        if self.lifetime.phase is Phase.REQUEST:
+            self.lifetime.drop("draining")
+        elif (served := self._answering()) is None:
+            self.transport.close()
+        else:
+            served.keep_alive = False
+
+    def tick(self, now: float) -> None:
+        """See `Carrier`."""
+
+    # Parsing
+
     def data_received(self, data: bytes) -> None:
-        """See `HttpToolsProtocol`."""
-        begun = self.headers if self._in_head else None
-        super().data_received(data)
-        if self._in_head and self.headers is begun:  # a field that has no end is nowhere else seen
-            self._more_bytes += len(data)
-            if self._more_bytes > HEAD_BYTES:
-                self._refuse(HeadTooLarge(HEAD_BYTES, HEAD_FIELDS))
-        idle = self.cycle is None or self.cycle.response_complete  # type: ignore[redundant-expr]
-        if self._timer is None and idle and self.transport.get_protocol() is self:
-            self._wait()  # what came has stopped uvicorn's own timer, and began no request
+        """See `HttpToolsProtocol`, whose parser takes all that comes, however many requests there are in it."""
+        if self._ahead:
+            self._keep(self._ahead + data)
+        else:
+            self._parse(data)
+
+    def _keep(self, data: bytes) -> None:
+        """Keep what is parsed later, and read no more but if the app wants to hear of its client."""
+        self._ahead = data
+        self.flow.pause_reading()
+        self.flow.full = len(data) >= AHEAD_BYTES  # type: ignore[attr-defined]
+
+    def _parse(self, data: bytes) -> None:
+        """Feed the parser a request at a time, until as many wait for their turn as may."""
+        at = 0
+        while at < len(data) and not self.transport.is_closing():
+            if len(self.pipeline) >= AHEAD_REQUESTS:
+                self._keep(data[at:])
+                return
+            end = self._end_of_piece(data, at)
+            piece = data if end - at == len(data) else data[at:end]
+            begun = self.headers if self._reading is Part.HEAD else None
+            try:
+                self.parser.feed_data(piece)
+            except httptools.HttpParserUpgrade as upgrade:
+                at += upgrade.args[0]
+                if self._should_upgrade():
+                    self._become_websocket(data[at:])
+                    return
+                continue  # no other upgrade is taken: what follows is HTTP (RFC 9110, section 7.8)
+            except httptools.HttpParserError:
+                self._refuse(self._refusal or BadRequest("this is not HTTP/1.1"))
+                return
+            at = end
+            if self._reading is Part.HEAD and self.headers is begun:  # a field that has no end is nowhere else seen
+                self._more_bytes += len(piece)
+                if self._more_bytes > HEAD_BYTES:
+                    self._refuse(HeadTooLarge(HEAD_BYTES, HEAD_FIELDS))
+
+    def _end_of_piece(self, data: bytes, at: int) -> int:
+        """Return where to stop, so that hardly more than one request ends in the piece."""
+        if self._reading is Part.BODY and self._left:
+            return min(len(data), at + self._left)
+        found = data.find(END_OF_HEAD, at if self._reading is not Part.BODY else at + PIECE_BYTES)
+        return len(data) if found < 0 else found + len(END_OF_HEAD)
 
     def _count(self, size: int) -> None:
         self._head_bytes += size
@@ -150,16 +198,23 @@ class BoundedHttp(HttpToolsProtocol):
             self._fail(HeadTooLarge(HEAD_BYTES, HEAD_FIELDS))
 
     def _fail(self, refusal: BadRequest) -> None:
-        """Stop the parser; `send_400_response` follows."""
+        """Stop the parser; `_parse` refuses the request."""
         self._refusal = refusal
         raise refusal
 
     def on_message_begin(self) -> None:
         """See `HttpToolsProtocol`."""
         super().on_message_begin()
+        self._unset_keepalive_if_required()
         self._head_bytes = self._more_bytes = 0
-        self._in_head = True
-        self._wait()
+        self._reading = Part.HEAD
+        if self._answering() is None:
+            self._await_request()
+
+    def _await_request(self) -> None:
+        """Enter REQUEST. The first request has the time from accept, which no first byte prolongs."""
+        lifetime = self.lifetime
+        lifetime.enter(Phase.REQUEST, None if lifetime.phase is Phase.OPENING else REQUEST_SECONDS)
 
     def on_url(self, url: bytes) -> None:
         """See `HttpToolsProtocol`."""
@@ -167,28 +222,74 @@ class BoundedHttp(HttpToolsProtocol):
         self._count(len(url))
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """See `HttpToolsProtocol`. The trailer of a chunked body comes here too."""
-        super().on_header(name, value)
-        self._count(len(name) + len(value) + 4)
+        """See `HttpToolsProtocol`. A trailer comes here too, and is no part of the head, to which it came too late."""
+        size = len(name) + len(value) + 4
+        if self._reading is Part.HEAD:
+            super().on_header(name, value)
+            self._count(size)
+        else:
+            self._count(size)
 
     def on_headers_complete(self) -> None:
         """See `HttpToolsProtocol`."""
-        self._in_head = False
-        hosts = [value for name, value in self.headers if name == b"host"]
-        if len(hosts) > 1 or (not hosts and self.parser.get_http_version() == "1.1"):
-            self._fail(BadRequest("one Host is needed", field="host"))
+        fields: dict[bytes, list[bytes]] = {b"host": [], b"content-length": [], b"transfer-encoding": []}
+        for name, value in self.headers:
+            if name in fields:
+                fields[name].append(value)
+        if len(fields[b"host"]) > 1 or (not fields[b"host"] and self.parser.get_http_version() == "1.1"):
+            self._fail(BadRequest("exactly one Host is required", field="host"))
+        if self.parser.get_method() == b"CONNECT":
+            self._fail(BadRequest("this server is no proxy: CONNECT is not supported"))
+        self._reading = Part.BODY
+        chunked = bool(fields[b"transfer-encoding"])
+        self._left = None if chunked else int(next(iter(fields[b"content-length"]), b"0"))
+        if (chunked or self._left) and self.parser.should_upgrade() and self._should_upgrade():
+            field = "transfer-encoding" if chunked else "content-length"
+            self._fail(BadRequest("the handshake of a WebSocket has no body", field=field))
         super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        """See `HttpToolsProtocol`."""
+        if self._left:
+            self._left -= len(body)
+        super().on_body(body)
 
     def on_message_complete(self) -> None:
         """See `HttpToolsProtocol`."""
-        self._waited()
+        self._reading = None
         super().on_message_complete()
+        upgraded = self.parser.should_upgrade() and self._should_upgrade()
+        if self.cycle is self._served and not upgraded:
+            if self.cycle.response_complete:
+                self._rest()
+            elif self.lifetime.phase is Phase.REQUEST:
+                self.lifetime.serve()
 
-    def handle_websocket_upgrade(self) -> None:
-        """See `HttpToolsProtocol`. What the WebSocket's parser would not take it does not even answer."""
-        self._waited()
+    def on_response_complete(self) -> None:
+        """See `HttpToolsProtocol`."""
+        self.flow.full = False  # type: ignore[attr-defined]
+        super().on_response_complete()
+        if self.transport.is_closing():
+            return
+        if self._answering() is None:
+            if self._reading is None:
+                self._rest()
+            else:
+                self._unset_keepalive_if_required()
+                self._await_request()
+        elif self._served is not None and self._served.more_body:
+            self._await_request()
+        if self._ahead and len(self.pipeline) < AHEAD_REQUESTS:
+            data, self._ahead = self._ahead, b""
+            self._parse(data)
+
+    def _rest(self) -> None:
+        self.lifetime.enter(Phase.IDLE, min(self.timeout_keep_alive, REQUEST_SECONDS))
+
+    def _become_websocket(self, early: bytes) -> None:
+        """Hand the connection over. What the WebSocket's parser would not take it does not even answer."""
         if self._answering() is not None:
-            self.transport.abort()  # the answer would go on in the middle of the WebSocket's frames
+            self.lifetime.drop("bad_request")  # the answer would go on in the middle of the WebSocket's frames
             return
         lines = [len(self.url) + len("GET  HTTP/1.1"), *(len(name) + len(value) + 2 for name, value in self.headers)]
         if max(lines) > HANDSHAKE_LINE or len(self.headers) > HANDSHAKE_FIELDS:
@@ -196,11 +297,12 @@ class BoundedHttp(HttpToolsProtocol):
         elif [value for name, value in self.headers if name == b"sec-websocket-version"] != [b"13"]:
             self._refuse(UpgradeRequired("only version 13 is spoken", field="sec-websocket-version"))
         else:
-            super().handle_websocket_upgrade()
-
-    def send_400_response(self, msg: str) -> None:  # noqa: ARG002 - uvicorn's
-        """See `HttpToolsProtocol`."""
-        self._refuse(self._refusal or BadRequest("not HTTP"))
+            self._reading = None
+            self.headers[:] = [field for field in self.headers if field[0] != b"content-length"]  # it is 0
+            self.handle_websocket_upgrade()
+            socket = self.transport.get_protocol()
+            if isinstance(socket, BoundedWebSocket) and not socket.adopt(self.lifetime, early):
+                self._refuse(BadRequest("this is no handshake of a WebSocket (RFC 6455, section 4.1)"))
 
     def _refuse(self, error: BadRequest) -> None:
         """Answer, unless something else is being answered, and close."""
@@ -208,7 +310,7 @@ class BoundedHttp(HttpToolsProtocol):
             return
         served = self._answering()
         if served is not None and (served.response_started or not served.more_body):
-            self.transport.abort()
+            self.lifetime.drop(error.code)
             return
         body = dump(error.payload())
         head = STATUS_LINE[error.status]
@@ -220,78 +322,9 @@ class BoundedHttp(HttpToolsProtocol):
         head += b"content-length: %d\r\nconnection: close\r\n\r\n" % len(body)
         self.transport.write(head + body)
         self.transport.close()
+        self._tell_gone()
         self.refused(error.code)
 
     def refused(self, code: str) -> None:
-        """Called with the code of each refusal that was answered."""
-
-
-class BoundedWebSocket(WebSocketsSansIOProtocol):
-    """Bounds a message's fragments, which may be empty; of the pongs that cannot be sent yet it keeps the last.
-
-    Has no timers: who uses it calls `ask` at its interval.
-    """
-
-    __slots__ = ("_asked", "_pong", *SLOTTED)
-
-    def __init__(self, *arguments: Any, **options: Any) -> None:
-        super().__init__(*arguments, **options)
-        self._pong = b""
-        self._asked = False
-        self.queue = Inbox()  # type: ignore[assignment]
-        light(self.writable)
-
-    def start_keepalive(self) -> None:
-        """See `WebSocketsSansIOProtocol`."""
-
-    def ask(self) -> None:
-        """Send a ping, or, where the last one is not answered, close the connection as `keepalive_timeout` does.
-
-        While a message waits for the app nothing is read: then the answer may have come.
-        """
-        if self._asked and not self.read_paused:
-            self.keepalive_timeout()
-        elif not self.close_sent and not self.transport.is_closing():
-            self._asked = True
-            self.transport.write(PING)
-
-    def data_received(self, data: bytes) -> None:
-        """See `WebSocketsSansIOProtocol`. An answer to `ask` that comes alone is not worth its parser's time."""
-        if len(data) == PONG_BYTES and data.startswith(PONG) and self._between_frames():
-            self._asked = False
-        else:
-            super().data_received(data)
-
-    def _between_frames(self) -> bool:
-        """Whether the next byte is a frame's first; False also where the parser does not show it."""
-        step: Any = self.conn.parser
-        while step.gi_yieldfrom is not None:
-            step = step.gi_yieldfrom
-        return bool(step.__name__ == "at_eof")
-
-    def handle_pong(self, event: Frame) -> None:  # noqa: ARG002 - whatever it says
-        """See `WebSocketsSansIOProtocol`."""
-        self._asked = False
-
-    def handle_cont(self, event: Frame) -> None:
-        """See `WebSocketsSansIOProtocol`."""
-        if len(self.frames) < MAX_FRAGMENTS:
-            super().handle_cont(event)
-        elif not self.close_sent:
-            self.conn.send_close(CloseCode.MESSAGE_TOO_BIG, "too many fragments")
-            self.handle_parser_exception()
-
-    def handle_ping(self) -> None:
-        """See `WebSocketsSansIOProtocol`, and RFC 6455, section 5.5.3: the latest ping is the one to answer."""
-        answers = self.conn.data_to_send()  # to all that came in one go, at the first of them
-        if self.writable.is_set():
-            self.transport.write(b"".join(answers))
-        elif answers:
-            self._pong = answers[-1]
-
-    def resume_writing(self) -> None:
-        """See `WebSocketsSansIOProtocol`."""
-        super().resume_writing()
-        if self._pong and not self.transport.is_closing():
-            self.transport.write(self._pong)
-        self._pong = b""
+        """Count a refusal that was answered."""
+        service(self.config).runs.figures.refused[code] += 1

@@ -6,10 +6,13 @@ Small subclasses of uvicorn's own server and protocols; nothing of it is patched
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import gc
 import logging
+import resource
 import socket
+import ssl
 from collections.abc import Callable
 from types import FrameType
 from typing import Any, ClassVar
@@ -21,14 +24,22 @@ from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 from uvicorn.protocols.utils import ClientDisconnected
 from websockets.protocol import State
 
-from twinwire.direct import DirectHttp, DirectWebSocket, rest_of
-from twinwire.protocols import BoundedHttp, BoundedWebSocket
+from twinwire.direct import DirectHttp, DirectWebSocket, UnchunkedHttp, rest_of
+from twinwire.frames import BoundedWebSocket, service
+from twinwire.protocols import REQUEST_SECONDS, BoundedHttp
 from twinwire.settings import Settings
 from twinwire.transports.asgi import EXTENSION
+from twinwire.transports.lifetime import RESERVED_FILES, Lifetime, Lifetimes, Phase
 from twinwire.web.service import Service
+
+logger = logging.getLogger("twinwire.server")
 
 UNSENT_BYTES = 128 * 1024
 UNACKNOWLEDGED_MS = 30_000
+ACCEPTED_AT_ONCE = 100
+PAUSE_SECONDS = 1.0
+CLOSE_SECONDS = 1.0  # that answers may take when the server stops, after its streams have ended
+SHUTDOWN_SECONDS = 3600.0  # that TLS may take to send what is left; `Lifetimes` is stricter with who takes nothing
 
 
 def tune(transport: asyncio.BaseTransport) -> None:
@@ -60,19 +71,36 @@ class HttpProtocol(BoundedHttp):
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
         """See `HttpToolsProtocol`."""
-        super()._start_asgi_task(cycle, functools.partial(self._respond, app))
+        super()._start_asgi_task(cycle, functools.partial(self._respond, app, cycle))
 
-    async def _respond(self, app: ASGI3Application, scope: Any, receive: Any, send: Any) -> None:
-        direct = self._direct = DirectHttp(self)
+    async def _respond(
+        self,
+        app: ASGI3Application,
+        cycle: RequestResponseCycle,
+        scope: Any,
+        receive: Any,
+        send: Any,  # noqa: ARG002
+    ) -> None:
+        kind = UnchunkedHttp if scope["http_version"] == "1.0" else DirectHttp
+        direct = self._direct = kind(self, cycle)
         scope["extensions"] = {EXTENSION: direct}
-        await app(scope, receive, send)
-        if (rest := rest_of(direct, receive, send)) is not None:
-            if self.headers is scope["headers"]:  # not yet those of another request
-                self.headers = []
-            method = scope["method"]
-            scope.clear()
-            scope["method"] = method  # uvicorn's `send` asks for it
-            await rest
+        try:
+            await app(scope, receive, direct.send)
+            if (rest := rest_of(direct, receive, direct.send)) is not None:
+                if self.headers is scope["headers"]:  # not yet those of another request
+                    self.headers = []
+                method = scope["method"]
+                scope.clear()
+                scope["method"] = method  # uvicorn's `send` asks for it
+                self.lifetime.enter(Phase.STREAMING)
+                await rest
+        except asyncio.CancelledError:
+            if not self.transport.is_closing():
+                raise
+        if self.transport.is_closing() and not cycle.response_complete:
+            cycle.disconnected = True  # uvicorn takes an answer that is not complete for the app's error otherwise
+        if self.lifetime.phase is Phase.STREAMING:
+            self.lifetime.send()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """See `HttpToolsProtocol`."""
@@ -86,32 +114,133 @@ class HttpProtocol(BoundedHttp):
         if self._direct is not None and self._direct.on_pause is not None:
             self._direct.on_pause()
 
-    def refused(self, code: str) -> None:
-        """See `BoundedHttp`: counted with what the app refuses."""
-        service: Service = self.config.app.state.service  # type: ignore[union-attr]
-        service.runs.figures.refused[code] += 1
 
+class Handshake:
+    """A TLS handshake, which so is counted and has a deadline; then hands over to what ALPN (RFC 7301) chose.
 
-class NegotiatedProtocol(asyncio.Protocol):
-    """Over TLS: HTTP/2 where the client chose it (ALPN, RFC 7301), else `HttpProtocol`, as without `--http2`."""
+    A `Carrier` of its connection until then. Where the loop makes the handshake in its own server, as uvicorn has it,
+    nobody knows of the connection before.
+    """
 
-    alpn_protocols: ClassVar[list[str]] = ["h2", "http/1.1"]  # uvicorn offers these
+    transport = None
 
-    def __init__(self, **options: Any) -> None:
+    def __init__(self, connection: socket.socket, config: TlsConfig, options: dict[str, Any]) -> None:
+        self._connection = connection
+        self._config = config
         self._options = options
+        self._lifetime = service(config).lifetimes.accept(self, REQUEST_SECONDS)
+
+    async def run(self) -> None:
+        """Make the handshake; leave nothing behind if it fails."""
+        try:
+            await asyncio.get_running_loop().connect_accepted_socket(
+                lambda: _Chosen(self._config, self._options, self._lifetime),
+                self._connection,
+                ssl=self._config.tls,
+                ssl_handshake_timeout=REQUEST_SECONDS,
+                ssl_shutdown_timeout=SHUTDOWN_SECONDS,
+            )
+        except OSError:  # also those of TLS
+            self._lifetime.end()
+
+    def unsent(self) -> int:
+        """See `Carrier`."""
+        return 0
+
+    def drop(self) -> None:
+        """See `Carrier`. The loop then finds that nobody shakes hands any more."""
+        with contextlib.suppress(OSError):
+            self._connection.shutdown(socket.SHUT_RDWR)
+
+    expire = stop = drop
+
+    def tick(self, now: float) -> None:
+        """See `Carrier`."""
+
+
+class _Chosen(asyncio.Protocol):
+    """What the loop asks for before it is known which protocol there will be."""
+
+    def __init__(self, config: TlsConfig, options: dict[str, Any], lifetime: Lifetime) -> None:
+        self._config = config
+        self._options = options
+        self._lifetime = lifetime
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Hand the connection over, before there is any data."""
+        """See `asyncio.Protocol`."""
+        options = {"config": self._config, "lifetime": self._lifetime, **self._options}
         protocol: asyncio.Protocol
         if transport.get_extra_info("ssl_object").selected_alpn_protocol() == "h2":
             from twinwire.http2 import Http2Protocol
 
             tune(transport)
-            protocol = Http2Protocol(**self._options)
+            protocol = Http2Protocol(**options)
         else:
-            protocol = HttpProtocol(**self._options)
+            protocol = HttpProtocol(**options)
         transport.set_protocol(protocol)
         protocol.connection_made(transport)
+        if self._lifetime.phase is Phase.ENDED:  # dropped meanwhile
+            transport.abort()
+
+
+class TlsListener:
+    """Accepts connections for TLS: the loop's own server would keep handshakes to itself, for a minute each."""
+
+    def __init__(self, listener: socket.socket, config: TlsConfig, options: dict[str, Any]) -> None:
+        self._listener = listener
+        self._config = config
+        self._options = options
+        self._loop = asyncio.get_running_loop()
+        listener.setblocking(False)
+        self._loop.add_reader(listener, self._accept)
+
+    def close(self) -> None:
+        """Accept no more. Idempotent."""
+        self._loop.remove_reader(self._listener)
+
+    async def wait_closed(self) -> None:
+        """See `asyncio.Server`."""
+
+    def _accept(self) -> None:
+        tasks: set[asyncio.Task[None]] = self._options["server_state"].tasks
+        for _ in range(ACCEPTED_AT_ONCE):
+            try:
+                connection, _ = self._listener.accept()
+            except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+                return
+            except OSError as error:  # no descriptors are left
+                logger.warning("cannot accept connections for %g s: %s", PAUSE_SECONDS, error.strerror)
+                self._loop.remove_reader(self._listener)
+                self._loop.call_later(PAUSE_SECONDS, self._resume)
+                return
+            connection.setblocking(False)
+            task = self._loop.create_task(Handshake(connection, self._config, self._options).run())
+            tasks.add(task)
+            task.add_done_callback(tasks.discard)
+
+    def _resume(self) -> None:
+        if self._listener.fileno() >= 0:
+            self._loop.add_reader(self._listener, self._accept)
+
+
+class NegotiatingProtocol(HttpProtocol):
+    """Has uvicorn offer HTTP/2 beside; `_Chosen` makes the choice."""
+
+    __slots__ = ()
+
+    alpn_protocols: ClassVar[list[str]] = ["h2", "http/1.1"]
+
+
+class TlsConfig(uvicorn.Config):
+    """Keeps TLS for `TlsListener`, if our protocols are served."""
+
+    tls: ssl.SSLContext | None = None
+
+    def load(self) -> None:
+        """See `uvicorn.Config`."""
+        super().load()
+        if issubclass(self.http_protocol_class, HttpProtocol):
+            self.tls, self.ssl = self.ssl, None
 
 
 class WebSocketProtocol(BoundedWebSocket):
@@ -123,9 +252,9 @@ class WebSocketProtocol(BoundedWebSocket):
         super().__init__(*arguments, **options)
         self._direct: DirectWebSocket | None = None
 
-    def data_received(self, data: bytes) -> None:
-        """See `WebSocketsSansIOProtocol`."""
-        super().data_received(data)
+    def _parse(self, data: bytes) -> None:
+        """See `BoundedWebSocket`."""
+        super()._parse(data)
         if self.conn.state is not State.OPEN:
             self._pause()  # nothing is pushed after a close frame
 
@@ -146,10 +275,12 @@ class WebSocketProtocol(BoundedWebSocket):
         super().send_receive_event_to_app()
 
     async def send(self, message: ASGISendEvent) -> None:
-        """See `WebSocketsSansIOProtocol`. After a close frame of its own another comes too late, and is no mistake."""
-        if self.close_sent and message["type"] == "websocket.close":
+        """See `WebSocketsSansIOProtocol`. What comes when the connection is being closed comes too late: no mistake."""
+        await self.writable.wait()
+        if self.transport.is_closing() or (self.close_sent and message["type"] == "websocket.close"):
             raise ClientDisconnected
         await super().send(message)
+        self._go_on()  # what has come before the handshake was complete, or waited before a close frame was sent
 
     async def run_asgi(self) -> None:
         """See `WebSocketsSansIOProtocol`."""
@@ -163,7 +294,9 @@ class WebSocketProtocol(BoundedWebSocket):
             scope.clear()
             self.request.headers.clear()
             self.response.headers.clear()
+            self._direct.stranger(unknown=False)
             await rest
+        self.lifetime.send()
 
     def pause_writing(self) -> None:
         """See `WebSocketsSansIOProtocol`."""
@@ -193,7 +326,13 @@ class Server(uvicorn.Server):
             await asyncio.wait([starting])
             return
         await starting
-        await super().startup(sockets)
+        if isinstance(self.config, TlsConfig) and self.config.tls is not None:
+            await super().startup([])
+            options = {"server_state": self.server_state, "app_state": self.lifespan.state}
+            for listener in sockets or []:
+                self.servers.append(TlsListener(listener, self.config, options))  # type: ignore[arg-type]
+        else:
+            await super().startup(sockets)
         if not self.should_exit:
             self._ready()
 
@@ -208,15 +347,16 @@ class Server(uvicorn.Server):
         for server in self.servers:
             server.close()
         await self._service.drain()
+        await self._service.lifetimes.stop(CLOSE_SECONDS)
         await super().shutdown(sockets)
 
 
 def config(app: Litestar, settings: Settings) -> uvicorn.Config:
-    """uvicorn's settings for a Twinwire app."""
-    return uvicorn.Config(
+    """Return uvicorn's settings for a Twinwire app."""
+    return TlsConfig(
         app,
         loop="uvloop",
-        http=NegotiatedProtocol if settings.http2 else HttpProtocol,
+        http=NegotiatingProtocol if settings.http2 else HttpProtocol,
         ws=WebSocketProtocol,
         ws_max_size=settings.max_body,
         ws_per_message_deflate=False,  # doubles the CPU and costs up to 200 kB a connection, for events of 200 bytes
@@ -232,9 +372,20 @@ def config(app: Litestar, settings: Settings) -> uvicorn.Config:
     )
 
 
+def _raise_file_limit(settings: Settings, lifetimes: Lifetimes) -> None:
+    """Let the process open as many files as its connections and runs may need; warn if it may not."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = lifetimes.most + settings.max_runs + RESERVED_FILES
+    if soft < needed:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(needed, hard), hard))
+    if hard < needed:
+        logger.warning("this process may open %d files: it accepts %d connections at once", hard, lifetimes.most)
+
+
 def serve(app: Litestar, settings: Settings, listener: socket.socket, ready: Callable[[], None]) -> None:
     """Serve the app on a bound socket until a signal ends it."""
     logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
+    _raise_file_limit(settings, app.state.service.lifetimes)
 
     def settled() -> None:
         # What was imported stays: without this each full collection walks it, for 100 ms and more.

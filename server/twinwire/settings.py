@@ -36,6 +36,8 @@ _ORIGIN = re.compile(  # as browsers send it
 )
 _HEADER = re.compile(r"[0-9A-Za-z!#$%&'+.^_`|~-]+", re.ASCII)
 _HOST = re.compile(r"\*|[0-9A-Za-z._-]+|[0-9A-Fa-f:.]+", re.ASCII)
+_MAPPED = "::ffff:"
+_IPV4_MAPPED = re.compile(r"::ffff:(\d{1,3}\.){3}\d{1,3}", re.ASCII | re.IGNORECASE)
 _URL = re.compile(r"https?://[^/?#\s]+\S*", re.ASCII)
 
 
@@ -183,11 +185,16 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         return self.api_key is None and self.base_url is None and self.local is None
 
 
+def unmapped(host: str) -> str:
+    """Return the IPv4 address that an IPv6 address stands for (RFC 4291, section 2.5.5.2); else `host` as it is."""
+    return host.lower().removeprefix(_MAPPED) if _IPV4_MAPPED.fullmatch(host) else host
+
+
 @functools.lru_cache(64)
 def is_loopback(host: str) -> bool:
     """Whether only this machine goes by this name or address."""
     try:
-        return ip_address(host).is_loopback
+        return ip_address(unmapped(host)).is_loopback
     except ValueError:
         return host == "localhost" or host.endswith(".localhost")
 

@@ -62,6 +62,11 @@ async def stream(server: Server, path: str) -> Stream:
     return Stream(reader, writer)
 
 
+async def silent(server: Server) -> Stream:
+    """Connect, and ask nothing."""
+    return Stream(*await asyncio.open_connection(sock=await _connected(server)))
+
+
 async def streams(server: Server, path: str, count: int) -> list[Stream]:
     """So many of them, not all at once."""
     found: list[Stream] = []

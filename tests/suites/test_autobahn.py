@@ -9,7 +9,6 @@ from litestar import Litestar, WebSocket, websocket
 
 from serving import serving
 from suites.environment import HERE, PYTHON, Record, needed, run, tell, version
-from twinwire.protocols import MAX_FRAGMENTS
 
 PARTS = {
     "on each commit": ["1.*", "2.*", "3.*", "4.*", "5.*", "6.2.*", "7.*", "10.*"],
@@ -18,8 +17,6 @@ PARTS = {
 PASSED = {"OK", "NON-STRICT", "INFORMATIONAL"}
 OTHERWISE = {
     "7.1.5": 1002,  # a close frame between two fragments; websockets takes it for an error, Autobahn does not
-    # Messages in 65,536, 16,384 and 4,096 fragments; MAX_FRAGMENTS is the bound of a message.
-    **{f"9.{kind}.{size}": 1009 for kind in (3, 4) for size in (1, 2, 3)},
 }
 """Cases that we answer otherwise on purpose, and the close code."""
 
@@ -64,4 +61,3 @@ async def test_autobahn(part: str, record_property: Record) -> None:
     note = f"answered otherwise on purpose: {', '.join(declined)}; {compressed} of compression, which is not offered"
     by = f"kosoku {version('kosoku')}"
     tell(record_property, "Autobahn", by, cases=len(offered), passed=len(offered) - len(declined), note=note)
-    assert MAX_FRAGMENTS == 1024

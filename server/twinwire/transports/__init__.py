@@ -51,6 +51,10 @@ class Direct(Protocol):
         """
         ...
 
+    def stranger(self, *, unknown: bool) -> None:
+        """Say whether the stream's user is unknown yet: then the connection yields to others if there is no room."""
+        ...
+
     def frame(self, frames: Sequence[bytes]) -> bytes:
         """Frames as they are on the wire."""
         ...

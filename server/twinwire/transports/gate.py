@@ -37,6 +37,10 @@ class Gate:
         """
         return Entry(self, user_id)
 
+    def stranger(self) -> Entry:
+        """Count a connection only once a claim says whose it is: strangers take no place from those who are known."""
+        return Entry(self, None, counted=False)
+
     def enter(self, user_id: str | None) -> None:
         """Count one more of this user's."""
         self._open[user_id] += 1
@@ -55,24 +59,29 @@ class Gate:
 class Entry:
     """One connection, as the gate counts it; small, for there are many. See `Gate.entered`."""
 
-    __slots__ = ("_gate", "_user_id")
+    __slots__ = ("_counted", "_gate", "_user_id")
 
-    def __init__(self, gate: Gate, user_id: str | None) -> None:
+    def __init__(self, gate: Gate, user_id: str | None, *, counted: bool = True) -> None:
         self._gate = gate
         self._user_id = user_id
+        self._counted = counted
 
     def __enter__(self) -> Claim:
-        self._gate.enter(self._user_id)
+        if self._counted:
+            self._gate.enter(self._user_id)
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._gate.leave(self._user_id)
+        if self._counted:
+            self._gate.leave(self._user_id)
 
     def __call__(self, user_id: str | None) -> bool:
         """See `Claim`."""
-        if not self._gate.room(user_id):
-            return False
-        self._gate.leave(self._user_id)
-        self._user_id = user_id
-        self._gate.enter(user_id)
-        return True
+        if self._counted:
+            self._gate.leave(self._user_id)
+        full = self._gate.full(user_id)
+        self._counted = not full
+        if not full:
+            self._user_id = user_id
+            self._gate.enter(user_id)
+        return not full

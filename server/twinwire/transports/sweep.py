@@ -27,6 +27,7 @@ class Sweep:
         self._interval = min(1.0, heartbeat / 4, send_timeout / 4)
         self._timer: asyncio.TimerHandle | None = None
         self._empty: asyncio.Future[None] | None = None
+        self._ending: Verdict | None = None
         self.pumps: set[Pump] = set()
         self.closed: Counter[tuple[str, Verdict]] = Counter()  # by transport, why
 
@@ -35,6 +36,8 @@ class Sweep:
         self.pumps.add(pump)
         if self._logged_out(pump.by):
             pump.end(Verdict.UNAUTHENTICATED)
+        if self._ending is not None:
+            pump.end(self._ending)
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(self._interval, self._tick)
 
@@ -58,6 +61,7 @@ class Sweep:
             if self.pumps:
                 self._empty = asyncio.get_running_loop().create_future()
                 await asyncio.wait([self._empty], timeout=seconds)
+        self._ending = verdict  # of those that come yet, on connections that are kept
 
     def _tick(self) -> None:
         self._timer = None

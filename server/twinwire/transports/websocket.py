@@ -26,7 +26,7 @@ from twinwire.errors import (
 from twinwire.formats import native
 from twinwire.runs import Runs, RunSpec
 from twinwire.runs.spec import DEFAULT_ON_DISCONNECT
-from twinwire.transports import Verdict, asgi
+from twinwire.transports import Direct, Verdict, asgi
 from twinwire.transports.asgi import FLUSH_SECONDS, AsgiTransport, Connection, Message, Receive, Scope, Send
 from twinwire.transports.follower import Follower
 from twinwire.transports.gate import Claim
@@ -74,6 +74,7 @@ class Socket:
     """
 
     claim: Claim
+    direct: Direct | None = None
 
     def __init__(self, runs: Runs, pump: Pump, rate: float, known: auth.Auth, by: Identity | None) -> None:
         self._runs = runs
@@ -168,6 +169,8 @@ class Socket:
             self._runs.figures.refused[Verdict.BUSY.name.lower()] += 1
             self._pump.end(Verdict.BUSY)
             return None
+        if self._by is None and self.direct is not None:
+            self.direct.stranger(unknown=False)
         self._by = self._pump.by = by
         return by
 
@@ -273,6 +276,9 @@ async def _listen(
 ) -> None:
     patience = None
     if not socket.named:
+        if connection.direct is not None:
+            socket.direct = connection.direct
+            connection.direct.stranger(unknown=True)
         patience = asyncio.get_running_loop().call_later(AUTH_SECONDS, socket.give_up)
     try:
         with entry as socket.claim:

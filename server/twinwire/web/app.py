@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import resource
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
@@ -24,6 +25,7 @@ from twinwire.models.local import LocalModel
 from twinwire.runs import Budget, Runs
 from twinwire.runs.reserve import Reserve
 from twinwire.settings import Settings
+from twinwire.transports import lifetime
 from twinwire.transports.gate import Gate
 from twinwire.transports.sweep import Sweep
 from twinwire.web import access, ag_ui, ai_sdk, answers, chat, guard, health, openai_api, openapi, page, runs, socket
@@ -31,6 +33,8 @@ from twinwire.web.service import Service
 from twinwire.web.stream import RUN_HEADER
 
 logger = logging.getLogger("twinwire.web")
+
+ANSWER_SECONDS = 30.0  # that an answer may take beside the run that it waits for
 
 
 MAX_PATH = 512  # characters; the longest path that there is has a name of 128 in it
@@ -90,6 +94,8 @@ def create_app(
     quota = Quota(runs=settings.user_runs, starts=settings.user_starts, longest=settings.run_timeout)
     budget = Budget(events=settings.run_events, bytes=settings.run_bytes, tokens=settings.run_tokens)
     auth = Auth.of(settings)
+    _, files = resource.getrlimit(resource.RLIMIT_NOFILE)  # `twinwire serve` raises the soft limit as far as it needs
+    accepted = lifetime.accepted_at_most(settings.max_connections, settings.max_runs, files)
     service = Service(
         settings,
         auth,
@@ -104,10 +110,16 @@ def create_app(
             reserve=Reserve(settings.reply_bytes, settings.send_timeout),
         ),
         Sweep(heartbeat=settings.heartbeat, send_timeout=settings.send_timeout, logged_out=auth.logged_out),
-        Gate(total=settings.max_connections, each=settings.user_connections),
+        Gate(total=lifetime.streams_at_most(settings.max_connections, accepted), each=settings.user_connections),
+        lifetime.Lifetimes(
+            most=accepted,
+            send_timeout=settings.send_timeout,
+            answer_seconds=settings.run_timeout + ANSWER_SECONDS,
+        ),
         local=model if isinstance(model, LocalModel) else None,
         formats=registry(formats or {}),
     )
+    service.lifetimes.refused = service.runs.figures.refused
     figures = health.registry(service)
     site = page.Site.open()
 

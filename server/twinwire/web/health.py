@@ -111,6 +111,8 @@ class Figures(Collector):
         yield GaugeHistogramMetricFamily(
             "twinwire_cursor_lag_events", "How far followers are behind", buckets=[*lag.buckets()], gsum_value=lag.total
         )
+        accepted = self._service.lifetimes.accepted
+        yield GaugeMetricFamily("twinwire_accepted", "Accepted connections, those of streams included", accepted)
         closed = CounterMetricFamily(
             "twinwire_connections_closed", "Connections that ended, by why", labels=["transport", "verdict"]
         )

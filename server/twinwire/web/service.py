@@ -14,6 +14,7 @@ from twinwire.runs.probe import probe
 from twinwire.settings import Settings
 from twinwire.transports import Verdict
 from twinwire.transports.gate import Gate
+from twinwire.transports.lifetime import Lifetimes
 from twinwire.transports.sweep import Sweep
 
 DRAIN_SECONDS = 0.7
@@ -27,6 +28,7 @@ class Service(Struct, frozen=True):
     runs: Runs
     sweep: Sweep
     gate: Gate
+    lifetimes: Lifetimes
     local: LocalModel | None = None
     formats: Mapping[str, Format] = FORMATS
 

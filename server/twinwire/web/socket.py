@@ -78,7 +78,8 @@ async def _serve(
         except Unauthenticated:
             verdict = Verdict.UNAUTHENTICATED
     user_id = None if by is None else by.user_id
-    if service.gate.full(user_id):
+    stranger = by is None
+    if not stranger and service.gate.full(user_id):
         verdict = verdict or Verdict.BUSY
     refusal = None
     try:
@@ -108,6 +109,6 @@ async def _serve(
         rate=service.settings.socket_rate,
         known=service.auth,
         by=by,
-        entry=service.gate.entered(user_id),
+        entry=service.gate.stranger() if stranger else service.gate.entered(user_id),
         kind=socket_of,
     )
