@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import ssl
 import struct
 import sys
@@ -43,9 +44,10 @@ class Connection:
         self._reader = reader
         self._encoder = zttp.Connection(zttp.CLIENT, protocol=zttp.HTTP2)
 
-    def get(self, target: str, method: bytes = b"GET") -> int:
+    def get(self, target: str | bytes, method: bytes = b"GET") -> int:
         """Open a stream."""
-        stream = self._encoder.send_request(method, target.encode(), b"", [(b"host", b"localhost")])
+        path = target if isinstance(target, bytes) else target.encode()
+        stream = self._encoder.send_request(method, path, b"", [(b"host", b"localhost")])
         stream.end_message()
         self.writer.write(self._encoder.data_to_send())
         self.bodies[stream.stream_id] = b""
@@ -100,6 +102,36 @@ async def followed(connection: Connection, puppets: Puppets) -> tuple[int, Puppe
     puppet.say("first")
     await until(lambda: len(connection.events(stream)) == 2)
     return stream, puppet
+
+
+async def test_any_bytes_in_a_path(
+    certificate: Certificate, puppets: Puppets, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A path that is no ASCII resets its stream alone; what else is odd in one is 404; no traceback for either."""
+    odd = [
+        b"/\xff",
+        b"/page/\xed\xa0\x80",
+        b"/\xc3\x28?a=b",
+        b"/page/%00",
+        b"/page/%ff",
+        b"/page/%2e%2e/x",
+        b"/" + b"a" * 3000,
+    ]
+    async with (
+        serving({"mine": puppets}, http2=True, **certificate.settings) as server,
+        connected(server, certificate) as connection,
+    ):
+        followed_stream, puppet = await followed(connection, puppets)
+        for target in odd:
+            stream = connection.get(target)
+            await until(lambda stream=stream: stream in connection.over)  # type: ignore[misc]
+            # PROTOCOL_ERROR, and then STREAM_CLOSED for the request's end, which was on its way.
+            assert connection.over[stream] in ({"ended"} if target.isascii() else {"reset 1", "reset 5"}), target
+            assert (b'"not_found"' in connection.bodies[stream]) == target.isascii(), target
+        puppet.end()
+        await until(lambda: followed_stream in connection.over)
+        assert connection.over[followed_stream] == "ended"
+    assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
 
 
 async def test_a_run_ends_its_stream(certificate: Certificate, puppets: Puppets) -> None:

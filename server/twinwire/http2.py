@@ -22,7 +22,7 @@ from twinwire.transports.lifetime import TICK_SECONDS, Lifetime, Phase
 logger = logging.getLogger("twinwire.http2")
 
 MAX_TASKS = 256  # of a connection's requests, those included that the client has reset; zttp allows 128 streams at once
-REFUSED_STREAM, ENHANCE_YOUR_CALM = 7, 11  # RFC 9113, section 7
+PROTOCOL_ERROR, REFUSED_STREAM, ENHANCE_YOUR_CALM = 1, 7, 11  # RFC 9113, section 7
 _CONNECT_PROTOCOL = b"\0\x08\0\0\0"  # SETTINGS_ENABLE_CONNECT_PROTOCOL, without the last byte of its value
 
 
@@ -149,6 +149,12 @@ class Http2Protocol(ZttpH2Protocol):
             return
         if len(self._exchanges) >= MAX_TASKS:
             self.conn.stream(event.stream_id).reset(ENHANCE_YOUR_CALM)
+            return
+        if (
+            not event.path.isascii()
+        ):  # malformed (RFC 9113, section 8.1.1); uvicorn fails on it, and ends the connection
+            service(self.config).runs.figures.refused["bad_request"] += 1
+            self.conn.stream(event.stream_id).reset(PROTOCOL_ERROR)
             return
         self.app = functools.partial(self._respond, event.stream_id)
         super().handle_request(event)
