@@ -241,3 +241,12 @@ async def test_a_screen_reader_is_not_shouted_at(visit: Visit, puppets: Puppets)
     assert await visit.page.evaluate("window.said") == ["Completed"]
     await expect(visit.output).to_have_attribute("aria-live", "off")
     assert await visit.output.locator("[aria-live]:not([aria-live=off]), [role=status], [role=alert]").count() == 0
+
+
+async def test_a_reload_fetches_no_file_again(visit: Visit) -> None:
+    """The browser has all of the page's files, and the server says that they are the same."""
+    asked = "performance.getEntriesByType('resource').map(entry => [entry.name, entry.transferSize])"
+    await visit.page.reload(wait_until="networkidle")
+    files = await visit.page.evaluate(asked)
+    assert len(files) > 20
+    assert [file for file in files if file[1] > 300] == []  # what Chromium counts for a 304
