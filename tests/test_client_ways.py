@@ -42,6 +42,19 @@ async def test_one_socket_for_many_runs(server: Running, puppets: Puppets) -> No
         assert proxy.accepted == 1
 
 
+async def test_more_runs_than_a_socket_follows(server: Running, puppets: Puppets) -> None:
+    """The hundred and first run takes a second socket; each run has its events."""
+    async with chaos(server.port) as proxy, connected(proxy.url, transport="ws") as client, AsyncExitStack() as stack:
+        runs = [await stack.enter_async_context(client.stream(f"m{i}")) for i in range(110)]
+        for i in range(110):
+            puppet = await puppets.next()
+            puppet.say(f"a{i}")
+            puppet.end()
+        for i, run in enumerate(runs):
+            assert words([event async for event in run]) == [f"a{i}"]
+        assert proxy.accepted == 2
+
+
 async def test_one_run_twice(server: Running, puppets: Puppets) -> None:
     """A run that is followed twice by one client takes a second socket; each has all events."""
     async with chaos(server.port) as proxy, connected(proxy.url, transport="ws") as client:

@@ -21,7 +21,16 @@ import { sleep } from './retry.js';
 /** @typedef {{answer: (reply: Record<string, any> | Promise<never>) => void, channel: Channel | undefined}} Asked */
 
 /** Errors of a socket that HTTP would answer with 429 or 503. */
-const PASSING = new Set(['too_many_runs', 'rate_limited', 'draining', 'log_unavailable']);
+const PASSING = new Set([
+  'too_many_runs',
+  'rate_limited',
+  'too_many_followed',
+  'draining',
+  'log_unavailable',
+  'busy',
+]);
+/** How many runs a socket follows at most (PROTOCOL.md, section 6). */
+const MAX_FOLLOWED = 100;
 /** Close codes (RFC 6455, section 7.4.1) that say that the client is wrong. Those from 4500 are Twinwire's own. */
 const FINAL = new Set([1003, 1008, 1009, 1010]);
 const IDLE_MS = 10_000;
@@ -69,6 +78,11 @@ export class Session {
   /** Whether it can be spoken to, or will be. */
   get alive() {
     return !this.#over.signal.aborted;
+  }
+
+  /** Whether it follows as many runs as it may, or will when everything that was asked has been answered. */
+  get full() {
+    return this.#channels.size + this.#asked.size >= MAX_FOLLOWED;
   }
 
   /** Whether a run is followed here: it can be so once. @param {string | null} runId */

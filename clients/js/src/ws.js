@@ -12,7 +12,7 @@ import { Session } from './socket.js';
 const MAX_WAITING = 1024;
 let requests = 0;
 
-/** The sockets of one client: one, but where a run is followed twice. */
+/** The sockets of one client: one, unless a run is followed twice, or more runs than a socket follows. */
 export class Sockets {
   /** @type {Set<Session>} */ #sessions = new Set();
   #api;
@@ -24,12 +24,12 @@ export class Sockets {
     this.#SocketClass = SocketClass;
   }
 
-  /** A socket that is open and does not follow this run. @param {string | null} runId */
+  /** A socket that is open, does not follow this run, and has room for one more. @param {string | null} runId */
   async session(runId) {
     let found;
     for (const session of this.#sessions) {
       if (!session.alive) this.#sessions.delete(session);
-      else if (!session.follows(runId)) found ??= session;
+      else if (!session.full && !session.follows(runId)) found ??= session;
     }
     if (!found) {
       found = new Session(this.#api, this.#SocketClass);

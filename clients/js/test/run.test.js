@@ -138,6 +138,15 @@ describe.each(TRANSPORTS)('%s', (transport) => {
     expect(await run.result).toBe('before after');
   });
 
+  test('more runs at once than a socket follows', async () => {
+    const client = connected({ transport });
+    const gate = fresh();
+    const runs = upTo(105).map(() => client.stream(`gate ${gate}`));
+    await Promise.all(runs.map((run) => first(run, 'LLM_CHUNK')));
+    await connected({ transport }).stream(`open ${gate}`).result;
+    expect(new Set(await Promise.all(runs.map((run) => run.result)))).toEqual(new Set(['before after']));
+  });
+
   test('the same run, followed twice', async () => {
     const client = connected({ transport });
     const gate = fresh();

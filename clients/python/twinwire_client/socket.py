@@ -26,14 +26,17 @@ from httpx_ws import (
 )
 from wsproto.utilities import ProtocolError as SocketError
 
-from twinwire.errors import Draining, LogUnavailable, RateLimited, TooManyRuns
+from twinwire.errors import Busy, Draining, LogUnavailable, RateLimited, TooManyFollowed, TooManyRuns
 from twinwire.events import TERMINAL_TYPES
 from twinwire_client.api import Api, refusal
 from twinwire_client.errors import ApiError, ProtocolError, TwinwireClientError, api_error
 from twinwire_client.retry import Broken
 
-PASSING = {kind.code for kind in (Draining, LogUnavailable, RateLimited, TooManyRuns)}
+PASSING = {kind.code for kind in (Busy, Draining, LogUnavailable, RateLimited, TooManyFollowed, TooManyRuns)}
 """The errors of a socket that HTTP would answer with 429 or 503."""
+
+MAX_FOLLOWED = 100
+"""How many runs a socket follows at most (PROTOCOL.md, section 6)."""
 
 IDLE_SECONDS = 10.0  # how long a socket that nobody uses stays open for the next run
 
@@ -120,6 +123,11 @@ class Session:
     def alive(self) -> bool:
         """Whether it can be spoken to, or will be."""
         return self._why is None
+
+    @property
+    def full(self) -> bool:
+        """Whether it follows as many runs as it may, or will when all that was asked has been answered."""
+        return len(self._channels) + len(self._asked) >= MAX_FOLLOWED
 
     def follows(self, run_id: str | None) -> bool:
         """Whether a run is followed here: it can be so once."""

@@ -20,7 +20,7 @@ _requests = itertools.count(1)
 
 
 class Sockets:
-    """The sockets of one client: one, but where a run is followed twice."""
+    """The sockets of one client: one, unless a run is followed twice, or more runs than a socket follows."""
 
     def __init__(self, api: Api) -> None:
         self._api = api
@@ -51,9 +51,10 @@ class Sockets:
         return connection if going else None
 
     def _session(self, run_id: str | None) -> Session:
-        """A socket that does not follow this run."""
+        """Return a socket that does not follow this run, and has room for one more."""
         self._sessions = [session for session in self._sessions if session.alive]
-        free = next((session for session in self._sessions if not session.follows(run_id)), None)
+        fit = (session for session in self._sessions if not (session.full or session.follows(run_id)))
+        free = next(fit, None)
         if free is None:
             free = Session(self._api)
             self._sessions.append(free)
