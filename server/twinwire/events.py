@@ -203,7 +203,7 @@ _ended = msgspec.json.Decoder(_Ended).decode
 def told(ending: Ending) -> dict[str, msgspec.Raw]:
     """Return the values that are not null, by name."""
     values = {name: getattr(ending, name) for name in ending.__struct_fields__}
-    return {name: value for name, value in values.items() if memoryview(value) != b"null"}
+    return {name: value for name, value in values.items() if memoryview(value).nbytes != 4 or bytes(value) != b"null"}
 
 
 def outcome(body: bytes) -> bytes:
