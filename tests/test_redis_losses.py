@@ -171,6 +171,33 @@ async def test_redis_goes_back_in_time(puppets: Puppets) -> None:
         assert end["data"]["error_type"] == "interrupted"
 
 
+async def test_an_end_under_a_number_that_was_seen() -> None:
+    """If a run is ended under the number of an event that Redis has lost, who has seen that event is told a gap."""
+    url = fresh(f"&lease={LEASE}")
+    async with worker(url) as here, worker(url) as there:
+        run_id = (await begun(here, 2)).run_id
+        leave = there.subscribe(run_id, (woken := asyncio.Event()).set)
+        await until(lambda: there._reader.held[run_id].current)
+        await append(here, run_id, 2, records(run_id, 2, 1))
+        await until(lambda: there._reader.held[run_id].tail.last == 3)
+        woken.clear()
+        name = here._keys.events(run_id)
+        rows = await here._link.call("XRANGE", name, "-", "2-0")
+        await here._link.call("DEL", name)
+        for entry_id, fields in rows:
+            await here._link.call("XADD", name, entry_id, *fields)
+        await here._link.call("HSET", here._keys.run(run_id), "last", 2)
+        await append(here, run_id, 2, records(run_id, 2, 1, end=True))
+        with pytest.raises(CursorGone) as gone:
+            async with asyncio.timeout(WITHIN):
+                while True:
+                    assert not (await there.page(run_id, 3, 10)).ended
+                    await woken.wait()
+                    woken.clear()
+        assert (gone.value.first, gone.value.last) == (1, 3)
+        leave()
+
+
 async def test_a_hole_in_a_run_is_a_gap() -> None:
     """Events that are missing in the middle are never skipped, whether they are read in pages or as they come."""
     url = fresh("&lease=60")
@@ -322,3 +349,29 @@ async def test_a_check_costs_one_command_for_many_runs(monkeypatch: pytest.Monke
         assert time.monotonic() - began < 1
         for leave in leaves:
             leave()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_a_user_s_keys_of_another_type(kind: str, puppets: Puppets) -> None:
+    """What another program has put in place of a user's keys, or of a run's followers, is replaced when needed."""
+    url = fresh(f"&lease={LEASE}")
+    async with quiet(puppets, shared().port, url) as scene:
+        log = scene.here.runs.log
+        keys = log._keys  # type: ignore[attr-defined]
+        session = ("u", "s")
+        for name in (keys.starts("u"), keys.recent("u"), keys.session(session), keys.followers(scene.run_id)):
+            await scene.client.set(name, "mine")
+        for name in (keys.busy(session), keys.idempotency("u", "k")):
+            await scene.client.rpush(name, "mine")
+        assert await log.recent("u", 10) == []
+        assert await log.holder(session) is None
+        options = {"user_id": "u", "session_id": "s", "idempotency_key": "k"}
+        again = await start(kind, scene.here, **options)
+        (await puppets.next()).end()
+        await rest(again)
+        async with asyncio.timeout(WITHIN):
+            while not await log.history(session):
+                pass
+            while not await log.followed(scene.run_id):
+                pass
+        assert await log.recent("u", 10) == [again.run_id]

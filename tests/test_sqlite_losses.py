@@ -20,7 +20,7 @@ from logs import append, records, started
 from serving import Puppet, Puppets, Running, serving, until
 from sqlite_logs import at, read
 from test_metrics import figures
-from twinwire.errors import LogLost, LogUnavailable
+from twinwire.errors import CursorGone, LogLost, LogUnavailable, RunNotFound
 from twinwire.log import sqlite_watch
 from twinwire.log.sqlite import SqliteLog
 
@@ -244,3 +244,62 @@ async def test_a_reader_that_does_not_end(
         async with asyncio.timeout(WITHIN):
             while (tmp_path / "log.db-wal").stat().st_size > 32 * 2**20:
                 await started(server.runs.log, 1)
+
+
+DELETED = {
+    "DELETE FROM runs": "run_not_found",
+    "DELETE FROM events": "ERROR",
+    "DELETE FROM events WHERE seq = (SELECT max(seq) FROM events)": "ERROR",
+    "DELETE FROM events WHERE seq = 1": "ERROR",
+    "UPDATE runs SET ended = 1, size = 1": "run_not_found",
+}
+
+
+@pytest.mark.parametrize("statement", DELETED)
+async def test_another_program_deletes(statement: str, puppets: Puppets, tmp_path: Path) -> None:
+    """What another program deletes of a quiet run is told to its followers, and its agent stops; others go on."""
+    path = tmp_path / "log.db"
+    async with followed(puppets, path) as (server, followers, puppet, _):
+        with closing(sqlite3.connect(path, isolation_level=None)) as db:
+            db.execute(statement)
+        async with asyncio.timeout(WITHIN):
+            told = await asyncio.gather(*map(heard, followers))
+            await puppet.closed.wait()
+        if DELETED[statement] == "ERROR":
+            assert ["the log has lost events" in how for how in told] == [True, True]
+        else:
+            assert told == ["broken", DELETED[statement]]
+        again = await start("ws", server)
+        (await puppets.next()).end()
+        await rest(again)
+
+
+async def test_holes_are_gaps(tmp_path: Path) -> None:
+    """Events that another program has deleted are never skipped, and a run without its end is none."""
+    path = tmp_path / "log.db"
+    async with at(path) as log:
+        hole, endless = await started(log, 9, end=True), await started(log, 3, end=True)
+        with closing(sqlite3.connect(path, isolation_level=None)) as db:
+            db.execute("DELETE FROM events WHERE seq = 5")  # of the first run alone there is one
+            db.execute("DELETE FROM events WHERE seq = 3 AND run > 1")
+        assert [record.seq for record in (await log.page(hole, 0, 100)).records] == [1, 2, 3, 4]
+        with pytest.raises(CursorGone) as caught:
+            await log.page(hole, 4, 100)
+        assert (caught.value.first, caught.value.last) == (6, 9)
+        for read_it in (log.page(endless, 0, 10), log.state(endless), log.summary(endless)):
+            with pytest.raises(RunNotFound):
+                await read_it
+
+
+async def test_nobody_is_suspected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A log that only its server writes is never looked through for what others have deleted, checkpoints or not."""
+    looked = []
+    monkeypatch.setattr(SqliteLog, "_disturbed", lambda _: looked.append(1))
+    async with at(tmp_path / "log.db") as log:
+        run_id = await started(log)
+        began, last = time.monotonic(), 0
+        while time.monotonic() - began < 2.5:
+            await append(log, run_id, last, records(run_id, last, 50, size=500))
+            last += 50
+        assert len(await read(log, run_id)) == last
+    assert looked == []

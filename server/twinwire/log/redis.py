@@ -23,7 +23,7 @@ from twinwire.log.quotas import refusal
 from twinwire.log.redis_check import Check
 from twinwire.log.redis_control import RedisControl
 from twinwire.log.redis_leases import Leases
-from twinwire.log.redis_link import CLOSE_SECONDS, Address, Link
+from twinwire.log.redis_link import CLOSE_SECONDS, Address, Link, lenient
 from twinwire.log.redis_reader import MALFORMED, Held, Reader, Stored, contiguous, load, owned, record
 from twinwire.log.redis_scripts import APPEND, CREATE, SOURCES, Keys
 from twinwire.log.tail import PAGE_BYTES, Tail
@@ -144,7 +144,10 @@ class RedisLog(RedisControl):
             self._leases.starting.discard(run.run_id)
         if quota is not None and isinstance(reply, list):
             raise refusal(quota, *(milliseconds / 1000 for milliseconds in reply))
-        known = _info.decode(reply)
+        try:
+            known = _info.decode(reply)
+        except MALFORMED:  # another program has written it
+            raise LogUnavailable from None
         if known.run_id != run.run_id:
             if known.fingerprint != run.fingerprint:
                 raise IdempotencyMismatch
@@ -202,12 +205,16 @@ class RedisLog(RedisControl):
 
     async def find(self, user_id: str | None, idempotency_key: str) -> RunInfo | None:
         """See `EventLog`."""
-        known = await self._reads.call("GET", self._keys.idempotency(user_id, idempotency_key))
-        return None if known is None else _info.decode(known)
+        known = await lenient(self._reads.call("GET", self._keys.idempotency(user_id, idempotency_key)))
+        try:
+            return None if known is None else _info.decode(known)
+        except MALFORMED:
+            return None
 
     async def recent(self, user_id: str, limit: int) -> Sequence[str]:
         """See `EventLog`."""
-        return [name.decode() for name in await self._reads.call("LRANGE", self._keys.recent(user_id), 0, limit - 1)]
+        names = await lenient(self._reads.call("LRANGE", self._keys.recent(user_id), 0, limit - 1))
+        return [name.decode() for name in names or ()]
 
     async def state(self, run_id: str, user_id: str | None = None) -> RunState:
         """See `EventLog`."""
@@ -218,20 +225,27 @@ class RedisLog(RedisControl):
         """See `EventLog`."""
         names = ("info", "first", "last", "ended", "outcome")
         if user_id is None:
-            fields = await self._reads.call("HMGET", self._keys.run(run_id), *names)
+            fields = await lenient(self._reads.call("HMGET", self._keys.run(run_id), *names))
         else:
             fields, _ = await owned(self._reads, self._keys, run_id, user_id, names, newest=False)
-        info, first, last, ended, told = fields
-        if info is None:
+        if fields is None:
             raise RunNotFound
+        info, first, last, ended, told = fields
+        try:
+            summary = RunSummary(_info.decode(info), int(first), int(last), told or b"")
+        except MALFORMED:
+            raise RunNotFound from None
         if ended == b"1" and told is None:  # a worker from before there were outcomes ended it
             terminal = (await self.state(run_id)).terminal
-            told = None if terminal is None else outcome(terminal.body)
-        return RunSummary(_info.decode(info), int(first), int(last), told or b"")
+            if terminal is not None:
+                summary = msgspec.structs.replace(summary, outcome=outcome(terminal.body))
+        return summary
 
     async def page(self, run_id: str, after: int, limit: int) -> Page:
         """See `EventLog`."""
         held = self._reader.held.get(run_id)
+        if held is not None and after == held.rewritten:
+            raise CursorGone(held.first, after)
         if held is not None and (page := held.page(after, limit)) is not None:
             return page
         try:

@@ -73,7 +73,7 @@ class Check:
         if verdict == b"gone":
             logger.warning("run %s: Redis has lost it", run_id)
             held.lose()
-        elif verdict == b"older" and not held.own:
+        elif verdict in {b"older", b"ended"} and not held.own:  # the end may stand under a number that was seen here
             held.interrupt()
             self._reader.look()
         if held.own:

@@ -11,9 +11,9 @@ from abc import ABC, abstractmethod
 from twinwire.errors import LogUnavailable
 from twinwire.events import dump
 from twinwire.log import HearLogOut, Limits, RunInfo, SessionKey
-from twinwire.log.redis_link import Link
-from twinwire.log.redis_reader import COMMANDS_KEPT, say
-from twinwire.log.redis_scripts import OCCUPY, RECALL, REMEMBER, VACATE, Keys
+from twinwire.log.redis_link import Link, lenient
+from twinwire.log.redis_reader import COMMANDS_KEPT, MALFORMED, say
+from twinwire.log.redis_scripts import FOLLOW, OCCUPY, RECALL, REMEMBER, VACATE, Keys
 
 logger = logging.getLogger("twinwire.log")
 
@@ -43,11 +43,15 @@ class RedisControl(ABC):
         """See `Control`."""
         idle = round(self._limits.session_idle * 1000)
         turns = await self._link.call(*RECALL(self._keys.session(session), self._keys.sessions), idle)
-        return [
-            {"role": role, "content": content}
-            for turn in turns
-            for role, content in zip(("user", "assistant"), json.loads(turn.partition(b" ")[2])[1:], strict=True)
-        ]
+        try:
+            return [
+                {"role": role, "content": content}
+                for turn in turns
+                for role, content in zip(("user", "assistant"), json.loads(turn.partition(b" ")[2])[1:], strict=True)
+            ]
+        except MALFORMED:
+            logger.warning("Redis holds a conversation that another program has written: it is not used")
+            return []
 
     async def remember(self, session: SessionKey, question: str, answer: str) -> None:
         """See `Control`."""
@@ -72,7 +76,7 @@ class RedisControl(ABC):
 
     async def holder(self, session: SessionKey) -> str | None:
         """See `Control`."""
-        holder: bytes | None = await self._link.call("GET", self._keys.busy(session))
+        holder: bytes | None = await lenient(self._link.call("GET", self._keys.busy(session)))
         return None if holder is None else holder.decode()
 
     async def vacate(self, session: SessionKey, run_id: str) -> None:
@@ -97,7 +101,8 @@ class RedisControl(ABC):
 
     async def followed(self, run_id: str) -> bool:
         """See `Control`."""
-        workers = [name.decode() for name in await self._link.call("HKEYS", self._keys.followers(run_id))]
+        names = await lenient(self._link.call("HKEYS", self._keys.followers(run_id)))
+        workers = [name.decode() for name in names or ()]
         others = [self._keys.worker(name) for name in workers if name != self.worker]
         return bool(others) and await self._link.call("EXISTS", *others) > 0
 
@@ -124,16 +129,17 @@ class RedisControl(ABC):
     async def _announce(self, run_ids: set[str]) -> None:
         """Tell Redis which of these runs have followers here."""
         here = run_ids & self._following
-        await asyncio.gather(
-            *(self._link.call("HSET", self._keys.followers(run_id), self.worker, 1) for run_id in here),
-            *(self._link.call("PEXPIRE", self._keys.followers(run_id), 3 * self._lease_ms) for run_id in here),
-        )
+        names = [self._keys.followers(run_id) for run_id in here]
+        await asyncio.gather(*(self._link.call(*FOLLOW(name), self.worker, 3 * self._lease_ms) for name in names))
 
     async def _retract(self, run_ids: set[str]) -> None:
         """Tell Redis, then the runs' owners, that these runs have no followers here."""
         left = list(run_ids - self._following)
-        await asyncio.gather(*(self._link.call("HDEL", self._keys.followers(run_id), self.worker) for run_id in left))
-        owners = await asyncio.gather(*(self._link.call("HGET", self._keys.run(run_id), "owner") for run_id in left))
+        gone = [lenient(self._link.call("HDEL", self._keys.followers(run_id), self.worker)) for run_id in left]
+        await asyncio.gather(*gone)
+        owners = await asyncio.gather(
+            *(lenient(self._link.call("HGET", self._keys.run(run_id), "owner")) for run_id in left)
+        )
         await asyncio.gather(
             *(
                 self._say(owner.decode(), "unfollowed", run_id)

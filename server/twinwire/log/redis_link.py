@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import logging
 import re
+from collections.abc import Awaitable
 from typing import Any
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
@@ -74,6 +75,14 @@ class Address:
         """A new connection, which connects when it is used."""
         connection: AbstractConnection = self._pool.make_connection()  # type: ignore[no-untyped-call]
         return connection
+
+
+async def lenient(reply: Awaitable[Any]) -> Any:
+    """Return the reply to a command, or None if the key holds what this log never puts there."""
+    try:
+        return await reply
+    except WrongType:
+        return None
 
 
 class Link:

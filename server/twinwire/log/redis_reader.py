@@ -102,7 +102,7 @@ async def load(link: Link, keys: Keys, run_id: str, user_id: str | None = None) 
 class Held:
     """The newest events of a run. `own` where it is written here; `current` where all that is written comes here."""
 
-    __slots__ = ("current", "first", "gone", "key", "name", "own", "shown", "tail")
+    __slots__ = ("current", "first", "gone", "key", "name", "own", "rewritten", "shown", "tail")
 
     def __init__(self, name: str) -> None:
         self.name = name.encode()  # of its stream
@@ -112,6 +112,7 @@ class Held:
         self.key = ""  # the idempotency key's, of an own run
         self.current = False
         self.gone = False
+        self.rewritten: int | None = None  # the number of the end, if followers have seen another event under it
         self.shown: int | None = None  # the oldest `last` that a follower may have seen while it was not current
 
     @property
@@ -144,14 +145,16 @@ class Held:
         """Go on from what is here, if that still is part of the log, else from the log's end. Wakes who missed some."""
         self.first = stored.first
         last = self.tail.last
-        if last == 0 or not stored.first - 1 <= last <= stored.last:
+        if stored.terminal is not None and 0 < last == stored.last and not self.tail.ended:
+            self.rewritten = last
+        if last == 0 or self.rewritten or not stored.first - 1 <= last <= stored.last:
             if stored.terminal is None:
                 self.tail.restart(stored.last + 1)
             else:
                 self.tail.restart(stored.last, [stored.terminal])
         self.current = True
         shown, self.shown = self.shown, None
-        if shown is not None and shown != stored.last:
+        if self.rewritten or (shown is not None and shown != stored.last):
             self.tail.wake()
 
     def lose(self) -> None:

@@ -75,11 +75,24 @@ class Script:
         return ("EVALSHA", self._digest, len(keys), *keys)
 
 
-CREATE = Script("""
+_OWN = """
+-- Deletes a key that another program has given another type: else whoever needs it would be refused for ever.
+local function own(kinds)
+  for i, right in ipairs(kinds) do
+    local found = KEYS[i] and redis.call('TYPE', KEYS[i]).ok or 'none'
+    if found ~= 'none' and found ~= right then redis.call('DEL', KEYS[i]) end
+  end
+end
+"""
+
+CREATE = Script(
+    _OWN
+    + """
 -- KEYS: run, live, starts, recent [, idempotency key].
 -- ARGV: run id, info, owner, how many recent runs to keep and for how many ms [, runs, starts, longest run in ms].
 -- Returns the info of the run that the key stands for; or, over the quota, {ms until a run has ended, ms until a start
 -- is a minute old}, 0 for the one that is no hindrance. A start counts as long as its run is live, or it is recent.
+own({'hash', 'hash', 'zset', 'list', 'string'})
 local known = KEYS[5] and redis.call('GET', KEYS[5])
 if known then return known end
 if redis.call('EXISTS', KEYS[1]) == 1 then return ARGV[2] end
@@ -116,7 +129,8 @@ redis.call('HSET', KEYS[1], 'info', ARGV[2], 'owner', ARGV[3], 'first', 1, 'last
 redis.call('HSET', KEYS[2], ARGV[1], ARGV[3])
 if KEYS[5] then redis.call('SET', KEYS[5], ARGV[2]) end
 return ARGV[2]
-""")
+"""
+)
 
 APPEND = Script("""
 -- KEYS: run, events, live, followers [, idempotency key].
@@ -168,28 +182,43 @@ end
 return {'ok', first}
 """)
 
-OCCUPY = Script("""
+OCCUPY = Script(
+    _OWN
+    + """
 -- KEYS: busy; ARGV: run id. Returns the run that holds the session.
+own({'string'})
 redis.call('SET', KEYS[1], ARGV[1], 'NX')
 return redis.call('GET', KEYS[1])
-""")
+"""
+)
 
-VACATE = Script("""
+VACATE = Script(
+    _OWN
+    + """
 -- KEYS: busy; ARGV: run id.
+own({'string'})
 if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('DEL', KEYS[1]) end
-""")
+"""
+)
 
-RECALL = Script("""
+RECALL = Script(
+    _OWN
+    + """
 -- KEYS: session, sessions; ARGV: idle in ms. Returns the session's turns; reading is use.
+own({'list', 'zset'})
 local time = redis.call('TIME')
 redis.call('PEXPIRE', KEYS[1], ARGV[1])
 redis.call('ZADD', KEYS[2], 'XX', time[1] * 1000000 + time[2], KEYS[1])
 return redis.call('LRANGE', KEYS[1], 0, -1)
-""")
+"""
+)
 
-REMEMBER = Script("""
+REMEMBER = Script(
+    _OWN
+    + """
 -- KEYS: session, sessions; ARGV: turn ("<bytes> <json>"), max bytes, max sessions, idle in ms.
 -- Returns the sessions that are too many. The time is Redis's: workers' clocks may differ.
+own({'list', 'zset'})
 local time = redis.call('TIME')
 if redis.call('LINDEX', KEYS[1], -1) == ARGV[1] then return {} end
 redis.call('RPUSH', KEYS[1], ARGV[1])
@@ -211,7 +240,18 @@ if excess > 0 then
   end
 end
 return gone
-""")
+"""
+)
+
+FOLLOW = Script(
+    _OWN
+    + """
+-- KEYS: followers; ARGV: worker, for how many ms.
+own({'hash'})
+redis.call('HSET', KEYS[1], ARGV[1], 1)
+redis.call('PEXPIRE', KEYS[1], ARGV[2])
+"""
+)
 
 CHECK = Script("""
 -- KEYS: live, sessions, logged-out, log-outs, the worker's commands; then of each run its hash, its stream, and its
@@ -273,4 +313,4 @@ if newest.err then return false end
 return {redis.call('HMGET', KEYS[1], unpack(ARGV, 3)), newest}
 """)
 
-SOURCES = tuple(script.source for script in (CREATE, APPEND, OCCUPY, VACATE, RECALL, REMEMBER, CHECK, OWNED))
+SOURCES = tuple(script.source for script in (CREATE, APPEND, OCCUPY, VACATE, RECALL, REMEMBER, FOLLOW, CHECK, OWNED))

@@ -21,7 +21,19 @@ from msgspec import Struct
 
 from twinwire.errors import CursorGone, LogLost, LogUnavailable, SettingsError
 from twinwire.events import Record, outcome
-from twinwire.log import Gauge, Limits, Owner, Page, Quota, RunInfo, RunState, RunSummary, SessionKey, Unsubscribe
+from twinwire.log import (
+    LOST_EVENTS,
+    Gauge,
+    Limits,
+    Owner,
+    Page,
+    Quota,
+    RunInfo,
+    RunState,
+    RunSummary,
+    SessionKey,
+    Unsubscribe,
+)
 from twinwire.log.control import LocalControl
 from twinwire.log.sessions import messages
 from twinwire.log.sqlite_checkpoint import Checkpoints
@@ -75,7 +87,9 @@ class SqliteLog(LocalControl):
         """See `Store`. Runs that a crash left open are ended."""
         if self._writer is None:
             self._owner = owner
-            self._writer = Writer(self._tables, asyncio.get_running_loop(), self._lose)
+            self._writer = Writer(
+                self._tables, asyncio.get_running_loop(), on_lost=self._lose, on_disturbed=self._disturbed
+            )
             self._writer.start()
         await asyncio.shield(self._writer.opened)
 
@@ -214,6 +228,25 @@ class SqliteLog(LocalControl):
             live.tail.wake()
         self._past.wake()
 
+    def _disturbed(self) -> None:
+        """Find out whether another program, which has written to the file, has taken runs that go on, or their events.
+
+        Such a run ends: with an ERROR if it still can be written, and else it is what the file has of it.
+        """
+        known = {run_id: live.tail.last for run_id, live in self._live.items() if not live.tail.ended}
+
+        def found(lost: dict[str, bool]) -> None:
+            for run_id in lost:
+                logger.warning("run %s: another program has deleted it, or events of it, so it ends", run_id)
+            self._owner.interrupt(lost, LOST_EVENTS)
+            for run_id in [run_id for run_id, writable in lost.items() if not writable]:
+                if (live := self._live.get(run_id)) is not None:
+                    live.tail.wake()  # before it goes: who was live subscribes to the tail once more
+                    del self._live[run_id]
+
+        if known:
+            self._do(lambda tables: tables.damaged(known), found).add_done_callback(_nobody)
+
     def _damaged(self, error: sqlite3.Error) -> None:
         """A thread that reads has found damage."""
         if self._writer is not None:
@@ -274,3 +307,9 @@ class SqliteLog(LocalControl):
         finally:
             if not lost:  # else until the process ends: what is at the path now is not ours to tidy up
                 lock.release()
+
+
+def _nobody(future: asyncio.Future[Any]) -> None:
+    """Take what came of something that nobody waits for."""
+    if not future.cancelled():
+        future.exception()

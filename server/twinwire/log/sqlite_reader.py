@@ -26,7 +26,8 @@ THREADS = 2
 
 _RUN = """
 SELECT id, info, ended IS NOT NULL, coalesce(size, 0), coalesce((SELECT min(seq) FROM events WHERE run = id), 1),
-    coalesce((SELECT max(seq) FROM events WHERE run = id), 0)
+    coalesce((SELECT max(seq) FROM events WHERE run = id), 0),
+    (SELECT type FROM events WHERE run = id ORDER BY seq DESC LIMIT 1)
 FROM runs WHERE run_id = ?1 AND (?2 IS NULL OR user_id = ?2)
 """
 # SQLite reads into the event without the interpreter's lock: the result may be large, and nobody waits for it.
@@ -134,17 +135,25 @@ class Reader:
 
 
 def _run(db: sqlite3.Connection, run_id: str, user_id: str | None = None) -> Any:
+    """Return what is known of a run. One that has ended, and whose end another program has deleted, is none."""
     row = db.execute(_RUN, (run_id, user_id)).fetchone()
-    if row is None:
+    if row is None or (row[2] and row[-1] not in TERMINAL_TYPES):
         raise RunNotFound
-    return row
+    return row[:-1]
 
 
 def _records(db: sqlite3.Connection, run: int, after: int, last: int, limit: int) -> list[Record]:
-    """At most `limit` records and `PAGE_BYTES` bytes, but one record at least, of those up to number `last`."""
+    """Return at most `limit` records and `PAGE_BYTES` bytes, but one record at least, of those up to number `last`.
+
+    They are contiguous. Raises `CursorGone` if the first one is missing: another program has deleted it.
+    """
     records: list[Record] = []
     size = 0
     for seq, kind, body, start, stop in db.execute(_EVENTS, (run, after, last, limit)):
+        if seq != after + len(records) + 1:
+            if not records:
+                raise CursorGone(seq, last)
+            break
         size += len(body)
         if records and size > PAGE_BYTES:
             break

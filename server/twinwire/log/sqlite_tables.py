@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import sqlite3
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -88,6 +88,7 @@ class Tables:
         self._quotas = Quotas(self._goes_on)
         self._chores = (self._sweep, self._doom, self._forget, self._shrink)
         self.size: int = self._one("SELECT coalesce(sum(size), 0) FROM runs")
+        self._version = self._one("PRAGMA data_version")
 
     @property
     def crowded(self) -> bool:
@@ -175,6 +176,31 @@ class Tables:
             self._end(head)
         self._heads.clear()
         return len(runs)
+
+    def disturbed(self) -> bool:
+        """Return whether another program has written to the file since this was asked last."""
+        before, self._version = self._version, self._one("PRAGMA data_version")
+        return bool(before != self._version)
+
+    def damaged(self, known: Mapping[str, int]) -> dict[str, bool]:
+        """Return the runs that have lost events, of those that go on with these last numbers, and which can be ended.
+
+        That is done under the number after the last one that is known: nobody has seen another event under it.
+        """
+        lost: dict[str, bool] = {}
+        for run_id, last in known.items():
+            before = self._heads.pop(run_id, None)
+            try:
+                head = self._load(run_id)
+            except RunNotFound:
+                lost[run_id] = False
+                continue
+            count = self._one("SELECT count(*) FROM events WHERE run = ?", head.id)
+            whole = count == head.last - head.first + 1 and head.last >= last
+            if head.ended or not whole or (before is not None and before.first != head.first):
+                lost[run_id] = not head.ended
+                head.last = max(head.last, last)
+        return lost
 
     def touch(self) -> None:
         """Write without changing anything: shows whether the file takes it."""

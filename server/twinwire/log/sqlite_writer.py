@@ -50,20 +50,24 @@ class Job(Struct, gc=False):
 class Writer:
     """The thread, from `start` to `stop`. `opening` is entered and left in the thread itself.
 
-    `on_lost` is called, in the event loop, when the log is lost for as long as the process lives.
+    `on_lost` is called, in the event loop, when the log is lost for as long as the process lives; `on_disturbed` when
+    another program has written to the file.
     """
 
     def __init__(
         self,
         opening: Callable[[], AbstractContextManager[tuple[Tables, Checkpoints, Watch]]],
         loop: asyncio.AbstractEventLoop,
+        *,
         on_lost: Callable[[], None],
+        on_disturbed: Callable[[], None],
     ) -> None:
         self._opening = opening
         self._loop = loop
         self._queue: SimpleQueue[Job] = SimpleQueue()
         self._stopping = False
         self._on_lost = on_lost
+        self._on_disturbed = on_disturbed
         self._trouble: Trouble | None = None
         self._damage = ""
         self.healthy = True  # whether the last transaction could be committed, and there can be another
@@ -116,6 +120,8 @@ class Writer:
         while not (self._stopping and self._queue.empty()):
             if time.monotonic() >= look:
                 self._look(watch)
+                if self._trouble is None and self._disturbed(tables):
+                    self._post(self._on_disturbed)
                 look = time.monotonic() + LOOK_SECONDS
             if self._trouble is not None:
                 jobs = self._take(look - time.monotonic())
@@ -133,6 +139,13 @@ class Writer:
                 self._look(watch)  # a checkpoint makes a file that was cut as long again
             if self._trouble is None:
                 self._checkpoint(checkpoints)
+
+    def _disturbed(self, tables: Tables) -> bool:
+        try:
+            return tables.disturbed()
+        except sqlite3.Error as error:
+            self._examine(error)
+            return False
 
     def _look(self, watch: Watch) -> None:
         """See whether the files are there and whole. What was lost stays lost."""
