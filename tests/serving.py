@@ -16,6 +16,7 @@ from twinwire.agents import Agent, RunRequest
 from twinwire.events import StreamEvent
 from twinwire.server import Server, config
 from twinwire.settings import Settings
+from twinwire.transports import Verdict
 from twinwire.web.app import create_app
 from twinwire.web.service import Service
 
@@ -34,6 +35,11 @@ class Running:
         self.port = port
         self.url = f"http{s}://127.0.0.1:{port}"
         self.ws_url = f"ws{s}://127.0.0.1:{port}/ws"
+
+    def cut(self, verdict: Verdict) -> None:
+        """End each stream and socket that is open now; those that come are served."""
+        for pump in tuple(self.service.sweep.pumps):
+            pump.end(verdict)
 
 
 @asynccontextmanager

@@ -134,7 +134,7 @@ async def test_restart_in_the_middle(transport: Transport, proxy: Proxy, server:
         puppet.say("a")
         await anext(run), await anext(run)
         before = proxy.accepted
-        await server.service.sweep.drain(Verdict.RESTART, 1.0)
+        server.cut(Verdict.RESTART)
         puppet.say("b")
         puppet.end()
         assert words([event async for event in run]) == ["b"]

@@ -229,8 +229,7 @@ async def test_a_token_that_expires(transport: Transport, puppets: Puppets) -> N
             puppet.say("a")
             await anext(run), await anext(run)
             before = len(asked)
-            for pump in tuple(server.service.sweep.pumps):
-                pump.end(Verdict.EXPIRED)
+            server.cut(Verdict.EXPIRED)
             puppet.say("b")
             puppet.end()
             assert words([event async for event in run]) == ["b"]

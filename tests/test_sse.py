@@ -124,7 +124,7 @@ async def test_a_stream_that_ends_early_is_broken(puppets: Puppets) -> None:
         puppet = await puppets.next()
         puppet.say("a")
         await follower.next()
-        await server.service.sweep.drain(Verdict.RESTART, 1)
+        server.cut(Verdict.RESTART)
         with pytest.raises(Broken):
             [event async for event in events(follower)]
         await follower.close()
