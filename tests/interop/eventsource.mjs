@@ -19,31 +19,24 @@ function follow(path, names, Kind = EventSource) {
 const whole = follow('/chat?message=tools', TYPES);
 await until(() => whole.source.readyState === 2);
 
-const cut = follow('/chat?message=slow', TYPES);
-await until(() => cut.events.some(({ type }) => type === 'LLM_CHUNK'));
-ask('cut');
-await until(() => cut.source.readyState === 0);
-await until(() => cut.source.readyState === 1);
-ask('release');
-await until(() => cut.source.readyState === 2);
+/** Follow, have the server cut all once this holds, and release the run when it is followed again. */
+async function resumed(path, holds, Kind) {
+  const followed = follow(path, TYPES, Kind);
+  await until(() => holds(followed));
+  ask('cut');
+  await until(() => followed.source.readyState === 0);
+  await until(() => followed.source.readyState === 1);
+  ask('release');
+  await until(() => followed.source.readyState === 2);
+  return followed;
+}
 
-const polyfilled = follow('/chat?message=slow', TYPES, polyfill.EventSourcePolyfill);
-await until(() => polyfilled.events.some(({ type }) => type === 'LLM_CHUNK'));
-ask('cut');
-await until(() => polyfilled.source.readyState === 0);
-await until(() => polyfilled.source.readyState === 1);
-ask('release');
-await until(() => polyfilled.source.readyState === 2);
+const begun = ({ events }) => events.some(({ type }) => type === 'LLM_CHUNK');
+const cut = await resumed('/chat?message=slow', begun);
+const polyfilled = await resumed('/chat?message=slow', begun, polyfill.EventSourcePolyfill);
 const told = complaints.splice(0); // of the cut, which it logs
-
 // cut before its first event, for which it has no cursor: a key makes the reconnect the same run
-const keyed = follow('/chat?message=silent&idempotency_key=k', TYPES);
-await until(() => keyed.source.readyState === 1);
-ask('cut');
-await until(() => keyed.source.readyState === 0);
-await until(() => keyed.source.readyState === 1);
-ask('release');
-await until(() => keyed.source.readyState === 2);
+const keyed = await resumed('/chat?message=silent&idempotency_key=k', ({ source }) => source.readyState === 1);
 
 const failed = follow('/chat?message=fail', TYPES);
 await until(() => failed.source.readyState === 2);
