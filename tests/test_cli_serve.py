@@ -189,3 +189,17 @@ async def test_a_run_may_finish_first(folder: Path) -> None:
         await sse.close()
         code, _, err = process.end(10)
         assert (code, err) == (-signal.SIGTERM, "")
+
+
+def test_all_addresses(tmp_path: Path) -> None:
+    """A server on `::` says so with brackets, and serves IPv6 and IPv4; loopback is known in either form."""
+    with Process("serve", "--host", "::", "--port", "0", "--insecure", cwd=tmp_path) as process:
+        assert "http://[::]:" in process.ready()
+        for host in ("127.0.0.1", "[::1]"):
+            url = f"http://{host}:{process.port}"
+            assert httpx.get(f"{url}/runs?user_id=u", trust_env=False).status_code == 200
+            refused = httpx.get(f"{url}/runs?user_id=u", headers={"host": "evil.example"}, trust_env=False)
+            assert refused.json()["code"] == "bad_host"
+        process.popen.terminate()
+        code, _, err = process.end()
+        assert (code, err) == (-signal.SIGTERM, "")

@@ -19,9 +19,10 @@ import zttp
 from certificates import Certificate
 from followers import attach, cancel, rest, start, text
 from serving import Puppet, Puppets, Running, serving, until
-from twinwire import cli
+from twinwire import cli, http2, protocols, server as tls
 from twinwire.errors import SettingsError
 from twinwire.settings import Settings
+from twinwire.transports import lifetime
 
 DATA, HEADERS, RST_STREAM, SETTINGS, GOAWAY, WINDOW_UPDATE = 0, 1, 3, 4, 7, 8
 END_STREAM = ACK = 1
@@ -53,6 +54,15 @@ class Connection:
         self.bodies[stream.stream_id] = b""
         return stream.stream_id
 
+    def post(self, target: str, part: bytes) -> int:
+        """Open a stream with a part of its body."""
+        fields = [(b"host", b"localhost"), (b"content-type", b"application/json")]
+        stream = self._encoder.send_request(b"POST", target.encode(), b"", fields)
+        stream.send_data(part)
+        self.writer.write(self._encoder.data_to_send())
+        self.bodies[stream.stream_id] = b""
+        return stream.stream_id
+
     def send(self, kind: int, stream: int, number: int) -> None:
         """A frame whose payload is one number."""
         self.writer.write(struct.pack(">BHBBII", 0, 4, kind, 0, stream, number))
@@ -75,8 +85,8 @@ class Connection:
                     self.over[stream] = f"reset {int.from_bytes(payload)}"
                 if kind == GOAWAY:
                     self.over[0] = "gone"
-        except asyncio.IncompleteReadError:
-            pass
+        except (asyncio.IncompleteReadError, ConnectionError):
+            self.over[0] = "gone"
 
     def events(self, stream: int) -> list[dict[str, Any]]:
         """The whole events that have come on a stream."""
@@ -276,6 +286,102 @@ async def test_others_get_http_1_1(certificate: Certificate, puppets: Puppets, m
             assert (await client.get(f"{server.url}/readyz")).http_version == "HTTP/1.1"
         await until(lambda: bool(connection.settings))
         assert connection.settings.get(8, 0) == 0
+
+
+@pytest.fixture
+def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A request has 0.2 s, over TLS and HTTP/2 too."""
+    for module in (http2, protocols, tls):
+        monkeypatch.setattr(module, "REQUEST_SECONDS", 0.2)
+    monkeypatch.setattr(lifetime, "TICK_SECONDS", 0.05)
+
+
+@pytest.mark.usefixtures("hasty")
+async def test_half_a_body(certificate: Certificate, puppets: Puppets, caplog: pytest.LogCaptureFixture) -> None:
+    """A request that is not all there in time has its stream reset; what shares its connection goes on."""
+    async with (
+        serving({"mine": puppets}, http2=True, **certificate.settings) as server,
+        connected(server, certificate) as connection,
+    ):
+        follower, puppet = await followed(connection, puppets)
+        half = connection.post("/runs", b'{"mess')
+        await until(lambda: half in connection.over)
+        assert connection.over[half] == f"reset {CANCEL}"
+        puppet.end()
+        await until(lambda: connection.over.get(follower) == "ended")
+        assert server.runs.figures.refused["request_timeout"] == 1
+    assert [record for record in caplog.records if record.levelname in {"ERROR", "WARNING"}] == []
+
+
+async def test_a_plain_answer_without_credit(certificate: Certificate, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who gives no credit for a plain answer has its stream reset after the send timeout."""
+    monkeypatch.setattr(lifetime, "TICK_SECONDS", 0.05)
+    monkeypatch.setattr(http2, "TICK_SECONDS", 0.05)
+    async with (
+        serving(http2=True, send_timeout=0.3, **certificate.settings) as server,
+        connected(server, certificate) as connection,
+    ):
+        stream = connection.get("/page/page.js")
+        others = [connection.get("/schema") for _ in range(3)]
+        await until(lambda: all(stream in connection.over for stream in (stream, *others)))
+        assert {connection.over[stream] for stream in (stream, *others)} <= {"ended", f"reset {CANCEL}"}
+        again = connection.get("/healthz")
+        await until(lambda: again in connection.over)
+        assert connection.over[again] == "ended"
+
+
+@pytest.mark.usefixtures("hasty")
+async def test_handshakes_that_are_not_made(certificate: Certificate, caplog: pytest.LogCaptureFixture) -> None:
+    """A TLS handshake is counted, has the time of a request, and leaves room for others; nothing is logged."""
+    async with serving(http2=True, **certificate.settings) as server:
+        table = server.service.lifetimes
+        table.most = 4
+        silent = [await asyncio.open_connection("127.0.0.1", server.port) for _ in range(6)]
+        for _, writer in silent[:3]:
+            writer.write(b"\x16\x03\x01\x02\x00\x01")
+        await until(lambda: table.refused["crowded"] >= 2)
+        assert table.accepted <= 4
+        async with connected(server, certificate) as connection:
+            stream = connection.get("/healthz")
+            await until(lambda: stream in connection.over)
+        await until(lambda: table.accepted == 0 and not server.server.server_state.tasks)
+        for reader, writer in silent:
+            assert await reader.read() == b""
+            writer.close()
+    assert [record for record in caplog.records if record.levelname in {"ERROR", "WARNING"}] == []
+
+
+async def test_streams_that_are_reset_at_once(
+    certificate: Certificate, puppets: Puppets, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Requests that their client resets as soon as it has made them start no more tasks than are bounded."""
+    async with (
+        serving({"mine": puppets}, http2=True, **certificate.settings) as server,
+        connected(server, certificate) as connection,
+    ):
+        for _ in range(1000):
+            connection.send(RST_STREAM, connection.get("/healthz"), CANCEL)
+        await until(lambda: 0 in connection.over or not server.server.server_state.tasks)
+        assert len(server.server.server_state.tasks) <= http2.MAX_TASKS
+        async with connected(server, certificate) as other:
+            stream = other.get("/healthz")
+            await until(lambda: stream in other.over)
+    assert [record for record in caplog.records if record.levelname == "ERROR"] == []
+
+
+async def test_bad_frames_are_no_noise(certificate: Certificate, caplog: pytest.LogCaptureFixture) -> None:
+    """Bytes that are no HTTP/2 close their connection, with one line at the level of info, however many follow."""
+    caplog.set_level("INFO")
+    async with serving(http2=True, **certificate.settings) as server, connected(server, certificate) as connection:
+        for _ in range(50):
+            connection.writer.write(b"GET / HTTP/1.1\r\n\r\n" * 10)
+            await asyncio.sleep(0)
+        await until(lambda: not server.service.lifetimes.accepted)
+        assert server.runs.figures.refused["bad_request"] == 1
+    ours = [record for record in caplog.records if record.name == "twinwire.http2"]
+    assert [record.levelname for record in ours] == ["INFO"]
+    others = [record for record in caplog.records if record.name != "asyncio"]  # the test's own client's
+    assert [record for record in others if record.levelname in {"ERROR", "WARNING"}] == []
 
 
 def test_without_the_extra(certificate: Certificate, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -92,6 +92,13 @@ class DirectHttp(_Connection):
     async def _pass_on(self, message: Any) -> None:
         await self._cycle.send(message)
 
+    def returned(self) -> None:
+        """Note that the app has returned. What it left incomplete since the client is gone is not the app's error."""
+        if self.transport.is_closing() and not self._cycle.response_complete:
+            self._cycle.disconnected = True
+        if self._lifetime.phase is Phase.STREAMING:
+            self._lifetime.send()
+
 
 class UnchunkedHttp(DirectHttp):
     """The same for HTTP/1.0, which has no chunks: a body without a length ends with the connection.

@@ -71,36 +71,36 @@ class HttpProtocol(BoundedHttp):
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
         """See `HttpToolsProtocol`."""
-        super()._start_asgi_task(cycle, functools.partial(self._respond, app, cycle))
+        super()._start_asgi_task(cycle, functools.partial(self._respond, app))
 
-    async def _respond(
-        self,
-        app: ASGI3Application,
-        cycle: RequestResponseCycle,
-        scope: Any,
-        receive: Any,
-        send: Any,  # noqa: ARG002
-    ) -> None:
-        kind = UnchunkedHttp if scope["http_version"] == "1.0" else DirectHttp
-        direct = self._direct = kind(self, cycle)
-        scope["extensions"] = {EXTENSION: direct}
+    async def _respond(self, app: ASGI3Application, scope: Any, receive: Any, send: Any) -> None:
+        del send  # a stream waits here: what it need not hold is let go
+        direct = self._offer(scope)
         try:
             await app(scope, receive, direct.send)
             if (rest := rest_of(direct, receive, direct.send)) is not None:
-                if self.headers is scope["headers"]:  # not yet those of another request
-                    self.headers = []
-                method = scope["method"]
-                scope.clear()
-                scope["method"] = method  # uvicorn's `send` asks for it
-                self.lifetime.enter(Phase.STREAMING)
+                self._forget(scope)
                 await rest
         except asyncio.CancelledError:
             if not self.transport.is_closing():
                 raise
-        if self.transport.is_closing() and not cycle.response_complete:
-            cycle.disconnected = True  # uvicorn takes an answer that is not complete for the app's error otherwise
-        if self.lifetime.phase is Phase.STREAMING:
-            self.lifetime.send()
+        direct.returned()
+
+    def _offer(self, scope: Any) -> DirectHttp:
+        assert self._served is not None  # noqa: S101 - it is what is answered
+        kind = UnchunkedHttp if scope["http_version"] == "1.0" else DirectHttp
+        direct = self._direct = kind(self, self._served)
+        scope["extensions"] = {EXTENSION: direct}
+        return direct
+
+    def _forget(self, scope: Any) -> None:
+        """Let go of a stream's request."""
+        if self.headers is scope["headers"]:  # not yet those of another request
+            self.headers = []
+        method = scope["method"]
+        scope.clear()
+        scope["method"] = method  # uvicorn's `send` asks for it
+        self.lifetime.enter(Phase.STREAMING)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """See `HttpToolsProtocol`."""
