@@ -15,8 +15,10 @@ PROJECT = Path(__file__).parent.parent
 
 FLOORS = [
     {"errors", "events"},
-    {"wire", "fold", "formats", "metrics", "settings"},
+    {"wire", "fold", "metrics", "settings"},
     {"commands", "logs"},  # half a floor up: these read what wire and settings have
+    {"fence"},
+    {"formats"},
     {"auth", "log", "models", "tools"},
     {"agents"},
     {"runs"},
@@ -33,7 +35,7 @@ FLOORS = [
     {"__main__"},
 ]
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
-LOWEST = {"asyncio": FLOOR["log"], "litestar": FLOOR["web"], "uvicorn": FLOOR["frames"]}
+LOWEST = {"asyncio": FLOOR["fence"], "litestar": FLOOR["web"], "uvicorn": FLOOR["frames"]}
 """From which floor on a package may be used."""
 
 

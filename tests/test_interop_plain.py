@@ -19,7 +19,7 @@ Seen = tuple[str, Any, str]
 """An event's type, data and id."""
 TYPES = [
     "AGENT_START",
-    *["STEP_START", "THINKING", "THINKING", "LLM_CHUNK", "LLM_CHUNK"],
+    *["STEP_START", "THINKING", "LLM_CHUNK", "LLM_CHUNK"],
     *["TOOL_CALL_START"] * 2,
     *["TOOL_CALL_FINISH"] * 2,
     *["STEP_FINISH", "PROGRESS"],

@@ -5,15 +5,16 @@ Only types and bytes: no I/O, no asyncio. What cursors, commands and replies loo
 
 from __future__ import annotations
 
-import json
 import re
 import time
 import uuid
+from collections.abc import Callable
+from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
-from msgspec import Struct, field
+from msgspec import UNSET, Meta, Struct, UnsetType, field
 
 
 class StreamEventType(StrEnum):
@@ -43,18 +44,19 @@ _encode = msgspec.json.Encoder().encode
 _BRACE = ord("{")
 _QUOTE = ord('"')
 _MILLISECONDS = [f".{number:03d}Z" for number in range(1000)]
-_second, _second_text = 0, ""
+_second, _second_text, _newest = 0, "", ""
 
 
 def timestamp() -> str:
     """The time now, as RFC 3339 in UTC with milliseconds and `Z`."""
-    global _second, _second_text  # noqa: PLW0603 - formatting a second once instead of for each of its events
+    global _second, _second_text, _newest  # noqa: PLW0603 - formatting a second once, and not reading it again
     now = time.time()
     second = int(now)
     if second != _second:
         _second_text = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
         _second = second
-    return _second_text + _MILLISECONDS[int((now - second) * 1000)]
+    _newest = _second_text + _MILLISECONDS[int((now - second) * 1000)]
+    return _newest
 
 
 class StreamEvent(Struct):
@@ -120,15 +122,23 @@ def dump(value: Any) -> bytes:
     """Return `value` as JSON in UTF-8, on one line by anybody's rules.
 
     U+0085, U+2028 and U+2029 are escaped: some readers end a line there, such as Python's `str.splitlines`, httpx's
-    `iter_lines` and JavaScript before ES2019. A lone surrogate, which no UTF-8 can hold, becomes `?`. Raises
-    `TypeError`, `ValueError` or `RecursionError` for what is no JSON.
+    `iter_lines` and JavaScript before ES2019. A lone surrogate, which no UTF-8 can hold, becomes `?`; NaN and the
+    infinities, which are no JSON, become null. Raises `TypeError`, `ValueError` or `RecursionError` for what else is
+    no JSON.
     """
     try:
         body = _encode(value)
     except UnicodeEncodeError:
-        text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-        body = text.encode("utf-8", "replace")
+        body = _encode(_without_surrogates(msgspec.to_builtins(value, str_keys=True)))
     return body if body.isascii() else _one_line(body)
+
+
+def _without_surrogates(value: Any) -> Any:
+    if isinstance(value, str):
+        return value.encode("utf-8", "replace").decode()
+    if isinstance(value, dict):
+        return {_without_surrogates(key): _without_surrogates(item) for key, item in value.items()}
+    return [_without_surrogates(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def _one_line(body: bytes) -> bytes:
@@ -224,3 +234,137 @@ def ended(body: bytes) -> dict[str, msgspec.Raw]:
 
 decode = msgspec.json.Decoder(StreamEvent).decode
 """A `StreamEvent` from its JSON (a `Record`'s body, a WebSocket message, SSE data with `envelope=1`)."""
+
+_TABLE: dict[str, dict[str, Any]] = {
+    "AGENT_START": {"input": str | None, "config": dict, "max_steps": float | None},
+    "STEP_START": {"step": float, "max_steps": float | None},
+    "STEP_FINISH": {"step": float, "action": str},
+    "THINKING": {"content": str},
+    "LLM_CHUNK": {"content": str, "delta": str},
+    "TOOL_CALL_START": {"tool_call_id": str, "tool_name": str, "parameters": dict},
+    "TOOL_CALL_FINISH": {
+        "tool_call_id": str,
+        "tool_name": str,
+        "status": Annotated[str, Meta(pattern="^(ok|error)$")],
+        "duration": float,
+    },
+    "PROGRESS": {"progress": Annotated[float, Meta(ge=0, le=100)], "step": float | None, "total": float | None},
+    "AGENT_FINISH": {
+        "duration": float | None,
+        "status": str | None,
+        "usage": None
+        | msgspec.defstruct(
+            "usage",
+            [(name, int | UnsetType, UNSET) for name in ("prompt_tokens", "completion_tokens", "total_tokens")],
+        ),
+    },
+    "ERROR": {"error_type": str | None, "message": str | None, "error": str | None, "retry_after": float | None},
+}
+"""PROTOCOL.md's table: what the data's keys hold. A key may be left out; one that is not named here holds any JSON."""
+
+
+def _reader(kind: str, keys: dict[str, Any]) -> Callable[[bytes], object]:
+    fields = [(name, type_ | UnsetType, UNSET) for name, type_ in keys.items()]
+    return msgspec.json.Decoder(msgspec.defstruct(kind, fields)).decode
+
+
+_check_data = {kind: _reader(kind, keys) for kind, keys in _TABLE.items()}
+_check_metadata = _reader("metadata", {"step": float})
+_read = msgspec.json.Decoder(dict[str, Any]).decode
+_TIMESTAMP = re.compile(
+    r"\d{4}-(0[1-9]|1[0-2])-(0[1-9]|[12]\d|3[01])T([01]\d|2[0-3]):[0-5]\d:[0-5]\d\.\d{3}Z", re.ASCII
+)
+MAX_DEPTH = 100
+"""How deep objects and arrays may lie within each other: more is what some JSON parsers refuse."""
+
+
+class NotAnEvent(ValueError):
+    """An agent's event breaks PROTOCOL.md's section 1. The message names the type, the key, and what would be right."""
+
+
+def chunk_text(event: StreamEvent) -> str | None:
+    """Return the increment of a plain LLM_CHUNK: one that `checked` would return as it is. Else return None."""
+    if event.type == "LLM_CHUNK" and (event.timestamp is _newest or _is_timestamp(event.timestamp)):
+        data: Any = event.data
+        metadata: Any = event.metadata
+        try:
+            text = data["content"]
+            if (
+                ((delta := data["delta"]) is text or type(delta) is str)
+                and type(text) is str
+                and type(data) is dict
+                and len(data) == 2
+                and type(metadata) is dict
+                and (not metadata or (type(metadata["step"]) is int and len(metadata) == 1))
+            ):
+                return text
+        except (KeyError, TypeError):
+            pass
+    return None
+
+
+def checked(event: StreamEvent) -> StreamEvent:
+    """Return the event as a run's log takes it: as PROTOCOL.md's section 1 says, and plain JSON.
+
+    Raises `NotAnEvent`, and whatever the agent's own objects raise.
+    """
+    told: Any = event.type
+    if not (isinstance(told, str) and TYPE_PATTERN.fullmatch(told)):
+        raise NotAnEvent("An event's `type` must be a text that matches [A-Z][A-Z0-9_]*.")
+    kind = str.__str__(told)  # not a subclass of somebody's
+    data: Any = event.data
+    if kind == "LLM_CHUNK" and isinstance(data, dict) and ("content" in data) != ("delta" in data):
+        increment = data.get("content", data.get("delta"))
+        data = {**data, "content": increment, "delta": increment}
+    return StreamEvent(
+        kind,
+        _part(kind, "data", data, _check_data.get(kind)),
+        _time(kind, event.timestamp),
+        _part(kind, "metadata", event.metadata, _check_metadata),
+    )
+
+
+def _part(kind: str, name: str, value: Any, check: Callable[[bytes], object] | None) -> dict[str, Any]:
+    """Return an event's data or metadata as plain JSON. Raises `NotAnEvent`."""
+    try:
+        encoded = dump(value)
+        if encoded.count(b"[") + encoded.count(b"{") > MAX_DEPTH and _depth(encoded) > MAX_DEPTH:
+            raise NotAnEvent(f"The `{name}` of {kind} must be nested at most {MAX_DEPTH} deep.")
+        if check is not None:
+            check(encoded)
+        return _read(encoded)
+    except msgspec.ValidationError as error:
+        raise NotAnEvent(f"The `{name}` of {kind} breaks the protocol's table: {error}.") from None
+    except (TypeError, ValueError, OverflowError, RecursionError) as error:
+        if isinstance(error, NotAnEvent):
+            raise
+        raise NotAnEvent(f"The `{name}` of {kind} must be a JSON object: {error}.") from None
+
+
+def _depth(encoded: bytes) -> int:
+    """Return how deep this JSON is nested."""
+    depth = deepest = 0
+    for bracket in re.findall(rb'"(?:[^"\\]|\\.)*"|[][{}]', encoded):
+        if bracket in (b"[", b"{"):
+            depth += 1
+            deepest = max(deepest, depth)
+        elif bracket in (b"]", b"}"):
+            depth -= 1
+    return deepest
+
+
+def _is_timestamp(told: Any) -> bool:
+    return type(told) is str and _TIMESTAMP.fullmatch(told) is not None
+
+
+def _time(kind: str, told: Any) -> str:
+    """Return a time as PROTOCOL.md has it, from any of RFC 3339."""
+    if _is_timestamp(told):
+        return str(told)
+    try:
+        when = datetime.fromisoformat(told)
+        if when.tzinfo is not None:
+            return when.astimezone(UTC).isoformat(timespec="milliseconds").removesuffix("+00:00") + "Z"
+    except (TypeError, ValueError, OverflowError):
+        pass
+    raise NotAnEvent(f"The `timestamp` of {kind} must be a time of RFC 3339, such as 2026-02-21T10:30:45.123Z.")

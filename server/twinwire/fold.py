@@ -83,6 +83,10 @@ class Fold(Struct):
             "error": self.error,
         }
 
+    def say(self, text: str) -> None:
+        """Take in an LLM_CHUNK with this increment, before the run's end."""
+        self._answer.append(text)
+
     def apply(self, event: StreamEvent) -> None:
         """Take in the run's next event. Never raises; what cannot be read is left out."""
         data: Any = event.data

@@ -11,6 +11,7 @@ import functools
 import gc
 import logging
 import resource
+import signal
 import socket
 import ssl
 from collections.abc import Callable
@@ -25,6 +26,7 @@ from uvicorn.protocols.utils import ClientDisconnected
 from websockets.protocol import State
 
 from twinwire.direct import DirectHttp, DirectWebSocket, UnchunkedHttp, rest_of
+from twinwire.fence import report
 from twinwire.frames import BoundedWebSocket, service
 from twinwire.protocols import REQUEST_SECONDS, BoundedHttp
 from twinwire.settings import Settings
@@ -337,10 +339,25 @@ class Server(uvicorn.Server):
             self._ready()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """A second SIGINT waits for no run."""
+        """End the runs in time, even if an agent holds the event loop. A second SIGINT waits for no run."""
         super().handle_exit(sig, frame)
+        self._service.runs.hurry(self._service.settings.drain_timeout)
         if self.force_exit:
             asyncio.get_running_loop().call_soon_threadsafe(self._service.runs.interrupt)
+
+    def run(self, sockets: list[socket.socket] | None = None) -> None:
+        """Serve until a signal. A callback of other people's code that raises `SystemExit` does not end the server."""
+        with asyncio.Runner(loop_factory=self.config.get_loop_factory()) as runner:
+            loop = runner.get_loop()
+            serving = loop.create_task(self.serve(sockets))
+            while True:
+                try:
+                    return loop.run_until_complete(serving)
+                except (SystemExit, KeyboardInterrupt) as error:
+                    # Ours are raised by `serve` itself, or, before it has begun, by Python's own handler of SIGINT.
+                    if serving.done() or signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+                        raise
+                    report(logger, error, "a callback raised what would have ended the server")
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Drain first: an open stream would hold uvicorn's own shutdown up, or be cut in the middle."""

@@ -115,6 +115,23 @@ async def until_a_run_was_followed_to_its_204(context: BrowserContext, site: Sit
     await expect(other.locator("#state")).to_have_text("readyState 2")
 
 
+async def test_a_thought_is_one_line(context: BrowserContext, puppets: Puppets) -> None:
+    """A thought that comes word by word is one line of the guide's page for each sentence, and so is what is left."""
+    async with a_site() as site, serving({"mine": puppets}, cors_origin=(site.origin,), retry_ms=50) as server:
+        page = await site.visit(context, SNIPPET, server.url)
+        puppet = await puppets.next()
+        for word in ("The user", " wants", " a", " list", ".", " I", " shall", " look", " first"):
+            puppet.emit("THINKING", content=word)
+        await expect(page.locator("#out")).to_have_text("<The user wants a list.>< I shall look first>")
+        for word in (" and", " then", " tell"):
+            puppet.emit("THINKING", content=word)
+        puppet.say("Well.")
+        await expect(page.locator("#out")).to_have_text(
+            "<The user wants a list.>< I shall look first>< and then tell>Well."
+        )
+        puppet.end()
+
+
 async def test_204_stops_a_page_that_does_not_close(context: BrowserContext, puppets: Puppets) -> None:
     """An EventSource left open after the terminal event comes back once with that cursor, and then never again."""
     async with (

@@ -5,6 +5,8 @@ An agent knows nothing of runs, logs or transports; `react` and `simple` are age
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable
 from contextlib import aclosing
 from typing import Protocol, TypeAlias
@@ -13,6 +15,7 @@ import msgspec
 from msgspec import Struct, field
 
 from twinwire.events import StreamEvent
+from twinwire.fence import RunOver
 from twinwire.models import Message, Usage
 from twinwire.models.pulled import Take, pulled
 
@@ -20,8 +23,14 @@ from twinwire.models.pulled import Take, pulled
 class Emit(Protocol):
     """Tells events, in this order and at once; from any callback on the event loop, in the agent's task or not.
 
-    What it returns, if anything, is to be awaited where more may follow: the log is slow. After the run's end nothing
-    is told any more. Raises `TypeError` or `ValueError` for what is no event.
+    Return None, or an awaitable. If it is an awaitable, await it before emitting more: the log applies backpressure.
+
+    Raises `TypeError` for what is no event and `events.NotAnEvent`, a `ValueError`, for one that breaks the protocol's
+    table. In a callback, where nobody could handle that, it ends the run instead.
+
+    After the run's end nothing is told any more. The first call in the agent's own task then raises
+    `asyncio.CancelledError`, unless the agent was cancelled already; later ones do nothing, so that an agent can clean
+    up. An endless loop of them, which would hold the event loop, gets that error again.
     """
 
     def __call__(self, *events: StreamEvent) -> Awaitable[None] | None:
@@ -29,8 +38,41 @@ class Emit(Protocol):
         ...
 
 
-def nobody(*_: StreamEvent) -> None:
-    """Tell nobody: the request is of no run, or the run is over."""
+class _Nobody:
+    """Takes events that nobody is told: the request is of no run, or the run is over.
+
+    Raises `RunOver` once so many of them come, or for so long, that the event loop cannot do anything else.
+    """
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._began = 0.0
+        self._turn: asyncio.Handle | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    def __call__(self, *_: StreamEvent) -> None:
+        """See `Emit`."""
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            return  # in a thread, which holds up nobody
+        if loop is not self._loop or self._turn is None:
+            self._loop, self._count, self._began = loop, 0, time.monotonic()
+            self._turn = loop.call_soon(self._turned)
+        self._count += 1
+        if self._count >= MAX_LATE or time.monotonic() - self._began >= LATE_SECONDS:
+            self._count, self._began = 0, time.monotonic()
+            raise RunOver
+
+    def _turned(self) -> None:
+        self._turn = self._loop = None
+
+
+MAX_LATE = 10_000
+LATE_SECONDS = 1.0
+"""How many events may be told to nobody in one turn of the event loop, and for how long: more is a loop without end."""
+
+nobody: Emit = _Nobody()
 
 
 class RunRequest(Struct):

@@ -20,6 +20,7 @@ import msgspec
 from twinwire.agents import Emit, RunRequest, emitted
 from twinwire.errors import RunError, UpstreamError
 from twinwire.events import StreamEvent, StreamEventType as Type, timestamp
+from twinwire.fence import report, stops
 from twinwire.models import ChatModel, Finish, Message, Part, Text, Thinking, ToolCall, ask
 from twinwire.tools.base import ToolError, ToolRegistry, ToolResult
 
@@ -66,14 +67,15 @@ class _Answer:
     def take(self, batch: Sequence[Part]) -> Awaitable[None] | None:
         """See `models.ask`."""
         told: list[StreamEvent] = []
+        now = timestamp()
         for part in batch:
             if isinstance(part, Text):
                 text = part.text
                 self._texts.append(text)
                 data = {"content": text, "delta": text}
-                told.append(StreamEvent(_LLM_CHUNK, data, timestamp(), {"step": self._step}))
+                told.append(StreamEvent(_LLM_CHUNK, data, now, {"step": self._step}))
             elif isinstance(part, Thinking):
-                told.append(_event(Type.THINKING, self._step, content=part.text))
+                told.append(StreamEvent(Type.THINKING, {"content": part.text}, now, {"step": self._step}))
             elif isinstance(part, ToolCall):
                 self.calls.append(part)
             else:
@@ -175,7 +177,10 @@ class ReActAgent:
         return self(RunRequest(message, history=list(history)))
 
     def __call__(self, request: RunRequest) -> AsyncGenerator[StreamEvent, None]:
-        """Run once: AGENT_START first, AGENT_FINISH or ERROR last, as it happens. Only cancelling it raises."""
+        """Run once: AGENT_START first, AGENT_FINISH or ERROR last, as it happens. Only cancelling it raises.
+
+        A run of a server joins THINKING into phrases; here each increment is an event of its own.
+        """
         return emitted(self.push, request)
 
     async def push(self, request: RunRequest) -> None:
@@ -215,8 +220,10 @@ class ReActAgent:
             end = _event(Type.AGENT_FINISH, None, result=answer.text, duration=duration, status=status, usage=usage)
         except RunError as error:
             end = _failed(error)
-        except Exception:
-            logger.exception("agent %s failed", self.name)
+        except BaseException as error:
+            if stops(error) or isinstance(error, GeneratorExit):
+                raise
+            report(logger, error, "agent %s failed", self.name)
             end = _failed(RunError())
         await _tell(emit, end)
 

@@ -9,6 +9,7 @@ from types import MappingProxyType
 from msgspec import Struct
 
 from twinwire.events import Record, StreamEvent, decode
+from twinwire.fence import report
 from twinwire.formats import View, ag_ui, ai_sdk, openai
 
 logger = logging.getLogger("twinwire.formats")
@@ -39,10 +40,11 @@ FORMATS: Mapping[str, Format] = MappingProxyType(
 
 
 class TransformView:
-    """An app's own format. An event for which the function raises is left out, and that is logged."""
+    """An app's own format. An event for which the function raises is left out; the first of them is logged."""
 
     def __init__(self, transform: Transform) -> None:
         self._transform = transform
+        self._failed = False
 
     def frames(self, records: Sequence[Record]) -> Sequence[bytes]:
         """See `View`. Each block has the event's id, so that EventSource resumes."""
@@ -51,8 +53,10 @@ class TransformView:
             try:
                 body = self._transform(decode(record.body))
                 lines = b"" if body is None else b"".join(b"data: %b\n" % line for line in body.splitlines() or [b""])
-            except Exception:
-                logger.exception("a format failed on %s; the event is left out", record.id.decode())
+            except BaseException as error:  # noqa: BLE001 - this is the fence: it would end a pump, or an append
+                if not self._failed:
+                    report(logger, error, "a format failed on %s; the event is left out", record.id.decode())
+                self._failed = True
                 continue
             if lines:
                 frames.append(b"%bid: %b\n\n" % (lines, record.id))

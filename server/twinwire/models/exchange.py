@@ -52,7 +52,7 @@ class Exchange(httpx2.AsyncByteStream):
         self._error: httpx2.TransportError | None = None
         self._sink: Take[bytes] | None = None
         self._room: Awaitable[None] | None = None  # what the sink has returned
-        self._failure: Exception | None = None  # what it has raised
+        self._failure: BaseException | None = None  # what it has raised
         self._waiter: Waiter | None = None
         self._late: type[httpx2.TimeoutException] = httpx2.ReadTimeout
         self._patience = self._deadline = self._timer_at = 0.0
@@ -171,7 +171,7 @@ class Exchange(httpx2.AsyncByteStream):
                 chunks, self._chunks, self._size = self._chunks, [], 0
                 try:
                     self._room = self._sink(chunks[0] if len(chunks) == 1 else b"".join(chunks))
-                except Exception as error:  # noqa: BLE001 - it is raised where `push` is awaited
+                except BaseException as error:  # noqa: BLE001 - it is raised where `push` is awaited
                     self._failure = error
                 if self._room is not None or self._failure is not None:
                     self._sink = None

@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import TypeAlias, TypeVar
 
+from twinwire.fence import stops
+
 T = TypeVar("T")
 
 Take: TypeAlias = Callable[[T], Awaitable[None] | None]
@@ -30,8 +32,15 @@ async def pulled(push: Callable[[Take[T]], Awaitable[None]]) -> AsyncGenerator[T
             room = loop.create_future()
         return room
 
+    failure: list[BaseException] = []
+
     async def work() -> None:
-        await push(take)
+        try:
+            await push(take)
+        except BaseException as error:
+            if stops(error):
+                raise
+            failure.append(error)  # not the task's: it might end the event loop
 
     task = loop.create_task(work())
     task.add_done_callback(lambda _: news.set())
@@ -46,6 +55,6 @@ async def pulled(push: Callable[[Take[T]], Awaitable[None]]) -> AsyncGenerator[T
     finally:
         task.cancel()
         await asyncio.wait([task])
-        if not task.cancelled():
-            task.exception()  # whoever closes the generator does not want to know
+    if failure:
+        raise failure[0]
     task.result()

@@ -13,6 +13,7 @@ from twinwire.log import Limits, RunInfo
 from twinwire.log.memory import MemoryLog
 from twinwire.metrics import Figures
 from twinwire.runs.run import Run
+from twinwire.runs.thoughts import Held
 from twinwire.wire import new_run_id
 
 logger = logging.getLogger("twinwire.runs")
@@ -51,6 +52,7 @@ async def probe() -> None:
             deadline=SECONDS,
             budget=None,
             linger=None,
+            held=Held(),
             figures=Figures(),
             on_abandoned=lambda _: None,
             on_end=ended.set_result,

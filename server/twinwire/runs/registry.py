@@ -22,6 +22,7 @@ from twinwire.errors import (
     TooManyRuns,
 )
 from twinwire.events import timestamp
+from twinwire.fence import guard_tasks
 from twinwire.log import STOPPING, Quota, RunInfo, RunState, RunSummary, SessionKey, Store
 from twinwire.metrics import Figures
 from twinwire.models import Message
@@ -30,6 +31,7 @@ from twinwire.runs.folded import folded
 from twinwire.runs.reserve import Claim, Reserve
 from twinwire.runs.run import Run
 from twinwire.runs.spec import RunSpec
+from twinwire.runs.thoughts import Held
 from twinwire.wire import check_run_id, new_run_id
 
 logger = logging.getLogger("twinwire.runs")
@@ -81,6 +83,7 @@ class Runs:
         self.started = 0
         self.ended: Counter[str] = Counter()
         self.figures = Figures()
+        self._held = Held()
 
     def __len__(self) -> int:
         return len(self._live)
@@ -160,10 +163,12 @@ class Runs:
             deadline=self._deadline,
             budget=share,
             linger=spec.linger,
+            held=self._held,
             figures=self.figures,
             on_abandoned=lambda run: self._spawn(self._cancel_if_unfollowed(run)),
-            on_end=lambda run: self._end(run, spec.session, share),
+            on_end=lambda run: self._end(run, spec, share),
         )
+        guard_tasks(asyncio.get_running_loop())
         self._live[info.run_id] = run
         self.started += 1
         self._keep(run.start())
@@ -185,22 +190,22 @@ class Runs:
         else:
             run.cancel()
 
-    def _end(self, run: Run, session: SessionKey | None, share: Share) -> None:
+    def _end(self, run: Run, spec: RunSpec, share: Share) -> None:
         share.release()
         self._live.pop(run.info.run_id, None)
         self.ended[run.fold.status] += 1
-        if session is not None:
-            self._spawn(self._leave(session, run))
+        if spec.session is not None:
+            self._spawn(self._leave(spec.session, spec.message, run))
         if not self._live and self._idle is not None and not self._idle.done():
             self._idle.set_result(None)
 
-    async def _leave(self, session: SessionKey, run: Run) -> None:
+    async def _leave(self, session: SessionKey, question: str, run: Run) -> None:
         """Keep a turn that ended well or was cancelled (a failed one leaves nothing), then free the session."""
         try:
             if run.fold.status in {"completed", "cancelled", "max_steps"}:
                 result = run.fold.result
                 answer = result if isinstance(result, str) else run.fold.text
-                await self.log.remember(session, run.request.message, answer)
+                await self.log.remember(session, question, answer)
             await self.log.vacate(session, run.info.run_id)
         except LogUnavailable:
             logger.warning("run %s: its turn in the conversation may be lost: the log is unavailable", run.info.run_id)
@@ -317,6 +322,14 @@ class Runs:
         """See `Owner`."""
         for run in [run for run_id, run in self._live.items() if run_ids is None or run_id in run_ids]:
             run.fail(RunError(why, code="interrupted"))
+
+    def hurry(self, grace: float) -> None:
+        """Let no agent that holds the event loop keep the shutdown waiting for longer than `grace` seconds.
+
+        A signal handler may call this. It ends nothing itself.
+        """
+        for run in list(self._live.values()):
+            run.hurry(RunError(STOPPING, code="interrupted"), grace)
 
     async def _until_idle(self, seconds: float) -> None:
         if self._live and seconds > 0:

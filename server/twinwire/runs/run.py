@@ -3,33 +3,52 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import logging
 import time
 import types
-from collections.abc import AsyncIterable, Awaitable, Callable, Generator
+from collections.abc import AsyncIterable, Awaitable, Callable, Generator, Sequence
+from threading import get_ident
 from typing import Any, Literal
 
 import msgspec
 
 from twinwire.agents import Agent, RunRequest, begin, nobody
 from twinwire.errors import RunError, RunTimeout
-from twinwire.events import TERMINAL_TYPES, StreamEvent, StreamEventType, timestamp
+from twinwire.events import (
+    TERMINAL_TYPES,
+    StreamEvent,
+    StreamEventType,
+    checked,
+    chunk_text,
+    timestamp,
+)
+from twinwire.fence import Fence, RunOver, enter, report
 from twinwire.fold import Fold
 from twinwire.log import EventLog, RunInfo
 from twinwire.logs import tell
 from twinwire.metrics import Figures
+from twinwire.models import Usage
 from twinwire.runs.budget import Check
+from twinwire.runs.thoughts import Held, Thought
 from twinwire.runs.writer import Room, Writer
 
 logger = logging.getLogger("twinwire.runs")
+
+HELD_UP_SECONDS = 1.0
+"""A deadline that is noticed this much later than it was due is logged: something held the event loop."""
+
+_THINKING = StreamEventType.THINKING
+_STATUSES = {"completed", "cancelled", "max_steps"}
 
 
 class Run:
     """A run that goes on in this process.
 
-    `linger` is how long it may go on with nobody following it, in seconds, or None. `on_abandoned(run)` is called
-    when it has had no follower here for that long, `on_end(run)` once, when the terminal event is in the log.
+    `held` is where thoughts wait that are not yet a phrase. `linger` is how long the run may go on with nobody
+    following it, in seconds, or None. `on_abandoned(run)` is called when it has had no follower here for that long,
+    `on_end(run)` once, when the terminal event is in the log.
     """
 
     def __init__(
@@ -42,6 +61,7 @@ class Run:
         deadline: float,
         budget: Check | None,
         linger: float | None,
+        held: Held,
         figures: Figures,
         on_abandoned: Callable[[Run], None],
         on_end: Callable[[Run], None],
@@ -56,15 +76,20 @@ class Run:
         self._deadline = deadline
         self._check = None if budget is None else functools.partial(budget.check, request)
         self._linger = linger
+        self._held = held
+        self._thought = Thought()
         self._on_abandoned = on_abandoned
         self._on_end = on_end
         self._figures = figures
         self._writer = Writer(log, info.run_id, self._ended, figures)
         self._loop = asyncio.get_running_loop()
+        self._thread = get_ident()
         self._began = time.monotonic()
+        self._due = self._began + deadline
+        self._late: RunError = RunTimeout(deadline)  # what ends the run once it is due
         self._cancelled_at: float | None = None
         self._at_work = False  # the agent's task runs, and appends when it suspends
-        self._pulled = False  # the agent yields, and is closed where it is to stop
+        self._told = False  # the agent knows that the run is over: it is cancelled, closed, or `emit` has raised
         self._followers = 0
         self._deadline_timer: asyncio.TimerHandle | None = None
         self._linger_timer: asyncio.TimerHandle | None = None
@@ -76,7 +101,7 @@ class Run:
         """
         self._tell("run started")
         self.task = self._loop.create_task(self._work(), name=f"run {self.info.run_id}")
-        self._deadline_timer = self._loop.call_later(self._deadline, self.fail, RunTimeout(self._deadline))
+        self._deadline_timer = self._loop.call_later(self._deadline, self._expire)
         if self._linger:
             self.linger(self._linger)
         return self.task
@@ -115,6 +140,8 @@ class Run:
 
         Raises `LogUnavailable` where the log is no longer ours to write, and so has something else.
         """
+        self._release()
+        self._writer.flush()
         await self._writer.flushed()
         return self._writer.last, self.fold.state
 
@@ -128,6 +155,24 @@ class Run:
         """End the run with an ERROR; False where it is over already."""
         return self._stop(_error_event(error))
 
+    def hurry(self, error: RunError, seconds: float) -> None:
+        """Let `emit` end the run with this error once the time is up, even if the event loop does not get to it."""
+        due = time.monotonic() + seconds
+        if due < self._due:
+            self._late, self._due = error, due
+
+    def _expire(self) -> None:
+        """End a run that is due: called by the deadline's timer, or by `emit` if the agent holds the event loop."""
+        delay = time.monotonic() - self._due
+        if delay > HELD_UP_SECONDS and not self.over:
+            logger.warning(
+                "run %s: its end came %.1f s late: agent %s or another one held the event loop",
+                self.info.run_id,
+                delay,
+                self.info.agent,
+            )
+        self.fail(self._late)
+
     def _stop(self, terminal: StreamEvent) -> bool:
         """End the run from outside: without waiting for an agent that may not stop."""
         if self.over:
@@ -140,6 +185,7 @@ class Run:
 
     async def _work(self) -> None:
         """Be a native coroutine: from Python 3.12 on, `create_task` refuses any other."""
+        enter()
         await self._stepped()
 
     @types.coroutine
@@ -160,33 +206,37 @@ class Run:
             finally:
                 self._at_work = False
                 self._writer.flush()
+            if self.over and not self._told and self.task is not None:
+                self._told = True
+                self.task.cancel()
             try:
                 yield awaited
             except BaseException as error:  # noqa: BLE001 - the coroutine's to handle
+                self._told = self._told or self.over
                 proceed, value = work.throw, error
             else:
                 proceed, value = work.send, None
 
     async def _drive(self) -> None:
+        """Run the agent within the fence: whatever it raises, this returns, and the run is over."""
+        terminal: StreamEvent | None = None
         try:
             work = begin(self._agent, self.request)
             if isinstance(work, AsyncIterable):
                 await self._pull(work)
             elif await work is not None:
                 raise TypeError("an agent returns nothing: it yields or emits")
-            self._terminate(self._finish("completed"))
+            self._release()
+            terminal = self._finish("completed")
         except RunError as error:
-            self._terminate(_error_event(error))
-        except asyncio.CancelledError:
-            # Ours comes after the terminal event; any other is the agent's own doing.
-            self._terminate(_error_event(RunError("the agent was cancelled")))
-        except (Exception, SystemExit):
+            with Fence(logger, "run %s: the error of agent %s is none", self.info.run_id, self.info.agent):
+                terminal = _error_event(error)
+        except BaseException as error:  # noqa: BLE001 - this is the fence around the agent
             if not self.over:
-                logger.exception("run %s: agent %s failed", self.info.run_id, self.info.agent)
-            self._terminate(_error_event(RunError()))
+                report(logger, error, "run %s: agent %s failed", self.info.run_id, self.info.agent)
+        self._terminate(terminal or _error_event(RunError()))
 
     async def _pull(self, events: AsyncIterable[StreamEvent]) -> None:
-        self._pulled = True
         try:
             async for event in events:
                 if (room := self.emit(event)) is not None:
@@ -194,43 +244,120 @@ class Run:
                 if self.over:
                     break
         finally:
+            self._told = self._told or self.over
             if (aclose := getattr(events, "aclose", None)) is not None:
                 await aclose()
 
     def emit(self, *events: StreamEvent) -> Awaitable[None] | None:
         """See `agents.Emit`. An agent is stopped when it has told its terminal event, or more than it may."""
+        if get_ident() != self._thread:
+            raise RuntimeError(
+                "`emit` was called in another thread: use loop.call_soon_threadsafe(request.emit, event)"
+            )
+        if self.over:
+            self._emit_late(events)
+            return None
         writer = self._writer
-        for event in events:
-            if self.over:
-                break
-            if not isinstance(event, StreamEvent):
-                raise TypeError(f"an agent tells StreamEvents, not {type(event).__name__}")
-            if event.type in TERMINAL_TYPES:
-                self._terminate(event)
-                continue
-            if writer.last == 0:
-                self._begin(event)
-            try:
-                writer.put(event, self._check)
-            except RunError as error:
-                self._terminate(_error_event(error))  # now: the agent may take its time to end
-            else:
-                self.fold.apply(event)
+        try:
+            for event in events:
+                if not isinstance(event, StreamEvent):
+                    raise TypeError(f"an agent tells StreamEvents, not {type(event).__name__}")
+                if event.type == _THINKING and (phrases := self._thought.add(event)) is not None:
+                    self._think(phrases)
+                    continue
+                if self._thought.text:
+                    self._release()
+                if (text := chunk_text(event)) is not None and writer.last:
+                    writer.put(event, self._check)
+                    self.fold.say(text)
+                    continue
+                told = checked(event)
+                if told.type in TERMINAL_TYPES:
+                    self._terminate(told)
+                    break
+                self._write(told)
+        except RunError as error:
+            self._terminate(_error_event(error))  # now: the agent may take its time to end
+            if self._at_work:
+                self._told = True
+                raise RunOver from None
+        except BaseException as error:  # noqa: BLE001 - this is the fence around the agent's objects
+            self._refuse(error)
+        if time.monotonic() >= self._due:
+            self._expire()
+            if self._at_work:
+                self._told = True
+                raise RunOver
         if not self._at_work:
             writer.flush()
-        if self.over and not self._pulled and self.task is not None:
-            self.task.cancel()
+            if self.over and self.task is not None:
+                self.task.cancel()
         return Room(writer) if writer.full else None
 
-    def _begin(self, event: StreamEvent) -> None:
-        """Put an AGENT_START where the agent's first event is none."""
-        if event.type != StreamEventType.AGENT_START:
-            start = {"input": self.request.message, "config": {"agent": self.info.agent}, "max_steps": None}
-            self._writer.put(StreamEvent(StreamEventType.AGENT_START, start))
+    def _emit_late(self, events: Sequence[StreamEvent]) -> None:
+        """Drop events of a run that is over. In the agent's own task this raises, unless the agent knows."""
+        if self._at_work and not self._told:
+            self._told = True
+            raise RunOver
+        nobody(*events)
+
+    def _refuse(self, error: BaseException) -> None:
+        """Raise what is wrong with an event to whoever has told it.
+
+        A callback has nobody to raise it to: the event loop would log it and go on, or end. There the run ends.
+        """
+        if asyncio.current_task() is None:
+            report(logger, error, "run %s: agent %s failed", self.info.run_id, self.info.agent)
+            self._terminate(_error_event(RunError()))
+            return
+        if not self._at_work:
+            self._writer.flush()
+        if not isinstance(error, Exception):
+            raise TypeError("an event could not be encoded") from error  # a task that raises the error may end the loop
+        raise error
+
+    def _think(self, phrases: Sequence[StreamEvent]) -> None:
+        """Write these phrases of a thought; what comes after them waits for more."""
+        if self._writer.last == 0:
+            self._begin()
+        if phrases:
+            self._held.remove(self._release_held)
+        for phrase in phrases:
+            self._write(phrase)
+        if self._thought.text:
+            self._held.add(self._release_held)
+
+    def _release(self) -> None:
+        """Write the thought that is held back, if there is one. Raises `BudgetSpent`, and then it is lost."""
+        if self._thought.text:
+            self._held.remove(self._release_held)
+            self._write(self._thought.take(len(self._thought.text)))
+
+    def _release_held(self) -> None:
+        """Write the thought that is held back, now."""
+        try:
+            self._release()
+        except RunError as error:
+            self.fail(error)
+        self._writer.flush()
+
+    def _write(self, event: StreamEvent) -> None:
+        """Write an event that is no terminal one. Raises `BudgetSpent`."""
+        writer = self._writer
+        if writer.last == 0 and event.type != StreamEventType.AGENT_START:
+            self._begin()
+        writer.put(event, self._check)
+        self.fold.apply(event)
+
+    def _begin(self) -> None:
+        """Write an AGENT_START: the agent's first event is none."""
+        start = {"input": self.request.message, "config": {"agent": self.info.agent}, "max_steps": None}
+        self._writer.put(StreamEvent(StreamEventType.AGENT_START, start))
 
     def _put(self, terminal: StreamEvent) -> None:
+        terminal = checked(self._filled(terminal))
         if self._writer.last == 0:
-            self._begin(terminal)
+            self._begin()
         self._writer.put(terminal)
         self.fold.apply(terminal)
 
@@ -238,25 +365,27 @@ class Run:
         """Write the terminal event, completed where the agent left something out. Only the first call does anything."""
         if self.over:
             return
-        filled = self._filled(event)
-        try:
-            self._put(filled)
-        except (TypeError, ValueError, RecursionError):
-            logger.exception("run %s: the terminal event of agent %s is no JSON", self.info.run_id, self.info.agent)
-            self._put(self._filled(_error_event(RunError())))
+        with contextlib.suppress(RunError):  # there is no room for it
+            self._release()
+        with Fence(logger, "run %s: agent %s ended ill", self.info.run_id, self.info.agent) as fence:
+            self._put(event)
+        if fence.error is not None:
+            self._put(_error_event(RunError()))
         self.over = True
         for timer in (self._deadline_timer, self._linger_timer):
             if timer is not None:
                 timer.cancel()
 
     def _filled(self, event: StreamEvent) -> StreamEvent:
-        data: dict[str, Any]
+        """Complete a terminal event, whose nulls count as left out."""
+        data = event.data
         if event.type == StreamEventType.ERROR:
-            text = event.data.get("message") or event.data.get("error") or "the agent failed"
-            data = {"error_type": "agent_error", **event.data, "message": text, "error": text}
+            text = data.get("message") or data.get("error") or "the agent failed"
+            data = {**data, "error_type": data.get("error_type") or "agent_error", "message": text, "error": text}
         else:
-            data = {**self._finish("completed").data, **event.data}
-            if data["status"] not in {"completed", "cancelled", "max_steps"}:
+            known = {name: value for name, value in data.items() if value is not None or name == "result"}
+            data = {**self._finish("completed").data, **known}
+            if data["status"] not in _STATUSES:
                 data["status"] = "completed"
         step = {} if self.fold.step is None else {"step": self.fold.step}
         # An AGENT_START comes first, if only now.
@@ -268,9 +397,17 @@ class Run:
             "result": self.fold.text,
             "duration": self._duration(),
             "status": status,
-            "usage": msgspec.to_builtins(self.request.usage),
+            "usage": self._usage(),
         }
         return StreamEvent(StreamEventType.AGENT_FINISH, data, timestamp())
+
+    def _usage(self) -> dict[str, int]:
+        """Return what the run has cost. The request is the agent's: what it has there may be anything."""
+        with Fence(logger, "run %s: the usage of agent %s is none", self.info.run_id, self.info.agent) as fence:
+            self.request.usage = msgspec.convert(self.request.usage, Usage, from_attributes=True)
+        if fence.error is not None:
+            self.request.usage = Usage()
+        return msgspec.structs.asdict(self.request.usage)
 
     def _duration(self) -> float:
         return round(time.monotonic() - self._began, 3)
@@ -285,6 +422,8 @@ class Run:
             self.over = True
             if self.task is not None:
                 self.task.cancel()
+        self._held.remove(self._release_held)
+        self._thought.text = ""
         self.request.emit = nobody  # it and the run hold each other
         if self._cancelled_at is not None:
             self._figures.cancelled.add(time.monotonic() - self._cancelled_at)

@@ -11,6 +11,8 @@ from typing import Any, Literal, TypeVar
 import msgspec
 from msgspec import Struct
 
+from twinwire.fence import Fence
+
 logger = logging.getLogger("twinwire.tools")
 
 
@@ -65,7 +67,7 @@ class ToolRegistry:
 
     def __init__(self) -> None:
         self._tools: dict[str, Tool] = {}
-        self._left: set[asyncio.Task[str]] = set()
+        self._left: set[asyncio.Task[ToolResult]] = set()
 
     def register_tool(self, tool: Tool) -> None:
         """Add a tool. Raises `ValueError` where the name is taken."""
@@ -104,7 +106,7 @@ class ToolRegistry:
         if tool is None:
             known = ", ".join(self._tools) or "none"
             return ToolResult(f"there is no tool named {name!r}; the tools are: {known}", "error")
-        task = asyncio.create_task(_run(tool, parameters))
+        task = asyncio.create_task(_run(name, tool, parameters))
         try:
             await asyncio.wait({task}, timeout=timeout)
         except asyncio.CancelledError:
@@ -113,24 +115,23 @@ class ToolRegistry:
         if not task.done():
             self._leave(task)
             return ToolResult(f"{name} did not finish in {timeout:g} s", "error")
-        try:
-            return ToolResult(task.result(), "ok")
-        except ToolError as error:
-            return ToolResult(str(error), "error")
-        except (Exception, asyncio.CancelledError):  # this task is done: the tool cancelled itself
-            logger.exception("tool %s failed", name)
-            return ToolResult(f"{name} failed", "error")
+        return ToolResult(f"{name} failed", "error") if task.cancelled() else task.result()
 
-    def _leave(self, task: asyncio.Task[str]) -> None:
+    def _leave(self, task: asyncio.Task[ToolResult]) -> None:
         """Cancel a tool and keep it until it stops; what comes of it is nobody's."""
         self._left.add(task)
         task.add_done_callback(self._left.discard)
-        task.add_done_callback(lambda done: done.cancelled() or done.exception())
         task.cancel()
 
 
-async def _run(tool: Tool, parameters: Mapping[str, Any]) -> str:
-    text = await tool.run(parameters)
-    if not isinstance(text, str):
-        raise TypeError(f"a tool's result is a str, not {type(text).__name__}")
-    return text
+async def _run(name: str, tool: Tool, parameters: Mapping[str, Any]) -> ToolResult:
+    """Run a tool within the fence. Raise only if this task is cancelled."""
+    with Fence(logger, "tool %s failed", name):
+        try:
+            text = await tool.run(parameters)
+        except ToolError as error:
+            return ToolResult(str(error), "error")
+        if not isinstance(text, str):
+            raise TypeError(f"a tool's result is a str, not {type(text).__name__}")
+        return ToolResult(str.__str__(text), "ok")  # of a subclass, the text alone
+    return ToolResult(f"{name} failed", "error")

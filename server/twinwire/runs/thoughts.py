@@ -1,0 +1,105 @@
+"""THINKING in phrases: a run's increments are joined until a sentence or a line ends, or half a second has passed.
+
+A page that shows each event as a line of its own would else show a thought as one word a line. The events put together
+are exactly the increments put together.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Callable
+from typing import Any
+
+from twinwire.events import StreamEvent, StreamEventType, checked
+
+HOLD_SECONDS = 0.5
+"""How long an increment may be held back."""
+
+MAX_CHARS = 500
+"""How long a phrase may become."""
+
+_THINKING = StreamEventType.THINKING
+_CLOSERS = r"[\"'”’»)\]*_`]*"  # noqa: RUF001 - as quotations end
+_ENDS = re.compile(rf"[.!?…]{_CLOSERS}\s+|[。！？]{_CLOSERS}|[\r\n]+")  # noqa: RUF001 - as Chinese ends a sentence
+_ENDED = re.compile(rf"[^\W\d]{_CLOSERS}[.!?…]{_CLOSERS}\Z")
+"""A sentence that ends with its increment: after a digit, as in `3.`, more of a number may follow."""
+
+
+def _end(text: str) -> int:
+    """Return where the last sentence or line of this text ends; 0 if none does."""
+    if len(text) >= MAX_CHARS or _ENDED.search(text):
+        return len(text)
+    end = 0
+    for found in _ENDS.finditer(text):
+        end = found.end()
+    return end
+
+
+class Thought:
+    """What a run has thought since its last phrase. `text` is empty if nothing is held back."""
+
+    __slots__ = ("_metadata", "_timestamp", "text")
+
+    def __init__(self) -> None:
+        self.text = ""
+        self._metadata: dict[str, Any] = {}
+        self._timestamp = ""
+
+    def add(self, event: StreamEvent) -> list[StreamEvent] | None:
+        """Take an increment in, and return the phrases that are complete, mostly none.
+
+        Return None, having taken nothing, for an event that has more than `content` and a `step`: it is no increment
+        that could be joined. Raise `NotAnEvent` as `checked` does.
+        """
+        data, metadata = event.data, event.metadata
+        if not (type(data) is dict and len(data) == 1 and type(text := data.get("content")) is str):
+            return None
+        if metadata and not (type(metadata) is dict and len(metadata) == 1 and type(metadata.get("step")) is int):
+            return None
+        phrases = []
+        if self.text and metadata != self._metadata:
+            phrases.append(self.take(len(self.text)))
+        if not self.text:
+            first = checked(event)
+            self._metadata, self._timestamp = first.metadata, first.timestamp
+        self.text += text
+        if end := _end(self.text):
+            phrases.append(self.take(end))
+            if self.text:
+                self._timestamp = checked(event).timestamp
+        return phrases
+
+    def take(self, end: int) -> StreamEvent:
+        """Return the first `end` characters as an event, with the time of their first increment."""
+        phrase, self.text = self.text[:end], self.text[end:]
+        return StreamEvent(_THINKING, {"content": phrase}, self._timestamp, self._metadata)
+
+
+class Held:
+    """The runs that hold a thought back. One timer, of the one that has waited longest, serves all."""
+
+    def __init__(self) -> None:
+        self._due: dict[Callable[[], None], float] = {}
+        self._timer: asyncio.TimerHandle | None = None
+
+    def __len__(self) -> int:
+        return len(self._due)
+
+    def add(self, release: Callable[[], None]) -> None:
+        """Call `release` half a second after the first of these calls, unless it is taken out before."""
+        loop = asyncio.get_running_loop()
+        self._due.setdefault(release, loop.time() + HOLD_SECONDS)
+        if self._timer is None:
+            self._timer = loop.call_later(HOLD_SECONDS, self._expire, loop)
+
+    def remove(self, release: Callable[[], None]) -> None:
+        """Call it no more."""
+        self._due.pop(release, None)
+
+    def _expire(self, loop: asyncio.AbstractEventLoop) -> None:
+        now = loop.time()
+        while self._due and self._due[first := next(iter(self._due))] <= now:
+            del self._due[first]
+            loop.call_soon(first)  # not here: if one fails, the others are not touched
+        self._timer = loop.call_at(next(iter(self._due.values())), self._expire, loop) if self._due else None
