@@ -238,7 +238,8 @@ def longest_task(trace: bytes) -> float:
         if threads.get((event["pid"], event["tid"])) == "CrRendererMain" and "tdur" in event
     ]
     assert times
-    return max(times) / 1000
+    longest: float = max(times)
+    return longest / 1000
 
 
 @pytest.mark.parametrize("kind", LONG)

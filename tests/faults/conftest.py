@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 import pytest
 
@@ -13,10 +13,11 @@ from serving import Puppets, Running, serving
 
 
 @pytest.fixture
-def chance() -> random.Random:
+def chance(record_property: Callable[[str, object], None]) -> random.Random:
     """`FAULTS_SEED=…` repeats a run, as far as the scheduler lets it."""
     seed = int(os.environ.get("FAULTS_SEED") or random.randrange(2**32))
     print(f"FAULTS_SEED={seed}")
+    record_property("seed", seed)
     return random.Random(seed)
 
 

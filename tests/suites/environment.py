@@ -40,7 +40,7 @@ def version(package: str, registry: str = "PyPI") -> str:
 
 
 async def run(*command: str | Path, send: Any = None, seconds: float = 50) -> Any:
-    """Return the JSON that a program prints. Kill it after so many seconds, or if the test ends."""
+    """Return the JSON that a program prints. Kill it (-9) after so many seconds, or if the test ends."""
     process = await asyncio.create_subprocess_exec(
         *command, stdin=-1, stdout=-1, stderr=-1, start_new_session=True, limit=2**26
     )
@@ -52,7 +52,8 @@ async def run(*command: str | Path, send: Any = None, seconds: float = 50) -> An
             os.killpg(process.pid, signal.SIGKILL)  # a browser has children
             await asyncio.wait([talk])
     out, err = await talk
-    assert process.returncode == 0, (out + err).decode()[-3000:]
+    if process.returncode != 0:
+        raise AssertionError(f"{command} ended with {process.returncode}. {(out + err).decode()[-3000:]}")
     return json.loads(out)
 
 

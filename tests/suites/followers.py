@@ -23,7 +23,7 @@ import sseclient
 from aiohttp_sse_client2.client import EventSource
 from ld_eventsource import SSEClient
 from ld_eventsource.actions import Event as LaunchDarklyEvent
-from ld_eventsource.config import ErrorStrategy
+from ld_eventsource.config import ErrorStrategy, RetryDelayStrategy
 
 Event = tuple[str | None, str | None, str]
 """Its id, type and data."""
@@ -53,7 +53,12 @@ def with_sseclient_py(url: str, headers: dict[str, str]) -> Iterator[Event]:
 def with_launchdarkly_eventsource(url: str, headers: dict[str, str]) -> Iterator[Event]:
     """Reconnects by itself, always."""
     assert not headers, "it came back"
-    client = SSEClient(url, initial_retry_delay=RETRY, error_strategy=ErrorStrategy.always_continue())
+    client = SSEClient(
+        url,
+        initial_retry_delay=RETRY,
+        retry_delay_strategy=RetryDelayStrategy.default(max_delay=5 * RETRY),  # else it comes to half a minute
+        error_strategy=ErrorStrategy.always_continue(),
+    )
     for event in client.all:
         if isinstance(event, LaunchDarklyEvent):
             yield event.last_event_id, event.event, event.data

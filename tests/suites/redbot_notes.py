@@ -1,4 +1,4 @@
-"""Print REDbot's notes on each URL in the arguments, without those that are good or only tell: name, level, summary.
+"""Print REDbot's notes on the URL in the argument, without those that are good or only tell: name, level, summary.
 
 Run in the environment of this folder.
 """
@@ -28,4 +28,4 @@ def notes(url: str) -> list[tuple[str, str, str]]:
 
 
 if __name__ == "__main__":
-    json.dump({url: notes(url) for url in sys.argv[1:]}, sys.stdout)
+    json.dump(notes(sys.argv[1]), sys.stdout)

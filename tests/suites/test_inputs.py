@@ -51,7 +51,7 @@ VALUES = st.recursive(
 TYPES = {"string": WORDS, "boolean": st.booleans(), "integer": st.integers(-2, 2**53), "array": st.lists(VALUES)}
 
 often = pytest.mark.parametrize(
-    "examples", [60, pytest.param(2000, marks=[pytest.mark.full, pytest.mark.timeout(900)])], ids=str
+    "examples", [60, pytest.param(1000, marks=[pytest.mark.full, pytest.mark.timeout(900)])], ids=str
 )
 
 
