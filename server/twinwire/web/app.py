@@ -44,18 +44,14 @@ NO_PATH = "/too-long"  # there is no such path
 class _App(Litestar):
     """Litestar without its support for pydantic, which is a third of the start and here for the model's SDK alone."""
 
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        """See `Litestar`, whose router keeps a thousand paths that it was asked for: none of them is long."""
-        if len(scope.get("path", "")) > MAX_PATH:
-            scope["path"] = NO_PATH
-        await super().__call__(scope, receive, send)
-
     @staticmethod
     def _get_default_plugins(plugins: list[PluginProtocol]) -> list[PluginProtocol]:
         return [*plugins, MsgspecDIPlugin()]
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        """See `Litestar`. HEAD is wherever GET is."""
+        """See `Litestar`. HEAD is wherever GET is; the router keeps a thousand paths, and none of them is long."""
+        if len(scope.get("path", "")) > MAX_PATH:
+            scope["path"] = NO_PATH
         if scope["type"] == "http" and scope["method"] == "HEAD":
             scope, send = answers.head_only(scope, send)
         elif scope["type"] == "http" and scope["method"] == "OPTIONS" and scope["path"] == "*":
