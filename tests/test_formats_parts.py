@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -67,6 +68,19 @@ def test_openai(events: Events, size: int) -> None:
     *chunks, done = datas(paged(openai.view("react", usage=True), records(events), size))
     assert done == "[DONE]"
     check_openai(chunks)
+
+
+def test_a_late_join_keeps_nothing() -> None:
+    """Once its opening was made, a follower keeps neither the client's messages nor the run's, and goes on."""
+    asked = {"id": "u1", "role": "user", "content": "hi"}
+    holders = sys.getrefcount(asked)
+    run = records([StreamEvent("LLM_CHUNK", {"content": "a"}), *said("b")])
+    late = ag_ui.Late(ag_ui.Events(), [asked])
+    late.skip(run[:1])
+    assert b'"hi"' in late.opening
+    late.forget()
+    assert sys.getrefcount(asked) == holders
+    assert datas(late.frames(run[1:]))[-1]["type"] == "RUN_FINISHED"
 
 
 def test_calls_without_an_end_are_bounded() -> None:

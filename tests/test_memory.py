@@ -221,6 +221,7 @@ def test_a_large_event_is_there_once(server: Server) -> None:
             stack.enter_context(closing(server.flood([attach])))
 
 
+@pytest.mark.full
 def test_late_joins_nobody_reads(server: Server) -> None:
     """Who joins a long run in AG-UI's format is sent all its text at once, and shares the reserve for it."""
     name = {"threadId": "t", "runId": "r", "messages": [{"id": "m", "role": "user", "content": "text 2000000 stay"}]}
@@ -234,6 +235,7 @@ def test_late_joins_nobody_reads(server: Server) -> None:
             assert server.get("/healthz")
 
 
+@pytest.mark.full
 def test_conversations_a_client_brings_are_not_kept(server: Server) -> None:
     """What a request of AG-UI has beside its question is not kept for as long as the stream is open."""
     old = [{"id": f"o{i}", "role": "user", "content": "x"} for i in range(6_000)]

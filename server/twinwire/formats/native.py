@@ -57,14 +57,20 @@ class NativeView:
     def frames(self, records: Sequence[Record]) -> Sequence[bytes]:
         """See `View`."""
         types, frame = self._types, self._frame
-        if len(records) == 1 and len(records[0].body) > SHARED_BYTES:
-            return self._large(records[0])
         if types is not None:
+            if len(records) == 1 and len(records[0].body) > SHARED_BYTES:
+                return self._large(records[0])
             return [frame(record) for record in records if record.last or record.type in types]
         kept = self._records
         if kept and records and records[0] is kept[0] and records[-1] is kept[-1] and len(records) == len(kept):
             return self._frames
-        frames = [frame(records[0])] if len(records) == 1 else [frame(record) for record in records]
+        if len(records) == 1:
+            record = records[0]
+            if len(record.body) > SHARED_BYTES:
+                return self._large(record)
+            frames = [frame(record)]
+        else:
+            frames = [frame(record) for record in records]
         if len(records) <= 64:  # the live edge; a page of a replay would only be held in memory
             self._records, self._frames = records, frames
         return frames

@@ -6,11 +6,13 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from msgspec import Struct
+from msgspec.structs import astuple
 
 from twinwire.agents import RunRequest
 from twinwire.errors import BudgetSpent, TooManyRuns
 from twinwire.models import Message
 
+MANY = 2**62
 MESSAGE_COST = 320
 """Bytes that a message takes beside its text."""
 
@@ -56,13 +58,15 @@ class Live:
 class Share:
     """One run's share of what is `live`, beside its own budget. `release` it once, at the run's end."""
 
-    __slots__ = ("_budget", "_live", "_size", "_taken")
+    __slots__ = ("_budget", "_bytes", "_events", "_held", "_live", "_size", "_tokens")
 
     def __init__(self, live: Live, budget: Budget | None) -> None:
         self._live = live
         self._budget = budget
-        self._size = 0
-        self._taken = 0
+        # Here, too: `check` is called for each event.
+        self._events, self._bytes, self._tokens = astuple(budget or Budget(events=MANY, bytes=MANY, tokens=MANY))
+        self._held = 0  # bytes of the conversation
+        self._size = 0  # and of the events
 
     def hold(self, history: Sequence[Message], runs: int) -> None:
         """Count the conversation that the run is given. Raise `TooManyRuns`, of which `runs` go on, without room."""
@@ -70,20 +74,25 @@ class Share:
         if self._live.taken + cost > self._live.limit:
             raise TooManyRuns(runs)
         self._live.taken += cost
-        self._taken += cost
+        self._held += cost
 
     def check(self, request: RunRequest, events: int, size: int) -> None:
         """See `Check`."""
-        if self._budget is not None:
-            self._budget.check(request, events, size)
-        live, grown = self._live, size - self._size
-        if live.taken + grown > live.limit:
+        live = self._live
+        taken = live.taken + size - self._size
+        if (
+            events > self._events
+            or size > self._bytes
+            or request.usage.total_tokens > self._tokens
+            or taken > live.limit
+        ):
+            if self._budget is not None:
+                self._budget.check(request, events, size)
             raise BudgetSpent(live.limit, "bytes that all runs share")
-        live.taken += grown
-        self._taken += grown
+        live.taken = taken
         self._size = size
 
     def release(self) -> None:
         """Give all of it back."""
-        self._live.taken -= self._taken
-        self._taken = 0
+        self._live.taken -= self._held + self._size
+        self._held = self._size = 0
