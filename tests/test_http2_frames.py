@@ -318,7 +318,7 @@ async def test_a_plain_answer_without_credit(certificate: Certificate, monkeypat
     monkeypatch.setattr(lifetime, "TICK_SECONDS", 0.05)
     monkeypatch.setattr(http2, "TICK_SECONDS", 0.05)
     async with (
-        serving(http2=True, send_timeout=0.3, **certificate.settings) as server,
+        serving(None, http2=True, send_timeout=0.3, **certificate.settings) as server,
         connected(server, certificate) as connection,
     ):
         stream = connection.get("/page/page.js")
@@ -333,7 +333,7 @@ async def test_a_plain_answer_without_credit(certificate: Certificate, monkeypat
 @pytest.mark.usefixtures("hasty")
 async def test_handshakes_that_are_not_made(certificate: Certificate, caplog: pytest.LogCaptureFixture) -> None:
     """A TLS handshake is counted, has the time of a request, and leaves room for others; nothing is logged."""
-    async with serving(http2=True, **certificate.settings) as server:
+    async with serving(None, http2=True, **certificate.settings) as server:
         table = server.service.lifetimes
         table.most = 4
         silent = [await asyncio.open_connection("127.0.0.1", server.port) for _ in range(6)]
@@ -372,7 +372,7 @@ async def test_streams_that_are_reset_at_once(
 async def test_bad_frames_are_no_noise(certificate: Certificate, caplog: pytest.LogCaptureFixture) -> None:
     """Bytes that are no HTTP/2 close their connection, with one line at the level of info, however many follow."""
     caplog.set_level("INFO")
-    async with serving(http2=True, **certificate.settings) as server, connected(server, certificate) as connection:
+    async with serving(None, http2=True, **certificate.settings) as server, connected(server, certificate) as connection:
         for _ in range(50):
             connection.writer.write(b"GET / HTTP/1.1\r\n\r\n" * 10)
             await asyncio.sleep(0)
