@@ -137,6 +137,16 @@ async def test_a_start_with_a_key_may_be_repeated(puppets: Puppets) -> None:
         assert (again.status_code, puppets.started) == (200, 1)
 
 
+@pytest.mark.parametrize(("after", "told"), [(1.5, "2"), (0, "0"), (-1, None), (10**30, None)])
+async def test_an_agents_own_error(after: float, told: str | None, puppets: Puppets) -> None:
+    """An agent's own ERROR is answered alike; its `retry_after` is told in whole seconds, if it makes sense."""
+    async with serving({"mine": puppets}) as server, http(server) as client:
+        asking = asyncio.create_task(client.get("/chat?message=hi&stream=false"))
+        (await puppets.next()).emit("ERROR", error_type="mine", message="no", retry_after=after)
+        answer = await asking
+        assert (answer.status_code, answer.json()["code"], answer.headers.get("retry-after")) == (424, "mine", told)
+
+
 async def test_statuses_before_a_run_stay(puppets: Puppets) -> None:
     """Where no run began, 429 and 503 with Retry-After say so, and a client may ask again."""
     async with serving({"mine": puppets}, max_runs=1) as server, http(server) as client:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import random
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -286,7 +287,8 @@ async def result(service: Service, run_id: str, request: Request[Any, Any, Any])
     if event.type == "ERROR":
         code, after = str(data["error_type"]), data.get("retry_after")
         kind = ContextTooLong if code == "upstream_context_length" else FailedDependency
-        raise kind(str(data["message"]), code, run_id, retry_after=after if type(after) is int else None)
+        seconds = math.ceil(after) if isinstance(after, (int, float)) and 0 <= after < 2**31 else None
+        raise kind(str(data["message"]), code, run_id, retry_after=seconds)
     if data["status"] == "cancelled":
         raise FailedDependency("the run was cancelled", "cancelled", run_id, result=data["result"])
     return event
