@@ -372,7 +372,10 @@ async def test_streams_that_are_reset_at_once(
 async def test_bad_frames_are_no_noise(certificate: Certificate, caplog: pytest.LogCaptureFixture) -> None:
     """Bytes that are no HTTP/2 close their connection, with one line at the level of info, however many follow."""
     caplog.set_level("INFO")
-    async with serving(None, http2=True, **certificate.settings) as server, connected(server, certificate) as connection:
+    async with (
+        serving(None, http2=True, **certificate.settings) as server,
+        connected(server, certificate) as connection,
+    ):
         for _ in range(50):
             connection.writer.write(b"GET / HTTP/1.1\r\n\r\n" * 10)
             await asyncio.sleep(0)
