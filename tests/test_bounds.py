@@ -268,6 +268,18 @@ async def test_all_answers_together_are_bounded(monkeypatch: pytest.MonkeyPatch)
         await nothing_left(server)
 
 
+async def test_one_answer_over_the_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An answer that is larger than all may be together is sent whole if there is no other."""
+    monkeypatch.setattr(lifetime, "ANSWER_BYTES", 1_000_000)
+    async with serving({"large": large}) as server:
+        request = await large_run(server, 8)
+        async with connected(server) as (reader, writer):
+            writer.write(request)
+            status, _, body = await answered(reader)
+            assert status == 200
+            assert len(body) > 8_000_000
+
+
 @pytest.mark.parametrize("kind", KINDS)
 async def test_more_connections_than_may_be(kind: str, server: Running, puppets: Puppets) -> None:
     """If there is no room the connection that has idled for longest goes; streams and new requests are served."""

@@ -222,6 +222,8 @@ class Lifetimes:
         lifetime._unsent = unsent
         while self._unsent > ANSWER_BYTES:
             holding = [other for other in self._watched if other._unsent]
+            if len(holding) < 2:  # an answer may be larger if it is alone
+                return
             min(holding, key=lambda other: (other._moved_at, -other._unsent)).drop("unread")
 
     async def stop(self, seconds: float) -> None:
