@@ -15,7 +15,9 @@ from twinwire.log.quotas import MAX_USERS
 from twinwire.log.redis_reader import HELD_BYTES
 from twinwire.log.sqlite import TAIL_BYTES
 from twinwire.log.tail import PAGE_BYTES
+from twinwire.protocols import HEAD_BYTES
 from twinwire.settings import Settings, load
+from twinwire.transports.lifetime import ANSWER_BYTES, SPARE
 from twinwire.transports.pump import MAX_FOLLOWED, REPLY_BYTES
 from twinwire.transports.websocket import MAX_REQUEST_IDS
 from twinwire.wire import MAX_TYPE, MAX_TYPES
@@ -35,8 +37,6 @@ USER = 1024
 FOLLOWER = 1024
 REQUEST_ID = 1024
 UNSENT = 256 * 1024
-ANSWERS = 64 * MB
-HEAD = 64 * 1024
 
 
 class Part(NamedTuple):
@@ -51,9 +51,9 @@ def ceiling(settings: Settings) -> list[Part]:
     """Return the parts of what one worker with these settings may come to."""
     follower = FOLLOWER + MAX_TYPES * (MAX_TYPE + 128)
     connection = (
-        MAX_FOLLOWED * follower + MAX_REQUEST_IDS * REQUEST_ID + 2 * REPLY_BYTES + 2 * PAGE_BYTES + UNSENT + HEAD
+        MAX_FOLLOWED * follower + MAX_REQUEST_IDS * REQUEST_ID + 2 * REPLY_BYTES + 2 * PAGE_BYTES + UNSENT + HEAD_BYTES
     )
-    accepted = settings.max_connections + max(64, settings.max_connections // 4)
+    accepted = settings.max_connections + max(SPARE, settings.max_connections // 4)
     return [
         Part("program", PROGRAM, "as measured, rounded up"),
         *_log(settings),
@@ -69,7 +69,7 @@ def ceiling(settings: Settings) -> list[Part]:
             f"({connection // 1024} KiB + --max-body) x 1.25 x --max-connections",
         ),
         Part("large replies", 2 * TEXT_FACTOR * settings.reply_bytes, f"{2 * TEXT_FACTOR} x --reply-bytes"),
-        Part("other answers", ANSWERS, "of all that are not taken yet"),
+        Part("other answers", ANSWER_BYTES, "of all that are not taken yet"),
         Part(
             "one request", PARSED_FACTOR * settings.max_body, f"{PARSED_FACTOR} x --max-body, of the one that is read"
         ),
