@@ -14,11 +14,12 @@ from following import Transport, both, connected
 from logs import FACTORIES, LogFactory, append, records, run_info
 from redis_server import fresh
 from redis_workers import begun, die, raw, worker
-from serving import Puppets, serving
+from serving import Puppets, serving, until
 from sqlite_logs import Clock
 from twinwire.errors import RateLimited, TooManyRuns
 from twinwire.log import Quota, RunInfo, Store
 from twinwire.log.quotas import Quotas
+from twinwire.runs import RunSpec
 from twinwire.wire import new_run_id
 
 TIGHT = Quota(runs=2, starts=100, longest=30.0)
@@ -183,6 +184,21 @@ def test_users_are_forgotten() -> None:
     with pytest.raises(TooManyRuns) as refused:
         quotas.admit(started("lasting"), one)
     assert refused.value.retry_after == 2600
+
+
+@pytest.mark.parametrize("log", ["memory://", "sqlite:///{}/runs.db"], ids=["memory", "sqlite"])
+async def test_starts_at_once_count(log: str, tmp_path: Path, puppets: Puppets) -> None:
+    """Of runs that are started in the same moment no more begin than may go on."""
+    async with serving({"mine": puppets}, log=log.format(tmp_path), max_runs=3) as server:
+        starts = [server.runs.start(RunSpec(message="m")) for _ in range(20)]
+        outcomes = await asyncio.gather(*starts, return_exceptions=True)
+        assert sum(isinstance(outcome, TooManyRuns) for outcome in outcomes) == 17
+        assert len(server.runs) == 3
+        for _ in range(3):
+            (await puppets.next()).end()
+        await until(lambda: not len(server.runs))
+        await server.runs.start(RunSpec(message="m"))
+        (await puppets.next()).end()
 
 
 def test_names_of_users_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:

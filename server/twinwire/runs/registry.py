@@ -77,6 +77,7 @@ class Runs:
         self._live_bytes = Live(live_bytes)
         self.reserve = reserve or Reserve(RESERVE_BYTES, RESERVE_SECONDS)
         self._live: dict[str, Run] = {}
+        self._starting = 0  # runs that are on their way into `_live`
         self._elsewhere: Counter[str] = Counter()  # followers here of runs that go on elsewhere
         self._tasks: set[asyncio.Task[None]] = set()
         self._idle: asyncio.Future[None] | None = None
@@ -110,24 +111,28 @@ class Runs:
         if new:
             if self.draining:
                 raise Draining
-            if len(self._live) >= self._max_runs:
+            if len(self._live) + self._starting >= self._max_runs:
                 raise TooManyRuns(self._max_runs)
-            if session is not None:
-                await self._enter(session, info.run_id, interrupt=spec.interrupt)
+        self._starting += new
         try:
-            history = spec.history
-            if history is None:
-                history = await self.log.history(session) if session else []
-            if new:
-                share.hold(history, len(self._live))
-            known = await self.log.create(info, idempotency_key=spec.idempotency_key, quota=self._quota)
-            if known is info:
-                self._begin(info, spec, history, share)  # nothing is awaited in between: the log may ask who `owns` it
+            if new and session is not None:
+                await self._enter(session, info.run_id, interrupt=spec.interrupt)
+            try:
+                history = spec.history
+                if history is None:
+                    history = await self.log.history(session) if session else []
+                if new:
+                    share.hold(history, len(self._live))
+                known = await self.log.create(info, idempotency_key=spec.idempotency_key, quota=self._quota)
+                if known is info:
+                    self._begin(info, spec, history, share)  # with no await between: the log may ask who `owns` it
+            finally:
+                if info.run_id not in self._live:
+                    share.release()
+                    if session is not None:
+                        await self.log.vacate(session, info.run_id)
         finally:
-            if info.run_id not in self._live:
-                share.release()
-                if session is not None:
-                    await self.log.vacate(session, info.run_id)
+            self._starting -= new
         return known, known is info
 
     async def _enter(self, session: SessionKey, run_id: str, *, interrupt: bool) -> None:
