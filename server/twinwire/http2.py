@@ -83,6 +83,11 @@ class Http2Protocol(ZttpH2Protocol):
         super().connection_lost(exc)
         self._news()
 
+    def resume_writing(self) -> None:
+        """See `ZttpH2Protocol`."""
+        super().resume_writing()
+        self.lifetime.moved()
+
     def _news(self) -> None:
         self._credit.set()
         self._credit.clear()

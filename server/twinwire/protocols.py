@@ -108,6 +108,11 @@ class BoundedHttp(HttpToolsProtocol):
         """The request whose answer is not complete."""
         return None if self._served is None or self._served.response_complete else self._served
 
+    def resume_writing(self) -> None:
+        """See `HttpToolsProtocol`."""
+        super().resume_writing()
+        self.lifetime.moved()
+
     # A `Carrier`
 
     def unsent(self) -> int:

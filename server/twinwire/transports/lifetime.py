@@ -140,6 +140,11 @@ class Lifetime:
         if self.phase not in {Phase.STREAMING, Phase.ENDED}:
             self._table.count_unsent(self, self.carrier.unsent())
 
+    def moved(self) -> None:
+        """Note that the client has taken something: what is unsent may be as much again by the next tick."""
+        if self.phase is not Phase.STREAMING:
+            self._moved_at = asyncio.get_running_loop().time()
+
     def end(self) -> None:
         """Leave the table: the connection is lost. Idempotent."""
         if self.phase is not Phase.ENDED:
