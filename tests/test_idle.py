@@ -16,7 +16,7 @@ from followers import KINDS, start
 from serving import Puppets, Running, serving, until
 from test_http_wire import UPGRADE, VERSION
 from test_websocket import masked
-from test_websocket_wire import heard, opened
+from test_websocket_wire import frame, heard, opened
 from twinwire.frames import BoundedWebSocket
 from twinwire.transports import sweep
 
@@ -101,6 +101,22 @@ async def test_a_socket_that_answers(answer: bytes) -> None:
             writer.write(answer)
         while opcode != Opcode.CLOSE:
             opcode, _ = await heard(reader)
+
+
+async def test_a_message_that_never_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A client that answers pings, and begins a message that it does not end in time, is closed with 4008."""
+    monkeypatch.setattr("twinwire.frames.MESSAGE_SECONDS", 0.2)
+    async with serving(heartbeat=0.1) as server, opened(server) as (reader, writer):
+        for _ in range(5):  # whole messages, in fragments, take no time from each other
+            writer.write(frame(Opcode.TEXT, TEXT[:3]))
+            assert await heard(reader) == (Opcode.PING, b"")
+            writer.write(PONG + frame(0x80 | Opcode.CONT, TEXT[3:]))
+            assert await heard(reader) == (Opcode.TEXT, b'{"type":"pong"}')
+        writer.write(frame(Opcode.TEXT, TEXT[:3]))
+        while (told := await heard(reader))[0] == Opcode.PING:
+            writer.write(PONG + frame(Opcode.CONT))
+        assert (told[0], int.from_bytes(told[1][:2], "big")) == (Opcode.CLOSE, 4008)
+        await until(lambda: not server.service.sweep.pumps)
 
 
 async def test_what_looks_like_an_answer_within_a_message(server: Running) -> None:

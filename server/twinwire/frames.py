@@ -11,12 +11,14 @@ from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIO
 from websockets.frames import CloseCode, Frame
 
 from twinwire.settings import unmapped
+from twinwire.transports import Verdict
 from twinwire.transports.lifetime import Lifetime, Phase
 from twinwire.web.service import Service
 
 TURN_BYTES = 8 * 1024  # of one WebSocket's frames are parsed before others have their turn
 FRAGMENT_BYTES = 64  # a message may have as many fragments as if each had so many bytes, and JOINED_FRAGMENTS at least
 JOINED_FRAGMENTS = 1024  # are kept one by one
+MESSAGE_SECONDS = 30.0  # that a client may take for the fragments of one message
 PING = b"\x89\x00"  # RFC 6455, section 5.5.2: without a payload
 PONG, PONG_BYTES = b"\x8a\x80", 6  # a client's answer to that: this, and its mask
 PIECE_BYTES = 1024  # parsed at once, where what comes of it is to be counted
@@ -84,16 +86,18 @@ def numeric(address: tuple[str, Port] | None) -> tuple[str, Port] | None:
 class BoundedWebSocket(WebSocketsSansIOProtocol):
     """Parses little ahead of the app, and bounds a message's fragments; of pongs that cannot be sent yet it keeps one.
 
-    Has no timers: who uses it calls `ask` at its interval, and its `lifetime` has the deadline of the handshake.
+    Has no timers: who uses it calls `ask` at its interval, and its `lifetime` has the deadline of the handshake. A
+    frame that is not all there keeps the answer to `ask` from being read, and so has twice that interval.
     """
 
-    __slots__ = ("_ahead", "_asked", "_fragments", "_pong", "lifetime", *SLOTTED)
+    __slots__ = ("_ahead", "_asked", "_begun_at", "_fragments", "_pong", "lifetime", *SLOTTED)
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self.lifetime: Lifetime = None  # type: ignore[assignment]  # until `adopt`
         self._ahead = b""  # what is parsed when the app has taken the messages before it
         self._fragments = 0  # of the message that is not all there
+        self._begun_at: float | None = None  # when `ask` first found that message
         self._pong = b""
         self._asked = False
         self.queue = Inbox()  # type: ignore[assignment]
@@ -160,11 +164,24 @@ class BoundedWebSocket(WebSocketsSansIOProtocol):
 
         While a message waits for the app nothing is read: then the answer may have come.
         """
-        if self._asked and not self.read_paused:
+        if self.frames and not self.read_paused and not self._has_time():
+            self._close(Verdict.SLOW.code, "the message took too long")
+        elif self._asked and not self.read_paused:
             self.keepalive_timeout()
         elif not self.close_sent and not self.transport.is_closing():
             self._asked = True
             self.transport.write(PING)
+
+    def _has_time(self) -> bool:
+        """Return whether the client may still end the message that it has begun."""
+        now = self.loop.time()
+        self._begun_at = self._begun_at or now
+        return now - self._begun_at < MESSAGE_SECONDS
+
+    def _close(self, code: int, reason: str) -> None:
+        if not self.close_sent:
+            self.conn.send_close(code, reason)
+            self.handle_parser_exception()
 
     def data_received(self, data: bytes) -> None:
         """See `WebSocketsSansIOProtocol`, which parses all that comes, however many messages there are in it.
@@ -218,6 +235,7 @@ class BoundedWebSocket(WebSocketsSansIOProtocol):
     def send_receive_event_to_app(self) -> None:
         """See `WebSocketsSansIOProtocol`. Behind a close frame of ours a message comes too late."""
         self._fragments = 0
+        self._begun_at = None
         if self.close_sent:
             self.frames = []
         else:
@@ -241,9 +259,8 @@ class BoundedWebSocket(WebSocketsSansIOProtocol):
             if len(self.frames) >= JOINED_FRAGMENTS:
                 self.frames = [b"".join(self.frames)]
             super().handle_cont(event)
-        elif not self.close_sent:
-            self.conn.send_close(CloseCode.MESSAGE_TOO_BIG, "too many fragments")
-            self.handle_parser_exception()
+        else:
+            self._close(CloseCode.MESSAGE_TOO_BIG, "too many fragments")
 
     def handle_ping(self) -> None:
         """See `WebSocketsSansIOProtocol`, and RFC 6455, section 5.5.3: to who does not read the last is enough."""
