@@ -87,15 +87,21 @@ HONOURED: list[tuple[str, Dialect, dict[str, Any], list[tuple[str, str]]]] = [
     ("parts that are text", OPENAI, OPENAI.body(_parts({"type": "text", "text": "!", "cache_control": {"type": "ephemeral"}})), []),
     ("an answer as OpenAI's client has it", OPENAI, OPENAI.body(_plain("user", "a"), {"role": "assistant", "content": "b", "refusal": None, "annotations": [], "audio": None, "function_call": None, "tool_calls": None, "reasoning_content": "hm"}, _plain("user", "c")), [("user", "a"), ("assistant", "b")]),
     ("a refusal", OPENAI, OPENAI.body(_plain("user", "a"), {"role": "assistant", "content": None, "refusal": "no"}, _plain("user", "c")), [("user", "a"), ("assistant", "no")]),
-    ("what is what it would be anyway", OPENAI, OPENAI.body(n=1, response_format={"type": "text"}, tool_choice="none", modalities=["text"], stream=False, stream_options=None), []),
+    ("a refusal among the parts", OPENAI, OPENAI.body(_plain("user", "a"), {"role": "assistant", "content": [{"type": "refusal", "refusal": "no"}]}, _plain("user", "c")), [("user", "a"), ("assistant", "no")]),
+    ("an answer as gateways have it", OPENAI, OPENAI.body(_plain("user", "a"), {"role": "assistant", "content": [{"type": "text", "text": "b", "id": "1", "index": 0}], "provider_specific_fields": {"refusal": None}, "thinking_blocks": [{"type": "thinking", "thinking": "hm", "signature": "s"}], "reasoning_details": [{"type": "reasoning.text"}], "images": []}, {**_plain("user", "c"), "timestamp": 1, "cache_control": {"type": "ephemeral"}}), [("user", "a"), ("assistant", "b")]),
+    ("functions not to call", OPENAI, OPENAI.body(function_call="auto", functions=[]), []),
+    ("messages as apps keep them", AG_UI, AG_UI.body({**_plain("user", "a"), "createdAt": "2026-01-01T00:00:00Z", "timestamp": 1}, {**_plain("assistant", "b"), "agentName": "default", "status": {"code": "success"}, "type": "TextMessage", "parentMessageId": "p"}, _plain("user", "c")), [("user", "a"), ("assistant", "b")]),
+    ("what is what it would be anyway", OPENAI, OPENAI.body(n=1, response_format={"type": "text"}, tool_choice="none", modalities=["text"], stream=False, stream_options={"continuous_usage_stats": True}), []),
 ]  # fmt: skip
 
 SAMPLING = {"temperature": 0.1, "top_p": 0.5, "max_tokens": 9, "stop": ["\n"], "seed": 7, "presence_penalty": 1}
 COMMON = {**SAMPLING, "user": "u", "metadata": {"a": "b"}, "store": True, "service_tier": "flex"}
 HARMLESS: list[tuple[Dialect, dict[str, Any]]] = [
-    (AI_SDK, {**COMMON, "messageId": "m", "callSettings": {"temperature": 1}}),
-    (AG_UI, {**COMMON, "parentRunId": "p", "state": {"a": 1}, "context": [{"description": "d", "value": "v"}], "forwardedProps": {"a": 1}, "tools": [{"name": "confirm", "description": "", "parameters": {}}]}),
+    (AI_SDK, {**COMMON, "messageId": "m", "callSettings": {"temperature": 1}, "config": {"modelName": "m"}}),
+    (AG_UI, {**COMMON, "parentRunId": "p", "parentThreadId": "t", "state": {"a": 1}, "context": [{"description": "d", "value": "v"}], "forwardedProps": {"a": 1}, "tools": [{"name": "confirm", "description": "", "parameters": {}}]}),
     (OPENAI, {**COMMON, "max_completion_tokens": 9, "parallel_tool_calls": True, "prompt_cache_key": "k", "safety_identifier": "s", "reasoning_effort": "low"}),
+    (OPENAI, {"chat_template_kwargs": {"enable_thinking": False}, "repeat_penalty": 1.1, "top_n_sigma": -1, "mirostat": 1, "num_ctx": 4096, "options": {"num_ctx": 1}, "keep_alive": "5m", "think": True, "include_reasoning": True, "cache_prompt": True, "timings_per_token": True}),
+    (OPENAI, {"provider": {"order": ["x"]}, "transforms": ["middle-out"], "usage": {"include": True}, "best_of": 1, "stop_token_ids": [1], "skip_special_tokens": True, "thinking_budget": 9, "session_id": "s"}),
 ]  # fmt: skip
 NOTHING: dict[str, Any] = {"tools": [], "resume": None, "approvals": {}, "images": "", "files": False}
 """Fields that would be refused if they had anything in them."""
@@ -139,6 +145,9 @@ REFUSED: list[tuple[str, Dialect, dict[str, Any], str]] = [
     ("a content that is none", OPENAI, OPENAI.body({"role": "user", "content": {"text": "x"}}), "messages[0].content"),
     ("tools", OPENAI, OPENAI.body(tools=[{"type": "function", "function": {"name": "f"}}]), "tools"),
     ("functions", OPENAI, OPENAI.body(functions=[{"name": "f"}]), "functions"),
+    ("a function to call", OPENAI, OPENAI.body(function_call={"name": "f"}), "function_call"),
+    ("a schema to follow", OPENAI, OPENAI.body(guided_json={"type": "object"}), "guided_json"),
+    ("a refusal that is none", OPENAI, OPENAI.body({"role": "assistant", "content": [{"type": "refusal", "refusal": 7}]}, _plain("user", "x")), "messages[0].content[0].text"),
     ("a tool to choose", OPENAI, OPENAI.body(tool_choice={"type": "function", "function": {"name": "f"}}), "tool_choice"),
     ("several answers", OPENAI, OPENAI.body(n=2), "n"),
     ("JSON", OPENAI, OPENAI.body(response_format={"type": "json_object"}), "response_format"),

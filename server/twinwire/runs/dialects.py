@@ -26,6 +26,15 @@ _SAMPLING = {
     *("max_tokens", "max_completion_tokens", "maxOutputTokens", "min_tokens", "length_penalty", "typical_p", "top_a"),
     *("reasoning_effort", "reasoning", "thinking", "verbosity", "top_logprobs"),
 }
+_VENDORS = {
+    *("enable_thinking", "thinking_budget", "think", "include_reasoning", "reasoning_format", "chat_template_kwargs"),
+    *("best_of", "repeat_penalty", "repeat_last_n", "random_seed", "stop_token_ids", "ignore_eos", "mirostat"),
+    *("mirostat_eta", "mirostat_tau", "tfs_z", "top_n_sigma", "skip_special_tokens", "spaces_between_special_tokens"),
+    *("add_generation_prompt", "num_ctx", "num_predict", "n_predict", "keep_alive", "options", "truncation"),
+    *("cache_prompt", "timings_per_token", "return_progress", "samplers", "priority", "safe_prompt"),
+    *("provider", "transforms", "usage", "drop_params", "session_id", "chat_id"),
+}
+"""Settings that clients of other OpenAI-compatible servers send: of sampling, of speed, and of what is reported."""
 _ROLES = {"user": "user", "assistant": "assistant", "system": "system", "developer": "system"}
 _COMMON = {*_SAMPLING, "user", "metadata", "store", "service_tier"}
 
@@ -39,16 +48,20 @@ class Fields(NamedTuple):
 
 AI_SDK = Fields(
     {"id", "messages", "message", "trigger", "agent", "user_id", "on_disconnect"},
-    {*_COMMON, "messageId", "callSettings"},
+    {*_COMMON, "messageId", "callSettings", "config"},
 )
 AG_UI = Fields(
     {"threadId", "runId", "messages", "protocolVersion"},
-    {*_COMMON, "parentRunId", "state", "tools", "context", "forwardedProps"},
+    {*_COMMON, "parentRunId", "parentThreadId", "state", "tools", "context", "forwardedProps"},
 )
 OPENAI = Fields(
-    {"model", "messages", "stream", "stream_options", "n", "response_format", "tool_choice", "modalities"},
+    {
+        *("model", "messages", "stream", "stream_options"),
+        *("n", "response_format", "tool_choice", "function_call", "modalities"),
+    },
     {
         *_COMMON,
+        *_VENDORS,
         *("parallel_tool_calls", "prompt_cache_key", "prompt_cache_retention", "safety_identifier", "prediction"),
     },
 )
@@ -188,7 +201,10 @@ def _called_here(part: Body) -> bool:
 
 # -- AG-UI: RunAgentInput ------------------------------------------------------------------------------------------
 
-_AG_UI_MESSAGE = {"id", "role", "content", "name", "metadata", "encryptedValue", "subagentRunId"}
+_AG_UI_MESSAGE = {
+    *("id", "role", "content", "name", "metadata", "encryptedValue", "subagentRunId"),
+    *("createdAt", "timestamp", "type", "status", "agentName", "parentId", "parentMessageId", "runId", "threadId"),
+}
 _NOBODY_WAITS = "is an answer, and no run of this server waits for one"
 _AG_UI_TEXT = {"type", "text", "id", "metadata"}
 
@@ -231,9 +247,14 @@ def _ag_ui_message(said: Body, path: str) -> tuple[str, str] | None:
 
 # -- OpenAI's chat completions -------------------------------------------------------------------------------------
 
-_OPENAI_MESSAGE = {"role", "content", "name", "id", "metadata"}
-_OPENAI_ANSWER = {*_OPENAI_MESSAGE, "refusal", "annotations", "reasoning_content", "reasoning"}
-_OPENAI_TEXT = {"type", "text", "cache_control", "annotations"}
+_OPENAI_MESSAGE = {"role", "content", "name", "id", "metadata", "cache_control", "timestamp", "created_at"}
+_OPENAI_ANSWER = {
+    *_OPENAI_MESSAGE,
+    *("refusal", "annotations", "reasoning_content", "reasoning", "reasoning_details", "thinking_blocks"),
+    "provider_specific_fields",
+}
+_OPENAI_TEXT = {"type", "text", "cache_control", "annotations", "id", "index"}
+_STREAM_OPTIONS = {"include_usage", "include_obfuscation", "continuous_usage_stats"}
 
 
 def openai(body: Body) -> tuple[Said, list[str]]:
@@ -251,14 +272,25 @@ def _openai_message(said: Body, path: str) -> tuple[str, str]:
     refusal = said.get("refusal") or ""
     if not isinstance(refusal, str):
         raise _wrong(f"{path}.refusal", "a string")
-    return normal, _content(said.get("content"), f"{path}.content", _OPENAI_TEXT) + refusal
+    content = said.get("content")
+    if role == "assistant" and isinstance(content, list):
+        content = [_refusal_as_text(part) for part in content]
+    return normal, _content(content, f"{path}.content", _OPENAI_TEXT) + refusal
+
+
+def _refusal_as_text(part: Any) -> Any:
+    """Return a part of an answer, one that says why there is none as the text that it is."""
+    if isinstance(part, dict) and part.get("type") == "refusal" and part.keys() == {"type", "refusal"}:
+        return {"type": "text", "text": part["refusal"]}
+    return part
 
 
 def _openai_settings(body: Body) -> None:
     """Raise `BadRequest` for a setting that asks for what an agent's one text is not."""
     format_, choice, modalities = body.get("response_format"), body.get("tool_choice"), body.get("modalities")
     refused = {
-        **{name: not empty(body.get(name)) for name in ("tools", "functions", "function_call", "logprobs", "audio")},
+        **{name: not empty(body.get(name)) for name in ("tools", "functions", "logprobs", "audio")},
+        "function_call": not empty(body.get("function_call")) and body.get("function_call") not in ("none", "auto"),
         "web_search_options": body.get("web_search_options") is not None,
         "n": body.get("n") not in (None, 1),
         "response_format": not empty(format_) and format_ != {"type": "text"},
@@ -269,7 +301,7 @@ def _openai_settings(body: Body) -> None:
         if wrong:
             raise _refused(name, "is more than an agent has, which answers with one text and calls its own tools")
     if isinstance(options := body.get("stream_options"), dict):
-        _only(options, {"include_usage", "include_obfuscation"}, "stream_options")
+        _only(options, _STREAM_OPTIONS, "stream_options")
 
 
 def _content(content: Any, path: str, known: Collection[str]) -> str:
