@@ -114,6 +114,29 @@ async def test_what_follows_an_upgrade_that_is_not_taken(server: Running) -> Non
             assert (await answered(reader))[0] == 200
 
 
+MORE = b"Upgrade: h2c\r\nConnection: Upgrade\r\n"
+TELLING = b'{"message":"which"}'
+BODIES = {
+    "with a length": POST + MORE + b"Content-Length: %d\r\n\r\n" % len(TELLING) + TELLING,
+    "chunked": POST + MORE + b"Transfer-Encoding: chunked\r\n\r\n%x\r\n%b\r\n0\r\n\r\n" % (len(TELLING), TELLING),
+}
+
+
+@pytest.mark.parametrize("apart", [False, True], ids=["in one packet", "byte by byte"])
+@pytest.mark.parametrize("kind", BODIES)
+async def test_the_body_of_an_upgrade_that_is_not_taken(kind: str, apart: bool, server: Running) -> None:
+    """It is the request's, as `curl --http2` sends it, and no request of its own."""
+    sent = BODIES[kind] + GET + b"\r\n"
+    async with connected(server) as (reader, writer):
+        for piece in [sent[at : at + 1] for at in range(len(sent))] if apart else [sent]:
+            writer.write(piece)
+            await writer.drain()
+            await asyncio.sleep(0)
+        status, _, body = await answered(reader)
+        assert (status, json.loads(body)["status"]) == (201, "running")
+        assert (await answered(reader))[0] == 200
+
+
 @pytest.mark.parametrize("apart", [False, True], ids=["in one packet", "in two"])
 async def test_frames_behind_a_handshake(apart: bool, server: Running) -> None:
     """Messages that a client sends before its handshake is answered are answered after it."""

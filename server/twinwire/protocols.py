@@ -180,7 +180,8 @@ class BoundedHttp(HttpToolsProtocol):
                 if self._should_upgrade():
                     self._become_websocket(data[at:])
                     return
-                continue  # no other upgrade is taken: what follows is HTTP (RFC 9110, section 7.8)
+                data, at = self._without_upgrade() + data[at:], 0
+                continue
             except httptools.HttpParserError:
                 self._refuse(self._refusal or BadRequest("this is not HTTP/1.1"))
                 return
@@ -189,6 +190,20 @@ class BoundedHttp(HttpToolsProtocol):
                 self._more_bytes += len(piece)
                 if self._more_bytes > HEAD_BYTES:
                     self._refuse(HeadTooLarge(HEAD_BYTES, HEAD_FIELDS))
+
+    def _without_upgrade(self) -> bytes:
+        """Return the head without its `Upgrade`, for a new parser: what follows is HTTP (RFC 9110, section 7.8).
+
+        The old parser would take a body of such a request for the next request.
+        """
+        fields = [b"%b: %b\r\n" % field for field in self.headers if field[0] != b"upgrade"]
+        method, version = self.parser.get_method(), self.parser.get_http_version().encode()
+        self.parser = httptools.HttpRequestParser(self)
+        return b"%b %b HTTP/%b\r\n%b\r\n" % (method, self.url, version, b"".join(fields))
+
+    def _declines_upgrade(self) -> bool:
+        """Whether the request asks for an upgrade that is not taken, and is parsed again without it."""
+        return bool(self.parser.should_upgrade()) and not self._should_upgrade()
 
     def _end_of_piece(self, data: bytes, at: int) -> int:
         """Return where to stop, so that hardly more than one request ends in the piece."""
@@ -245,6 +260,8 @@ class BoundedHttp(HttpToolsProtocol):
             self._fail(BadRequest("exactly one Host is required", field="host"))
         if self.parser.get_method() == b"CONNECT":
             self._fail(BadRequest("this server is no proxy: CONNECT is not supported"))
+        if self._declines_upgrade():
+            return
         self._reading = Part.BODY
         chunked = bool(fields[b"transfer-encoding"])
         self._left = None if chunked else int(next(iter(fields[b"content-length"]), b"0"))
@@ -261,6 +278,8 @@ class BoundedHttp(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """See `HttpToolsProtocol`."""
+        if self._declines_upgrade():
+            return
         self._reading = None
         super().on_message_complete()
         upgraded = self.parser.should_upgrade() and self._should_upgrade()
