@@ -151,6 +151,9 @@ def test_an_empty_list_locks_everybody_out_or_is_told(tmp_path: Path) -> None:
 
 def test_one_user_may_have_two_tokens() -> None:
     """So that one can be replaced without an outage; names need not be ASCII."""
+    with pytest.raises(SettingsError, match=r"entry 3 has a token of another user") as caught:
+        Auth.of(Settings(auth_tokens=(f"zoë:{CANARY}1", f"zoë:{CANARY}1", f"yves:{CANARY}1")))
+    assert CANARY not in str(caught.value)
     auth = Auth.of(Settings(auth_tokens=(f"zoë:{CANARY}1", f"zoë:{CANARY}2")))
     assert {auth.bearer(f"{CANARY}{n}").user_id for n in (1, 2)} == {"zoë"}
     with pytest.raises(Unauthenticated):

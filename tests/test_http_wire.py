@@ -157,11 +157,36 @@ async def test_requests_in_one_go(server: Running) -> None:
             assert (await answered(reader))[0] == 200
 
 
-async def test_http_1_0_needs_no_host(server: Running) -> None:
-    """What old probes of load balancers send is answered."""
+@pytest.mark.parametrize("path", [b"/healthz", b"/readyz", b"/", b"/v1/models"])
+async def test_http_1_0_needs_no_host(path: bytes, server: Running) -> None:
+    """Old probes and programs send no Host; they are answered, on each path."""
     async with connected(server) as (reader, writer):
-        writer.write(b"GET /healthz HTTP/1.0\r\n\r\n")
+        writer.write(b"GET " + path + b" HTTP/1.0\r\n\r\n")
         assert (await answered(reader))[0] == 200
+
+
+async def test_an_absolute_target_without_a_path(server: Running) -> None:
+    """A query right after the host belongs to the path `/` (RFC 9110, section 4.2.3)."""
+    async with connected(server) as (reader, writer):
+        writer.write(b"GET http://localhost?a=b HTTP/1.1\r\n" + HOST + b"\r\n")
+        assert (await answered(reader))[0] == 200
+
+
+@pytest.mark.parametrize("path", [b"/v1/models", b"/ws"])
+async def test_an_absolute_target_names_the_host(path: bytes, server: Running) -> None:
+    """The host of an absolute-form target counts, and the Host field does not (RFC 9112, section 3.2.2)."""
+    good, refused = (101, 403) if path == b"/ws" else (200, 421)
+    shake = UPGRADE.removeprefix(HOST) + VERSION if path == b"/ws" else b""
+    for target, host, status in (
+        (b"http://LOCALHOST:80", b"evil.example", good),
+        (b"HTTP://localhost", b"localhost", good),
+        (b"http://evil.example", b"localhost", refused),
+        (b"http://localhost@evil.example", b"localhost", 400),
+        (b"http://", b"localhost", 400),
+    ):
+        async with connected(server) as (reader, writer):
+            writer.write(b"GET " + target + path + b" HTTP/1.1\r\nHost: " + host + b"\r\n" + shake + b"\r\n")
+            assert int((await reader.readline()).split()[1]) == status, (target, host)
 
 
 @pytest.fixture

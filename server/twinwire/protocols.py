@@ -7,6 +7,7 @@ parsed before it is needed. What is wrong is answered as the app answers, in JSO
 from __future__ import annotations
 
 import asyncio
+import re
 from enum import Enum
 from typing import Any
 
@@ -28,6 +29,7 @@ REQUEST_SECONDS = 30.0
 AHEAD_REQUESTS = 2  # parsed while one is answered; the next ones stay bytes
 AHEAD_BYTES = 512 * 1024  # of these; with as many nothing is read, also where the app would hear of a client that goes
 END_OF_HEAD = b"\r\n\r\n"
+_ABSOLUTE = re.compile(rb"https?://([^/?#@]+)(?=[/?]|\Z)", re.IGNORECASE)
 
 
 class Part(Enum):
@@ -258,6 +260,8 @@ class BoundedHttp(HttpToolsProtocol):
                 fields[name].append(value)
         if len(fields[b"host"]) > 1 or (not fields[b"host"] and self.parser.get_http_version() == "1.1"):
             self._fail(BadRequest("exactly one Host is required", field="host"))
+        if not self.url.startswith((b"/", b"*")):
+            self._aim()
         if self.parser.get_method() == b"CONNECT":
             self._fail(BadRequest("this server is no proxy: CONNECT is not supported"))
         if self._declines_upgrade():
@@ -269,6 +273,15 @@ class BoundedHttp(HttpToolsProtocol):
             field = "transfer-encoding" if chunked else "content-length"
             self._fail(BadRequest("the handshake of a WebSocket has no body", field=field))
         super().on_headers_complete()
+
+    def _aim(self) -> None:
+        """Replace the Host by that of an absolute-form target, as all of the request is about that (section 3.2.2)."""
+        target = _ABSOLUTE.match(self.url)
+        if target is None:
+            self._fail(BadRequest("the target of a request is a path, or a URL with a host and without a user"))
+        else:
+            self.headers[:] = [(name, target[1] if name == b"host" else value) for name, value in self.headers]
+            self.url = b"/" + self.url[target.end() :].removeprefix(b"/")
 
     def on_body(self, body: bytes) -> None:
         """See `HttpToolsProtocol`."""

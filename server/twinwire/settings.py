@@ -11,6 +11,7 @@ import re
 from collections.abc import Mapping
 from ipaddress import ip_address
 from typing import Annotated, Any, get_type_hints
+from urllib.parse import urlsplit
 
 import msgspec
 from msgspec import Meta, Struct
@@ -163,7 +164,7 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         for name in self.cors_header:
             if not _HEADER.fullmatch(name):
                 raise ValueError(f"cors_header: {_shown(name)} is not the name of a header, such as traceparent")
-        if self.base_url is not None and not _URL.fullmatch(self.base_url):
+        if self.base_url is not None and not _is_url(self.base_url):
             raise ValueError("base_url: it is no URL such as http://host/v1")
         if not os.path.isdir(self.project_root):  # noqa: PTH112 - pathlib's raises for names that are too long
             raise ValueError(f"project_root: {_shown(self.project_root)} is not a folder")
@@ -183,6 +184,15 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     def demo(self) -> bool:
         """Whether the embedded demo model answers: neither a key nor a server nor a file was given."""
         return self.api_key is None and self.base_url is None and self.local is None
+
+
+def _is_url(text: str) -> bool:
+    """Return whether a client can connect to what this URL names."""
+    try:
+        parts = urlsplit(text)
+        return _URL.fullmatch(text) is not None and parts.port != 0 and bool((parts.hostname or "").encode("idna"))
+    except ValueError:  # of the port, of an address in brackets, or of a name with an empty label
+        return False
 
 
 def unmapped(host: str) -> str:

@@ -33,18 +33,20 @@ class Tokens:
     @classmethod
     def of(cls, settings: Settings) -> Tokens | None:
         """The tokens the settings name, if they name any. Raises `SettingsError`, which shows none of them."""
-        entries = list(_entries(settings.auth_tokens, "TWINWIRE_AUTH_TOKENS", "entry"))
+        users: dict[str, str] = {}  # by token
+        _add(users, settings.auth_tokens, "TWINWIRE_AUTH_TOKENS", "entry")
         if settings.auth_tokens_file is not None:
             lines = read(settings.auth_tokens_file, "--auth-tokens-file").decode("utf-8", "replace").splitlines()
             listed = [line.strip() for line in lines]
-            entries += _entries(listed, "--auth-tokens-file", "line")
-            if not entries:
+            _add(users, listed, "--auth-tokens-file", "line")
+            if not users:
                 raise SettingsError("there is no user:token in it", field="--auth-tokens-file")
-        hide(*(token for _, token in entries))
-        return cls(entries) if entries else None
+        hide(*users)
+        return cls((user, token) for token, user in users.items()) if users else None
 
 
-def _entries(texts: Iterable[str], field: str, place: str) -> Iterable[tuple[str, str]]:
+def _add(users: dict[str, str], texts: Iterable[str], field: str, place: str) -> None:
+    """Add the user of each token. Raise `SettingsError` for a text that is no entry, and for a token of two users."""
     for number, text in enumerate(texts, 1):
         if not text or text.startswith("#"):
             continue
@@ -53,7 +55,8 @@ def _entries(texts: Iterable[str], field: str, place: str) -> Iterable[tuple[str
             raise SettingsError(
                 f"{place} {number} is not user:token, with a token of 16 letters, digits or ._~+/- or more", field=field
             )
-        yield match[1], match[2]
+        if users.setdefault(match[2], match[1]) != match[1]:
+            raise SettingsError(f"{place} {number} has a token of another user; each needs its own", field=field)
 
 
 def _digest(token: str) -> bytes:

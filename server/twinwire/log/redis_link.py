@@ -64,7 +64,8 @@ class Address:
             self.connection()
         except (ValueError, TypeError, RedisError):
             raise SettingsError(
-                "not of the form redis://[user:password@]host[:port][/database]", field="--log"
+                "a Redis is redis://host:port/database, or rediss:// for TLS, with user:password@ before the host",
+                field="--log",
             ) from None
         if not _NAMESPACE.fullmatch(self.namespace):
             raise SettingsError("a namespace is 1 to 64 letters, digits and _.:-", field="--log")

@@ -92,13 +92,16 @@ def check_page(scope: AsgiScope, allowed: Sequence[str]) -> None:
 def check_host(scope: AsgiScope, allowed: Sequence[str]) -> None:
     """Raises `BadHost` for a Host that is not `allowed`.
 
-    Names of loopback always are: no page can have them point elsewhere. Where none are listed, only what comes over
+    Names of loopback always are: no page can have them point elsewhere. If none are listed, only what comes over
     loopback is looked at.
     """
     server = scope.get("server")
     if "*" in allowed or not (allowed or (server and is_loopback(server[0]))):
         return
-    host = header(scope["headers"], b"host") or ""
+    host = header(scope["headers"], b"host")
+    if host is None and scope.get("http_version") == "1.0":
+        return  # a program: browsers, which a page could have ask, send one
+    host = host or ""
     if len(host) > MAX_HOST:
         raise BadHost
     name = _name_in(host)
