@@ -245,7 +245,7 @@ def test_follow_and_cancel(server: str, transport: str) -> None:
 @pytest.mark.parametrize(
     ("arguments", "code", "complaint"),
     [
-        ((), 1, "user_id: is needed where nobody is authenticated"),
+        ((), 1, "user_id: `user_id` is required when authentication is off."),
         (("--user", "u", "--limit", "101"), 1, "limit: .*100.*"),
         (("follow",), 2, "the following arguments are required: RUN"),
         (("list", "a" * 26), 2, "unrecognized arguments: a+"),

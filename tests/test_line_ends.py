@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 
 import httpx
@@ -64,12 +65,39 @@ async def test_a_reader_of_lines(name: str, server: Running, puppets: Puppets) -
         assert any(f"a{ENDS}b" in texts(found) for found in data)
 
 
+async def test_an_answer_is_one_line(server: Running, puppets: Puppets) -> None:
+    """An answer in JSON, an error that quotes its request too, is one line; what it says is what was said."""
+    asked = {"message": f"m{ENDS}", "user_id": f"u{ENDS}", "session_id": f"s{ENDS}"}
+    chat = {"model": "mine", "messages": [{"role": "user", "content": f"m{ENDS}"}]}
+    async with httpx.AsyncClient(base_url=server.url, trust_env=False, verify=False) as client:
+        started = await client.post("/runs", json=asked)
+        puppet = await puppets.next()
+        puppet.say(ENDS)
+        puppet.end()
+        waiting = asyncio.create_task(client.post("/v1/chat/completions", json=chat))
+        puppet = await puppets.next()
+        puppet.say(ENDS)
+        puppet.end()
+        answers = [
+            started,
+            await waiting,
+            await client.get("/runs", params={"user_id": f"u{ENDS}"}),
+            await client.get(f"/runs/{started.json()['run_id']}/snapshot"),
+            *[await client.post(path, json={**asked, ENDS: 1}) for path in ("/runs", "/chat")],
+            await client.post("/v1/chat/completions", json={**chat, ENDS: 1}),
+            await client.post("/ag-ui", json={**chat, "threadId": "t", "runId": "r", "model": None, ENDS: 1}),
+        ]
+    for answer in answers:
+        assert one_line(answer.content.decode()), (answer.url, answer.content)
+        assert ENDS in texts(answer.text), answer.url
+
+
 def texts(data: str) -> str:
     """All strings of some JSON, one after the other."""
 
     def walk(value: object) -> str:
         if isinstance(value, dict):
-            return "".join(walk(item) for item in value.values())
+            return "".join(walk(key) + walk(item) for key, item in value.items())
         return "".join(map(walk, value)) if isinstance(value, list) else value if isinstance(value, str) else ""
 
     return "" if data == "[DONE]" else walk(json.loads(data))

@@ -11,6 +11,7 @@ from msgspec import Meta, Struct
 
 from twinwire.auth import rfc3339
 from twinwire.web import input as incoming
+from twinwire.web.answers import JsonResponse
 from twinwire.web.guard import COOKIE, asker
 from twinwire.web.openapi import documented
 from twinwire.web.service import Service
@@ -31,7 +32,7 @@ async def ticket(request: Request[Any, Any, Any], service: NamedDependency[Servi
     if run_id is not None:
         await service.runs.state(run_id, by)
     text, until = service.auth.grant("ticket", by, run_id)
-    return Response({"ticket": text, "expires_at": rfc3339(until)})
+    return JsonResponse({"ticket": text, "expires_at": rfc3339(until)})
 
 
 @post("/login", status_code=200, summary="A cookie for a browser")
@@ -41,7 +42,7 @@ async def login(request: Request[Any, Any, Any], service: NamedDependency[Servic
     text, until = service.auth.grant("login", by)
     life = int(service.settings.login_life)
     body = {"user_id": by.user_id, "expires_at": rfc3339(until)}
-    return Response(body, cookies=[_cookie(request, text, life)])
+    return JsonResponse(body, cookies=[_cookie(request, text, life)])
 
 
 @post("/logout", status_code=204, summary="End a login")

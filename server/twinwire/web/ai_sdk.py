@@ -14,6 +14,7 @@ from twinwire.formats.registry import FORMATS
 from twinwire.runs.conversation import Options
 from twinwire.transports.ai_sdk import Chat, spec
 from twinwire.web import input as incoming, query, stream
+from twinwire.web.answers import JsonResponse
 from twinwire.web.guard import asker, starter
 from twinwire.web.openapi import documented
 from twinwire.web.service import Service
@@ -71,4 +72,4 @@ async def stop(
     if run_id is None:
         return Response(None, status_code=204)
     await service.runs.cancel(run_id, asker(request))
-    return Response({"run_id": run_id, "status": "accepted"}, status_code=202)
+    return JsonResponse({"run_id": run_id, "status": "accepted"}, status_code=202)

@@ -10,8 +10,11 @@ from collections.abc import Awaitable, Callable, Mapping
 from types import MappingProxyType
 from typing import Any
 
-from litestar.types import Message, Scope, Send
+from litestar import Response
+from litestar.serialization import default_serializer
+from litestar.types import Message, Scope, Send, Serializer
 
+from twinwire.events import dump
 from twinwire.settings import Settings
 from twinwire.web import query
 
@@ -40,6 +43,16 @@ _SECURITY: Mapping[bytes, bytes] = MappingProxyType(
     }
 )
 _WEIGHT = re.compile(r"q=(0(?:\.[0-9]{0,3})?|1(?:\.0{0,3})?)", re.ASCII)
+
+
+class JsonResponse(Response[Any]):
+    """An answer in JSON, encoded as events are: one line by any reader's rules, without lone surrogates."""
+
+    def render(self, content: Any, media_type: str, enc_hook: Serializer = default_serializer) -> bytes:
+        """See `Response`."""
+        if isinstance(content, (dict, list)):
+            return dump(content)
+        return super().render(content, media_type, enc_hook)
 
 
 def fields(settings: Settings, *client_headers: str) -> Callable[[Message, Scope], Awaitable[None]]:

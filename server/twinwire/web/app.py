@@ -29,6 +29,7 @@ from twinwire.transports import lifetime
 from twinwire.transports.gate import Gate
 from twinwire.transports.sweep import Sweep
 from twinwire.web import access, ag_ui, ai_sdk, answers, chat, guard, health, openai_api, openapi, page, runs, socket
+from twinwire.web.answers import JsonResponse
 from twinwire.web.service import Service
 from twinwire.web.stream import RUN_HEADER
 
@@ -166,6 +167,7 @@ def create_app(
         },
         exception_handlers={TwinwireError: _twinwire_error, HTTPException: _http_error, Exception: _unexpected},
         middleware=[lambda app: guard.Guard(app, service)],
+        response_class=JsonResponse,
         before_send=[answers.fields(settings, *openai_api.HEADERS)],
         openapi_config=openapi.config(),
         lifespan=[lifespan],
@@ -193,7 +195,7 @@ def _failed(request: Request[Any, Any, Any], error: FailedDependency) -> Respons
     headers = {"x-should-retry": "false", RUN_HEADER: error.run_id}
     if error.retry_after is not None:
         headers["retry-after"] = str(error.retry_after)
-    return Response(_body(request, error, error.status), status_code=error.status, headers=headers)
+    return JsonResponse(_body(request, error, error.status), status_code=error.status, headers=headers)
 
 
 def _http_error(request: Request[Any, Any, Any], error: HTTPException) -> Response[dict[str, Any]]:
@@ -212,7 +214,7 @@ def _refused(
     """Count a refusal, and answer with it."""
     service: Service = request.app.state.service
     service.runs.figures.refused[error.code] += 1
-    return Response(_body(request, error, status), status_code=status, headers=headers)
+    return JsonResponse(_body(request, error, status), status_code=status, headers=headers)
 
 
 def _body(request: Request[Any, Any, Any], error: TwinwireError, status: int) -> dict[str, Any]:
@@ -222,4 +224,4 @@ def _body(request: Request[Any, Any, Any], error: TwinwireError, status: int) ->
 
 def _unexpected(request: Request[Any, Any, Any], error: Exception) -> Response[dict[str, Any]]:
     logger.error("%s %s failed", request.method, request.scope["path"], exc_info=error)
-    return Response(_body(request, TwinwireError("internal error"), 500), status_code=500)
+    return JsonResponse(_body(request, TwinwireError("internal error"), 500), status_code=500)

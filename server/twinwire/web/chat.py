@@ -10,6 +10,7 @@ from litestar.di import NamedDependency
 from twinwire.runs import RunSpec
 from twinwire.runs.spec import DEFAULT_ON_DISCONNECT
 from twinwire.web import answers, guard, input as incoming, stream
+from twinwire.web.answers import JsonResponse
 from twinwire.web.input import ChatBody, ChatQuery
 from twinwire.web.openapi import documented
 from twinwire.web.service import Service
@@ -51,4 +52,4 @@ async def chat(request: Request[Any, Any, Any], service: NamedDependency[Service
     if event is None:
         return Response(None, status_code=204)  # for nobody: the caller has gone
     body = {"result": event.data["result"], "run_id": info.run_id, "status": event.data["status"]}
-    return Response(body, status_code=200)
+    return JsonResponse(body, status_code=200)

@@ -21,6 +21,7 @@ from twinwire.formats.registry import FORMATS
 from twinwire.runs import dialects
 from twinwire.runs.conversation import Options, answer
 from twinwire.web import input as incoming, query, stream
+from twinwire.web.answers import JsonResponse
 from twinwire.web.guard import starter
 from twinwire.web.openapi import documented
 from twinwire.web.service import Service
@@ -87,7 +88,7 @@ async def completions(request: Request[Any, Any, Any], service: NamedDependency[
         event = await stream.result(service, info.run_id, request)
     if event is None:
         return Response(None, status_code=204)  # for nobody: the caller has gone
-    return Response(openai.completion(asked.model, event), status_code=200)
+    return JsonResponse(openai.completion(asked.model, event), status_code=200)
 
 
 @get("/v1/models", summary="The agents, as models")

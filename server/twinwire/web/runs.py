@@ -17,6 +17,7 @@ from twinwire.log import RunState, RunSummary
 from twinwire.runs import RunSpec
 from twinwire.transports.asgi import gone
 from twinwire.web import input as incoming, stream
+from twinwire.web.answers import JsonResponse
 from twinwire.web.guard import asker, starter
 from twinwire.web.held import HeldJson
 from twinwire.web.input import FollowQuery, ListQuery, StartBody
@@ -74,7 +75,7 @@ async def list_runs(request: Request[Any, Any, Any], service: NamedDependency[Se
     asked = incoming.query(request, ListQuery)
     by = asker(request)
     if (user_id := by.named(asked.user_id)) is None:
-        raise BadRequest("is needed where nobody is authenticated", field="user_id")
+        raise BadRequest("`user_id` is required when authentication is off.", field="user_id")
     listed = []
     for run_id in await service.runs.log.recent(user_id, asked.limit):
         with suppress(RunNotFound):  # forgotten meanwhile, or not the one that a ticket is for
@@ -125,4 +126,4 @@ async def cancel_run(
 ) -> Response[dict[str, str]]:
     """202 where the run is being cancelled, 200 where it had finished already."""
     status = await service.runs.cancel(run_id, asker(request))
-    return Response({"run_id": run_id, "status": status}, status_code=202 if status == "accepted" else 200)
+    return JsonResponse({"run_id": run_id, "status": status}, status_code=202 if status == "accepted" else 200)

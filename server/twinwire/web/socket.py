@@ -19,6 +19,7 @@ from twinwire.runs.conversation import Options
 from twinwire.transports import Verdict, websocket
 from twinwire.transports.ai_sdk import Chat, ChatSocket
 from twinwire.web import input as incoming, query
+from twinwire.web.answers import JsonResponse
 from twinwire.web.guard import identify
 from twinwire.web.service import Service
 
@@ -53,7 +54,7 @@ def _no_socket(method: str) -> Response[Any]:
     if method != "GET":
         raise MethodNotAllowedException(headers={"allow": "GET"})
     body = {"code": "upgrade_required", "message": "This path is a WebSocket's: the request must ask for an upgrade."}
-    return Response(body, status_code=426, headers={"upgrade": "websocket", "connection": "Upgrade"})
+    return JsonResponse(body, status_code=426, headers={"upgrade": "websocket", "connection": "Upgrade"})
 
 
 async def _serve(
