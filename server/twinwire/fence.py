@@ -83,6 +83,11 @@ def enter() -> None:
     _inside.set(True)
 
 
+def inside() -> bool:
+    """Return whether the code that runs was started by an agent. A signal handler sees the code it interrupts."""
+    return _inside.get()
+
+
 class _Fenced(Coroutine[Any, Any, Any]):
     """A coroutine of an agent's task: what would end the event loop becomes a `Fault`."""
 

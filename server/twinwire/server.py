@@ -26,7 +26,7 @@ from uvicorn.protocols.utils import ClientDisconnected
 from websockets.protocol import State
 
 from twinwire.direct import DirectHttp, DirectWebSocket, UnchunkedHttp, rest_of
-from twinwire.fence import report
+from twinwire.fence import RunOver, inside, report
 from twinwire.frames import BoundedWebSocket, service
 from twinwire.protocols import REQUEST_SECONDS, BoundedHttp
 from twinwire.settings import Settings
@@ -40,6 +40,8 @@ UNSENT_BYTES = 128 * 1024
 UNACKNOWLEDGED_MS = 30_000
 ACCEPTED_AT_ONCE = 100
 PAUSE_SECONDS = 1.0
+HELD_SECONDS = 1.0  # without a turn of the event loop, after which a server that was told to end has lost its patience
+MAX_HELD = 5  # times that what holds the loop is interrupted, before the process ends without it
 CLOSE_SECONDS = 1.0  # that answers may take when the server stops, after its streams have ended
 SHUTDOWN_SECONDS = 3600.0  # that TLS may take to send what is left; `Lifetimes` is stricter with who takes nothing
 
@@ -317,6 +319,8 @@ class Server(uvicorn.Server):
         super().__init__(config)
         self._service = service
         self._ready = ready
+        self._turned = True  # the event loop, since the last `_free`
+        self._held = 0  # calls of `_free` in a row that found that it had not
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start, then say so. Here and not in the app's lifespan, an error is told as such and a signal is heeded."""
@@ -341,13 +345,38 @@ class Server(uvicorn.Server):
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """End the runs in time, even if an agent holds the event loop. A second SIGINT waits for no run."""
         super().handle_exit(sig, frame)
-        self._service.runs.hurry(self._service.settings.drain_timeout)
+        grace = self._service.settings.drain_timeout
+        self._service.runs.hurry(grace)
         if self.force_exit:
             asyncio.get_running_loop().call_soon_threadsafe(self._service.runs.interrupt)
+        if signal.getsignal(signal.SIGALRM) != self._free:
+            signal.signal(signal.SIGALRM, self._free)
+            signal.setitimer(signal.ITIMER_REAL, grace + HELD_SECONDS, HELD_SECONDS)
+
+    def _free(self, _number: int, _frame: FrameType | None) -> None:
+        """Interrupt an agent's code that holds the event loop, such as `time.sleep`; if that is in vain, end.
+
+        A signal handler, called each `HELD_SECONDS` until the server has ended. It raises in the code it interrupts.
+        """
+        if self._turned:
+            self._turned, self._held = False, 0
+            asyncio.get_running_loop().call_soon_threadsafe(self._turn)
+            return
+        self._held += 1
+        if self._held > MAX_HELD:
+            logger.critical("the event loop is held by code that cannot be interrupted: the process ends without it")
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            signal.raise_signal(signal.SIGTERM)
+        if inside():
+            raise RunOver
+
+    def _turn(self) -> None:
+        self._turned = True
 
     def run(self, sockets: list[socket.socket] | None = None) -> None:
         """Serve until a signal. A callback of other people's code that raises `SystemExit` does not end the server."""
-        with asyncio.Runner(loop_factory=self.config.get_loop_factory()) as runner:
+        with asyncio.Runner(loop_factory=self.config.get_loop_factory()) as runner, contextlib.ExitStack() as stack:
+            stack.callback(signal.setitimer, signal.ITIMER_REAL, 0)
             loop = runner.get_loop()
             serving = loop.create_task(self.serve(sockets))
             while True:

@@ -14,7 +14,7 @@ from followers import KINDS, rest, start, text
 from processes import Process
 
 PROGRAM = """
-import argparse, asyncio, sys, threading, time
+import argparse, asyncio, concurrent.futures, sys, threading, time
 from twinwire import DemoModel, ReActAgent, StreamEvent, ToolRegistry, create_app
 from twinwire.models import Finish, Text, ToolCall
 from twinwire.tools.base import Tool
@@ -81,6 +81,24 @@ async def mine(request):
         while True:
             time.sleep(0.01)
             request.emit(word("x"))
+    if verb == "sleep":
+        time.sleep(100)
+    if verb == "stubborn":
+        while True:
+            try:
+                time.sleep(100)
+            except BaseException:
+                pass
+    if verb == "child":
+        async def child():
+            time.sleep(100)
+        await asyncio.create_task(child())
+    if verb == "later":
+        loop.call_soon(time.sleep, 100)
+        await asyncio.Event().wait()
+    if verb == "executor":
+        with concurrent.futures.ThreadPoolExecutor() as executor:
+            await asyncio.wrap_future(executor.submit(time.sleep, 100))
     if verb == "wait":
         await asyncio.Event().wait()
     request.emit(word("on"))
@@ -129,13 +147,23 @@ async def test_nothing_ends_the_server(kind: str, process: Process) -> None:
     assert len(lines) == 8
 
 
-@pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGINT])
-async def test_an_agent_that_holds_the_loop(stop: signal.Signals, folder: Path) -> None:
-    """A signal ends a server whose agent emits and never awaits, long before the run's deadline."""
+@pytest.mark.parametrize(
+    ("verb", "stop"),
+    [
+        ("hold", signal.SIGTERM),
+        ("hold", signal.SIGINT),
+        ("sleep", signal.SIGTERM),
+        ("child", signal.SIGINT),
+        ("later", signal.SIGTERM),
+        ("executor", signal.SIGTERM),
+    ],
+)
+async def test_an_agent_that_holds_the_loop(verb: str, stop: signal.Signals, folder: Path) -> None:
+    """A signal ends a server whose agent emits or blocks and never awaits, long before the run's deadline."""
     with Process("serve", "program:app", "--port", "0", "--drain-timeout", "0.5", cwd=folder) as process:
         process.ready()
         reader, writer = await asyncio.open_connection("127.0.0.1", process.port)
-        writer.write(b"GET /chat?agent=mine&message=hold HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        writer.write(b"GET /chat?agent=mine&message=%b HTTP/1.1\r\nHost: localhost\r\n\r\n" % verb.encode())
         await asyncio.sleep(0.5)  # it answers nobody from now on
         began = time.monotonic()
         process.popen.send_signal(stop)
@@ -148,7 +176,22 @@ async def test_an_agent_that_holds_the_loop(stop: signal.Signals, folder: Path) 
     assert body.count(b"event: ERROR") == 1
     assert b'"error_type":"interrupted"' in body
     assert body.endswith(b"\r\n0\r\n\r\n")
-    assert "Traceback" not in err
+    assert "Traceback" not in err or verb == "later"  # a callback is the event loop's to tell of
+
+
+@pytest.mark.full
+async def test_an_agent_that_cannot_be_interrupted(folder: Path) -> None:
+    """A server whose agent holds the event loop whatever is raised in it ends without it, and says so."""
+    with Process("serve", "program:app", "--port", "0", "--drain-timeout", "0.5", cwd=folder) as process:
+        process.ready()
+        _, writer = await asyncio.open_connection("127.0.0.1", process.port)
+        writer.write(b"GET /chat?agent=mine&message=stubborn HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        await asyncio.sleep(0.5)
+        process.popen.send_signal(signal.SIGTERM)
+        code, _, err = await asyncio.to_thread(process.end, 20)
+        writer.close()
+    assert code == -signal.SIGTERM, err
+    assert "cannot be interrupted" in err
 
 
 @pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGINT])

@@ -232,7 +232,9 @@ class Run:
             with Fence(logger, "run %s: the error of agent %s is none", self.info.run_id, self.info.agent):
                 terminal = _error_event(error)
         except BaseException as error:  # noqa: BLE001 - this is the fence around the agent
-            if not self.over:
+            if time.monotonic() >= self._due:  # the agent may have been interrupted for that
+                self._expire()
+            elif not self.over:
                 report(logger, error, "run %s: agent %s failed", self.info.run_id, self.info.agent)
         self._terminate(terminal or _error_event(RunError()))
 
