@@ -272,6 +272,34 @@ async def test_a_reader_that_is_merely_slow() -> None:
         bare.close()
 
 
+@pytest.mark.parametrize("kind", KINDS)
+async def test_a_follower_that_is_merely_slow(kind: str, puppets: Puppets) -> None:
+    """A follower that takes one large event bit by bit, for much longer than the send timeout, gets all of it."""
+    async with serving({"mine": puppets}, send_timeout=0.4) as server:
+        first = await start(kind, server)
+        puppet = await puppets.next()
+        puppet.emit("NOISE", noise="x" * 12_000_000)
+        puppet.end()
+        if kind == "sse":
+            requests = [f"GET /runs/{first.run_id}/events HTTP/1.1\r\n".encode() + HOST + b"\r\n"]
+        else:
+            attach_ = json.dumps({"type": "attach", "run_id": first.run_id}).encode()
+            requests = [HANDSHAKE + b"\r\n", masked(Opcode.TEXT, attach_)]
+        loop, seen = asyncio.get_running_loop(), b""
+        began = loop.time()
+        async with connected(server) as (reader, writer):
+            for request in requests:
+                writer.write(request)
+            while b"completed" not in seen[-400:]:
+                piece = await reader.read(64 * 1024)
+                assert piece, f"cut off after {len(seen)} bytes and {loop.time() - began:.1f} s"
+                seen += piece
+                await asyncio.sleep(0.02)  # slow, though never silent for as long as the send timeout
+        assert len(seen) > 12_000_000
+        assert loop.time() - began > 1
+        await first.close()
+
+
 async def test_all_answers_together_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """Over the bound of what all answers may have unsent the reader that waits for longest goes; others are served."""
     monkeypatch.setattr(lifetime, "ANSWER_BYTES", 20_000_000)

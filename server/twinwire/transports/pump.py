@@ -18,6 +18,7 @@ from twinwire.formats import View
 from twinwire.log import EventLog
 from twinwire.transports import Transport, Verdict
 from twinwire.transports.follower import Follower
+from twinwire.transports.lifetime import unacknowledged
 
 PAGE_EVENTS = 256
 MAX_REPLIES = 64
@@ -49,6 +50,7 @@ class Pump:
         "_beat_at",
         "_by",
         "_followers",
+        "_held",
         "_last_verdict",
         "_log",
         "_loop",
@@ -91,7 +93,8 @@ class Pump:
         self._verdict: Verdict | None = None
         self._last_verdict: Verdict | None = None
         self._above = False  # an append or a heartbeat has left the connection above its high-water mark
-        self._sending_since: float | None = None
+        self._sending_since: float | None = None  # or since when the client was last seen to take something
+        self._held = 0  # bytes that it had yet to take then
         self._sent_at = self._beat_at = self._loop.time()
         if transport.direct is not None:
             transport.direct.on_pause = self._paused
@@ -206,12 +209,21 @@ class Pump:
         if expires_at is not None and time.time() >= expires_at:
             self.end(Verdict.EXPIRED)
         elif self._sending_since is not None:
+            self._look_for_progress(now)
             if now - self._sending_since >= send_timeout:
                 self.end(Verdict.SLOW)
         else:
             self._beat(now, heartbeat)
             if expires_at is None:
                 self.due = self._beat_at + heartbeat
+
+    def _look_for_progress(self, now: float) -> None:
+        """Count the time of a send anew if the client has taken some of it. Only our own server can tell."""
+        if (direct := self._transport.direct) is not None:
+            held = direct.transport.get_write_buffer_size() + unacknowledged(direct.transport)
+            if held < self._held:
+                self._sending_since = now
+            self._held = held
 
     def _beat(self, now: float, heartbeat: float) -> None:
         """Send a heartbeat if it is time."""
