@@ -28,7 +28,7 @@ _RUN = """
 SELECT id, info, ended IS NOT NULL, coalesce(size, 0), coalesce((SELECT min(seq) FROM events WHERE run = id), 1),
     coalesce((SELECT max(seq) FROM events WHERE run = id), 0),
     (SELECT type FROM events WHERE run = id ORDER BY seq DESC LIMIT 1)
-FROM runs WHERE run_id = ?1 AND (?2 IS NULL OR user_id = ?2)
+FROM runs WHERE run_id = :run_id AND (:user_id IS NULL OR user_id = :user_id)
 """
 # SQLite reads into the event without the interpreter's lock: the result may be large, and nobody waits for it.
 _WITHOUT_RESULT = "SELECT json_remove(CAST(body AS TEXT), '$.data.result') FROM events WHERE run = ? AND seq = ?"
@@ -136,7 +136,7 @@ class Reader:
 
 def _run(db: sqlite3.Connection, run_id: str, user_id: str | None = None) -> Any:
     """Return what is known of a run. One that has ended, and whose end another program has deleted, is none."""
-    row = db.execute(_RUN, (run_id, user_id)).fetchone()
+    row = db.execute(_RUN, {"run_id": run_id, "user_id": user_id}).fetchone()
     if row is None or (row[2] and row[-1] not in TERMINAL_TYPES):
         raise RunNotFound
     return row[:-1]
