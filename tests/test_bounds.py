@@ -10,7 +10,6 @@ import json
 import logging
 import socket
 import struct
-from collections.abc import AsyncGenerator
 
 import pytest
 from litestar import websocket
@@ -23,8 +22,7 @@ from serving import Puppets, Running, serving, until
 from test_http_wire import CHUNKED, GET, HOST, POST, UPGRADE, VERSION, answered, connected, ended
 from test_websocket import masked
 from test_websocket_wire import frame, heard, opened
-from twinwire import StreamEvent, protocols
-from twinwire.agents import RunRequest
+from twinwire import protocols
 from twinwire.frames import BoundedWebSocket
 from twinwire.server import HttpProtocol
 from twinwire.transports import lifetime
@@ -50,22 +48,6 @@ async def nothing_left(server: Running) -> None:
 def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     """A request has 0.2 s."""
     monkeypatch.setattr(protocols, "REQUEST_SECONDS", 0.2)
-
-
-async def large(request: RunRequest) -> AsyncGenerator[StreamEvent, None]:
-    """An agent whose result has as many megabytes as its message says."""
-    for _ in range(int(request.message)):
-        yield StreamEvent(type="LLM_CHUNK", data={"content": "x" * 1_000_000, "delta": "x" * 1_000_000})
-
-
-async def large_run(server: Running, megabytes: int) -> bytes:
-    """Return the request for a run whose result is large."""
-    async with connected(server) as (reader, writer):
-        body = json.dumps({"message": str(megabytes)}).encode()
-        writer.write(POST + b"Content-Length: %d\r\n\r\n" % len(body) + body)
-        run_id = json.loads((await answered(reader))[2])["run_id"]
-    await until(lambda: not server.runs._tasks)
-    return f"GET /runs/{run_id} HTTP/1.1\r\n".encode() + HOST + b"\r\n"
 
 
 async def stalled(server: Running, *requests: bytes) -> socket.socket:
@@ -239,96 +221,6 @@ async def test_trailers(ending: bytes, server: Running, puppets: Puppets) -> Non
         writer.write(GET + b"\r\n")
         assert (await answered(reader))[0] == 200
         assert connection.headers == [(b"host", b"localhost")]  # type: ignore[union-attr]
-
-
-async def test_a_slow_reader_of_a_plain_answer(caplog: pytest.LogCaptureFixture) -> None:
-    """Who takes nothing of an answer for the send timeout is dropped and counted, and what it had unsent is let go."""
-    async with serving({"large": large}, send_timeout=0.4) as server:
-        request = await large_run(server, 8)
-        slow = [await stalled(server, request) for _ in range(3)]
-        await until(lambda: server.service.lifetimes._unsent > 8_000_000)
-        await nothing_left(server)
-        assert server.runs.figures.refused["unread"] == 3
-        for bare in slow:
-            bare.close()
-    assert lines(caplog) == []
-
-
-async def test_a_reader_that_is_merely_slow() -> None:
-    """Who takes a plain answer bit by bit, for much longer than the send timeout, gets all of it."""
-    async with serving({"large": large}, send_timeout=0.5) as server:
-        request = await large_run(server, 8)
-        bare = await stalled(server, request)
-        loop, size = asyncio.get_running_loop(), 0
-        for _ in range(20):
-            await asyncio.sleep(0.08)  # the reader's own pace
-            size += len(await loop.sock_recv(bare, 100_000))
-        assert server.service.lifetimes.accepted == 1
-        async with asyncio.timeout(10):
-            while size < 8_000_000:
-                more = await loop.sock_recv(bare, 2**20)
-                assert more
-                size += len(more)
-        bare.close()
-
-
-@pytest.mark.parametrize("kind", KINDS)
-async def test_a_follower_that_is_merely_slow(kind: str, puppets: Puppets) -> None:
-    """A follower that takes one large event bit by bit, for much longer than the send timeout, gets all of it."""
-    async with serving({"mine": puppets}, send_timeout=0.4) as server:
-        first = await start(kind, server)
-        puppet = await puppets.next()
-        puppet.emit("NOISE", noise="x" * 12_000_000)
-        puppet.end()
-        if kind == "sse":
-            requests = [f"GET /runs/{first.run_id}/events HTTP/1.1\r\n".encode() + HOST + b"\r\n"]
-        else:
-            attach_ = json.dumps({"type": "attach", "run_id": first.run_id}).encode()
-            requests = [HANDSHAKE + b"\r\n", masked(Opcode.TEXT, attach_)]
-        loop, seen = asyncio.get_running_loop(), b""
-        began = loop.time()
-        async with connected(server) as (reader, writer):
-            for request in requests:
-                writer.write(request)
-            while b"completed" not in seen[-400:]:
-                piece = await reader.read(64 * 1024)
-                assert piece, f"cut off after {len(seen)} bytes and {loop.time() - began:.1f} s"
-                seen += piece
-                await asyncio.sleep(0.02)  # slow, though never silent for as long as the send timeout
-        assert len(seen) > 12_000_000
-        assert loop.time() - began > 1
-        await first.close()
-
-
-async def test_all_answers_together_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Over the bound of what all answers may have unsent the reader that waits for longest goes; others are served."""
-    monkeypatch.setattr(lifetime, "ANSWER_BYTES", 20_000_000)
-    async with serving({"large": large}) as server:
-        request = await large_run(server, 4)
-        slow = []
-        for _ in range(12):
-            slow.append(await stalled(server, request))
-            await until(lambda: server.service.lifetimes._unsent > 0)
-        await until(lambda: server.runs.figures.refused["unread"] >= 7)
-        assert server.service.lifetimes._unsent <= 20_000_000
-        async with connected(server) as (reader, writer):
-            writer.write(GET + b"\r\n")
-            assert (await answered(reader))[0] == 200
-        for bare in slow:
-            bare.close()
-        await nothing_left(server)
-
-
-async def test_one_answer_over_the_bound(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An answer that is larger than all may be together is sent whole if there is no other."""
-    monkeypatch.setattr(lifetime, "ANSWER_BYTES", 1_000_000)
-    async with serving({"large": large}) as server:
-        request = await large_run(server, 8)
-        async with connected(server) as (reader, writer):
-            writer.write(request)
-            status, _, body = await answered(reader)
-            assert status == 200
-            assert len(body) > 8_000_000
 
 
 @pytest.mark.parametrize("kind", KINDS)
