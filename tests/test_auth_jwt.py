@@ -234,6 +234,7 @@ BAD_FILES = [
     ("jwt_jwks_file", b"\xff", "JWK set"),
 ]  # fmt: skip
 PEM = public(RSA)
+SSH = RSA.public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH)
 SPKI = RSA.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
 LOOKS_LIKE_A_KEY = {
     "PEM after a comment": (b"# our key\n" + PRIVATE, "private key"),
@@ -248,7 +249,18 @@ LOOKS_LIKE_A_KEY = {
     ),
     "DER of PKCS 1": (RSA.public_key().public_bytes(Encoding.DER, PublicFormat.PKCS1), "DER"),
     "private DER": (RSA.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption()), "DER"),
-    "SSH": (RSA.public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH), "an SSH key"),
+    "Base64 of PEM": (base64.b64encode(PEM), "encoded key"),
+    "Base64 of PEM, in lines": (base64.encodebytes(PEM), "encoded key"),
+    "Base64 of a certificate": (base64.b64encode(b"-----BEGIN CERTIFICATE-----\nMIIC\n"), "encoded key"),
+    "Base64 of a JWK": (base64.b64encode(b'{"kty": "RSA", "n": "AQABAQABAQABAQAB", "e": "AQAB"}'), "encoded key"),
+    "DER in Base64 for URLs": (base64.urlsafe_b64encode(SPKI).rstrip(b"="), "DER"),
+    "DER in hexadecimal": (SPKI.hex().encode(), "DER"),
+    "two keys": (PEM + PEM, "two keys"),
+    "XML": (b"<RSAKeyValue><Modulus>qrvM3e7/qrvM3e7/qrvM3e7/</Modulus></RSAKeyValue>", "XML"),
+    "SSH with options": (b'from="10.0.0.1" ' + SSH, "an SSH key"),
+    "SSH's body": (SSH.split()[1], "an SSH key"),
+    "SSH of a host": (b"host.example " + SSH, "an SSH key"),
+    "SSH": (SSH, "an SSH key"),
     "SSH of Ed25519": (KEYS["EdDSA"].public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH), "an SSH key"),
     "private SSH": (RSA.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption()), "private key"),
     "SSH2": (b"---- BEGIN SSH2 PUBLIC KEY ----\nAAAAB3NzaC1yc2EAAAADAQABAAAAgQ\n---- END SSH2 PUBLIC KEY ----", "SSH"),

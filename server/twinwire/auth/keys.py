@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import binascii
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import msgspec
@@ -40,11 +40,15 @@ _KNOWN: dict[str, Sequence[str | None]] = {  # the members of a JWK that tell wh
 _OTHER_FORMS = {
     "a certificate; `openssl x509 -pubkey -noout` shows its key": rb"-----BEGIN [A-Z0-9 ]*CERTIFICATE-----",
     "a private key; only its public one is needed here": rb"PuTTY-User-Key-File|-----BEGIN [A-Z0-9 ]*PRIVATE KEY",
-    "an SSH key; `ssh-keygen -e -m PKCS8` makes PEM of it": rb"\s*(sk-)?(ssh|ecdsa)-[a-z0-9]|---- BEGIN SSH2",
+    "an SSH key; `ssh-keygen -e -m PKCS8` makes PEM of it": (
+        rb"\s*(sk-)?(ssh|ecdsa)-[a-z0-9]|---- BEGIN SSH2|.*\b(ssh|ecdsa)-[\w@.-]+ +AAAA"
+    ),
+    "XML; a PEM public key is needed": rb"\s*<[A-Za-z?][^\n]*>\s*\Z",
     "text with a byte order mark; save it as UTF-8 without one": rb"\xef\xbb\xbf|\xff\xfe|\xfe\xff",
 }
 
 
+_SSH_KEY = re.compile(rb"\0{3}.(sk-)?(ssh|ecdsa)-", re.DOTALL)  # RFC 4253, section 6.6
 _URL_SAFE = str.maketrans("+/", "-_")
 
 
@@ -72,6 +76,8 @@ def from_file(data: bytes) -> Key:
             key = load_pem_public_key(data)
         except (ValueError, UnsupportedAlgorithm):
             raise SettingsError("the file looks like PEM, and is no PEM public key", field=KEY_FILE) from None
+        if data.count(b"-----BEGIN ") > 1:
+            raise SettingsError("the file has two keys or more; --jwt-jwks-file takes several", field=KEY_FILE)
         return Key(key, _pinned(key, KEY_FILE))
     return Key(_secret(data), ("HS256",))
 
@@ -80,10 +86,15 @@ def _secret(data: bytes) -> bytes:
     """Return the HMAC secret in a file that is no PEM. Raises `SettingsError` if it looks like anything else."""
     if re.search(rb'"(kty|keys)"', data) or _is_json(data):
         raise SettingsError("the file is JSON; --jwt-jwks-file takes a JWK set", field=KEY_FILE)
-    if _is_der(data) or _is_der(_unarmoured(data)):
-        raise SettingsError(
-            "the file is a DER key; `openssl pkey -pubin -inform DER` makes PEM of a public one", field=KEY_FILE
-        )
+    for form in (data, *_decoded(data)):
+        if _is_der(form):
+            raise SettingsError(
+                "the file is a DER key; `openssl pkey -pubin -inform DER` makes PEM of a public one", field=KEY_FILE
+            )
+        if _SSH_KEY.match(form):
+            raise SettingsError("the file is the body of an SSH key; a PEM public key is needed", field=KEY_FILE)
+        if form is not data and (b"-----BEGIN " in form or _is_json(form)):
+            raise SettingsError("the file is an encoded key; save it as it was before that", field=KEY_FILE)
     secret = data.removesuffix(b"\n").removesuffix(b"\r")
     if re.search(rb"[\r\n]", secret) and _is_text(secret):
         raise SettingsError("an HMAC secret is one line, and the file has more of them", field=KEY_FILE)
@@ -108,12 +119,19 @@ def _is_text(data: bytes) -> bool:
         return False
 
 
-def _unarmoured(data: bytes) -> bytes:
-    """Return what a PEM body without its BEGIN and END lines encodes; empty if the file is no base64."""
-    try:
-        return base64.b64decode(b"".join(data.split()), validate=True)
-    except binascii.Error:
-        return b""
+def _decoded(data: bytes) -> Iterator[bytes]:
+    """Give what the file encodes, if it is Base64 of either alphabet, such as the body of a PEM, or hexadecimal."""
+    text = b"".join(data.split())
+    for decode in (_from_base64, binascii.unhexlify):
+        try:
+            yield decode(text)
+        except binascii.Error:
+            continue
+
+
+def _from_base64(text: bytes) -> bytes:
+    text = text.rstrip(b"=").translate(bytes.maketrans(b"-_", b"+/"))
+    return base64.b64decode(text + b"=" * (-len(text) % 4), validate=True)
 
 
 def _is_der(data: bytes) -> bool:
