@@ -103,7 +103,7 @@ HARMLESS: list[tuple[Dialect, dict[str, Any]]] = [
     (OPENAI, {"chat_template_kwargs": {"enable_thinking": False}, "repeat_penalty": 1.1, "top_n_sigma": -1, "mirostat": 1, "num_ctx": 4096, "options": {"num_ctx": 1}, "keep_alive": "5m", "think": True, "include_reasoning": True, "cache_prompt": True, "timings_per_token": True}),
     (OPENAI, {"provider": {"order": ["x"]}, "transforms": ["middle-out"], "usage": {"include": True}, "best_of": 1, "stop_token_ids": [1], "skip_special_tokens": True, "thinking_budget": 9, "session_id": "s"}),
 ]  # fmt: skip
-NOTHING: dict[str, Any] = {"tools": [], "resume": None, "approvals": {}, "images": "", "files": False}
+NOTHING: dict[str, Any] = {"tools": [], "resume": None, "approved": None, "approvals": {}, "images": "", "files": False}
 """Fields that would be refused if they had anything in them."""
 
 REFUSED: list[tuple[str, Dialect, dict[str, Any], str]] = [
@@ -134,6 +134,15 @@ REFUSED: list[tuple[str, Dialect, dict[str, Any], str]] = [
     ("an activity", AG_UI, AG_UI.body({"id": "1", "role": "activity", "activityType": "PLAN", "content": {}}, _plain("user", "x")), "messages[0].role"),
     ("an answer to an interrupt", AG_UI, AG_UI.body(resume=[{"interruptId": "i", "status": "resolved", "payload": "no"}]), "resume"),
     ("the same, as CopilotKit sends it", AG_UI, AG_UI.body(forwardedProps={"command": {"resume": "no"}}), "forwardedProps.command.resume"),
+    ("a no to an interrupt", AG_UI, AG_UI.body(forwardedProps={"command": {"resume": False}}), "forwardedProps.command.resume"),
+    ("an empty answer to an interrupt", AG_UI, AG_UI.body(forwardedProps={"command": {"resume": ""}}), "forwardedProps.command.resume"),
+    ("an answer beside the conversation", AG_UI, AG_UI.body(forwardedProps={"resume": "no"}), "forwardedProps.resume"),
+    ("an approval beside the conversation", AG_UI, AG_UI.body(forwardedProps={"approved": False}), "forwardedProps.approved"),
+    ("results beside the conversation", AG_UI, AG_UI.body(forwardedProps={"tool_results": [1]}), "forwardedProps.tool_results"),
+    ("a no", AG_UI, AG_UI.body(approved=False), "approved"),
+    ("a no", AI_SDK, AI_SDK.body(approved=False), "approved"),
+    ("a no", OPENAI, OPENAI.body(approval=False), "approval"),
+    ("a call that says it is the server's", AI_SDK, AI_SDK.body(_with("assistant", _tool(toolCallId="call_1", providerExecuted=True)), _ui("user", "x")), "messages[0].parts[1]"),
     ("an unknown setting", AG_UI, AG_UI.body(approvals=["no"]), "approvals"),
     ("an image", OPENAI, OPENAI.body(_parts(IMAGE)), "messages[0].content[1]"),
     ("a file", OPENAI, OPENAI.body(_parts({"type": "file", "file": {"file_id": "f"}})), "messages[0].content[1]"),

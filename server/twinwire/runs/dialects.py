@@ -39,6 +39,13 @@ _ROLES = {"user": "user", "assistant": "assistant", "system": "system", "develop
 _COMMON = {*_SAMPLING, "user", "metadata", "store", "service_tier"}
 
 
+_ANSWERS = {
+    *("resume", "approval", "approvals", "approved", "decision", "decisions", "confirmed", "rejected", "answer"),
+    *("answers", "toolresult", "toolresults", "tooloutput", "tooloutputs", "interruptresponse"),
+}
+"""Fields by which a client answers a question, in lower case and without underscores."""
+
+
 class Fields(NamedTuple):
     """What a body may have: fields that are `honoured`, and those that are `harmless` and have no effect."""
 
@@ -72,6 +79,13 @@ def empty(value: Any) -> bool:
     return value is None or value is False or (isinstance(value, (str, list, dict)) and not value)
 
 
+def _answers(name: str, value: Any) -> bool:
+    """Return whether this field answers a question. A `false` is a no, and says more than a field that is left out."""
+    if name.lower().replace("_", "") not in _ANSWERS:
+        return False
+    return not empty(value) or value is False or value == ""
+
+
 def without_effect(body: Body, fields: Fields) -> list[str]:
     """Return the fields of a body that are harmless and not empty. Raise `BadRequest` for one that is not known."""
     _only(body, fields.honoured | fields.harmless, "")
@@ -81,7 +95,7 @@ def without_effect(body: Body, fields: Fields) -> list[str]:
 def _only(thing: Body, known: Collection[str], path: str) -> None:
     """Raise `BadRequest` where a thing has something in a field that is not `known`."""
     for name, value in thing.items():
-        if name not in known and not empty(value):
+        if name not in known and (_answers(name, value) or not empty(value)):
             raise _refused(f"{path}.{name}" if path else name, "is not known here, and could change what is asked")
 
 
@@ -195,7 +209,7 @@ def _ui_part(part: Any, path: str, *, answered: bool) -> str:
 
 def _called_here(part: Body) -> bool:
     """Return whether the server made this call of a tool and its result: it is no answer of the page's."""
-    ours = part.get("providerExecuted") is True or _OURS.fullmatch(str(part.get("toolCallId"))) is not None
+    ours = _OURS.fullmatch(str(part.get("toolCallId"))) is not None
     return ours and part.get("state") in _TOOL_STATES and empty(part.get("approval"))
 
 
@@ -215,8 +229,10 @@ def ag_ui_answers(body: Body) -> None:
         raise _refused("resume", _NOBODY_WAITS)
     props = body.get("forwardedProps")
     command = props.get("command") if isinstance(props, dict) else None
-    if isinstance(command, dict) and not empty(command.get("resume")):
-        raise _refused("forwardedProps.command.resume", _NOBODY_WAITS)
+    for path, thing in (("forwardedProps", props), ("forwardedProps.command", command)):
+        for name, value in thing.items() if isinstance(thing, dict) else ():
+            if _answers(name, value):
+                raise _refused(f"{path}.{name}", _NOBODY_WAITS)
 
 
 def ag_ui(body: Body) -> tuple[Said, list[str]]:
