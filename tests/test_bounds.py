@@ -366,37 +366,3 @@ async def test_who_follows_is_not_looked_at(server: Running, puppets: Puppets) -
     await first.close()
     await other.close()
     await nothing_left(server)
-
-
-class Full:
-    """A carrier whose buffer is as full whenever it is looked at."""
-
-    transport = None
-    dropped = False
-
-    def unsent(self) -> int:
-        return 1000
-
-    def drop(self) -> None:
-        self.dropped = True
-
-    def expire(self) -> None:
-        raise AssertionError("its time is not over")
-
-    stop = expire
-
-    def tick(self, now: float) -> None:
-        """There is nothing else to look after."""
-
-
-async def test_a_buffer_that_is_filled_again() -> None:
-    """Who takes some is not dropped though as much is unsent at each look; who takes nothing is."""
-    table, carrier = lifetime.Lifetimes(most=10, send_timeout=0.3, answer_seconds=60), Full()
-    one = table.accept(carrier, 60)
-    one.send()
-    for _ in range(12):
-        await asyncio.sleep(0.05)  # the pace at which it is taken
-        one.moved()
-    assert not carrier.dropped
-    await until(lambda: carrier.dropped)
-    assert (table.accepted, table.refused["unread"]) == (0, 1)

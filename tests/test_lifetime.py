@@ -1,0 +1,42 @@
+"""The table of connections, without a server: when a carrier that has something unsent is dropped."""
+
+from __future__ import annotations
+
+import asyncio
+
+from serving import until
+from twinwire.transports import lifetime
+
+
+class Full:
+    """A carrier whose buffer is as full whenever it is looked at."""
+
+    transport = None
+    dropped = False
+
+    def unsent(self) -> int:
+        return 1000
+
+    def drop(self) -> None:
+        self.dropped = True
+
+    def expire(self) -> None:
+        raise AssertionError("its time is not over")
+
+    stop = expire
+
+    def tick(self, now: float) -> None:
+        """There is nothing else to look after."""
+
+
+async def test_a_buffer_that_is_filled_again() -> None:
+    """Who takes some is not dropped though as much is unsent at each look; who takes nothing is."""
+    table, carrier = lifetime.Lifetimes(most=10, send_timeout=0.3, answer_seconds=60), Full()
+    one = table.accept(carrier, 60)
+    one.send()
+    for _ in range(12):
+        await asyncio.sleep(0.05)  # the pace at which it is taken
+        one.moved()
+    assert not carrier.dropped
+    await until(lambda: carrier.dropped)
+    assert (table.accepted, table.refused["unread"]) == (0, 1)
