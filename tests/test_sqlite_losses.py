@@ -252,6 +252,8 @@ DELETED = {
     "DELETE FROM events WHERE seq = (SELECT max(seq) FROM events)": "ERROR",
     "DELETE FROM events WHERE seq = 1": "ERROR",
     "UPDATE runs SET ended = 1, size = 1": "run_not_found",
+    "UPDATE events SET seq = seq + 1000": "run_not_found",
+    "INSERT INTO events SELECT run, max(seq) + 1, type, start, stop, body FROM events": "run_not_found",
 }
 
 
@@ -272,6 +274,30 @@ async def test_another_program_deletes(statement: str, puppets: Puppets, tmp_pat
         again = await start("ws", server)
         (await puppets.next()).end()
         await rest(again)
+
+
+ALTERED = [
+    "DROP TABLE events",
+    "ALTER TABLE events RENAME COLUMN body TO content",
+    "CREATE TRIGGER never BEFORE INSERT ON events BEGIN SELECT RAISE(ABORT, 'never'); END",
+]
+
+
+@pytest.mark.parametrize("statement", ALTERED)
+async def test_another_program_alters_the_tables(statement: str, puppets: Puppets, tmp_path: Path) -> None:
+    """A file that takes no more events is lost: a quiet run's followers hear of it, and readiness says so."""
+    path = tmp_path / "log.db"
+    async with followed(puppets, path) as (_, followers, puppet, client):
+        with closing(sqlite3.connect(path, isolation_level=None)) as db:
+            db.execute(statement)
+        told = asyncio.gather(*map(heard, followers))
+        async with asyncio.timeout(WITHIN):
+            while (await client.post("/runs", json={"message": "hi"})).status_code != 503:
+                (await puppets.next()).end()
+            assert await told == ["broken", "log_unavailable"]
+            await puppet.closed.wait()
+        answer = await client.get("/readyz")
+        assert (answer.status_code, answer.json()["code"]) == (503, "log_unavailable")
 
 
 async def test_holes_are_gaps(tmp_path: Path) -> None:

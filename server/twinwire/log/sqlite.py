@@ -19,7 +19,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from twinwire.errors import CursorGone, LogLost, LogUnavailable, SettingsError
+from twinwire.errors import CursorGone, LogLost, LogUnavailable, RunNotFound, SettingsError, StaleWriter
 from twinwire.events import Record, outcome
 from twinwire.log import (
     LOST_EVENTS,
@@ -121,8 +121,16 @@ class SqliteLog(LocalControl):
                 live.tail.trim(TAIL_EVENTS, TAIL_BYTES)
                 self._drop(run_id)
 
+        def append(tables: Tables) -> int | None:
+            try:
+                return tables.append(run_id, expected_last, records)
+            except (StaleWriter, RunNotFound):
+                loop.call_soon_threadsafe(self._refused, run_id, expected_last)
+                raise
+
+        loop = asyncio.get_running_loop()
         return self._do(
-            lambda tables: tables.append(run_id, expected_last, records),
+            append,
             appended,
             len(records),
             sum([len(record.body) for record in records]),
@@ -240,12 +248,26 @@ class SqliteLog(LocalControl):
                 logger.warning("run %s: another program has deleted it, or events of it, so it ends", run_id)
             self._owner.interrupt(lost, LOST_EVENTS)
             for run_id in [run_id for run_id, writable in lost.items() if not writable]:
-                if (live := self._live.get(run_id)) is not None:
-                    live.tail.wake()  # before it goes: who was live subscribes to the tail once more
-                    del self._live[run_id]
+                self._give_up(run_id)
 
         if known:
             self._do(lambda tables: tables.damaged(known), found).add_done_callback(_nobody)
+
+    def _refused(self, run_id: str, last: int) -> None:
+        """Delete a run that was refused an append after its last event: the file has what another program has put in.
+
+        It cannot go on, and in the file it would have no end.
+        """
+        live = self._live.get(run_id)
+        if live is not None and not live.tail.ended and live.tail.last == last:
+            self._do(lambda tables: tables.discard(run_id), lambda _: self._give_up(run_id)).add_done_callback(_nobody)
+
+    def _give_up(self, run_id: str) -> None:
+        """Let the followers of a run that cannot be written any more read what the file has of it."""
+        live = self._live.get(run_id)
+        if live is not None and not live.tail.ended:
+            live.tail.wake()  # before it goes: who was live subscribes to the tail once more
+            del self._live[run_id]
 
     def _damaged(self, error: sqlite3.Error) -> None:
         """A thread that reads has found damage."""

@@ -6,6 +6,7 @@ Connections come from here, with their settings; what is read and written over t
 from __future__ import annotations
 
 import logging
+import re
 import sqlite3
 import time
 from pathlib import Path
@@ -20,6 +21,8 @@ logger = logging.getLogger("twinwire.log")
 APPLICATION_ID = 0x74776972  # "twir": how SQLite's header says whose file it is
 VERSION = 1
 CHECK_SECONDS = 5.0
+_ALTERED = re.compile("no such (table|column)|no column named|has [0-9]+ columns but")
+"""What SQLite says, with a code that means anything, when another program has dropped or altered a table."""
 WAL_BYTES = 16 * 2**20  # what is kept of the write-ahead log when it has grown
 
 SCHEMA = (
@@ -155,9 +158,12 @@ def _check(db: sqlite3.Connection, place: Place) -> None:
 
 
 def damaged(error: BaseException) -> bool:
-    """Return whether this is SQLite saying that a file is no sound database, or ends too soon."""
+    """Return whether SQLite says that a file is no sound database, ends too soon, or has not our tables any more."""
     code = getattr(error, "sqlite_errorcode", 0)
-    return code & 0xFF in {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB} or code == sqlite3.SQLITE_IOERR_SHORT_READ
+    if code == sqlite3.SQLITE_ERROR:
+        return _ALTERED.search(str(error)) is not None
+    unsound = code & 0xFF in {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
+    return unsound or code in {sqlite3.SQLITE_IOERR_SHORT_READ, sqlite3.SQLITE_CONSTRAINT_TRIGGER}
 
 
 def _warn(place: Place) -> None:

@@ -183,7 +183,7 @@ class Tables:
         return bool(before != self._version)
 
     def damaged(self, known: Mapping[str, int]) -> dict[str, bool]:
-        """Return the runs that have lost events, of those that go on with these last numbers, and which can be ended.
+        """Return the runs that have other events, of those that go on with these last numbers, and which can be ended.
 
         That is done under the number after the last one that is known: nobody has seen another event under it.
         """
@@ -197,10 +197,21 @@ class Tables:
                 continue
             count = self._one("SELECT count(*) FROM events WHERE run = ?", head.id)
             whole = count == head.last - head.first + 1 and head.last >= last
-            if head.ended or not whole or (before is not None and before.first != head.first):
+            foreign = before is not None and (before.first, before.last) != (head.first, head.last)
+            if head.ended or not whole or foreign:
                 lost[run_id] = not head.ended
                 head.last = max(head.last, last)
         return lost
+
+    def discard(self, run_id: str) -> None:
+        """Make a run that goes on unknown, if there is such a run; `_sweep` deletes its events."""
+        self._heads.pop(run_id, None)
+        self._insert()
+        row = self._db.execute(f"{_HEAD} run_id = ?", (run_id,)).fetchone()
+        if row is not None and not (head := _Head(*row)).ended:
+            self._db.execute("INSERT INTO garbage VALUES (?)", (head.id,))
+            self._db.execute("DELETE FROM runs WHERE id = ?", (head.id,))
+            self.size -= head.size
 
     def touch(self) -> None:
         """Write without changing anything: shows whether the file takes it."""
