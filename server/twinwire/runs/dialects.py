@@ -1,4 +1,4 @@
-"""What the requests of other protocols say: each part is honoured, known to be harmless, or refused with its path.
+"""Read the requests of other protocols: each part is honoured, known to be harmless, or refused with its path.
 
 Pure: a decoded body in, the roles and texts of its conversation out, or `BadRequest`. A part that is passed over in
 silence would have another question answered, and paid for, than the one that was asked.

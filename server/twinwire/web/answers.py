@@ -1,6 +1,6 @@
-"""What every HTTP answer has in common: what a cache may keep of it, which pages may read it, HEAD, and negotiation.
+"""Complete each HTTP answer: caching, CORS, HEAD, `Allow`, content negotiation, and JSON of one line.
 
-Whoever makes an answer, the framework's errors too, its head passes `fields`.
+The head of each answer, also of the framework's errors, passes `fields`.
 """
 
 from __future__ import annotations

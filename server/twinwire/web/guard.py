@@ -1,4 +1,4 @@
-"""Who comes in: the host they ask for, the page they ask from, and who they are. What is theirs is `auth`'s to say.
+"""Check each request before its route: the host it names, the page it comes from, and its credential.
 
 The middleware of all routes. The scope that a route needs is in `auth.scopes`.
 """
@@ -39,27 +39,27 @@ _DEFAULT_PORTS = {"http": 80, "ws": 80, "https": 443, "wss": 443}
 
 
 def asker(request: Request[Any, Any, Any]) -> Identity:
-    """Who asks."""
+    """Return the identity that `Guard` found for this request."""
     found: Identity = request.scope[_ASKER]  # type: ignore[literal-required]
     return found
 
 
 def starter(request: Request[Any, Any, Any], service: Service) -> Identity:
-    """Who asks to start a run, by whatever method. Raises `OriginNotAllowed`."""
+    """Return the identity of a request that starts a run, by any method. Raise `OriginNotAllowed`."""
     check_page(request.scope, service.settings.cors_origin)
     return asker(request)
 
 
 def header(headers: Iterable[tuple[bytes, bytes]], name: bytes) -> str | None:
-    """A header's value; those of several have commas between."""
+    """Return a header's value, or the values of several joined with commas; None if there is none."""
     values = [value.decode("latin-1") for key, value in headers if key == name]
     return ", ".join(values) if values else None
 
 
 def origin_allowed(origin: str | None, host: str, allowed: Sequence[str]) -> bool:
-    """Whether a page of this origin may ask (RFC 6455, section 10.2): one of ours, or a configured one.
+    """Return whether a page of this origin may ask (RFC 6455, section 10.2): the server's own, or a configured one.
 
-    Programs send no Origin and may. The scheme is not compared: TLS may end in front of us.
+    A program sends no Origin, and may. The scheme is not compared: TLS may end in front of us.
     """
     if origin is None or "*" in allowed or origin in allowed:
         return True
@@ -76,7 +76,7 @@ def origin_allowed(origin: str | None, host: str, allowed: Sequence[str]) -> boo
 
 
 def check_page(scope: AsgiScope, allowed: Sequence[str]) -> None:
-    """Raises `OriginNotAllowed` where a page of another site, which is not `allowed`, has a browser ask.
+    """Raise `OriginNotAllowed` if a page of another site, which is not `allowed`, has a browser ask.
 
     An image, a form or a link asks without an Origin (or may); then the browser tells in Sec-Fetch-* (W3C Fetch
     Metadata) what it is.
@@ -90,7 +90,7 @@ def check_page(scope: AsgiScope, allowed: Sequence[str]) -> None:
 
 
 def check_host(scope: AsgiScope, allowed: Sequence[str]) -> None:
-    """Raises `BadHost` for a Host that is not `allowed`.
+    """Raise `BadHost` for a Host that is not `allowed`.
 
     Names of loopback always are: no page can have them point elsewhere. If none are listed, only what comes over
     loopback is looked at.
@@ -111,7 +111,7 @@ def check_host(scope: AsgiScope, allowed: Sequence[str]) -> None:
 
 @functools.lru_cache(64)
 def _name_in(host: str) -> str:
-    """The name or address that a Host header asks for, without its port."""
+    """Return the name or address in a Host header, without its port."""
     try:
         return (urlsplit(f"//{host}").hostname or "").removesuffix(".")
     except ValueError:
@@ -119,7 +119,7 @@ def _name_in(host: str) -> str:
 
 
 def identify(scope: AsgiScope, auth: Auth, origins: Sequence[str]) -> Identity | None:
-    """Who asks; None where nothing says so. Raises `Unauthenticated` for a credential that is not good.
+    """Return the identity of a request; None without a credential. Raise `Unauthenticated` for one that is not good.
 
     In this order: a bearer token (RFC 6750) in the Authorization header or, of a socket, in a subprotocol; a ticket in
     the query of a GET; the cookie, which counts only where the page is ours or of a listed origin.
@@ -147,7 +147,7 @@ def identify(scope: AsgiScope, auth: Auth, origins: Sequence[str]) -> Identity |
 
 
 def _cookie(headers: Iterable[tuple[bytes, bytes]]) -> str | None:
-    """The login's cookie. Others of the host's, which the standard library's parser may choke on, are passed over."""
+    """Return the login's cookie, if there is one. Other cookies may be ill-formed, and are passed over."""
     for pair in (pair for key, value in headers if key == b"cookie" for pair in value.decode("latin-1").split(";")):
         name, _, value = pair.strip().partition("=")
         if name == COOKIE:
@@ -163,14 +163,14 @@ def _unwrapped(text: str) -> str:
 
 
 class Guard:
-    """Looks at all that comes in, before its route does."""
+    """Middleware of all routes."""
 
     def __init__(self, app: ASGIApp, service: Service) -> None:
         self._app = app
         self._service = service
 
     async def __call__(self, scope: AsgiScope, receive: Receive, send: Send) -> None:
-        """Let it through, with who asks, or refuse it. A socket's credentials are for its own route to look at."""
+        """Pass the request on with its identity, or refuse it. A socket's route checks its credential itself."""
         settings = self._service.settings
         opt = scope["route_handler"].opt
         try:

@@ -1,4 +1,4 @@
-"""What comes in over HTTP, read strictly: bodies, queries, headers. Bad input is an error that names the field."""
+"""Read bodies, queries and headers strictly. Bad input is an error that names the field."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def parameters(values: Mapping[str, str], shape: type[T]) -> T:
 
 
 async def body(request: Request[Any, Any, Any], limit: int) -> bytes:
-    """The whole body, of JSON, uncompressed; empty where there is none. Raises 413 and 415."""
+    """Return the whole body, of uncompressed JSON; empty if there is none. Raise the errors for 413 and 415."""
     chunks: list[bytes] = []
     size = 0
     too_large = int(request.headers.get("content-length") or 0) > limit
@@ -135,7 +135,7 @@ async def body(request: Request[Any, Any, Any], limit: int) -> bytes:
 
 
 def struct(data: bytes, shape: type[T]) -> T:
-    """A body as a Struct. Raises `BadRequest`."""
+    """Return a body as a Struct. Raise `BadRequest`."""
     return decode_json(data, msgspec.json.Decoder(shape))
 
 
@@ -151,14 +151,14 @@ def fields(data: bytes) -> dict[str, Any]:
 
 
 def merged(asked: ChatQuery, data: bytes) -> ChatBody:
-    """A chat's body, over what its query said. Raises `BadRequest`."""
+    """Return a chat's body, whose fields win over those of its query. Raise `BadRequest`."""
     told = struct(data, ChatBody)
     unsaid = set(asked.__struct_fields__) - set(msgspec.json.decode(data))
     return msgspec.structs.replace(told, **{name: getattr(asked, name) for name in unsaid})
 
 
 def last_event_id(request: Request[Any, Any, Any]) -> str | None:
-    """The header by which EventSource resumes (WHATWG HTML 9.2.4)."""
+    """Return the header by which EventSource resumes (WHATWG HTML, section 9.2.4)."""
     values = [value for name, value in request.scope["headers"] if name == b"last-event-id"]
     if len(values) > 1:
         raise BadRequest("only one is allowed", field="last-event-id")
@@ -190,7 +190,7 @@ def run_cursor(request: Request[Any, Any, Any], asked: FollowQuery, run_id: str)
 
 
 def accepts_events(request: Request[Any, Any, Any]) -> None:
-    """Raises `NotAcceptable` where the client takes no event stream."""
+    """Raise `NotAcceptable` if the client takes no event stream."""
     accept = header(request.scope["headers"], b"accept") or "*/*"
     if not quality(accept, "text/event-stream", "text/*", "*/*"):
         raise NotAcceptable("The answer is text/event-stream, which `Accept` does not allow.", field="accept")
