@@ -9,7 +9,7 @@ import ssl
 import struct
 import sys
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from typing import Any
 
 import httpx
@@ -385,6 +385,28 @@ async def test_bad_frames_are_no_noise(certificate: Certificate, caplog: pytest.
     assert [record.levelname for record in ours] == ["INFO"]
     others = [record for record in caplog.records if record.name != "asyncio"]  # the test's own client's
     assert [record for record in others if record.levelname in {"ERROR", "WARNING"}] == []
+
+
+async def test_frames_that_are_answered_and_not_read(certificate: Certificate) -> None:
+    """A client that sends PINGs and reads nothing is not read either, once some of their answers wait."""
+    async with (
+        serving(None, http2=True, **certificate.settings) as server,
+        connected(server, certificate) as connection,
+    ):
+        connection.get("/healthz")  # the preface comes first
+        await until(lambda: 1 in connection.over)
+        connection.writer.transport.pause_reading()  # type: ignore[attr-defined]
+        ping = bytes((0, 0, 8, 6, 0, 0, 0, 0, 0)) + b"12345678"
+        for _ in range(64):
+            connection.writer.write(ping * 8192)
+        [lifetime] = server.service.lifetimes._watched
+        with suppress(TimeoutError):
+            async with asyncio.timeout(2):
+                await connection.writer.drain()
+        seen = lifetime.carrier.unsent()
+        assert 0 < seen < 2**20
+        connection.writer.transport.resume_reading()  # type: ignore[attr-defined]
+        connection.writer.transport.abort()
 
 
 def test_without_the_extra(certificate: Certificate, monkeypatch: pytest.MonkeyPatch) -> None:

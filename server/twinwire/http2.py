@@ -1,7 +1,8 @@
 """HTTP/2 (RFC 9113) as uvicorn has it, on the extra `http2`: plain ASGI, for streams that share a connection.
 
 Put right here: zttp keeps without bound what a peer gives no credit for, and offers WebSockets (RFC 8441) that uvicorn
-does not serve; uvicorn logs a broken stream as the app's error, bounds no request's time, and logs each bad frame.
+does not serve; uvicorn logs a broken stream as the app's error, bounds neither a request's time nor the answers to frames, and logs
+each bad frame.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from twinwire.transports.lifetime import TICK_SECONDS, Lifetime, Phase
 logger = logging.getLogger("twinwire.http2")
 
 MAX_TASKS = 256  # of a connection's requests, those included that the client has reset; zttp allows 128 streams at once
+UNSENT_BYTES = 128 * 1024  # of a connection; with more its client is not read
 PROTOCOL_ERROR, REFUSED_STREAM, ENHANCE_YOUR_CALM = 1, 7, 11  # RFC 9113, section 7
 _CONNECT_PROTOCOL = b"\0\x08\0\0\0"  # SETTINGS_ENABLE_CONNECT_PROTOCOL, without the last byte of its value
 
@@ -75,7 +77,14 @@ class Http2Protocol(ZttpH2Protocol):
             service(self.config).runs.figures.refused["bad_request"] += 1
             self.flush()
             self.transport.close()
+        if self.transport.get_write_buffer_size() > UNSENT_BYTES:
+            self.flow.pause_reading()  # its PINGs and SETTINGS would be answered without end
         self._news()
+
+    def resume_writing(self) -> None:
+        """See `ZttpH2Protocol`."""
+        super().resume_writing()
+        self.flow.resume_reading()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """See `ZttpH2Protocol`."""
