@@ -1,8 +1,8 @@
 """HTTP/2 (RFC 9113) as uvicorn has it, on the extra `http2`: plain ASGI, for streams that share a connection.
 
 Put right here: zttp keeps without bound what a peer gives no credit for, and offers WebSockets (RFC 8441) that uvicorn
-does not serve; uvicorn logs a broken stream as the app's error, bounds neither a request's time nor the answers to frames, and logs
-each bad frame.
+does not serve; uvicorn logs a broken stream as the app's error, bounds neither a request's time nor the answers to
+frames, and logs each bad frame.
 """
 
 from __future__ import annotations
@@ -81,11 +81,6 @@ class Http2Protocol(ZttpH2Protocol):
             self.flow.pause_reading()  # its PINGs and SETTINGS would be answered without end
         self._news()
 
-    def resume_writing(self) -> None:
-        """See `ZttpH2Protocol`."""
-        super().resume_writing()
-        self.flow.resume_reading()
-
     def connection_lost(self, exc: Exception | None) -> None:
         """See `ZttpH2Protocol`."""
         self.lifetime.end()
@@ -95,6 +90,7 @@ class Http2Protocol(ZttpH2Protocol):
     def resume_writing(self) -> None:
         """See `ZttpH2Protocol`."""
         super().resume_writing()
+        self.flow.resume_reading()
         self.lifetime.moved()
 
     def _news(self) -> None:
