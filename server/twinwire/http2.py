@@ -23,7 +23,6 @@ from twinwire.transports.lifetime import TICK_SECONDS, Lifetime, Phase
 logger = logging.getLogger("twinwire.http2")
 
 MAX_TASKS = 256  # of a connection's requests, those included that the client has reset; zttp allows 128 streams at once
-UNSENT_BYTES = 128 * 1024  # of a connection; with more its client is not read
 PROTOCOL_ERROR, REFUSED_STREAM, ENHANCE_YOUR_CALM = 1, 7, 11  # RFC 9113, section 7
 _CONNECT_PROTOCOL = b"\0\x08\0\0\0"  # SETTINGS_ENABLE_CONNECT_PROTOCOL, without the last byte of its value
 
@@ -77,7 +76,7 @@ class Http2Protocol(ZttpH2Protocol):
             service(self.config).runs.figures.refused["bad_request"] += 1
             self.flush()
             self.transport.close()
-        if self.transport.get_write_buffer_size() > UNSENT_BYTES:
+        if self.flow.write_paused:  # until `resume_writing`
             self.flow.pause_reading()  # its PINGs and SETTINGS would be answered without end
         self._news()
 
