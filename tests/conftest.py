@@ -44,6 +44,16 @@ def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest
     return report
 
 
+LONG_SECONDS = 600
+"""The timeout of a test that is marked `full` and names none: one that is over ends the whole process."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.get_closest_marker("full") and not item.get_closest_marker("timeout"):
+            item.add_marker(pytest.mark.timeout(LONG_SECONDS))
+
+
 def pytest_report_header() -> list[str]:
     return [] if BROWSER else ["e2e: left out, the browser's driver is missing (uv sync --group browser)"]
 

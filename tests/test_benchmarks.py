@@ -72,7 +72,7 @@ def test_it_runs_and_keeps_what_it_has(tmp_path: Path) -> None:
     assert re.findall(r"(?:src|href)=|url\(|@import|<script|https?://", html) == []
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.full)])
 def test_what_was_measured_is_kept(number: int, tmp_path: Path) -> None:
     """Ended early, it still writes what it has measured, and says that there should be more."""
     command = [sys.executable, "-m", "benchmarks", "--profiles", "resume", "--rounds", "100", "--out", str(tmp_path)]
@@ -90,6 +90,7 @@ def test_what_was_measured_is_kept(number: int, tmp_path: Path) -> None:
     assert "ended early" in (tmp_path / "report.html").read_text()
 
 
+@pytest.mark.full
 def test_a_bad_network_loses_nothing(tmp_path: Path) -> None:
     """Through the bad network every token comes in the end, late by what the network takes, on both transports."""
     code, _, err = benchmark("--profiles", "lossy", "--rounds", "1", "--seconds", "0.4", "--out", tmp_path)
@@ -133,6 +134,7 @@ async def test_a_bad_network_keeps_the_order() -> None:
     assert [came for came in every if not b"".join(pieces).startswith(came)] == []
 
 
+@pytest.mark.full
 def test_every_profile_measures_what_it_shows(tmp_path: Path) -> None:
     """Each profile that has no test of its own has all its figures, on both transports, and nothing to warn of."""
     names = sorted(set(PROFILES) - {"chat", "cancel", "resume", "lossy"})

@@ -118,6 +118,7 @@ async def ready(server: Process) -> httpx.Response:
         return await client.get(f"{server.url}/readyz")
 
 
+@pytest.mark.full
 async def test_the_model_s_process_dies(server: Process) -> None:
     """A run that loses its model ends in one ERROR; the server lives and starts the model again."""
     [model] = children(server)
@@ -142,7 +143,7 @@ async def test_the_model_s_process_dies(server: Process) -> None:
     assert (await ready(server)).status_code == 200
 
 
-@pytest.mark.parametrize("ending", [signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize("ending", [signal.SIGTERM, pytest.param(signal.SIGKILL, marks=pytest.mark.full)])
 async def test_the_model_ends_with_its_server(gguf: str, ending: signal.Signals) -> None:
     """However the server ends, in the middle of an answer, no process of it is left; SIGTERM still ends the run."""
     with starting(gguf) as server:

@@ -26,7 +26,7 @@ from redis_workers import Client, raw
 from twinwire.log.redis_link import Address
 from twinwire.log.redis_scripts import Keys
 
-ROUNDS = int(os.environ.get("CRASH_ROUNDS", "3"))
+ROUNDS = int(os.environ.get("CRASH_ROUNDS", "2"))
 WORKERS = 3
 LEASE = 1.0
 ENDLESS = 10**6

@@ -20,7 +20,7 @@ from crashes import counter, seeded
 from followers import KINDS, OTHER, Broken, attach, check, number, rest, start
 from processes import Process
 
-ROUNDS = int(os.environ.get("CRASH_ROUNDS", "5"))
+ROUNDS = int(os.environ.get("CRASH_ROUNDS", "2"))
 RUNS = 4  # of each transport, in each round
 
 

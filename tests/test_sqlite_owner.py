@@ -64,7 +64,10 @@ async def test_the_same_file_by_another_name(name: Callable[[Path], Path], tmp_p
         assert len(await read(log, run_id)) == 5
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    "name",
+    [linked, unlocked, *(pytest.param(name, marks=pytest.mark.full) for name in (hard, through_a_folder, moved))],
+)
 def test_another_server(name: Callable[[Path], Path], tmp_path: Path) -> None:
     """A second server is refused in one line, ends none of the first one's runs, and leaves its files alone."""
     with Process("serve", "--port", "0", "--log", f"sqlite:///{tmp_path}/log.db", cwd=tmp_path) as first:

@@ -176,7 +176,8 @@ async def test_copying(visit: Visit, puppets: Puppets) -> None:
     puppet.say(*text)
     puppet.end()
     await expect(visit.outcome).to_be_visible()
-    for name, copied in (("Copy", "  ls <x> &&\n\n  pwd"), ("Copy", text), ("Copy link", visit.page.url)):
+    here = await visit.page.evaluate("location.href")  # `page.url` is told of a new fragment only later
+    for name, copied in (("Copy", "  ls <x> &&\n\n  pwd"), ("Copy", text), ("Copy link", here)):
         button = visit.page.get_by_role("button", name=name, exact=True).first
         await button.click()
         await expect(visit.page.get_by_role("button", name="Copied", exact=True).last).to_be_visible()

@@ -151,11 +151,11 @@ async def test_nothing_ends_the_server(kind: str, process: Process) -> None:
     ("verb", "stop"),
     [
         ("hold", signal.SIGTERM),
-        ("hold", signal.SIGINT),
+        pytest.param("hold", signal.SIGINT, marks=pytest.mark.full),
         ("sleep", signal.SIGTERM),
-        ("child", signal.SIGINT),
+        pytest.param("child", signal.SIGINT, marks=pytest.mark.full),
         ("later", signal.SIGTERM),
-        ("executor", signal.SIGTERM),
+        pytest.param("executor", signal.SIGTERM, marks=pytest.mark.full),
     ],
 )
 async def test_an_agent_that_holds_the_loop(verb: str, stop: signal.Signals, folder: Path) -> None:

@@ -118,7 +118,12 @@ ABUSES: dict[str, tuple[int, bytes]] = {
 }
 
 
-@pytest.mark.parametrize("abuse", ABUSES)
+OFTEN = {"pipelined requests of strangers", "upgrades with a body", "messages on sockets of strangers", "fragments"}
+
+
+@pytest.mark.parametrize(
+    "abuse", [name if name in OFTEN else pytest.param(name, marks=pytest.mark.full) for name in ABUSES]
+)
 def test_memory(abuse: str, tmp_path: Path) -> None:
     """A crowd without a credential costs a server little memory, and somebody else's request waits for little."""
     count, sent = ABUSES[abuse]
