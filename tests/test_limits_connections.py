@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from typing import Any
 
+import httpx
 import pytest
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
@@ -121,3 +123,29 @@ async def test_a_socket_that_says_too_much(puppets: Puppets) -> None:
         assert await closed(loud) == (4029, "too much at once; reconnect later")
         await other.send('{"type":"ping"}')
         assert json.loads(await other.recv()) == {"type": "pong"}
+
+
+ANSWERS = {
+    "/chat": {"message": "hi", "stream": False},
+    "/v1/chat/completions": {"model": "mine", "messages": [{"role": "user", "content": "hi"}]},
+}
+
+
+@pytest.mark.parametrize("path", ANSWERS)
+async def test_requests_that_wait_for_an_answer(path: str, puppets: Puppets) -> None:
+    """A request that waits for its run counts as a connection: one too many is 429 and starts nothing."""
+    async with (
+        serving({"mine": puppets}, max_connections=2) as server,
+        httpx.AsyncClient(base_url=server.url, trust_env=False, verify=False, timeout=20) as client,
+    ):
+        waiting = [asyncio.create_task(client.post(path, json=ANSWERS[path])) for _ in range(2)]
+        played = [await puppets.next() for _ in waiting]
+        refused = await client.post(path, json=ANSWERS[path])
+        assert (refused.status_code, refused.headers["retry-after"]) == (429, "5")
+        assert "too_many_connections" in refused.text
+        assert server.runs.started == 2
+        assert (await client.get("/healthz")).status_code == 200
+        for puppet in played:
+            puppet.end()
+        assert [(await answer).status_code for answer in waiting] == [200, 200]
+        assert server.service.gate._open.total() == 0

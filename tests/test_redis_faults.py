@@ -279,3 +279,16 @@ async def test_a_start_whose_answer_was_lost(puppets: Puppets, tmp_path: Path) -
             *_, end = await rest(await attach("ws", server, info.run_id))
             assert end["data"]["error_type"] == "interrupted"
             assert puppets.started == 0
+
+
+async def test_redis_allows_no_scripts(puppets: Puppets, tmp_path: Path) -> None:
+    """If an access list forbids scripts, no run can start, and `/readyz` says so until they are allowed again."""
+    with own_server(tmp_path) as redis:
+        async with serving({"mine": puppets}, log=redis.url) as server, Redis.from_url(redis.url) as other:
+            assert await ready(server.url) == 200
+            await other.execute_command("ACL", "SETUSER", "default", "-eval", "-evalsha")  # type: ignore[no-untyped-call]
+            with pytest.raises(Refused):
+                await start("ws", server)
+            assert await ready(server.url) == 503
+            await other.execute_command("ACL", "SETUSER", "default", "+eval", "+evalsha")  # type: ignore[no-untyped-call]
+            assert await ready(server.url) == 200

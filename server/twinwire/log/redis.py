@@ -283,8 +283,12 @@ class RedisLog(RedisControl):
         return Page(records, stored.first, last, ended or records[-1].last)
 
     async def ping(self) -> None:
-        """See `EventLog`. Renews the lease: a Redis that answers may still be full, or a replica."""
+        """See `EventLog`. Renews the lease: a Redis that answers may still be full, or a replica.
+
+        Runs a script too, which an access list may forbid: no run starts without one.
+        """
         await self._leases.renew()
+        await self.vacate((None, None), "")
 
     def gauges(self) -> Sequence[Gauge]:
         """See `Store`."""

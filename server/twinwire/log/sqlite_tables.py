@@ -315,7 +315,7 @@ class Tables:
             return False
         self._db.execute("INSERT INTO garbage VALUES (?)", row[:1])
         self._db.execute("DELETE FROM runs WHERE id = ?", row[:1])
-        self.size -= row[1]
+        self.size -= row[1] or 0  # NULL if another program has ended the run
         return True
 
     def _forget(self) -> bool:

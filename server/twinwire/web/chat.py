@@ -44,12 +44,12 @@ async def chat(request: Request[Any, Any, Any], service: NamedDependency[Service
     if answers.is_head(request.scope):
         fields = stream.stream_headers(service) if asked.stream else {"content-type": "application/json"}
         return stream.HeadAlone(fields)
-    info, _ = await service.runs.start(spec)
-    with stream.begun(spec, info.run_id):
-        if asked.stream:
+    if asked.stream:
+        info, _ = await service.runs.start(spec)
+        with stream.begun(spec, info.run_id):
             return await stream.follow(service, info.run_id, 0, asked, by)
-        event = await stream.result(service, info.run_id, request)
+    run_id, event = await stream.answered(service, spec, request)
     if event is None:
         return Response(None, status_code=204)  # for nobody: the caller has gone
-    body = {"result": event.data["result"], "run_id": info.run_id, "status": event.data["status"]}
+    body = {"result": event.data["result"], "run_id": run_id, "status": event.data["status"]}
     return JsonResponse(body, status_code=200)

@@ -79,13 +79,13 @@ async def completions(request: Request[Any, Any, Any], service: NamedDependency[
         stream.admit(service, FORMAT, spec.user_id)
     asked = msgspec.structs.replace(asked, messages=())
     del body, said  # a megabyte of JSON is some thirty as objects, and the run may take its time
-    info, _ = await service.runs.start(spec)
-    with stream.begun(spec, info.run_id):
-        if asked.stream:
+    if asked.stream:
+        info, _ = await service.runs.start(spec)
+        with stream.begun(spec, info.run_id):
             usage = asked.stream_options is not None and asked.stream_options.include_usage
             view = openai.view(asked.model, usage=usage)
             return await stream.whole(service, info.run_id, FORMAT, view, by)
-        event = await stream.result(service, info.run_id, request)
+    _, event = await stream.answered(service, spec, request)
     if event is None:
         return Response(None, status_code=204)  # for nobody: the caller has gone
     return JsonResponse(openai.completion(asked.model, event), status_code=200)

@@ -276,6 +276,20 @@ def begun(spec: RunSpec, run_id: str) -> Iterator[None]:
         raise FailedDependency("internal error", "internal", run_id) from error
 
 
+async def answered(service: Service, spec: RunSpec, request: Request[Any, Any, Any]) -> tuple[str, StreamEvent | None]:
+    """Start a run, wait for its end, and return its id and what `result` does. Raise as `Runs.start` and `result` do.
+
+    The request counts as one of the user's connections meanwhile. Raise `TooManyConnections` if there is no room,
+    unless it may be the repetition of a start.
+    """
+    if spec.idempotency_key is None:
+        service.gate.check(spec.user_id)
+    with service.gate.entered(spec.user_id):
+        info, _ = await service.runs.start(spec)
+        with begun(spec, info.run_id):
+            return info.run_id, await result(service, info.run_id, request)
+
+
 async def result(service: Service, run_id: str, request: Request[Any, Any, Any]) -> StreamEvent | None:
     """Return the run's AGENT_FINISH once it is there, or None if the caller has left before.
 
