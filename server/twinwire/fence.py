@@ -47,6 +47,15 @@ def report(log: logging.Logger, error: BaseException, message: str, *arguments: 
         log.error(message + " (its traceback cannot be shown)", *arguments)  # noqa: G003, TRY400
 
 
+def let_go(error: BaseException) -> None:
+    """Take the frames from an error that has been handled.
+
+    A frame of the agent's often holds the error that came through it. Such a cycle keeps all that the frames hold, a
+    run with its text among it, until the garbage collector comes to it.
+    """
+    BaseException.with_traceback(error, None)
+
+
 class Fence:
     """`with Fence(log, message, *arguments) as fence:` other people's code runs in the block.
 

@@ -24,7 +24,7 @@ from twinwire.events import (
     chunk_text,
     timestamp,
 )
-from twinwire.fence import Fence, RunOver, enter, report
+from twinwire.fence import Fence, RunOver, enter, let_go, report
 from twinwire.fold import Fold
 from twinwire.log import EventLog, RunInfo
 from twinwire.logs import tell
@@ -204,6 +204,7 @@ class Run:
             except StopIteration:
                 return
             finally:
+                value = None  # an error has this frame in its traceback: nothing in it may have the error
                 self._at_work = False
                 self._writer.flush()
             if self.over and not self._told and self.task is not None:
@@ -231,11 +232,13 @@ class Run:
         except RunError as error:
             with Fence(logger, "run %s: the error of agent %s is none", self.info.run_id, self.info.agent):
                 terminal = _error_event(error)
+            let_go(error)
         except BaseException as error:  # noqa: BLE001 - this is the fence around the agent
             if time.monotonic() >= self._due:  # the agent may have been interrupted for that
                 self._expire()
             elif not self.over:
                 report(logger, error, "run %s: agent %s failed", self.info.run_id, self.info.agent)
+            let_go(error)
         self._terminate(terminal or _error_event(RunError()))
 
     async def _pull(self, events: AsyncIterable[StreamEvent]) -> None:

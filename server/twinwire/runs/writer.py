@@ -162,7 +162,7 @@ class Writer:
             self._progress.set()
             self._progress.clear()
         if last.last:
-            self._on_last()
+            self._finish()
 
     def _lost(self, error: Exception) -> None:
         """The log is no longer ours to write: whoever took it over ends the run."""
@@ -170,4 +170,16 @@ class Writer:
         self._pending.clear()
         self._refused = True
         self._progress.set()
-        self._on_last()
+        self._finish()
+
+    def _finish(self) -> None:
+        """Call `on_last`, and let it go: it is the run's, which would otherwise be in a cycle with its writer.
+
+        The text of a run would stay in memory until the garbage collector comes to it: 2.5 GB after 300 large runs.
+        """
+        on_last, self._on_last = self._on_last, _nothing
+        on_last()
+
+
+def _nothing() -> None:
+    """Be called in place of `on_last` after it was."""
