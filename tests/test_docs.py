@@ -15,6 +15,7 @@ import pytest
 from serving import Running, serving
 from twinwire import commands
 from twinwire.events import StreamEventType, decode
+from twinwire.settings import Settings
 from twinwire.wire import parse_cursor
 
 ROOT = Path(__file__).parents[1]
@@ -60,9 +61,8 @@ async def test_watch_an_agent() -> None:
 
 async def test_start_follow_resume_cancel() -> None:
     """The script starts one run, follows it, resumes it after event 10 and cancels it."""
-    async with serving(demo_rate=20.0) as server:
-        script = snippet(README, "sh", "RUN=").replace("-m 2", "-m 1")
-        _, out, err = await run("bash", "-c", f"{script}", server=server)
+    async with serving(demo_rate=Settings().demo_rate) as server:
+        _, out, err = await run("bash", "-c", snippet(README, "sh", "RUN="), server=server)
         assert server.runs.started == 1, err
         numbers = [int(number) for number in re.findall(r"^id: evt-\w+-(\d+)$", out, re.MULTILINE)]
         resumed = numbers.index(10, numbers.index(10) + 1)

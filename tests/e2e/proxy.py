@@ -18,7 +18,7 @@ class Proxy(ChaosProxy):
         super().__init__(port)
         self.requests: list[tuple[str, str | None]] = []
         self.outage = False
-        """Whether new connections are answered with 503, as a load balancer does that has no server left."""
+        """Whether new connections are answered with 503, and a request on another one resets it: no server is left."""
         self.refused = asyncio.Event()
 
     def heal(self) -> None:
@@ -43,7 +43,10 @@ class Proxy(ChaosProxy):
 
     def heard(self, data: bytes) -> None:
         """See `chaos.Proxy`."""
-        for target, headers in _REQUEST.findall(data):
+        requests = _REQUEST.findall(data)
+        if self.outage and requests:
+            raise ConnectionResetError
+        for target, headers in requests:
             found = re.search(rb"^last-event-id: (\S+)", headers, re.MULTILINE | re.IGNORECASE)
             self.requests.append((target.decode(), found[1].decode() if found else None))
 
