@@ -55,7 +55,7 @@ class Inbox:
         self._news: asyncio.Future[None] | None = None
 
     def empty(self) -> bool:
-        """Whether there is nothing to take."""
+        """Return whether there is nothing to take."""
         return not self._items
 
     def put_nowait(self, item: Any) -> None:
@@ -242,7 +242,7 @@ class BoundedWebSocket(WebSocketsSansIOProtocol):
             super().send_receive_event_to_app()
 
     def _between_frames(self) -> bool:
-        """Whether the next byte is a frame's first; False also where the parser does not show it."""
+        """Return whether the next byte is a frame's first; False also where the parser does not show it."""
         step: Any = self.conn.parser
         while step.gi_yieldfrom is not None:
             step = step.gi_yieldfrom

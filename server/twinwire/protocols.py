@@ -204,7 +204,7 @@ class BoundedHttp(HttpToolsProtocol):
         return b"%b %b HTTP/%b\r\n%b\r\n" % (method, self.url, version, b"".join(fields))
 
     def _declines_upgrade(self) -> bool:
-        """Whether the request asks for an upgrade that is not taken, and is parsed again without it."""
+        """Return whether the request asks for an upgrade that is not taken, and is parsed again without it."""
         return bool(self.parser.should_upgrade()) and not self._should_upgrade()
 
     def _end_of_piece(self, data: bytes, at: int) -> int:

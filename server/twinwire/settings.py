@@ -177,12 +177,12 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     @property
     def authenticates(self) -> bool:
-        """Whether a way to authenticate is configured, so that all must."""
+        """Return whether a way to authenticate is configured, so that all must."""
         return bool(self.auth_tokens or self.auth_tokens_file or self.jwt_key_file or self.jwt_jwks_file)
 
     @property
     def demo(self) -> bool:
-        """Whether the embedded demo model answers: neither a key nor a server nor a file was given."""
+        """Return whether the embedded demo model answers: neither a key nor a server nor a file was given."""
         return self.api_key is None and self.base_url is None and self.local is None
 
 
@@ -202,7 +202,7 @@ def unmapped(host: str) -> str:
 
 @functools.lru_cache(64)
 def is_loopback(host: str) -> bool:
-    """Whether only this machine goes by this name or address."""
+    """Return whether only this machine goes by this name or address."""
     try:
         return ip_address(unmapped(host)).is_loopback
     except ValueError:

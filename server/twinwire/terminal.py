@@ -58,7 +58,7 @@ class Terminal:
         return "\n" if unfinished else ""
 
     def _bar(self, progress: object) -> str:
-        """How far the run is, in percent; not in the middle of another line."""
+        """Return how far the run is, in percent; not in the middle of another line."""
         if not (isinstance(progress, int | float) and 0 <= progress <= 100):
             return ""
         if not self._style or self._line not in {"", BAR}:

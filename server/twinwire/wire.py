@@ -81,7 +81,7 @@ def parse_after(value: str | int, run_id: str, field: str = "after") -> int:
 
 
 def parse_on_disconnect(text: str) -> float | None:
-    """How long a run may go on with nobody following it: seconds, or None for `continue`."""
+    """Return how long a run may go on with nobody following it: seconds, or None for `continue`."""
     if text == "continue":
         return None
     if text == "cancel":

@@ -67,7 +67,7 @@ class Identity(Struct, frozen=True):
         return self.user_id if self.run_id in {None, run_id} else NOBODY
 
     def sees(self, run_id: str, user_id: str | None) -> bool:
-        """Whether this run, of this user, is there for them."""
+        """Return whether this run, of this user, is there for them."""
         return self.owner(run_id) in {None, user_id}
 
 

@@ -245,7 +245,7 @@ class Control(Protocol):
         ...
 
     async def followed(self, run_id: str) -> bool:
-        """Whether another worker that lives has a follower of this run."""
+        """Return whether another worker that lives has a follower of this run."""
         ...
 
     async def log_out(self, user_id: str, when: float, seconds: float) -> None:

@@ -76,7 +76,7 @@ class Leases:
 
     @property
     def _renewal(self) -> float:
-        """How often the lease is renewed, in seconds."""
+        """Return how often the lease is renewed, in seconds."""
         return min(self._seconds / 3.3, RENEW_SECONDS)
 
     async def reap(self) -> None:

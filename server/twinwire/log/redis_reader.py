@@ -117,7 +117,7 @@ class Held:
 
     @property
     def awaited(self) -> bool:
-        """Whether what comes next is to be read from its stream."""
+        """Return whether what comes next is to be read from its stream."""
         return self.current and not self.own and not self.tail.ended
 
     def page(self, after: int, limit: int) -> Page | None:

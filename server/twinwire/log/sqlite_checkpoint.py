@@ -55,7 +55,7 @@ class Checkpoints:
 
     @property
     def due(self) -> bool:
-        """Whether the next step begins one."""
+        """Return whether the next step begins one."""
         late = self._pages and time.monotonic() - self._done_at >= SECONDS
         return self.idle and (self._pages >= PAGES or bool(late))
 
@@ -73,22 +73,22 @@ class Checkpoints:
 
     @property
     def unmoved(self) -> int:
-        """How many pages a reader's transaction kept from being moved, the last time."""
+        """Return how many pages a reader's transaction kept from being moved, the last time."""
         return self._moved.frames - self._moved.done
 
     @property
     def found(self) -> int:
-        """How many pages were in the write-ahead log, the last time."""
+        """Return how many pages were in the write-ahead log, the last time."""
         return self._moved.frames
 
     @property
     def settled(self) -> bool:
-        """Whether the file is as the last checkpoint left it, which was able to move everything."""
+        """Return whether the file is as the last checkpoint left it, which was able to move everything."""
         return self.idle and not self.unmoved
 
     @property
     def idle(self) -> bool:
-        """Whether none goes on in the other thread."""
+        """Return whether none goes on in the other thread."""
         return self._moving is None
 
     def frames(self) -> int:

@@ -92,7 +92,7 @@ class Tables:
 
     @property
     def crowded(self) -> bool:
-        """Whether there is more than may be kept."""
+        """Return whether there is more than may be kept."""
         return self.size > self._limits.max_bytes
 
     @contextmanager

@@ -101,17 +101,17 @@ class Tail:
 
     @property
     def count(self) -> int:
-        """How many records are here."""
+        """Return how many records are here."""
         return len(self._records)
 
     @property
     def ended(self) -> bool:
-        """Whether the terminal event is here."""
+        """Return whether the terminal event is here."""
         return bool(self._records) and self._records[-1].last
 
     @property
     def followed(self) -> bool:
-        """Whether anybody subscribes."""
+        """Return whether anybody subscribes."""
         return bool(self._subscribers or self._audiences)
 
     def append(self, expected_last: int, records: Sequence[Record]) -> int:

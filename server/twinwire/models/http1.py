@@ -30,7 +30,7 @@ class Connection(asyncio.Protocol):
 
     @property
     def open(self) -> bool:
-        """Whether something can be asked, as far as is known."""
+        """Return whether something can be asked, as far as is known."""
         return not self._transport.is_closing()
 
     def ask(self, request: bytes, timeouts: dict[str, float | None]) -> Exchange:

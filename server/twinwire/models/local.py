@@ -73,7 +73,7 @@ class LocalModel:
 
     @property
     def running(self) -> bool:
-        """Whether it can be asked now."""
+        """Return whether it can be asked now."""
         return self._model is not None
 
     async def aclose(self) -> None:

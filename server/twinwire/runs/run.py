@@ -132,7 +132,7 @@ class Run:
 
     @property
     def size(self) -> int:
-        """How many bytes of events the run has written; its state is no larger."""
+        """Return how many bytes of events the run has written; its state is no larger."""
         return self._writer.size
 
     async def snapshot(self) -> tuple[int, dict[str, Any]]:

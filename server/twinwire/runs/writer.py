@@ -70,12 +70,12 @@ class Writer:
 
     @property
     def idle(self) -> bool:
-        """Whether all that was put is in the log."""
+        """Return whether all that was put is in the log."""
         return self._appended == self.last
 
     @property
     def full(self) -> bool:
-        """Whether the log is so slow that too much is pending."""
+        """Return whether the log is so slow that too much is pending."""
         return len(self._pending) >= MAX_PENDING
 
     async def room(self) -> None:

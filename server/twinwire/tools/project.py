@@ -60,7 +60,7 @@ class _IgnoreFile:
             self._set.Compile()
 
     def check(self, path: str) -> bool | None:
-        """Whether the last line that matches ignores `path` or brings it back; None where none does."""
+        """Return whether the last line that matches ignores `path` or brings it back; None where none does."""
         matches = self._set.Match(path.encode("utf-8", "replace")) if self._ignored else ()
         return self._ignored[max(matches)] if matches else None
 
@@ -103,7 +103,7 @@ class _Folder:
         return _Folder(os.open(name, _FOLDER, dir_fd=self.fd), f"{self.path}{name}/", self.rules)
 
     def ignores(self, name: str) -> bool:
-        """Whether git ignores `name`, which ends with `/` where it is a folder: the innermost rule decides."""
+        """Return whether git ignores `name`, which ends with `/` where it is a folder: the innermost rule decides."""
         for length, file in reversed(self.rules):
             ignored = file.check(self.path[length:] + name)
             if ignored is not None:

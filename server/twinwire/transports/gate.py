@@ -21,7 +21,7 @@ class Gate:
         self._open: Counter[str | None] = Counter()
 
     def full(self, user_id: str | None) -> bool:
-        """Whether one more of this user's would be too many."""
+        """Return whether one more of this user's would be too many."""
         return self._open.total() >= self._total or not self.room(user_id)
 
     def check(self, user_id: str | None) -> None:
@@ -52,7 +52,7 @@ class Gate:
             del self._open[user_id]
 
     def room(self, user_id: str | None) -> bool:
-        """Whether this user may have one more, of those that are open."""
+        """Return whether this user may have one more, of those that are open."""
         return user_id is None or self._open[user_id] < self._each
 
 

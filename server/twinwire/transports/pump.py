@@ -110,7 +110,7 @@ class Pump:
         self.due = 0.0
 
     def lags(self) -> Iterator[int]:
-        """How many events each follower is behind, of those whose run's newest events are in memory."""
+        """Return how many events each follower is behind, of those whose run's newest events are in memory."""
         tails = ((follower, self._log.tail(follower.run_id)) for follower in self._followers.values())
         return (tail.last - follower.after for follower, tail in tails if tail is not None)
 
@@ -148,12 +148,12 @@ class Pump:
 
     @property
     def full(self) -> bool:
-        """Whether the connection follows as many runs as it may."""
+        """Return whether the connection follows as many runs as it may."""
         return len(self._followers) >= MAX_FOLLOWED
 
     @property
     def gone(self) -> bool:
-        """Whether the client is known to have left, although messages of its may wait still."""
+        """Return whether the client is known to have left, although messages of its may wait still."""
         direct = self._transport.direct
         return self._verdict is not None or (direct is not None and direct.transport.is_closing())
 

@@ -89,7 +89,7 @@ class Socket:
 
     @property
     def named(self) -> bool:
-        """Whether it is known who speaks."""
+        """Return whether it is known who speaks."""
         return self._by is not None
 
     async def take(self, message: Message) -> None:
