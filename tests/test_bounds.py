@@ -96,6 +96,72 @@ async def test_what_follows_an_upgrade_that_is_not_taken(server: Running) -> Non
             assert (await answered(reader))[0] == 200
 
 
+EARLIER = b"GET /chat?message=x&stream=false HTTP/1.1\r\n" + HOST + b"\r\n"
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+@pytest.mark.parametrize("apart", [False, True], ids=["in one packet", "byte by byte"])
+async def test_a_handshake_behind_unanswered_requests(
+    apart: bool, count: int, server: Running, puppets: Puppets, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It waits until they are answered, in order; then the socket opens, and has what was sent behind it."""
+    sent = EARLIER * count + HANDSHAKE + b"\r\n" + masked(Opcode.TEXT, b'{"type":"ping"}')
+    async with connected(server) as (reader, writer):
+        for piece in [sent[at : at + 1] for at in range(len(sent))] if apart else [sent]:
+            writer.write(piece)
+            await writer.drain()
+            await asyncio.sleep(0)
+        for number in range(count):
+            puppet = await puppets.next()
+            puppet.say(f"answer {number}")
+            puppet.end()
+            status, _, body = await answered(reader)
+            assert (status, json.loads(body)["result"]) == (200, f"answer {number}")
+        assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 101")
+        assert await heard(reader) == (Opcode.TEXT, b'{"type":"pong"}')
+    await nothing_left(server)
+    assert lines(caplog) == []
+
+
+async def test_a_handshake_behind_a_stream(server: Running, puppets: Puppets) -> None:
+    """It waits for the terminal event of the stream."""
+    async with connected(server) as (reader, writer):
+        writer.write(b"GET /chat/stream?message=x HTTP/1.1\r\n" + HOST + b"\r\n" + HANDSHAKE + b"\r\n")
+        puppet = await puppets.next()
+        puppet.say("all of it")
+        await reader.readuntil(b"all of it")
+        puppet.end()
+        assert b"AGENT_FINISH" in await reader.readuntil(b"\r\n0\r\n\r\n")
+        assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 101")
+        writer.write(masked(Opcode.TEXT, b'{"type":"ping"}'))
+        assert await heard(reader) == (Opcode.TEXT, b'{"type":"pong"}')
+
+
+LATE: list[tuple[str, bytes, int]] = [
+    ("a bad handshake", HANDSHAKE.replace(b"dGhl", b"") + b"\r\n", 400),
+    ("an unknown coding", POST + b"Transfer-Encoding: gzip, chunked\r\n\r\n", 501),
+    ("no HTTP", b"\0garbage", 400),
+    ("a large field", GET + b"X: " + b"a" * 2**17, 431),
+]
+
+
+@pytest.mark.parametrize("row", LATE, ids=[row[0] for row in LATE])
+@pytest.mark.parametrize("count", [1, 2])
+async def test_a_refusal_behind_unanswered_requests(
+    row: tuple[str, bytes, int], count: int, server: Running, puppets: Puppets
+) -> None:
+    """What is refused is refused once the requests before it are answered, and what follows it is not read."""
+    async with connected(server) as (reader, writer):
+        writer.write(EARLIER * count + row[1] + GET + b"\r\n")
+        for _ in range(count):
+            puppet = await puppets.next()
+            puppet.end()
+            assert (await answered(reader))[0] == 200
+        assert (await answered(reader))[0] == row[2]
+        assert b"HTTP/1.1" not in await ended(reader)
+    await nothing_left(server)
+
+
 MORE = b"Upgrade: h2c\r\nConnection: Upgrade\r\n"
 TELLING = b'{"message":"which"}'
 BODIES = {

@@ -22,6 +22,10 @@ HOST = b"Host: localhost\r\n"
 GET = b"GET /healthz HTTP/1.1\r\n" + HOST
 POST = b"POST /runs HTTP/1.1\r\n" + HOST + b"Content-Type: application/json\r\n"
 CHUNKED = POST + b"Transfer-Encoding: chunked\r\n\r\n"
+TE_CHUNKED = b"Transfer-Encoding: chunked"
+CHUNKS = b'\r\n\r\nf\r\n{"message":"x"}\r\n0\r\n\r\n'
+TE_GZIP = b"Transfer-Encoding: gzip\r\n"
+H2C = b"Upgrade: h2c\r\nConnection: Upgrade\r\n"
 UPGRADE = HOST + b"Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
 VERSION = b"Sec-WebSocket-Version: 13\r\n"
 
@@ -35,6 +39,14 @@ ROWS: list[tuple[str, bytes, int, str | None]] = [
     ("CL of 30 digits", POST + b"Content-Length: " + b"9" * 30 + b"\r\n\r\n", 400, "bad_request"),
     ("CL that is no number", POST + b"Content-Length: 1_0\r\n\r\n", 400, "bad_request"),
     ("unknown TE", POST + b"Transfer-Encoding: gzip\r\n\r\n", 400, "bad_request"),
+    ("TE identity", POST + b"Transfer-Encoding: identity\r\n\r\n", 400, "bad_request"),
+    ("TE chunked, chunked", POST + b"Transfer-Encoding: chunked, chunked" + CHUNKS, 400, "bad_request"),
+    ("TE chunked, gzip", POST + b"Transfer-Encoding: chunked, gzip" + CHUNKS, 400, "bad_request"),
+    ("TE in HTTP/1.0", POST.replace(b"/1.1", b"/1.0") + TE_CHUNKED + CHUNKS, 400, "bad_request"),
+    ("TE gzip, chunked", POST + b"Transfer-Encoding: gzip, chunked" + CHUNKS, 501, "not_implemented"),
+    ("TE identity, chunked", POST + b"Transfer-Encoding: identity, chunked" + CHUNKS, 501, "not_implemented"),
+    ("TE gzip, TE chunked", POST + TE_GZIP + TE_CHUNKED + CHUNKS, 501, "not_implemented"),
+    ("TE gzip, chunked with h2c", POST + H2C + b"Transfer-Encoding: gzip, chunked" + CHUNKS, 501, "not_implemented"),
     ("no Host", b"GET /healthz HTTP/1.1\r\n\r\n", 400, "bad_request"),
     ("two Hosts", GET + b"Host: y\r\n\r\n", 400, "bad_request"),
     ("two Hosts in HTTP/1.0", b"GET /healthz HTTP/1.0\r\n" + HOST * 2 + b"\r\n", 400, "bad_request"),
@@ -65,8 +77,9 @@ ROWS: list[tuple[str, bytes, int, str | None]] = [
         426,
         "upgrade_required",
     ),
-    ("WebSocket without a key", b"GET /ws HTTP/1.1\r\n" + UPGRADE.partition(b"Sec-")[0] + VERSION + b"\r\n", 400, None),
-    ("WebSocket by POST", b"POST /ws HTTP/1.1\r\n" + UPGRADE + VERSION + b"\r\n", 405, None),
+    ("WebSocket in HTTP/1.0", b"GET /ws HTTP/1.0\r\n" + UPGRADE + VERSION + b"\r\n", 426, "upgrade_required"),
+    ("upgrade elsewhere in HTTP/1.0", b"GET /healthz HTTP/1.0\r\n" + UPGRADE + VERSION + b"\r\n", 200, None),
+    ("WebSocket by POST", b"POST /ws HTTP/1.1\r\n" + UPGRADE + VERSION + b"\r\n", 405, "method_not_allowed"),
     ("WebSocket elsewhere", b"GET /runs HTTP/1.1\r\n" + UPGRADE + VERSION + b"\r\n", 403, None),
     (
         "WebSocket with a 10 kB field",
@@ -119,11 +132,42 @@ async def test_bad_requests(
         if code is not None:
             assert fields["content-type"] == "application/json"
             assert json.loads(body)["code"] == code
-        if status in {400, 426, 431}:
+        if status in {400, 426, 431, 501}:
             assert fields["connection"] == "close"
             await ended(reader)
     await unaffected(server, caplog)
     assert code is None or server.runs.figures.refused[code]
+
+
+HANDSHAKES: list[tuple[str, bytes, int, str]] = [
+    # row, fields, status, field
+    ("no key", UPGRADE.partition(b"Sec-")[0] + VERSION, 400, "sec-websocket-key"),
+    ("bad key", UPGRADE.partition(b"Sec-")[0] + VERSION + b"Sec-WebSocket-Key: abc\r\n", 400, "sec-websocket-key"),
+    ("two keys", UPGRADE + VERSION + b"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n", 400, "sec-websocket-key"),
+    ("no version", UPGRADE, 426, "sec-websocket-version"),
+    ("two versions", UPGRADE + VERSION * 2, 426, "sec-websocket-version"),
+    ("two upgrades", UPGRADE + VERSION + b"Upgrade: websocket\r\n", 400, "upgrade"),
+    ("bad connection", UPGRADE.replace(b": Upgrade", b': Upgrade, ";') + VERSION, 400, "connection"),
+    ("bad subprotocol", UPGRADE + VERSION + b"Sec-WebSocket-Protocol: ;;\r\n", 400, "sec-websocket-protocol"),
+]
+
+
+@pytest.mark.parametrize("row", HANDSHAKES, ids=[row[0] for row in HANDSHAKES])
+async def test_bad_handshakes(
+    row: tuple[str, bytes, int, str], server: Running, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A bad handshake has an error in JSON that names the field in a whole sentence; 426 has the version."""
+    _, sent, status, field = row
+    async with connected(server) as (reader, writer):
+        writer.write(b"GET /ws HTTP/1.1\r\n" + sent + b"\r\n")
+        found, fields, body = await answered(reader)
+        error = json.loads(body)
+        assert (found, error["field"], error["message"][-1]) == (status, field, ".")
+        assert fields["content-type"] == "application/json"
+        assert fields.get("sec-websocket-version") == ("13" if status == 426 else None)
+        await ended(reader)
+    await unaffected(server, caplog)
+    assert server.runs.figures.refused[error["code"]] == 1
 
 
 async def ended(reader: asyncio.StreamReader) -> bytes:
@@ -276,14 +320,20 @@ async def test_streams_have_all_the_time(server: Running, puppets: Puppets) -> N
 
 
 async def test_garbage_on_an_open_stream(server: Running, puppets: Puppets, caplog: pytest.LogCaptureFixture) -> None:
-    """What is no request, after one whose answer goes on, breaks the answer off: nothing is put into its body."""
+    """What is no request, after one whose answer goes on, is refused when that is complete, and not in its body."""
     async with connected(server) as (reader, writer):
         writer.write(b"GET /chat/stream?message=x HTTP/1.1\r\n" + HOST + b"\r\n")
         puppet = await puppets.next()
         puppet.say("a")
         await reader.readuntil(b"event: LLM_CHUNK")
-        writer.write(b"\0garbage")
-        assert b"HTTP/1.1" not in await ended(reader)
+        for _ in range(3):
+            writer.write(b"\0garbage")
+            await writer.drain()
+        puppet.say("b")
+        puppet.end()
+        rest, end, refusal = (await ended(reader)).partition(b"\r\n0\r\n\r\n")
+        assert rest.index(b"AGENT_FINISH")
+        assert (rest.count(b"HTTP/1.1"), end != b"", refusal[:12]) == (0, True, b"HTTP/1.1 400")
     await until(lambda: not server.server.server_state.connections)
     assert [record for record in caplog.records if record.exc_info] == []
 

@@ -7,6 +7,7 @@ import json
 from collections.abc import AsyncGenerator
 
 import pytest
+from litestar import get
 from websockets.frames import Opcode
 
 from followers import KINDS, start
@@ -16,6 +17,7 @@ from test_http_wire import GET, HOST, POST, answered, connected
 from test_websocket import masked
 from twinwire import StreamEvent
 from twinwire.agents import RunRequest
+from twinwire.frames import BoundedWebSocket
 from twinwire.transports import lifetime
 
 
@@ -64,6 +66,30 @@ async def test_a_reader_that_is_merely_slow() -> None:
                 assert more
                 size += len(more)
         bare.close()
+
+
+@get("/large", sync_to_thread=False, media_type="text/plain")
+def whole() -> bytes:
+    """An answer that is sent in one piece."""
+    return b"x" * 8_000_000
+
+
+async def test_a_handshake_behind_an_answer_that_is_not_read() -> None:
+    """The socket that opens behind it is not writable before its client has taken the answer."""
+    async with serving(None) as server, asyncio.timeout(10):
+        server.server.config.app.register(whole)  # type: ignore[union-attr, arg-type]
+        bare = await stalled(server, GET.replace(b"/healthz", b"/large") + b"\r\n" + HANDSHAKE + b"\r\n")
+        await until(lambda: any(isinstance(one, BoundedWebSocket) for one in server.server.server_state.connections))
+        [protocol] = server.server.server_state.connections
+        assert isinstance(protocol, BoundedWebSocket)
+        assert protocol.unsent() > 1_000_000
+        assert not protocol.writable.is_set()
+        reader, writer = await asyncio.open_connection(sock=bare)
+        assert (await answered(reader))[0] == 200
+        assert (await answered(reader))[0] == 101
+        assert protocol.writable.is_set()
+        writer.close()
+        await nothing_left(server)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -8,6 +8,7 @@ TwinwireError                       500  internal            4500
     · HeadTooLarge                  431  head_too_large
     · RequestTimeout                408  request_timeout
     · UpgradeRequired               426  upgrade_required
+    · UnknownCoding                 501  not_implemented
     · IdempotencyMismatch           422  idempotency_mismatch
  · Unauthenticated                  401  unauthenticated     4501
  · Forbidden                        403  forbidden           4503
@@ -101,6 +102,12 @@ class RequestTimeout(BadRequest):
 
 class UpgradeRequired(BadRequest):
     status, code = 426, "upgrade_required"
+
+
+class UnknownCoding(BadRequest):
+    """A body in a transfer coding that the server does not decode (RFC 9112, section 6.1)."""
+
+    status, code = 501, "not_implemented"
 
 
 class IdempotencyMismatch(BadRequest):

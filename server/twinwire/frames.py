@@ -8,8 +8,11 @@ from typing import Any, TypeVar
 import uvicorn
 from uvicorn._types import ASGIReceiveEvent
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from websockets.exceptions import InvalidHandshake, InvalidHeader
 from websockets.frames import CloseCode, Frame
+from websockets.http11 import Request
 
+from twinwire.errors import BadRequest
 from twinwire.settings import unmapped
 from twinwire.transports import Verdict
 from twinwire.transports.lifetime import Lifetime, Phase
@@ -22,6 +25,8 @@ MESSAGE_SECONDS = 30.0  # that a client may take for the fragments of one messag
 PING = b"\x89\x00"  # RFC 6455, section 5.5.2: without a payload
 PONG, PONG_BYTES = b"\x8a\x80", 6  # a client's answer to that: this, and its mask
 PIECE_BYTES = 1024  # parsed at once, where what comes of it is to be counted
+HANDSHAKE = "This is not the handshake of a WebSocket (RFC 6455, section 4.1)"
+KEY = "`Sec-WebSocket-Key` must be there once, and be 16 bytes in Base64."
 Port = TypeVar("Port", int, int | None)
 
 # Attributes of uvicorn's WebSocket that are set for each. In slots they are not in its dict, which is a kilobyte larger
@@ -90,11 +95,12 @@ class BoundedWebSocket(WebSocketsSansIOProtocol):
     frame that is not all there keeps the answer to `ask` from being read, and so has twice that interval.
     """
 
-    __slots__ = ("_ahead", "_asked", "_begun_at", "_fragments", "_pong", "lifetime", *SLOTTED)
+    __slots__ = ("_ahead", "_asked", "_begun_at", "_fragments", "_pong", "lifetime", "refusal", *SLOTTED)
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self.lifetime: Lifetime = None  # type: ignore[assignment]  # until `adopt`
+        self.refusal = BadRequest(f"{HANDSHAKE}.")  # of a handshake that is none
         self._ahead = b""  # what is parsed when the app has taken the messages before it
         self._fragments = 0  # of the message that is not all there
         self._begun_at: float | None = None  # when `ask` first found that message
@@ -107,6 +113,18 @@ class BoundedWebSocket(WebSocketsSansIOProtocol):
         """See `WebSocketsSansIOProtocol`."""
         super().connection_made(transport)
         self.client, self.server = numeric(self.client), numeric(self.server)
+
+    def handle_connect(self, event: Request) -> None:
+        """See `WebSocketsSansIOProtocol`, which answers a bad handshake in plain text."""
+        try:
+            self.conn.process_request(event)
+        except InvalidHandshake as error:
+            if isinstance(error, InvalidHeader):
+                field = error.name.lower()
+                message = KEY if field == "sec-websocket-key" else f"{HANDSHAKE}: `{error.name}` is not valid."
+                self.refusal = BadRequest(message, field=field)
+            return
+        super().handle_connect(event)
 
     def adopt(self, lifetime: Lifetime, early: bytes) -> bool:
         """Take a connection over, and what came behind its handshake; False if that was none."""

@@ -16,7 +16,7 @@ from uvicorn._types import ASGI3Application
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
-from twinwire.errors import BadRequest, HeadTooLarge, RequestTimeout, UpgradeRequired
+from twinwire.errors import BadRequest, HeadTooLarge, RequestTimeout, UnknownCoding, UpgradeRequired
 from twinwire.events import dump
 from twinwire.frames import PIECE_BYTES, BoundedWebSocket, light, numeric, service
 from twinwire.transports.lifetime import Lifetime, Phase
@@ -29,6 +29,7 @@ REQUEST_SECONDS = 30.0
 AHEAD_REQUESTS = 2  # parsed while one is answered; the next ones stay bytes
 AHEAD_BYTES = 512 * 1024  # of these; with as many nothing is read, also where the app would hear of a client that goes
 END_OF_HEAD = b"\r\n\r\n"
+_CODINGS = "transfer-encoding"
 _ABSOLUTE = re.compile(rb"https?://([^/?#@]+)(?=[/?]|\Z)", re.IGNORECASE)
 
 
@@ -53,12 +54,25 @@ class Flow(FlowControl):
 class BoundedHttp(HttpToolsProtocol):
     """Parses little ahead, and answers a head too large, a request too slow or a wrong one with 431, 408 or 400.
 
+    Requests that are pipelined are answered in order (RFC 9112, section 9.3.2): a WebSocket opens, and what is wrong is
+    refused, once each request before it is answered.
+
     Its `lifetime` has the deadlines; see `transports.lifetime`. For the Host see RFC 9112, section 3.2. The trailers of
     a chunked body are discarded (RFC 9110, section 6.5.1).
     """
 
     # Beside uvicorn's attributes, whose dict is a kilobyte larger when there are more than thirty in it.
-    __slots__ = ("_ahead", "_head_bytes", "_left", "_more_bytes", "_reading", "_refusal", "_served", "lifetime")
+    __slots__ = (
+        "_ahead",
+        "_head_bytes",
+        "_late",
+        "_left",
+        "_more_bytes",
+        "_reading",
+        "_refusal",
+        "_served",
+        "lifetime",
+    )
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         self.lifetime: Lifetime = options.pop("lifetime", None)  # until it is connected
@@ -69,6 +83,7 @@ class BoundedHttp(HttpToolsProtocol):
         self._left: int | None = 0  # bytes of the body that are to come; None for a chunked one
         self._ahead = b""  # what is parsed when the requests before it are answered
         self._refusal: BadRequest | None = None
+        self._late: BadRequest | None = None  # to be refused when the requests before it are answered
         self._served: RequestResponseCycle | None = None  # `cycle` is the newest, which may wait behind it
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -154,7 +169,7 @@ class BoundedHttp(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """See `HttpToolsProtocol`, whose parser takes all that comes, however many requests there are in it."""
-        if self._ahead:
+        if self._ahead or self._late is not None:
             self._keep(self._ahead + data)
         else:
             self._parse(data)
@@ -182,7 +197,7 @@ class BoundedHttp(HttpToolsProtocol):
                 if self._should_upgrade():
                     self._become_websocket(data[at:])
                     return
-                data, at = self._without_upgrade() + data[at:], 0
+                data, at = self._head(b"upgrade") + data[at:], 0
                 continue
             except httptools.HttpParserError:
                 self._refuse(self._refusal or BadRequest("this is not HTTP/1.1"))
@@ -193,12 +208,20 @@ class BoundedHttp(HttpToolsProtocol):
                 if self._more_bytes > HEAD_BYTES:
                     self._refuse(HeadTooLarge(HEAD_BYTES, HEAD_FIELDS))
 
-    def _without_upgrade(self) -> bytes:
-        """Return the head without its `Upgrade`, for a new parser: what follows is HTTP (RFC 9110, section 7.8).
+    def _should_upgrade(self) -> bool:
+        """See `HttpToolsProtocol`. In HTTP/1.0 an Upgrade is ignored (RFC 9110, section 7.8).
 
-        The old parser would take a body of such a request for the next request.
+        The handshake of a WebSocket is a GET (RFC 6455, section 4.1).
         """
-        fields = [b"%b: %b\r\n" % field for field in self.headers if field[0] != b"upgrade"]
+        parser = self.parser
+        return parser.get_http_version() == "1.1" and parser.get_method() == b"GET" and super()._should_upgrade()
+
+    def _head(self, without: bytes | None = None) -> bytes:
+        """Return the head, for a new parser: the old one parses nothing behind an upgrade.
+
+        Without its `Upgrade`, what follows is HTTP (RFC 9110, section 7.8): the request's body, or the next request.
+        """
+        fields = [b"%b: %b\r\n" % field for field in self.headers if field[0] != without]
         method, version = self.parser.get_method(), self.parser.get_http_version().encode()
         self.parser = httptools.HttpRequestParser(self)
         return b"%b %b HTTP/%b\r\n%b\r\n" % (method, self.url, version, b"".join(fields))
@@ -264,6 +287,7 @@ class BoundedHttp(HttpToolsProtocol):
             self._aim()
         if self.parser.get_method() == b"CONNECT":
             self._fail(BadRequest("this server is no proxy: CONNECT is not supported"))
+        self._check_codings(fields[b"transfer-encoding"])
         if self._declines_upgrade():
             return
         self._reading = Part.BODY
@@ -273,6 +297,22 @@ class BoundedHttp(HttpToolsProtocol):
             field = "transfer-encoding" if chunked else "content-length"
             self._fail(BadRequest("the handshake of a WebSocket has no body", field=field))
         super().on_headers_complete()
+
+    def _check_codings(self, values: list[bytes]) -> None:
+        """Refuse a body in another coding than `chunked`: the parser takes its bytes for the body itself.
+
+        See RFC 9112, sections 6.1 and 6.3. The parser refuses Transfer-Encoding beside Content-Length, and anything
+        behind `chunked`.
+        """
+        if not values:
+            return
+        *others, last = b",".join(values).lower().split(b",")
+        if self.parser.get_http_version() == "1.0":
+            self._fail(BadRequest("HTTP/1.0 has no `Transfer-Encoding`: send `Content-Length`.", field=_CODINGS))
+        if last.strip() != b"chunked":
+            self._fail(BadRequest("The last coding of `Transfer-Encoding` must be `chunked`.", field=_CODINGS))
+        if any(other.strip() for other in others):
+            self._fail(UnknownCoding("`Transfer-Encoding` may only be `chunked`.", field=_CODINGS))
 
     def _aim(self) -> None:
         """Replace the Host by that of an absolute-form target, as all of the request is about that (section 3.2.2)."""
@@ -316,7 +356,9 @@ class BoundedHttp(HttpToolsProtocol):
                 self._await_request()
         elif self._served is not None and self._served.more_body:
             self._await_request()
-        if self._ahead and len(self.pipeline) < AHEAD_REQUESTS:
+        if self._late is not None:
+            self._refuse(self._late)
+        elif self._ahead and len(self.pipeline) < AHEAD_REQUESTS:
             data, self._ahead = self._ahead, b""
             self._parse(data)
 
@@ -325,28 +367,37 @@ class BoundedHttp(HttpToolsProtocol):
 
     def _become_websocket(self, early: bytes) -> None:
         """Hand the connection over. What the WebSocket's parser would not take it does not even answer."""
-        if self._answering() is not None:
-            self.lifetime.drop("bad_request")  # the answer would go on in the middle of the WebSocket's frames
+        if self._answering() is not None:  # its answer would go on in the middle of the WebSocket's frames
+            self._keep(self._head() + early)
             return
         lines = [len(self.url) + len("GET  HTTP/1.1"), *(len(name) + len(value) + 2 for name, value in self.headers)]
         if max(lines) > HANDSHAKE_LINE or len(self.headers) > HANDSHAKE_FIELDS:
             self._refuse(HeadTooLarge(HANDSHAKE_LINE, HANDSHAKE_FIELDS))
         elif [value for name, value in self.headers if name == b"sec-websocket-version"] != [b"13"]:
-            self._refuse(UpgradeRequired("only version 13 is spoken", field="sec-websocket-version"))
+            message = "The server speaks one version of WebSockets: send `Sec-WebSocket-Version: 13`."
+            self._refuse(UpgradeRequired(message, field="sec-websocket-version"))
         else:
             self._reading = None
             self.headers[:] = [field for field in self.headers if field[0] != b"content-length"]  # it is 0
             self.handle_websocket_upgrade()
             socket = self.transport.get_protocol()
-            if isinstance(socket, BoundedWebSocket) and not socket.adopt(self.lifetime, early):
-                self._refuse(BadRequest("this is no handshake of a WebSocket (RFC 6455, section 4.1)"))
+            if isinstance(socket, BoundedWebSocket):
+                if self.flow.write_paused:
+                    socket.pause_writing()
+                if not socket.adopt(self.lifetime, early):
+                    self._refuse(socket.refusal)
 
     def _refuse(self, error: BadRequest) -> None:
-        """Answer, unless something else is being answered, and close."""
+        """Answer, once the requests before are answered, and close. Nothing that comes behind is parsed."""
         if self.transport.is_closing():
             return
         served = self._answering()
-        if served is not None and (served.response_started or not served.more_body):
+        if served is not None and not served.more_body:
+            if self._late is None and self.cycle.more_body:
+                self.pipeline.popleft()  # the one that is refused
+            self._late = error
+            return
+        if served is not None and served.response_started:
             self.lifetime.drop(error.code)
             return
         body = dump(error.payload())

@@ -14,7 +14,7 @@ from msgspec import Struct
 
 from twinwire import commands
 from twinwire.auth import ANYBODY
-from twinwire.errors import BadRequest, Unauthenticated
+from twinwire.errors import BadRequest, Unauthenticated, UpgradeRequired
 from twinwire.runs.conversation import Options
 from twinwire.transports import Verdict, websocket
 from twinwire.transports.ai_sdk import Chat, ChatSocket
@@ -49,12 +49,15 @@ def _plain(*_: object) -> Callable[..., websocket.Socket]:
     return websocket.Socket
 
 
-def _no_socket(method: str) -> Response[Any]:
+def _no_socket(method: str, service: Service) -> Response[Any]:
     """Return the answer to a request that asks for no WebSocket. Raises `MethodNotAllowedException`."""
     if method != "GET":
         raise MethodNotAllowedException(headers={"allow": "GET"})
-    body = {"code": "upgrade_required", "message": "This path is a WebSocket's: the request must ask for an upgrade."}
-    return JsonResponse(body, status_code=426, headers={"upgrade": "websocket", "connection": "Upgrade"})
+    error = UpgradeRequired(
+        "This path opens a WebSocket: send GET in HTTP/1.1 with `Upgrade: websocket` and `Connection: Upgrade`."
+    )
+    service.runs.figures.refused[error.code] += 1
+    return JsonResponse(error.payload(), status_code=426, headers={"upgrade": "websocket", "connection": "Upgrade"})
 
 
 async def _serve(
@@ -67,10 +70,11 @@ async def _serve(
     elsewhere: Sequence[type[Struct]],
 ) -> None:
     """See who asks, check the query (see `query.check`), accept, serve. The guard has checked the page."""
-    if scope["type"] == ScopeType.HTTP:
-        await _no_socket(scope["method"]).to_asgi_response(app=None, request=None)(scope, receive, send)  # type: ignore[arg-type]
-        return
     service: Service = scope["litestar_app"].state.service
+    if scope["type"] == ScopeType.HTTP:
+        answer = _no_socket(scope["method"], service).to_asgi_response(app=None, request=None)  # type: ignore[arg-type]
+        await answer(scope, receive, send)
+        return
     await receive()  # websocket.connect
     verdict, by = None, ANYBODY if not service.auth.on else None
     if service.auth.on:
