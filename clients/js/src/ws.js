@@ -78,8 +78,10 @@ class WsConnection {
   async receive() {
     if (this.#paused && this.#mail.size === 0) {
       await this.#paused;
-      this.#paused = null;
-      if (this.#mail.size === 0) await this.follow();
+      if (this.#mail.size === 0) { // else events were on their way, and are read first
+        this.#paused = null;
+        await this.follow();
+      }
     }
     return /** @type {Record<string, any>} */ (await this.#mail.take());
   }
