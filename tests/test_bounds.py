@@ -10,14 +10,16 @@ import json
 import logging
 import socket
 import struct
+from typing import Any
 
 import pytest
-from litestar import websocket
+from litestar import asgi, websocket
 from litestar.connection import WebSocket
+from litestar.types import Receive, Scope, Send
 from websockets.frames import Opcode
 
 from credentials import AUTH, TOKENS
-from followers import KINDS, attach, start
+from followers import KINDS, attach, rest, start
 from serving import Puppets, Running, serving, until
 from test_http_wire import CHUNKED, GET, HOST, POST, UPGRADE, VERSION, answered, connected, ended
 from test_websocket import masked
@@ -213,6 +215,40 @@ async def test_a_handshake_that_is_never_accepted(server: Running, caplog: pytes
     assert server.runs.figures.refused["unanswered"] == 1
     for task in tuple(server.server.server_state.tasks):
         task.cancel()
+
+
+def silent(*, begins: bool) -> tuple[Any, asyncio.Event]:
+    """Return an app at `/silent` that sends no answer, or only begins one, until the event is set."""
+    release = asyncio.Event()
+
+    @asgi("/silent", copy_scope=False)
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        if begins:
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+            await send({"type": "http.response.body", "body": b"half", "more_body": True})
+        await release.wait()
+
+    return app, release
+
+
+@pytest.mark.parametrize("begins", [False, True], ids=["no answer", "half an answer"])
+@pytest.mark.parametrize("request_", [GET + b"\r\n", POST + b"Content-Length: 2\r\n\r\n{}"], ids=["GET", "POST"])
+async def test_an_app_that_does_not_answer(request_: bytes, begins: bool, server: Running, puppets: Puppets) -> None:
+    """Its connection is dropped in the time that an answer has; a silent run's stream goes on."""
+    server.service.lifetimes.answer_seconds = 0.3
+    app, release = silent(begins=begins)
+    server.server.config.app.register(app)  # type: ignore[union-attr]
+    follower = await start("sse", server)
+    puppet = await puppets.next()
+    async with connected(server) as (reader, writer):
+        writer.write(request_.replace(b"/healthz", b"/silent").replace(b"/runs", b"/silent"))
+        assert b"0\r\n\r\n" not in await ended(reader)
+    assert server.runs.figures.refused["unanswered"] == 1
+    puppet.say("on")
+    puppet.end()
+    assert len(await rest(follower)) == 3
+    release.set()
+    await nothing_left(server)
 
 
 @pytest.mark.usefixtures("hasty")

@@ -19,6 +19,7 @@ import zttp
 from certificates import Certificate
 from followers import attach, cancel, rest, start, text
 from serving import Puppet, Puppets, Running, serving, until
+from test_bounds import silent
 from twinwire import cli, http2, protocols, server as tls
 from twinwire.errors import SettingsError
 from twinwire.settings import Settings
@@ -310,6 +311,42 @@ async def test_half_a_body(certificate: Certificate, puppets: Puppets, caplog: p
         puppet.end()
         await until(lambda: connection.over.get(follower) == "ended")
         assert server.runs.figures.refused["request_timeout"] == 1
+    assert [record for record in caplog.records if record.levelname in {"ERROR", "WARNING"}] == []
+
+
+@pytest.mark.parametrize("begins", [False, True], ids=["no answer", "half an answer"])
+async def test_an_app_that_does_not_answer(
+    begins: bool,
+    certificate: Certificate,
+    puppets: Puppets,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Its stream is reset in the time that an answer has; a silent run's stream goes on; then the connection idles."""
+    monkeypatch.setattr(lifetime, "TICK_SECONDS", 0.05)
+    async with (
+        serving({"mine": puppets}, http2=True, **certificate.settings) as server,
+        connected(server, certificate) as connection,
+    ):
+        server.service.lifetimes.answer_seconds = 0.3
+        app, release = silent(begins=begins)
+        server.server.config.app.register(app)  # type: ignore[union-attr]
+        follower, puppet = await followed(connection, puppets)
+        streams = [connection.get("/silent"), connection.post("/silent", b"{}")]
+        connection.writer.write(bytes((0, 0, 0, DATA, END_STREAM)) + streams[1].to_bytes(4))
+        await until(lambda: connection.over.keys() >= {*streams})
+        assert connection.over == dict.fromkeys(streams, f"reset {CANCEL}")
+        assert server.runs.figures.refused["unanswered"] == 2
+        puppet.say("on")
+        puppet.end()
+        await until(lambda: follower in connection.over)
+        assert connection.over[follower] == "ended"
+        [one] = server.service.lifetimes._watched
+        await until(lambda: one.phase is lifetime.Phase.IDLE)
+        release.set()
+        await until(lambda: not server.server.server_state.tasks)
+        again = connection.get("/healthz")
+        await until(lambda: connection.over.get(again) == "ended")
     assert [record for record in caplog.records if record.levelname in {"ERROR", "WARNING"}] == []
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
+from collections.abc import Mapping
 from typing import Any
 
 import zttp
@@ -19,6 +20,7 @@ from uvicorn.protocols.http.zttp_h2_impl import RequestResponseCycle, ZttpH2Prot
 from twinwire.frames import numeric, service
 from twinwire.protocols import REQUEST_SECONDS
 from twinwire.transports.lifetime import TICK_SECONDS, Lifetime, Phase
+from twinwire.web.answers import STREAM
 
 logger = logging.getLogger("twinwire.http2")
 
@@ -28,19 +30,36 @@ _CONNECT_PROTOCOL = b"\0\x08\0\0\0"  # SETTINGS_ENABLE_CONNECT_PROTOCOL, without
 
 
 class Exchange:
-    """One request on a stream: since when it is read, or waits for credit."""
+    """One request on a stream, which waits for its body, for the app, or for credit.
 
-    __slots__ = ("cycle", "following", "pending", "since")
+    Each wait has a deadline, as the phases of a connection have; see `transports.lifetime`.
+    """
+
+    __slots__ = ("_begun", "_code", "_pending", "_since", "cycle", "following")
 
     def __init__(self, cycle: RequestResponseCycle, now: float) -> None:
         self.cycle = cycle
-        self.since = now
-        self.pending = 0
-        self.following = False
+        self.following = False  # a run: the pump has the deadlines, but for credit
+        self._since = now
+        self._code = "request_timeout" if cycle.more_body else "unanswered"
+        self._begun = False
+        self._pending = 0
+
+    def overdue(self, now: float, seconds: Mapping[str, float]) -> str | None:
+        """Return the code of what has taken too long, if anything has. A wait begins anew if the client takes some."""
+        cycle, pending = self.cycle, self.cycle.stream.pending_bytes or 0
+        code = "request_timeout" if cycle.more_body else "unread" if pending else "unanswered"
+        taken = code == "unread" and pending < self._pending
+        if code != self._code or cycle.response_started != self._begun or taken:
+            self._since, self._code, self._begun = now, code, cycle.response_started
+        self._pending = pending
+        if (code == "unanswered" and self.following) or now - self._since < seconds[code]:
+            return None
+        return code
 
 
 class Http2Protocol(ZttpH2Protocol):
-    """Resets a stream whose response the app does not complete (CANCEL), or whose request or reader takes too long.
+    """Resets a stream whose response the app does not complete (CANCEL), or whose request, app or reader is too slow.
 
     Its `lifetime` has the deadlines of the connection; while there are streams these have deadlines of their own.
     """
@@ -122,32 +141,26 @@ class Http2Protocol(ZttpH2Protocol):
 
     def tick(self, now: float) -> None:
         """See `Carrier`: look after the streams that are open."""
-        patience = service(self.config).settings.send_timeout
+        shared = service(self.config)
+        seconds = {
+            "request_timeout": REQUEST_SECONDS,
+            "unread": shared.settings.send_timeout + TICK_SECONDS,  # a follower's pump is to notice first
+            "unanswered": shared.lifetimes.answer_seconds,
+        }
         for stream_id, exchange in tuple(self._exchanges.items()):
-            cycle = exchange.cycle
-            if cycle.disconnected or stream_id not in self.cycles:
-                continue
-            pending = cycle.stream.pending_bytes or 0
-            if pending < exchange.pending or not (pending or cycle.more_body):
-                exchange.since = now
-            exchange.pending = pending
-            if cycle.more_body and now - exchange.since >= REQUEST_SECONDS:
-                self._refuse(stream_id, "request_timeout")
-            elif pending and now - exchange.since >= patience + TICK_SECONDS:  # a follower's pump is to notice first
-                self._refuse(stream_id, "unread")
-
-    def _refuse(self, stream_id: int, code: str) -> None:
-        service(self.config).runs.figures.refused[code] += 1
-        self._reset(stream_id)
+            if stream_id in self.cycles and (code := exchange.overdue(now, seconds)) is not None:
+                shared.runs.figures.refused[code] += 1
+                self._reset(stream_id)
 
     def _reset(self, stream_id: int, *code: int) -> None:
-        cycle = self.cycles.get(stream_id)
-        if cycle is not None and not self.transport.is_closing():
+        """Reset a stream, and forget it: its app may never return."""
+        if not self.transport.is_closing() and (cycle := self.cycles.pop(stream_id, None)) is not None:
             cycle.stream.reset(*code)
             self.flush()
             cycle.disconnected = True
             cycle.message_event.set()
             self._news()
+            self.on_stream_closed()
 
     # Streams
 
@@ -191,6 +204,8 @@ class Http2Protocol(ZttpH2Protocol):
             async def paced(message: Any) -> None:
                 if self.transport.is_closing():
                     cycle.disconnected = True
+                if message["type"] == "http.response.start":
+                    exchange.following = dict(message["headers"]).get(b"content-type", b"").startswith(STREAM)
                 await send(message)
                 while (cycle.stream.pending_bytes or 0) > HIGH_WATER_LIMIT and not cycle.disconnected:
                     await self._credit.wait()

@@ -14,6 +14,9 @@ phase changes; the table of all connections keeps the deadlines, with one timer 
 | STREAMING | carries streams, whose pumps have deadlines        | none                                    | no     |
 | STRANGER  | is a socket that has not said whose it is          | its own, by the pump                    | yes    |
 
+A connection of HTTP/2 is WORKING without a deadline while it has requests. Each of these has the deadlines of REQUEST,
+WORKING and SENDING itself, and is reset; one that follows a run has its pump's. See `http2.Exchange`.
+
 Outside STREAMING a connection with unsent bytes, or one that is being closed, is dropped when its client takes nothing
 for the send timeout. A connection that yields is dropped, the one that has been in its phase for longest first, if
 there is no room for a new one.
