@@ -1,5 +1,7 @@
 """THINKING comes in phrases: put together they are what the agent has told, in its place among all other events."""
 
+# ruff: noqa: RUF001 - texts have quotes and full stops of several languages
+
 from __future__ import annotations
 
 import asyncio
@@ -38,8 +40,23 @@ def joined(*pieces: str) -> tuple[list[str], str]:
         (["One. Two! Thr", "ee"], ["One. Two! "], "Three"),
         (["It is", " 3.", "14 long"], [], "It is 3.14 long"),
         (["a list:\n", "- one\n- t", "wo"], ["a list:\n", "- one\n"], "- two"),
-        (["\r", "\n"], ["\r", "\n"], ""),
-        (['He said "go.', '" And'], ['He said "go.'], '" And'),
+        (["\r", "\n"], ["\r\n"], ""),
+        (["a line\r", "\nand", " more"], ["a line\r\n"], "and more"),
+        (["a sentence.\r", "\nand"], ["a sentence.\r\n"], "and"),
+        (["a line\r", "and"], ["a line\r"], "and"),
+        (['He said "go.', '" And'], ['He said "go." '], "And"),
+        (['"One. Two.', '"', " Three"], ['"One. ', 'Two."'], " Three"),
+        (["(a note.", ")", "And"], ["(a note.)"], "And"),
+        (["“Go.", "” And"], ["“Go.” "], "And"),
+        (["It’s", " ‘so.", "’ And"], ["It’s ‘so.’ "], "And"),
+        (["'So.", "' And"], ["'So.' "], "And"),
+        (['"So.', "And"], ['"So.'], "And"),
+        (["「好。", "」然后", "说"], ["「好。」"], "然后说"),
+        (["『好！", "』", "然后"], ["『好！』"], "然后"),
+        (["（好。", "）然后"], ["（好。）"], "然后"),
+        (["“好。", "”然后"], ["“好。”"], "然后"),
+        (["「好。」然后。", "再"], ["「好。」", "然后。"], "再"),
+        (["「好。", "然后"], ["「好。"], "然后"),
         (["**Done.**"], ["**Done.**"], ""),
         (["...", "."], [], "...."),
         (["我想", "看看。然后", "说"], ["我想看看。"], "然后说"),

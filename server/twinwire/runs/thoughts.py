@@ -20,29 +20,43 @@ MAX_CHARS = 500
 """How long a phrase may become."""
 
 _THINKING = StreamEventType.THINKING
-_CLOSERS = r"[\"'”’»)\]*_`]*"  # noqa: RUF001 - as quotations end
+_CLOSER = r"[\"'”’»)\]*_`」』）】》]"  # noqa: RUF001 - as quotations end
+_CLOSERS = f"{_CLOSER}*"
+_OPENER = re.compile(r"[\"'“‘«(\[*_`「『（【《]")  # noqa: RUF001 - as quotations begin
+_CLOSED = re.compile(rf"{_CLOSER}\Z")
+_GOES_ON = re.compile(rf"{_CLOSER}|\s")
 _ENDS = re.compile(rf"[.!?…]{_CLOSERS}\s+|[。！？]{_CLOSERS}|[\r\n]+")  # noqa: RUF001 - as Chinese ends a sentence
-_ENDED = re.compile(rf"[^\W\d]{_CLOSERS}[.!?…]{_CLOSERS}\Z")
+_ENDED = re.compile(rf"(?:[^\W\d]{_CLOSERS}[.!?…]|[。！？]){_CLOSERS}\Z")  # noqa: RUF001 - the same
 """A sentence that ends with its increment: after a digit, as in `3.`, more of a number may follow."""
 
 
-def _end(text: str) -> int:
-    """Return where the last sentence or line of this text ends; 0 if none does."""
-    if len(text) >= MAX_CHARS or _ENDED.search(text):
+def _end(text: str, *, ended: bool, more: bool) -> int:
+    """Return where the last sentence or line of this text ends; 0 if none does.
+
+    `ended` says whether a sentence ends with the text, `more` whether what comes next may still belong to the last one.
+    """
+    if len(text) >= MAX_CHARS or (ended and not more):
         return len(text)
     end = 0
     for found in _ENDS.finditer(text):
-        end = found.end()
+        if not more or found.end() < len(text):
+            end = found.end()
     return end
 
 
 class Thought:
-    """What a run has thought since its last phrase. `text` is empty if nothing is held back."""
+    """What a run has thought since its last phrase. `text` is empty if nothing is held back.
 
-    __slots__ = ("_metadata", "_timestamp", "text")
+    Once anything was quoted, a sentence that ends with its increment waits for the next one, which may begin with the
+    closing quote, unless it has that. A CR waits for its LF.
+    """
+
+    __slots__ = ("_ended", "_metadata", "_quoted", "_timestamp", "text")
 
     def __init__(self) -> None:
         self.text = ""
+        self._ended = False  # a sentence ends with `text`
+        self._quoted = False
         self._metadata: dict[str, Any] = {}
         self._timestamp = ""
 
@@ -58,13 +72,16 @@ class Thought:
         if metadata and not (type(metadata) is dict and len(metadata) == 1 and type(metadata.get("step")) is int):
             return None
         phrases = []
-        if self.text and metadata != self._metadata:
+        if self.text and (metadata != self._metadata or (self._ended and text and not _GOES_ON.match(text))):
             phrases.append(self.take(len(self.text)))
         if not self.text:
             first = checked(event)
             self._metadata, self._timestamp = first.metadata, first.timestamp
         self.text += text
-        if end := _end(self.text):
+        self._quoted = self._quoted or _OPENER.search(text) is not None
+        self._ended = _ENDED.search(self.text) is not None
+        more = self.text.endswith("\r") or (self._ended and self._quoted and not _CLOSED.search(self.text))
+        if end := _end(self.text, ended=self._ended, more=more):
             phrases.append(self.take(end))
             if self.text:
                 self._timestamp = checked(event).timestamp
