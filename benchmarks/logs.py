@@ -87,6 +87,10 @@ class Sink:
     async def drain(self) -> None:
         """See `Transport`."""
 
+    def unsent(self) -> int | None:
+        """Nobody takes anything."""
+        return None
+
     def heartbeat(self) -> bool:
         """See `Transport`."""
         return True

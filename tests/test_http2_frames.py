@@ -261,6 +261,24 @@ async def test_credit_takes_it_on(certificate: Certificate, puppets: Puppets) ->
         assert len(connection.events(stream)) == 13
 
 
+async def test_a_follower_that_is_merely_slow(certificate: Certificate, puppets: Puppets) -> None:
+    """One large event that is taken bit by bit, for much longer than the send timeout, comes whole."""
+    async with (
+        serving({"mine": puppets}, http2=True, send_timeout=0.4, **certificate.settings) as server,
+        connected(server, certificate) as connection,
+    ):
+        stream, puppet = await followed(connection, puppets)
+        puppet.emit("NOISE", noise="x" * 2_000_000)
+        puppet.end()
+        began = asyncio.get_running_loop().time()
+        while stream not in connection.over:
+            connection.send(WINDOW_UPDATE, stream, 50_000)
+            await asyncio.sleep(0.05)  # slow, though never silent for as long as the send timeout
+        assert connection.over[stream] == "ended"
+        assert [event["type"] for event in connection.events(stream)[-2:]] == ["NOISE", "AGENT_FINISH"]
+        assert asyncio.get_running_loop().time() - began > 1
+
+
 async def test_a_server_that_goes(certificate: Certificate, puppets: Puppets) -> None:
     """At its end a server ends each stream with the run's terminal event, and says that it goes."""
     async with AsyncExitStack() as longer:

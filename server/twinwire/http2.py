@@ -19,7 +19,8 @@ from uvicorn.protocols.http.zttp_h2_impl import RequestResponseCycle, ZttpH2Prot
 
 from twinwire.frames import numeric, service
 from twinwire.protocols import REQUEST_SECONDS
-from twinwire.transports.lifetime import TICK_SECONDS, Lifetime, Phase
+from twinwire.transports.asgi import UNSENT
+from twinwire.transports.lifetime import TICK_SECONDS, Lifetime, Phase, unacknowledged
 from twinwire.web.answers import STREAM
 
 logger = logging.getLogger("twinwire.http2")
@@ -44,6 +45,11 @@ class Exchange:
         self._code = "request_timeout" if cycle.more_body else "unanswered"
         self._begun = False
         self._pending = 0
+
+    def unsent(self) -> int:
+        """Return how many bytes wait for the stream's credit or, if none do, for the connection that all share."""
+        transport = self.cycle.transport
+        return self.cycle.stream.pending_bytes or transport.get_write_buffer_size() + unacknowledged(transport)
 
     def overdue(self, now: float, seconds: Mapping[str, float]) -> str | None:
         """Return the code of what has taken too long, if anything has. A wait begins anew if the client takes some."""
@@ -210,6 +216,7 @@ class Http2Protocol(ZttpH2Protocol):
                 while (cycle.stream.pending_bytes or 0) > HIGH_WATER_LIMIT and not cycle.disconnected:
                     await self._credit.wait()
 
+            scope["extensions"][UNSENT] = exchange.unsent
             await self.config.loaded_app(scope, receive, paced)
             if self.transport.is_closing():
                 cycle.disconnected = True

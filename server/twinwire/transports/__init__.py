@@ -88,6 +88,10 @@ class Transport(Protocol):
         """Send what waits. Raises `OSError` where the client has gone."""
         ...
 
+    def unsent(self) -> int | None:
+        """Return how many bytes the client has yet to take; None if the server below does not say."""
+        ...
+
     def heartbeat(self) -> bool:
         """Write something that is no event, so that nobody takes the connection for dead; as `write`."""
         ...

@@ -3,7 +3,8 @@
 ASGI can only be awaited, message by message, and has no way to break a response off. Our server's protocol classes
 offer a `Direct` in the scope, as the extension `twinwire.direct`; then frames are written straight to the connection.
 On another server everything works the same through `send`, but for that an adapter that breaks off just returns, which
-that server logs.
+that server logs. Over our HTTP/2 it does too; there the extension `twinwire.unsent` says what the client has yet to
+take.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 from twinwire.transports import Direct, Transport, Verdict
+from twinwire.transports.lifetime import unacknowledged
 from twinwire.transports.pump import Pump
 from twinwire.transports.sweep import Sweep
 
@@ -25,6 +27,7 @@ Receive = Callable[[], Awaitable[Any]]
 Send = Callable[[Any], Awaitable[None]]
 
 EXTENSION = "twinwire.direct"
+UNSENT = "twinwire.unsent"
 FLUSH_SECONDS = 1.0
 
 logger = logging.getLogger("twinwire.transports")
@@ -37,11 +40,13 @@ def gone(scope: Scope) -> bool:
 
 
 class Connection:
-    """One ASGI connection; `direct` where our own server is below."""
+    """One ASGI connection; `direct` where our own server is below, `unsent` where its HTTP/2 is."""
 
     def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self.send = send
-        self.direct: Direct | None = (scope.get("extensions") or {}).get(EXTENSION)
+        extensions = scope.get("extensions") or {}
+        self.direct: Direct | None = extensions.get(EXTENSION)
+        self.unsent: Callable[[], int] | None = extensions.get(UNSENT)
         self._receive = receive
 
     async def go_on(self, rest: Callable[[Connection], Awaitable[None]]) -> None:
@@ -126,6 +131,12 @@ class AsgiTransport(ABC):
         else:
             frames, self._waiting = self._waiting, []
             await self._send(frames)
+
+    def unsent(self) -> int | None:
+        """See `Transport`."""
+        if (direct := self._connection.direct) is not None:
+            return direct.transport.get_write_buffer_size() + unacknowledged(direct.transport)
+        return None if self._connection.unsent is None else self._connection.unsent()
 
     @abstractmethod
     async def _send(self, frames: Sequence[bytes]) -> None:

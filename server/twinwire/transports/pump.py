@@ -18,7 +18,6 @@ from twinwire.formats import View
 from twinwire.log import EventLog
 from twinwire.transports import Transport, Verdict
 from twinwire.transports.follower import Follower
-from twinwire.transports.lifetime import unacknowledged
 
 PAGE_EVENTS = 256
 MAX_REPLIES = 64
@@ -219,8 +218,7 @@ class Pump:
 
     def _look_for_progress(self, now: float) -> None:
         """Count the time of a send anew if the client has taken some of it. Only our own server can tell."""
-        if (direct := self._transport.direct) is not None:
-            held = direct.transport.get_write_buffer_size() + unacknowledged(direct.transport)
+        if (held := self._transport.unsent()) is not None:
             if held < self._held:
                 self._sending_since = now
             self._held = held
