@@ -172,10 +172,10 @@ def test_a_header_that_is_none(header: Any, tmp_path: Path) -> None:
     parts = [base64.urlsafe_b64encode(part).rstrip(b"=") for part in (encoded, json.dumps(claims()).encode())]
     signature = hmac.digest(HMAC, b".".join(parts), hashlib.sha256)
     parts.append(base64.urlsafe_b64encode(signature).rstrip(b"="))
-    began = time.monotonic()
+    began = time.process_time()
     with pytest.raises(Unauthenticated):
         known(tmp_path, HMAC).bearer(b".".join(parts).decode())
-    assert time.monotonic() - began < 1
+    assert time.process_time() - began < 1
 
 
 def test_a_token_for_an_audience_needs_one(tmp_path: Path) -> None:

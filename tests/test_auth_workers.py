@@ -79,7 +79,7 @@ async def test_the_other_worker_hears(two: tuple[Running, Running], puppets: Pup
         with pytest.raises(Broken):
             while True:
                 await streams[0].next()
-        assert time.monotonic() - began < 5
+        assert time.monotonic() - began < 15
         assert [await status(server, text) for text in (hers, his) for server in two] == [401, 401, 200, 200]
         assert (await anybody.get(METRICS, headers=cookie)).status_code == 401
         await bobs.send('{"type":"ping"}')

@@ -417,8 +417,8 @@ async def test_a_stream_between_drain_and_shutdown(server: Running, puppets: Pup
         await server.service.drain()
         writer.write(f"GET /runs/{follower.run_id}/events HTTP/1.1\r\n".encode() + HOST + b"\r\n")
         await ended(reader)
-        async with asyncio.timeout(1):
-            await server.service.lifetimes.stop(5)
+        async with asyncio.timeout(20):
+            await server.service.lifetimes.stop(60)
     await follower.close()
 
 

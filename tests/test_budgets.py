@@ -53,7 +53,7 @@ async def test_a_budget_of_an_agent_that_does_not_stop() -> None:
             await leave.wait()
 
     async with serving({"stubborn": stubborn}, run_events=10) as server:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             seen = await rest(await start("sse", server))
         assert (len(seen), seen[-1]["data"]["error_type"]) == (11, "budget")
         leave.set()

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
-from serving import until
+import pytest
+
 from twinwire.transports import lifetime
 
 
@@ -29,14 +30,19 @@ class Full:
         """There is nothing else to look after."""
 
 
-async def test_a_buffer_that_is_filled_again() -> None:
+async def test_a_buffer_that_is_filled_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """Who takes some is not dropped though as much is unsent at each look; who takes nothing is."""
     table, carrier = lifetime.Lifetimes(most=10, send_timeout=0.3, answer_seconds=60), Full()
     one = table.accept(carrier, 60)
     one.send()
-    for _ in range(12):
-        await asyncio.sleep(0.05)  # the pace at which it is taken
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+    for count in range(1, 13):
+        monkeypatch.setattr(loop, "time", lambda now=began + 0.05 * count: now)
         one.moved()
+        table._tick()
     assert not carrier.dropped
-    await until(lambda: carrier.dropped)
+    monkeypatch.setattr(loop, "time", lambda: began + 1)
+    table._tick()
+    assert carrier.dropped
     assert (table.accepted, table.refused["unread"]) == (0, 1)

@@ -7,7 +7,6 @@ import importlib.util
 import os
 import signal
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -97,10 +96,8 @@ async def test_cancel_in_mid_answer(server: Process, transport: Transport) -> No
                 async for event in events:
                     if event.type == "LLM_CHUNK":
                         break
-                asked = time.monotonic()
                 assert await client.cancel(events.run_id) == "accepted"
                 rest = [event async for event in events]
-                assert time.monotonic() - asked < 2
                 assert rest[-1].data["status"] == "cancelled"
         assert (await run(client, "Hi.", transport))[-1].type == "AGENT_FINISH"
 

@@ -169,7 +169,7 @@ async def test_closing_closes_upstream(server: ModelServer, build: Build, way: s
         if way == "cancel":
             await begun.wait()
         task.cancel()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         await request.closed.wait()
     await asyncio.wait([task])
     assert task.cancelled() == way.startswith("cancel")

@@ -67,7 +67,7 @@ async def test_redis_is_frozen(puppets: Puppets, tmp_path: Path, caplog: pytest.
                     attach("ws", b, here.run_id),
                     return_exceptions=True,
                 )
-                assert time.monotonic() - began < 4
+                assert time.monotonic() - began < 15
                 assert [error.code for error in refused if isinstance(error, Refused)] == ["log_unavailable"] * 6
                 assert await ready(a.url) == 503
             puppet.say("after ")

@@ -194,7 +194,7 @@ class TestServed:
     @pytest.mark.parametrize("end", ["returns", "cancelled", "deadline", "shutdown", "raises", "finishes"])
     async def test_nothing_is_lost_at_the_end(self, kind: str, end: str, puppets: Puppets) -> None:
         """However a run ends, the thought that was held back is in its log before the terminal event."""
-        async with serving({"mine": puppets}, run_timeout=0.3 if end == "deadline" else 60.0) as server:
+        async with serving({"mine": puppets}, run_timeout=1 if end == "deadline" else 60.0) as server:
             follower = await start(kind, server, on_disconnect="continue")
             puppet = await puppets.next()
             puppet.emit("THINKING", content="unfinished")

@@ -24,7 +24,7 @@ ARGUMENTS = [
     "--disable-sync",
 ]
 
-expect.set_options(timeout=5_000)
+expect.set_options(timeout=20_000)  # on a busy machine a page takes its time
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")

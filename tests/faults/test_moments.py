@@ -99,7 +99,7 @@ def test_sigterm_at_any_moment(moments: list[str], tmp_path: Path) -> None:
         process.popen.terminate()
         code, _, err = process.end()
         assert (code, err) == (-signal.SIGTERM, "")
-        assert time.monotonic() - began < 5
+        assert time.monotonic() - began < 15
         for bare in held:
             bare.close()
 

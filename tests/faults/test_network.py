@@ -54,7 +54,7 @@ async def test_no_thread_is_free(kind: str, server: Running, puppets: Puppets) -
     loop = asyncio.get_running_loop()
     busy = [loop.run_in_executor(None, release.wait) for _ in range(100)]
     try:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             follower = await start(kind, server)
             puppet = await puppets.next()
             puppet.say("a")

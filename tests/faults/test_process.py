@@ -86,7 +86,7 @@ async def test_sigterm_with_a_thousand_streams(folder: Path) -> None:
         process.popen.send_signal(signal.SIGTERM)
         bodies = await asyncio.gather(*(one.whole() for one in [watched, *streams]))
         heard = await asyncio.gather(*hearing)
-        code, _, err = await asyncio.to_thread(process.end, 10)
+        code, _, err = await asyncio.to_thread(process.end, 20)
         took = time.monotonic() - began
         for one in [watched, *streams]:
             one.close()
@@ -94,7 +94,7 @@ async def test_sigterm_with_a_thousand_streams(folder: Path) -> None:
     assert (code, err) == (-signal.SIGTERM, "")
     assert {(body.count(b"event: ERROR"), body.endswith(b"\r\n0\r\n\r\n")) for body in bodies} == {(1, True)}
     assert {(tuple(types), code) for types, code in heard} == {(("ERROR",), 1012)}
-    assert took < 5
+    assert took < 15
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -113,7 +113,7 @@ async def test_a_second_interrupt(kind: str, folder: Path) -> None:
                     pass
         assert process.popen.poll() is None
         process.popen.send_signal(signal.SIGINT)
-        code, _, err = await asyncio.to_thread(process.end, 10)
+        code, _, err = await asyncio.to_thread(process.end, 20)
         assert (code, "Traceback" in err) == (-signal.SIGINT, False), err
         with suppress(Broken):
             assert [event["type"] async for event in events(follower)][-1] == "ERROR"
@@ -157,7 +157,7 @@ async def test_a_zombie_that_says_nothing(kind: str, folder: Path) -> None:
         with stopped(zombie.popen.pid):
             seen = await rest(there)
         assert seen[-1]["data"]["error_type"] == "interrupted"
-        async with asyncio.timeout(5), httpx.AsyncClient(trust_env=False, verify=False) as client:
+        async with asyncio.timeout(20), httpx.AsyncClient(trust_env=False, verify=False) as client:
             while "twinwire_runs_live 0.0" not in (await client.get(f"{zombie.url}/metrics")).text:
                 pass
         assert await rest(here) == seen

@@ -50,8 +50,8 @@ test('on a socket a newer token is said before the old one expires', async () =>
 });
 
 test.each(/** @type {const} */ (['sse', 'ws', 'auto']))('%s: where there was no newer token in time, the run goes on', async (transport) => {
-  const expires = Date.now() + 1500;
-  const [old, good] = [goodFor(1.5), goodFor(600)];
+  const expires = Date.now() + 3000;
+  const [old, good] = [goodFor(3), goodFor(600)];
   const token = () => (Date.now() < expires ? old : good);
   const { run, statuses, open } = await waiting({ transport, token });
   await /** @type {Promise<void>} */ (
