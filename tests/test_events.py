@@ -14,7 +14,7 @@ import pytest
 from httpx_sse import EventSource, ServerSentEvent
 from hypothesis import given, strategies as st
 
-from twinwire.events import TERMINAL_TYPES, Record, StreamEvent, StreamEventType, decode, dump, encode
+from twinwire.events import TERMINAL_TYPES, Record, StreamEvent, StreamEventType, decode, dump, encode, restored
 from twinwire.formats.native import sse_block, sse_envelope
 from twinwire.wire import new_run_id, sse_open
 from vector_files import Vector, each
@@ -222,3 +222,22 @@ def test_record_is_frozen() -> None:
     """Many connections share one record."""
     with pytest.raises(AttributeError):
         Record(1, "X", b"", 0, 0, last=False).seq = 2  # type: ignore[misc]
+
+
+def test_a_record_is_restored_from_its_parts() -> None:
+    """What a log has kept of an event is that event; parts that cannot be an event's are refused."""
+    kept = encode(StreamEvent("AGENT_FINISH", {"result": "é"}), "r", 3)
+    parts: tuple[Any, ...] = (3, kept.type, kept.body, kept.start, kept.stop)
+    assert restored(*parts) == kept
+    wrong: dict[int, list[Any]] = {
+        1: ["X", None, 5],
+        2: [b"", b"\0", "text", None, 5],
+        3: [0, kept.start + 1, "30", None],
+        4: [0, -1, 10**9, ""],
+    }
+    for place, values in wrong.items():
+        for value in values:
+            changed = [*parts]
+            changed[place] = value
+            with pytest.raises((ValueError, TypeError, AttributeError)):
+                restored(*changed)

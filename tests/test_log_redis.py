@@ -51,6 +51,20 @@ async def test_a_run_s_bytes_are_bounded() -> None:
         assert [record.seq for record in (await log.page(run_id, state.first - 1, 1)).records] == [state.first]
 
 
+async def test_a_large_result_is_read_once() -> None:
+    """The pages before a large result do not move it."""
+    url = fresh()
+    async with worker(url) as here, worker(url) as there, raw() as client:
+        run_id = (await begun(here, 50)).run_id
+        await append(here, run_id, 50, records(run_id, 50, 1, end=True, size=500_000))
+        before = (await client.info("stats"))["total_net_output_bytes"]
+        seen = 0
+        while page := (await there.page(run_id, seen, 2)).records:
+            seen = page[-1].seq
+        assert seen == 51
+        assert (await client.info("stats"))["total_net_output_bytes"] - before < 2_000_000
+
+
 async def test_what_has_ended_is_forgotten() -> None:
     """A run's keys all expire with its retention, its idempotency key too; those of one that goes on do not."""
     limits = msgspec.structs.replace(LIMITS, retention=0.2)

@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import msgspec
 import pytest
 from redis.asyncio import Redis
 
 from followers import KINDS, AnyFollower, Broken, Refused, attach, cancel, events, rest, start
-from logs import append, records
+from logs import append, records, run_info
 from redis_server import fresh, own_server, shared
 from redis_workers import Listener, begun, die, follow, worker
 from serving import Puppet, Puppets, Running, serving, until
@@ -77,6 +78,14 @@ async def all_heard(scene: Scene) -> list[str]:
 
 Loss = Callable[[Scene], Awaitable[object]]
 
+
+def forge(scene: Scene, seq: int) -> Awaitable[object]:
+    """Put a well-formed event under this number into the run's stream, which the run's hash knows nothing of."""
+    event = records(scene.run_id, seq - 1, 1)[0]
+    fields: dict[Any, Any] = {"type": event.type, "body": event.body, "start": event.start, "stop": event.stop}
+    return scene.client.xadd(scene.events, fields, f"{seq}-0")
+
+
 GONE: dict[str, Loss] = {
     "the run": lambda scene: scene.client.delete(scene.run, scene.events),
     "the hash": lambda scene: scene.client.delete(scene.run),
@@ -84,6 +93,13 @@ GONE: dict[str, Loss] = {
     "the hash's type": lambda scene: scene.client.set(scene.run, "no hash"),
     "the stream's type": lambda scene: scene.client.set(scene.events, "no stream"),
     "the stream's numbers": lambda scene: scene.client.xadd(scene.events, {"mine": "1"}, "99-0"),
+    "an event after a hole": lambda scene: forge(scene, 50),
+    "an event of no writer": lambda scene: forge(scene, 3),
+    "the info": lambda scene: scene.client.hset(scene.run, "info", "{"),
+    "the info's type": lambda scene: scene.client.hset(scene.run, "info", "[]"),
+    "a field of the info": lambda scene: scene.client.hset(scene.run, "info", f'{{"run_id":"{scene.run_id}"}}'),
+    "the info's run": lambda scene: scene.client.hset(scene.run, "info", msgspec.json.encode(run_info())),
+    "the name of the key": lambda scene: scene.client.hdel(scene.run, "key"),
 }
 
 
@@ -152,6 +168,28 @@ async def test_an_ended_run_without_its_end() -> None:
                 await log.state(run_id)
             with pytest.raises(RunNotFound):
                 await log.page(run_id, 1, 10)
+
+
+NO_EVENTS = [
+    ("50-0", "a", "b"),
+    ("3-0", "a", "b"),
+    ("2-1", "a", "b"),
+    ("3-0", "type", "LLM_CHUNK", "body", "\n\n", "start", "0", "stop", "1"),
+]
+
+
+@pytest.mark.parametrize("entry", NO_EVENTS, ids=str)
+async def test_an_entry_that_is_no_event(entry: tuple[str, ...]) -> None:
+    """Who follows a run on another worker hears of an entry that is no event, before any check deletes the run."""
+    url = fresh("&lease=60")  # the next check is seconds away
+    async with worker(url) as here, worker(url) as there:
+        run_id = (await begun(here, 2)).run_id
+        following = asyncio.create_task(follow(there, run_id))
+        await until(lambda: run_id in there._reader.held and there._reader.held[run_id].current)
+        await there._link.call("XADD", there._keys.events(run_id), *entry)
+        async with asyncio.timeout(WITHIN):
+            with pytest.raises(RunNotFound):
+                await following
 
 
 async def test_redis_goes_back_in_time(puppets: Puppets) -> None:
@@ -298,6 +336,48 @@ async def test_a_lost_run_of_a_dead_worker() -> None:
         die(dead)
         await there._link.call("DEL", there._keys.live)
         assert await following == [1, 2]
+
+
+@pytest.mark.parametrize("asked", ["state", "summary"])
+async def test_an_unfollowed_lost_run_of_a_dead_worker(asked: str) -> None:
+    """A run that the list of live runs no longer has, whose owner is dead and that nobody follows, ends once read."""
+    url = fresh(f"&lease={LEASE}")
+    async with worker(url) as dead, worker(url) as there:
+        run_id = (await begun(dead, 1)).run_id
+        die(dead)
+        await there._link.call("DEL", there._keys.live)
+        reads: dict[str, Callable[[], Awaitable[object]]] = {
+            "state": lambda: there.state(run_id),
+            "summary": lambda: there.summary(run_id),
+        }
+        async with asyncio.timeout(3 * WITHIN):
+            while await there._link.call("HGET", there._keys.run(run_id), "ended") == b"0":
+                await reads[asked]()
+        terminal = (await there.state(run_id)).terminal
+        assert terminal is not None
+        assert msgspec.json.decode(terminal.data)["error_type"] == "interrupted"
+
+
+@pytest.mark.parametrize("damage", [("XADD", "50-0", "a", "b"), ("SET", "no stream"), ("HSET", "info", "{")], ids=str)
+async def test_a_damaged_run_of_a_dead_worker(damage: tuple[str, ...]) -> None:
+    """A dead worker's run that cannot be read is deleted, and keeps nobody from ending its other runs."""
+    url = fresh(f"&lease={LEASE}")
+    async with worker(url) as dead, worker(url) as there:
+        spoilt = [(await begun(dead, 1)).run_id for _ in range(3)]
+        whole = (await begun(dead, 1)).run_id
+        command, *arguments = damage
+        for run_id in spoilt:
+            keys = there._keys
+            await there._link.call(command, keys.run(run_id) if command == "HSET" else keys.events(run_id), *arguments)
+        die(dead)
+        async with asyncio.timeout(3 * WITHIN):
+            while (await there.state(whole)).terminal is None:
+                pass
+            for run_id in spoilt:
+                while await there._link.call("EXISTS", there._keys.run(run_id), there._keys.events(run_id)):
+                    pass
+            while await there._link.call("HLEN", there._keys.live):
+                pass
 
 
 @pytest.mark.parametrize("command", ["CONFIG SET maxmemory 1", "REPLICAOF 127.0.0.1 1"])

@@ -178,6 +178,17 @@ def encode(event: StreamEvent, run_id: str, seq: int) -> Record:
     return Record(seq, kind, body, start, start + len(data), kind in TERMINAL_TYPES)
 
 
+def restored(seq: int, kind: str, body: bytes, start: int, stop: int) -> Record:
+    """Return the record whose parts a log has kept.
+
+    Raises `ValueError` unless the data lie where `encode` puts them, and `TypeError` or `AttributeError` for a body
+    that is no bytes. What the data say is not read.
+    """
+    if not (start == 18 + len(kind) < stop and body.startswith(b',"timestamp":"', stop) and body[start] == _BRACE):
+        raise ValueError("this is no event")
+    return Record(seq, kind, body, start, stop, kind in TERMINAL_TYPES)
+
+
 _NONE = msgspec.Raw(b"null")
 OUTCOME_BYTES = 4096
 

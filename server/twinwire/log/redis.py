@@ -23,7 +23,7 @@ from twinwire.log.quotas import refusal
 from twinwire.log.redis_check import Check
 from twinwire.log.redis_control import RedisControl
 from twinwire.log.redis_leases import Leases
-from twinwire.log.redis_link import CLOSE_SECONDS, Address, Link, lenient
+from twinwire.log.redis_link import CLOSE_SECONDS, Address, Link, WrongType, lenient
 from twinwire.log.redis_reader import MALFORMED, Held, Reader, Stored, contiguous, load, owned, record
 from twinwire.log.redis_scripts import APPEND, CREATE, SOURCES, Keys
 from twinwire.log.tail import PAGE_BYTES, Tail
@@ -64,6 +64,8 @@ class RedisLog(RedisControl):
         self._reads = Link(self._address, scripts=SOURCES)
         self._writes = Link(self._address, scripts=SOURCES)
         await self._reads.probe()
+        self._reader = Reader(self._address, self._reads, self._keys, self.worker, obey=self._obey, heard=self.heard)
+        self._check = Check(self._reads, self._keys, self.worker, self._address.lease, owner=owner, reader=self._reader)
         self._leases = Leases(
             self._reads,
             self._keys,
@@ -71,10 +73,9 @@ class RedisLog(RedisControl):
             self._address.lease,
             owner,
             renewed=lambda: self._announce(self._following),
+            look=self._check.look_at,
             end=self._end_for,
         )
-        self._reader = Reader(self._address, self._reads, self._keys, self.worker, obey=self._obey, heard=self.heard)
-        self._check = Check(self._reads, self._keys, self.worker, self._address.lease, owner=owner, reader=self._reader)
         try:
             await self._check.look()
             await self._say(self.worker, "look", "")  # the stream is there from now on, and expires with the lease
@@ -166,7 +167,10 @@ class RedisLog(RedisControl):
         try:
             if held is not None and held.gone:
                 raise RunNotFound
-            key = held.key if held is not None and own else (await load(self._writes, self._keys, run_id)).key
+            if held is not None and own:
+                key = held.key
+            else:
+                key = (await load(self._writes, self._keys, run_id, newest=False)).key
             first = await self._append(run_id, expected_last, records, key)
         except (StaleWriter, RunNotFound):
             self._reader.disown(run_id)
@@ -219,23 +223,33 @@ class RedisLog(RedisControl):
     async def state(self, run_id: str, user_id: str | None = None) -> RunState:
         """See `EventLog`."""
         stored = await load(self._reads, self._keys, run_id, user_id)
+        if not stored.ended:
+            await self._look_at(run_id, stored.key)
         return RunState(stored.info, stored.first, stored.last, stored.terminal, stored.size)
+
+    async def _look_at(self, run_id: str, key: str) -> None:
+        """Check a run that goes on, unless a timer of this worker does. Raises `RunNotFound`."""
+        held = self._reader.held.get(run_id)
+        if held is None or not (held.own or held.awaited):
+            await self._check.look_at(run_id, key)
 
     async def summary(self, run_id: str, user_id: str | None = None) -> RunSummary:
         """See `EventLog`."""
-        names = ("info", "first", "last", "ended", "outcome")
+        names = ("info", "first", "last", "ended", "outcome", "key")
         if user_id is None:
             fields = await lenient(self._reads.call("HMGET", self._keys.run(run_id), *names))
         else:
             fields, _ = await owned(self._reads, self._keys, run_id, user_id, names, newest=False)
         if fields is None:
             raise RunNotFound
-        info, first, last, ended, told = fields
+        info, first, last, ended, told, key = fields
         try:
-            summary = RunSummary(_info.decode(info), int(first), int(last), told or b"")
+            summary, key = RunSummary(_info.decode(info), int(first), int(last), told or b""), key.decode()
         except MALFORMED:
             raise RunNotFound from None
-        if ended == b"1" and told is None:  # a worker from before there were outcomes ended it
+        if ended != b"1":
+            await self._look_at(run_id, key)
+        elif told is None:  # a worker from before there were outcomes ended it
             terminal = (await self.state(run_id)).terminal
             if terminal is not None:
                 summary = msgspec.structs.replace(summary, outcome=outcome(terminal.body))
@@ -244,6 +258,8 @@ class RedisLog(RedisControl):
     async def page(self, run_id: str, after: int, limit: int) -> Page:
         """See `EventLog`."""
         held = self._reader.held.get(run_id)
+        if held is not None and held.gone:
+            raise RunNotFound
         if held is not None and after == held.rewritten:
             raise CursorGone(held.first, after)
         if held is not None and (page := held.page(after, limit)) is not None:
@@ -260,19 +276,22 @@ class RedisLog(RedisControl):
 
     async def _fetch(self, run_id: str, after: int, limit: int) -> Page:
         """A page from Redis: of older events, of a run that nobody here follows, or newer than what has come here."""
-        stored = await load(self._reads, self._keys, run_id)
+        stored = await load(self._reads, self._keys, run_id, newest=False)
         if not stored.first - 1 <= after <= stored.last:
             raise CursorGone(stored.first, stored.last)
-        ended = stored.terminal is not None
         if after == stored.last:
-            return Page([], stored.first, stored.last, ended)
+            return Page([], stored.first, stored.last, stored.ended)
         typical = 1 + stored.size // (stored.last - stored.first + 1)
         count = min(limit, 1 + PAGE_BYTES // typical)
-        rows = await self._reads.call("XRANGE", self._keys.events(run_id), f"{after + 1}-0", "+", "COUNT", count)
+        end = f"{stored.last}-0" if stored.ended else "+"
+        name = self._keys.events(run_id)
         try:
+            rows = await self._reads.call("XRANGE", name, f"{after + 1}-0", end, "COUNT", count)
             records = contiguous([record(row) for row in rows])
-        except MALFORMED:
+        except (WrongType, *MALFORMED):
             raise RunNotFound from None
+        if not records and stored.ended:
+            raise RunNotFound  # it has lost its end
         if not records or records[0].seq != after + 1:
             raise CursorGone(records[0].seq if records else stored.last + 1, stored.last)  # trimmed meanwhile
         sizes = accumulate(len(found.body) for found in records)
@@ -280,7 +299,7 @@ class RedisLog(RedisControl):
             found for found, size in zip(records, sizes, strict=True) if found is records[0] or size <= PAGE_BYTES
         ]
         last = max(stored.last, records[-1].seq)
-        return Page(records, stored.first, last, ended or records[-1].last)
+        return Page(records, stored.first, last, stored.ended or records[-1].last)
 
     async def ping(self) -> None:
         """See `EventLog`. Renews the lease: a Redis that answers may still be full, or a replica.

@@ -12,7 +12,7 @@ import logging
 import random
 from itertools import islice
 
-from twinwire.errors import LogUnavailable
+from twinwire.errors import LogUnavailable, RunNotFound
 from twinwire.log import LOST_EVENTS, Owner
 from twinwire.log.redis_link import Link
 from twinwire.log.redis_reader import Held, Reader
@@ -51,23 +51,38 @@ class Check:
         runs = iter([(run_id, held) for run_id, held in self._reader.held.items() if held.own or held.awaited])
         while True:
             some = [*islice(runs, RUNS)]
-            await self._look_at(some)
+            # The numbers are as of now: Redis has had all of it.
+            verdicts = await self._ask([(run_id, held.key, held.tail.last) for run_id, held in some])
+            for (run_id, held), verdict in zip(some, verdicts, strict=True):
+                if verdict != b"ok" and self._reader.held.get(run_id) is held:
+                    self._act(run_id, held, verdict)
             if len(some) < RUNS:
                 break
         await self._reader.reheard()
 
-    async def _look_at(self, runs: list[tuple[str, Held]]) -> None:
+    async def look_at(self, run_id: str, key: str = "") -> None:
+        """Ask about a run that may be followed by nobody: no timer does. `key` is its idempotency key's, if known.
+
+        If `live` has lost a run that goes on, it is there again, and ends should its owner be dead. Raises
+        `RunNotFound` if it cannot be read or go on, `LogUnavailable`.
+        """
+        [verdict] = await self._ask([(run_id, key, 0)])
+        if verdict == b"gone":
+            logger.warning("run %s: Redis has lost it", run_id)
+            raise RunNotFound
+
+    async def _ask(self, runs: list[tuple[str, str, int]]) -> list[bytes]:
+        """Return the verdict on each run: its id, its idempotency key's, the last number that is known of it."""
         keys, arguments = list(self._shared), []
-        for run_id, held in runs:
+        for run_id, key, last in runs:
             run = self._keys.run(run_id)
-            keys += [run, self._keys.events(run_id), held.key or run]
-            arguments += [run_id, held.tail.last]  # as of now: Redis has had all of it
+            keys += [run, self._keys.events(run_id), key or run]
+            arguments += [run_id, last]
+        verdicts: list[bytes]
         replaced, *verdicts = await self._link.call(*CHECK(*keys), *arguments)
         if replaced:
             logger.warning("another program had written %d of this log's keys in Redis: they were deleted", replaced)
-        for (run_id, held), verdict in zip(runs, verdicts, strict=True):
-            if verdict != b"ok" and self._reader.held.get(run_id) is held:
-                self._act(run_id, held, verdict)
+        return verdicts
 
     def _act(self, run_id: str, held: Held, verdict: bytes) -> None:
         if verdict == b"gone":

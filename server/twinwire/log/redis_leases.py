@@ -20,13 +20,15 @@ REAP_SECONDS = 2.0
 RENEW_SECONDS = 1.0
 
 Append = Callable[[str, Stored], Awaitable[None]]
+Look = Callable[[str], Awaitable[None]]
 
 
 class Leases:
     """One worker's lease, `seconds` long, and its part in ending the runs of workers that are no more.
 
-    `renewed()` is called three times within a lease, `end(run_id, stored)` appends an orphan's terminal event. A run is
-    an orphan too if this worker is its owner and knows nothing of it: its start, or its last append, was lost.
+    `renewed()` is called three times within a lease. `look(run_id)` deletes an orphan that cannot be read and raises
+    `RunNotFound`; `end(run_id, stored)` appends the terminal event of any other. A run is an orphan too if this worker
+    is its owner and knows nothing of it: its start, or its last append, was lost.
     """
 
     def __init__(
@@ -38,6 +40,7 @@ class Leases:
         owner: Owner,
         *,
         renewed: Callable[[], Awaitable[None]],
+        look: Look,
         end: Append,
     ) -> None:
         self.starting: set[str] = set()
@@ -47,6 +50,7 @@ class Leases:
         self._seconds = seconds
         self._owner = owner
         self._renewed = renewed
+        self._look = look
         self._end = end
         self._absent: dict[str, float] = {}  # the workers without a lease, and since when
         self._renewing_since: float | None = None
@@ -124,6 +128,7 @@ class Leases:
 
     async def _interrupt(self, run_id: str) -> None:
         try:
+            await self._look(run_id)
             stored = await load(self._link, self._keys, run_id)
             if stored.terminal is None:
                 await self._end(run_id, stored)

@@ -15,7 +15,7 @@ import msgspec
 from msgspec import Struct
 
 from twinwire.errors import LogUnavailable, RunNotFound
-from twinwire.events import TERMINAL_TYPES, Record
+from twinwire.events import Record, restored
 from twinwire.log import HearLogOut, Page, RunInfo, Unsubscribe
 from twinwire.log.redis_link import COMMAND_SECONDS, Address, Link, WrongType
 from twinwire.log.redis_scripts import OWNED, Keys
@@ -39,21 +39,21 @@ _info = msgspec.json.Decoder(RunInfo)
 
 
 class Stored(Struct, frozen=True):
-    """A run as Redis has it."""
+    """A run as Redis has it; `terminal` is its terminal event, if that was read."""
 
     info: RunInfo
     first: int
     last: int
     size: int
     key: str
+    ended: bool
     terminal: Record | None
 
 
 def record(row: Any) -> Record:
     """A stream's entry: its id is `<number>-0`, its fields type, body, start and stop, in this order."""
     entry_id, (_, name, _, body, _, start, _, stop) = row
-    kind = name.decode()
-    return Record(int(entry_id[:-2]), kind, body, int(start), int(stop), kind in TERMINAL_TYPES)
+    return restored(int(entry_id.removesuffix(b"-0")), name.decode(), body, int(start), int(stop))
 
 
 def contiguous(records: Sequence[Record]) -> Sequence[Record]:
@@ -72,31 +72,38 @@ async def owned(link: Link, keys: Keys, run_id: str, user_id: str, fields: Seque
     return found
 
 
-async def load(link: Link, keys: Keys, run_id: str, user_id: str | None = None) -> Stored:
+async def load(link: Link, keys: Keys, run_id: str, user_id: str | None = None, *, newest: bool = True) -> Stored:
     """Return what Redis has of a run; with `user_id`, of a run of this user. Raises `RunNotFound`, `LogUnavailable`.
 
     A run that has lost a part without which it cannot be read, such as its terminal event, is one that is not there.
+    The events are not looked at unless the `newest` is wanted: it may be a large result.
     """
     replies: Sequence[Any]
     if user_id is None:
-        replies = await asyncio.gather(
-            link.call("HMGET", keys.run(run_id), *_FIELDS),
-            link.call("XREVRANGE", keys.events(run_id), "+", "-", "COUNT", 1),
-            return_exceptions=True,
-        )
+        commands: list[tuple[Any, ...]] = [("HMGET", keys.run(run_id), *_FIELDS)]
+        if newest:
+            commands.append(("XREVRANGE", keys.events(run_id), "+", "-", "COUNT", 1))
+        replies = await asyncio.gather(*(link.call(*command) for command in commands), return_exceptions=True)
     else:
-        replies = await owned(link, keys, run_id, user_id, _FIELDS, newest=True)
+        replies = await owned(link, keys, run_id, user_id, _FIELDS, newest=newest)
+    found: list[Any] = []
     for reply in replies:
         if isinstance(reply, WrongType):
             raise RunNotFound
         if isinstance(reply, BaseException):
             raise reply
-    (info, first, last, size, ended, key), newest = replies
+        found.append(reply)
+    info, first, last, size, ended, key = found[0]
     try:
-        terminal = record(newest[0]) if ended == b"1" else None
-        return Stored(_info.decode(info), int(first), int(last), int(size), key.decode(), terminal)
+        stored = Stored(_info.decode(info), int(first), int(last), int(size), key.decode(), ended == b"1", None)
+        if not (newest and stored.ended):
+            return stored
+        terminal = record(found[1][0])
     except MALFORMED:
         raise RunNotFound from None
+    if not terminal.last or terminal.seq != stored.last:
+        raise RunNotFound
+    return msgspec.structs.replace(stored, terminal=terminal)
 
 
 class Held:

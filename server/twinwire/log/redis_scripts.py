@@ -259,7 +259,7 @@ CHECK = Script("""
 -- ARGV: of each run its id and the last number that the worker knows.
 -- Returns how many shared keys were of another type and are deleted, then for each run: 'ok'; 'ended'; 'gone', if it
 -- cannot be read or go on, and then no worker has it any more; 'older', if its last number is lower; 'lost', if the
--- stream lacks events that the hash counts.
+-- stream lacks events that the hash counts. No event is read: it may be large.
 -- What the runs that go on have lost beside their events is put back: the entry in `live`, the idempotency key.
 local function kind(key) return redis.call('TYPE', key).ok end
 local verdicts = {0}
@@ -270,25 +270,34 @@ for i, right in ipairs({'hash', 'zset', 'zset', 'stream', 'stream'}) do
     verdicts[1] = verdicts[1] + 1
   end
 end
+local texts = {string = true, ['nil'] = true}
+local names = {string = true, ['nil'] = true, userdata = true}  -- which JSON's null is
+local function sound(info, id)
+  local good, run = pcall(cjson.decode, info)
+  return good and type(run) == 'table' and run.run_id == id
+    and type(run.agent) == 'string' and type(run.created) == 'string'
+    and texts[type(run.fingerprint)] and texts[type(run.owner)]
+    and names[type(run.user_id)] and names[type(run.session_id)]
+end
 local function verdict(id, known, run, events, key)
   if kind(run) ~= 'hash' then return 'gone' end
-  local kept = redis.call('HMGET', run, 'first', 'last', 'bytes', 'ended', 'owner', 'info')
+  local kept = redis.call('HMGET', run, 'first', 'last', 'bytes', 'ended', 'owner', 'info', 'key')
   local first, last = tonumber(kept[1]), tonumber(kept[2])
-  if not (first and last and tonumber(kept[3]) and kept[4] and kept[5] and kept[6]) then return 'gone' end
-  local stream, count, newest = kind(events), 0, 0
+  if not (first and last and tonumber(kept[3]) and kept[4] and kept[5] and kept[6] and kept[7]) then return 'gone' end
+  if not sound(kept[6], id) then return 'gone' end
+  local stream, count = kind(events), 0
   if stream == 'stream' then
     count = redis.call('XLEN', events)
-    local entry = redis.call('XREVRANGE', events, '+', '-', 'COUNT', 1)[1]
-    newest = entry and tonumber(string.match(entry[1], '^%d+')) or 0
+    local beyond = string.format('(%.0f-0', last)
+    if #redis.call('XRANGE', events, beyond, '+', 'COUNT', 1) > 0 then return 'gone' end
   elseif stream ~= 'none' then
     return 'gone'
   end
-  if newest > last then return 'gone' end
   if last < known then return 'older' end
-  if kept[4] == '1' then return newest == last and 'ended' or 'gone' end
+  if kept[4] == '1' then return 'ended' end
   if redis.call('HEXISTS', KEYS[1], id) == 0 then redis.call('HSET', KEYS[1], id, kept[5]) end
   if key ~= run and redis.call('EXISTS', key) == 0 then redis.call('SET', key, kept[6]) end
-  if count ~= last - first + 1 or (count > 0 and newest ~= last) then return 'lost' end
+  if count ~= last - first + 1 then return 'lost' end
   return 'ok'
 end
 for i = 1, #ARGV / 2 do
