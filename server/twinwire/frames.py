@@ -141,6 +141,9 @@ class BoundedWebSocket(WebSocketsSansIOProtocol):
         self._ahead = b""
         self.lifetime.end()
         super().connection_lost(exc)
+        self.frames = []
+        self.conn.parser.close()  # it and its `conn` refer to each other: half a message would wait for the collector
+        self.conn.reader.buffer.clear()
 
     # A `Carrier`
 

@@ -25,6 +25,7 @@ from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 from uvicorn.protocols.utils import ClientDisconnected
 from websockets.protocol import State
 
+from twinwire.allocator import Allocator
 from twinwire.direct import DirectHttp, DirectWebSocket, UnchunkedHttp, rest_of
 from twinwire.fence import RunOver, inside, report
 from twinwire.frames import BoundedWebSocket, service
@@ -89,6 +90,7 @@ class HttpProtocol(BoundedHttp):
             if not self.transport.is_closing():
                 raise
         direct.returned()
+        scope.pop("extensions", None)  # it and `direct` refer to each other, and would wait for the collector
 
     def _offer(self, scope: Any) -> DirectHttp:
         assert self._served is not None  # noqa: S101 - it is what is answered
@@ -319,6 +321,7 @@ class Server(uvicorn.Server):
         super().__init__(config)
         self._service = service
         self._ready = ready
+        self._allocator = Allocator()
         self._turned = True  # the event loop, since the last `_free`
         self._held = 0  # calls of `_free` in a row that found that it had not
 
@@ -341,6 +344,11 @@ class Server(uvicorn.Server):
             await super().startup(sockets)
         if not self.should_exit:
             self._ready()
+
+    async def on_tick(self, counter: int) -> bool:
+        """See `uvicorn.Server`, which calls it ten times a second."""
+        self._allocator.look()
+        return await super().on_tick(counter)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """End the runs in time, even if an agent holds the event loop. A second SIGINT waits for no run."""
