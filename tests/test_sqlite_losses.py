@@ -9,7 +9,7 @@ import shutil
 import sqlite3
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, closing
+from contextlib import asynccontextmanager, closing, suppress
 from pathlib import Path
 
 import httpx
@@ -20,7 +20,7 @@ from logs import append, records, started
 from serving import Puppet, Puppets, Running, serving, until
 from sqlite_logs import at, read
 from test_metrics import figures
-from twinwire.errors import CursorGone, LogLost, LogUnavailable, RunNotFound
+from twinwire.errors import CursorGone, LogLost, LogUnavailable, RunNotFound, SettingsError
 from twinwire.log import sqlite_watch
 from twinwire.log.sqlite import SqliteLog
 
@@ -274,6 +274,64 @@ async def test_another_program_deletes(statement: str, puppets: Puppets, tmp_pat
         again = await start("ws", server)
         (await puppets.next()).end()
         await rest(again)
+
+
+OTHER_CONTENT = {
+    "UPDATE runs SET info = x'00'": "/runs/{run_id}",
+    "UPDATE runs SET info = 5": "/runs?user_id=u",
+    "UPDATE events SET body = x'00' WHERE seq = 1": "/runs/{run_id}/events",
+    "UPDATE events SET body = x'00' WHERE seq = 3": "/runs?user_id=u",
+    "UPDATE events SET body = x'00' WHERE type = 'AGENT_FINISH'": "/runs/{run_id}",
+    "UPDATE events SET body = '[]' WHERE type = 'AGENT_FINISH'": "/runs?user_id=u",
+    "UPDATE events SET start = 'a'": "/runs/{run_id}",
+}
+
+
+@pytest.mark.parametrize("statement", OTHER_CONTENT)
+async def test_another_program_changes_what_a_row_holds(
+    statement: str, puppets: Puppets, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A read that finds other content is a damaged file's: 503, never 500 or 404; followers hear, one line says why."""
+    path = tmp_path / "log.db"
+    async with followed(puppets, path) as (server, followers, puppet, client):
+        old = await started(server.runs.log, 3, end=True, user_id="u")
+        with closing(sqlite3.connect(path, isolation_level=None)) as db:
+            db.execute(statement)
+        told = asyncio.gather(*map(heard, followers))
+        with suppress(httpx.RemoteProtocolError):  # how a stream is broken
+            answer = await client.get(OTHER_CONTENT[statement].format(run_id=old))
+            assert (answer.status_code, answer.json()["code"]) == (503, "log_unavailable")
+        async with asyncio.timeout(WITHIN):
+            assert await told == ["broken", "log_unavailable"]
+            await puppet.closed.wait()
+        answer = await client.get("/readyz")
+        assert (answer.status_code, answer.json()["code"]) == (503, "log_unavailable")
+        [line] = [record.getMessage() for record in caplog.records if record.levelname == "CRITICAL"]
+        assert "is damaged (" in line
+    assert "Traceback" not in caplog.text
+
+
+async def test_a_quiet_run_s_info_is_changed(puppets: Puppets, tmp_path: Path) -> None:
+    """A run that goes on and whose row cannot be read any more is noticed although nobody reads it."""
+    path = tmp_path / "log.db"
+    async with followed(puppets, path) as (_, followers, puppet, _):
+        with closing(sqlite3.connect(path, isolation_level=None)) as db:
+            db.execute("UPDATE runs SET info = x'00'")
+        async with asyncio.timeout(WITHIN):
+            assert await asyncio.gather(*map(heard, followers)) == ["broken", "log_unavailable"]
+            await puppet.closed.wait()
+
+
+async def test_other_content_at_a_start(tmp_path: Path) -> None:
+    """A run that a crash left open and whose row cannot be read: the start is refused with a sentence."""
+    path = tmp_path / "log.db"
+    async with at(path) as log:
+        await started(log, 1)
+    with closing(sqlite3.connect(path, isolation_level=None)) as db:
+        db.execute("UPDATE runs SET info = x'00'")
+    with pytest.raises(SettingsError, match="not what was written"):
+        async with at(path):
+            pass
 
 
 ALTERED = [

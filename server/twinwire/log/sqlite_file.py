@@ -21,8 +21,8 @@ logger = logging.getLogger("twinwire.log")
 APPLICATION_ID = 0x74776972  # "twir": how SQLite's header says whose file it is
 VERSION = 1
 CHECK_SECONDS = 5.0
-_ALTERED = re.compile("no such (table|column)|no column named|has [0-9]+ columns but")
-"""What SQLite says, with a code that means anything, when another program has dropped or altered a table."""
+_ALTERED = re.compile("no such (table|column)|no column named|has [0-9]+ columns but|malformed JSON")
+"""What SQLite says, with a code that means anything, of a table that another program has dropped or altered."""
 WAL_BYTES = 16 * 2**20  # what is kept of the write-ahead log when it has grown
 
 SCHEMA = (
@@ -37,6 +37,10 @@ SCHEMA = (
     "CREATE TABLE sessions (key TEXT PRIMARY KEY, used REAL NOT NULL, turns BLOB NOT NULL)",
     "CREATE INDEX sessions_used ON sessions (used)",
 )
+
+
+class Damage(sqlite3.DatabaseError):
+    """A row holds what this log never writes: the file is as damaged as one that SQLite cannot read."""
 
 
 class Place(Struct, frozen=True):
@@ -159,6 +163,8 @@ def _check(db: sqlite3.Connection, place: Place) -> None:
 
 def damaged(error: BaseException) -> bool:
     """Return whether SQLite says that a file is no sound database, ends too soon, or has not our tables any more."""
+    if isinstance(error, Damage):
+        return True
     code = getattr(error, "sqlite_errorcode", 0)
     if code == sqlite3.SQLITE_ERROR:
         return _ALTERED.search(str(error)) is not None

@@ -12,9 +12,9 @@ from queue import SimpleQueue
 from typing import Any, TypeVar
 
 from twinwire.errors import CursorGone, LogUnavailable, RunNotFound
-from twinwire.events import TERMINAL_TYPES, Record, outcome
+from twinwire.events import TERMINAL_TYPES, Record, outcome, restored
 from twinwire.log import Page, RunInfo, RunState, RunSummary
-from twinwire.log.sqlite_file import damaged, reading
+from twinwire.log.sqlite_file import Damage, damaged, reading
 from twinwire.log.sqlite_tables import info_of
 from twinwire.log.tail import PAGE_BYTES
 
@@ -82,7 +82,11 @@ class Reader:
         def read(db: sqlite3.Connection) -> RunSummary:
             run, info, ended, _, first, last = _run(db, run_id, user_id)
             told = db.execute(_WITHOUT_RESULT, (run, last)).fetchone()[0] if ended else ""
-            return RunSummary(info_of(info), first, last, outcome(told.encode()) if told else b"")
+            try:
+                how = outcome(told.encode()) if told else b""
+            except (ValueError, TypeError, AttributeError):
+                raise Damage("an event is not what was written") from None
+            return RunSummary(info_of(info), first, last, how)
 
         return await self._run(read)
 
@@ -90,7 +94,8 @@ class Reader:
         """As `EventLog.page`, of the run as it was when `upto` was its last event."""
 
         def read(db: sqlite3.Connection) -> Page:
-            run, _, ended, _, first, last = _run(db, run_id)
+            run, info, ended, _, first, last = _run(db, run_id)
+            info_of(info)
             if upto is not None and upto < last:
                 ended, last = False, upto
             if not first - 1 <= after <= last:
@@ -145,7 +150,8 @@ def _run(db: sqlite3.Connection, run_id: str, user_id: str | None = None) -> Any
 def _records(db: sqlite3.Connection, run: int, after: int, last: int, limit: int) -> list[Record]:
     """Return at most `limit` records and `PAGE_BYTES` bytes, but one record at least, of those up to number `last`.
 
-    They are contiguous. Raises `CursorGone` if the first one is missing: another program has deleted it.
+    They are contiguous. Raises `CursorGone` if the first one is missing: another program has deleted it; `Damage` if
+    one of them is no event.
     """
     records: list[Record] = []
     size = 0
@@ -154,8 +160,12 @@ def _records(db: sqlite3.Connection, run: int, after: int, last: int, limit: int
             if not records:
                 raise CursorGone(seq, last)
             break
+        try:
+            record = restored(seq, kind, body, start, stop)
+        except (ValueError, TypeError, AttributeError):
+            raise Damage("an event is not what was written") from None
         size += len(body)
         if records and size > PAGE_BYTES:
             break
-        records.append(Record(seq, kind, body, start, stop, kind in TERMINAL_TYPES))
+        records.append(record)
     return records

@@ -21,6 +21,7 @@ from twinwire.log import Limits, Quota, RunInfo, SessionKey
 from twinwire.log.interrupted import interrupted
 from twinwire.log.quotas import Quotas
 from twinwire.log.sessions import turn_size
+from twinwire.log.sqlite_file import Damage
 
 DELETE_EVENTS = 500  # in one transaction
 DELETE_BYTES = 2**20
@@ -46,8 +47,8 @@ SELECT max(seq) FROM (
 WHERE before < ?
 """
 
-info_of = msgspec.json.Decoder(RunInfo).decode
-turns_of = msgspec.json.Decoder(list[tuple[str, str]]).decode
+_info = msgspec.json.Decoder(RunInfo)
+_turns = msgspec.json.Decoder(list[tuple[str, str]])
 
 
 class _Head(Struct, gc=False):
@@ -58,6 +59,22 @@ class _Head(Struct, gc=False):
     last: int
     size: int
     ended: bool
+
+
+def info_of(kept: Any) -> RunInfo:
+    """Return a run's info. Raises `Damage`."""
+    try:
+        return _info.decode(kept)
+    except (ValueError, TypeError):
+        raise Damage("a run's info is not what was written") from None
+
+
+def turns_of(kept: Any) -> list[tuple[str, str]]:
+    """Return a conversation's turns. Raises `Damage`."""
+    try:
+        return _turns.decode(kept)
+    except (ValueError, TypeError):
+        raise Damage("a conversation is not what was written") from None
 
 
 def key_of(*parts: str | None) -> str:
@@ -185,6 +202,8 @@ class Tables:
     def damaged(self, known: Mapping[str, int]) -> dict[str, bool]:
         """Return the runs that have other events, of those that go on with these last numbers, and which can be ended.
 
+        Raises `Damage` for a run whose info cannot be read.
+
         That is done under the number after the last one that is known: nobody has seen another event under it.
         """
         lost: dict[str, bool] = {}
@@ -195,6 +214,7 @@ class Tables:
             except RunNotFound:
                 lost[run_id] = False
                 continue
+            info_of(self._one("SELECT info FROM runs WHERE id = ?", head.id))
             count = self._one("SELECT count(*) FROM events WHERE run = ?", head.id)
             whole = count == head.last - head.first + 1 and head.last >= last
             foreign = before is not None and (before.first, before.last) != (head.first, head.last)
