@@ -161,7 +161,12 @@ async def test_health(server: Running) -> None:
         parameters = {parameter["name"] for parameter in schema["paths"]["/chat"]["get"]["parameters"]}
         assert {"message", "stream", "types", "envelope", "session_id", "after"} <= parameters
         assert "requestBody" in schema["paths"]["/runs"]["post"]
-        assert "requestBody" not in schema["paths"]["/chat"]["get"]
+        for path in ("/chat", "/chat/stream"):
+            assert "requestBody" in schema["paths"][path]["post"]
+            assert "requestBody" not in schema["paths"][path]["get"]
+        asked = schema["paths"]["/v1/chat/completions"]["post"]["requestBody"]["content"]["application/json"]["schema"]
+        assert asked["properties"]["messages"]["items"] == {"type": "object"}
+        assert asked["properties"]["stream_options"]["properties"]["include_usage"]["type"] == "boolean"
         server.runs.draining = True
         response = await client.get("/readyz")
         assert (response.status_code, response.json()["code"]) == (503, "draining")

@@ -48,7 +48,24 @@ SCALARS = st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.floats()
 VALUES = st.recursive(
     SCALARS, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(WORDS, inner, max_size=4), max_leaves=8
 )
-TYPES = {"string": WORDS, "boolean": st.booleans(), "integer": st.integers(-2, 2**53), "array": st.lists(VALUES)}
+TEXT_PARTS = st.lists(st.builds(lambda text: {"type": "text", "text": text}, WORDS), min_size=1, max_size=3)
+MESSAGES = st.fixed_dictionaries(
+    {"role": st.sampled_from(["user", "assistant", "system", "tool"]), "id": WORDS},
+    optional={"content": WORDS | TEXT_PARTS, "parts": TEXT_PARTS},
+)
+QUESTIONS: st.SearchStrategy[Any] = st.sampled_from(
+    [
+        {"id": "m", "role": "user", "content": "hi"},
+        {"id": "m", "role": "user", "parts": [{"type": "text", "text": "hi"}]},
+    ]
+)
+TYPES = {
+    "string": WORDS,
+    "boolean": st.booleans(),
+    "integer": st.integers(-2, 2**53),
+    "object": MESSAGES | st.dictionaries(WORDS, VALUES, max_size=3),
+    "null": st.none(),
+}
 
 often = pytest.mark.parametrize(
     "examples", [60, pytest.param(1000, marks=[pytest.mark.full, pytest.mark.timeout(900)])], ids=str
@@ -61,7 +78,14 @@ def of(schema: Mapping[str, Any], parts: Mapping[str, Any]) -> st.SearchStrategy
         schema = parts[schema["$ref"].rpartition("/")[2]]
     if alternatives := schema.get("anyOf") or schema.get("oneOf"):
         return st.one_of(*(of(alternative, parts) for alternative in alternatives))
-    if "properties" not in schema:
+    if isinstance(schema.get("type"), list):
+        return st.one_of(*(of({**schema, "type": kind}, parts) for kind in schema["type"]))
+    if schema.get("type") == "array":
+        items = st.lists(of(schema.get("items", {}), parts), max_size=4)
+        return items | st.builds(lambda before, last: [*before[:2], last], items, QUESTIONS)
+    if schema.get("type") == "string" and "minLength" in schema:
+        return WORDS.filter(lambda word: schema["minLength"] <= len(word) <= schema["maxLength"])
+    if schema.get("type", "object") != "object" or "properties" not in schema:
         return st.sampled_from(schema["enum"]) if "enum" in schema else TYPES.get(str(schema.get("type")), VALUES)
     fields = {name: of(field, parts) for name, field in schema["properties"].items()}
     needed = schema.get("required", ())

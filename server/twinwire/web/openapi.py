@@ -60,7 +60,7 @@ def documented(*, query: type[Struct] | None = None, body: type[Struct] | None =
                     *(self.parameters or []),
                     *(Parameter(name, "query", schema=schema, required=False) for name, schema in fields.items()),
                 ]
-            if body is not None and not (self.operation_id or "").lower().startswith(("get", "chatget")):
+            if body is not None and "Get" not in (self.operation_id or ""):
                 required = [field.encode_name for field in msgspec.structs.fields(body) if field.required]
                 schema = Schema(type=OpenAPIType.OBJECT, properties=dict(_properties(body)), required=required or None)
                 self.request_body = RequestBody(
@@ -71,20 +71,25 @@ def documented(*, query: type[Struct] | None = None, body: type[Struct] | None =
 
 
 def _properties(shape: type[Struct]) -> dict[str, Schema]:
-    (ref,), components = msgspec.json.schema_components([shape])
-    return {name: _schema(spec) for name, spec in components[ref["$ref"].rpartition("/")[2]]["properties"].items()}
+    (ref,), components = msgspec.json.schema_components([shape], ref_template="{name}")
+    return _fields(components[ref["$ref"]], components)
 
 
-def _schema(spec: dict[str, Any]) -> Schema:
-    """A JSON Schema of msgspec's, of the simple kinds our input has, as Litestar's object."""
-    schema = Schema(**{ours: spec[theirs] for theirs, ours in _KEYWORDS.items() if theirs in spec})
-    kinds = [option["type"] for option in spec.get("anyOf", []) if "type" in option] or [spec.get("type", "string")]
-    types = [OpenAPIType(kind) for kind in kinds]
-    schema.type = types[0] if len(types) == 1 else types
-    if OpenAPIType.ARRAY in types:
-        schema.items = Schema(type=OpenAPIType.STRING)
-    for option in spec.get("anyOf", []):
+def _fields(struct: dict[str, Any], components: dict[str, Any]) -> dict[str, Schema]:
+    return {name: _schema(spec, components) for name, spec in struct["properties"].items()}
+
+
+def _schema(spec: dict[str, Any], components: dict[str, Any]) -> Schema:
+    """Return a JSON Schema of msgspec's, of the kinds that our input has, as Litestar's object."""
+    options = [components.get(option.get("$ref"), option) for option in spec.get("anyOf", [spec])]
+    types = [OpenAPIType(option["type"]) for option in options if "type" in option] or [OpenAPIType.STRING]
+    schema = Schema(type=types[0] if len(types) == 1 else types)
+    for option in (*options, spec):
         for theirs, ours in _KEYWORDS.items():
             if theirs in option:
                 setattr(schema, ours, option[theirs])
+        if "items" in option:
+            schema.items = _schema(option["items"], components)
+        if "properties" in option:
+            schema.properties = dict(_fields(option, components))
     return schema
