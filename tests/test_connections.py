@@ -75,25 +75,31 @@ async def test_a_stream_that_is_left_with_a_request_behind(puppets: Puppets, cap
 async def test_garbage_behind_a_request_behind_a_stream(
     server: Running, puppets: Puppets, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """What is no request breaks the stream off, and puts nothing into its body, also behind a request that waits."""
+    """What is no request is refused after the answers to what was sent before it, and puts nothing into them."""
     async with connected(server) as (reader, writer):
         writer.write(b"GET /chat/stream?message=x HTTP/1.1\r\n" + HOST + b"\r\n")
-        (await puppets.next()).say("a")
+        (puppet := await puppets.next()).say("a")
         await reader.readuntil(b"event: LLM_CHUNK")
         writer.write(GET + b"\r\n\0garbage")
-        assert b"HTTP/1.1" not in await ended(reader)
+        puppet.end()
+        assert b"HTTP/1.1" not in await reader.readuntil(b"\r\n0\r\n\r\n")
+        assert (await answered(reader))[0] == 200
+        assert (await answered(reader))[0] == 400
+        assert await ended(reader) == b""
     await until(lambda: not server.server.server_state.tasks)
     assert told(caplog) == []
 
 
 async def test_an_upgrade_behind_a_stream(server: Running, puppets: Puppets, caplog: pytest.LogCaptureFixture) -> None:
-    """A connection whose answer goes on becomes no WebSocket: it is broken off, and the server knows that it is."""
+    """A connection becomes a WebSocket once the stream before the handshake has ended."""
     async with connected(server) as (reader, writer):
         writer.write(b"GET /chat/stream?message=x HTTP/1.1\r\n" + HOST + b"\r\n")
-        (await puppets.next()).say("a")
+        (puppet := await puppets.next()).say("a")
         await reader.readuntil(b"event: LLM_CHUNK")
         writer.write(b"GET /ws HTTP/1.1\r\n" + UPGRADE + VERSION + b"\r\n")
-        assert b"HTTP/1.1" not in await ended(reader)
+        puppet.end()
+        assert b"HTTP/1.1" not in await reader.readuntil(b"\r\n0\r\n\r\n")
+        assert (await answered(reader))[0] == 101
     await until(lambda: not server.service.sweep.pumps and not server.server.server_state.tasks)
     assert told(caplog) == []
 
