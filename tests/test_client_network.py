@@ -208,7 +208,8 @@ async def test_patience_comes_with_success(transport: Transport, proxy: Proxy, p
 @both
 async def test_many_at_once(transport: Transport, server: Running, puppets: Puppets) -> None:
     """One client follows more runs at the same time than a connection pool usually has connections."""
-    async with connected(server.url, max_attempts=1, timeout=20.0) as client, AsyncExitStack() as stack:
+    # On a busy machine a kept connection may be closed for idleness just as it is used again, which is tried again.
+    async with connected(server.url, max_attempts=3, timeout=20.0) as client, AsyncExitStack() as stack:
         starts = (client.stream("m", transport=transport, on_disconnect="cancel") for _ in range(101))
         runs = await asyncio.gather(*(stack.enter_async_context(run) for run in starts))
         for _ in runs:
