@@ -120,13 +120,26 @@ async def test_pings_of_who_does_not_read(server: Running) -> None:
         assert isinstance(protocol, BoundedWebSocket)
         protocol.pause_writing()
         before = protocol.transport.get_write_buffer_size()
-        writer.write(b"".join(masked(Opcode.PING, b"%d" % i) for i in range(10_000)))
-        await until(lambda: protocol._pong.endswith(b"9999"))
+        writer.write(b"".join(masked(Opcode.PING, b"%d" % i) for i in range(1000)))
+        await until(lambda: protocol._pong.endswith(b"999"))
         assert protocol.transport.get_write_buffer_size() == before
         protocol.resume_writing()
-        assert await heard(reader) == (Opcode.PONG, b"9999")
+        assert await heard(reader) == (Opcode.PONG, b"999")
         writer.write(masked(Opcode.TEXT, b'{"type":"ping"}'))
         assert await heard(reader) == (Opcode.TEXT, b'{"type":"pong"}')
+
+
+@pytest.mark.parametrize("opcode", [Opcode.PING, Opcode.PONG])
+async def test_control_frames_without_end(opcode: Opcode, server: Running) -> None:
+    """A thousand pings or pongs in ten seconds are answered or passed over; more close the socket with 4029."""
+    async with opened(server) as (reader, writer):
+        writer.write(masked(opcode, b"") * 1000 + masked(Opcode.TEXT, b'{"type":"ping"}'))
+        pongs = [Opcode.PONG] * 1000 if opcode is Opcode.PING else []
+        assert [(await heard(reader))[0] for _ in [*pongs, None]] == [*pongs, Opcode.TEXT]
+        writer.write(masked(opcode, b"") * 2)
+        while (told := await heard(reader))[0] == Opcode.PONG:
+            pass
+        assert told == (Opcode.CLOSE, struct.pack("!H", 4029) + b"too many pings or pongs")
 
 
 @pytest.mark.parametrize("count", [10, 2000], ids=["few", "many"])

@@ -22,6 +22,7 @@ TURN_BYTES = 8 * 1024  # of one WebSocket's frames are parsed before others have
 FRAGMENT_BYTES = 64  # a message may have as many fragments as if each had so many bytes, and JOINED_FRAGMENTS at least
 JOINED_FRAGMENTS = 1024  # are kept one by one
 MESSAGE_SECONDS = 30.0  # that a client may take for the fragments of one message
+CONTROL_FRAMES, CONTROL_SECONDS = 1000, 10.0  # So many pings and pongs of a client are parsed within this time.
 PING = b"\x89\x00"  # RFC 6455, section 5.5.2: without a payload
 PONG, PONG_BYTES = b"\x8a\x80", 6  # a client's answer to that: this, and its mask
 PIECE_BYTES = 1024  # parsed at once, where what comes of it is to be counted
@@ -95,7 +96,18 @@ class BoundedWebSocket(WebSocketsSansIOProtocol):
     frame that is not all there keeps the answer to `ask` from being read, and so has twice that interval.
     """
 
-    __slots__ = ("_ahead", "_asked", "_begun_at", "_fragments", "_pong", "lifetime", "refusal", *SLOTTED)
+    __slots__ = (
+        "_ahead",
+        "_asked",
+        "_begun_at",
+        "_controls",
+        "_controls_since",
+        "_fragments",
+        "_pong",
+        "lifetime",
+        "refusal",
+        *SLOTTED,
+    )
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
@@ -104,6 +116,8 @@ class BoundedWebSocket(WebSocketsSansIOProtocol):
         self._ahead = b""  # what is parsed when the app has taken the messages before it
         self._fragments = 0  # of the message that is not all there
         self._begun_at: float | None = None  # when `ask` first found that message
+        self._controls = 0  # pings and pongs that came since `_controls_since`
+        self._controls_since = self.loop.time()
         self._pong = b""
         self._asked = False
         self.queue = Inbox()  # type: ignore[assignment]
@@ -272,6 +286,16 @@ class BoundedWebSocket(WebSocketsSansIOProtocol):
     def handle_pong(self, event: Frame) -> None:  # noqa: ARG002 - whatever it says
         """See `WebSocketsSansIOProtocol`."""
         self._asked = False
+        self._count_control()
+
+    def _count_control(self) -> None:
+        """Close the socket of a client that sends pings or pongs without end: nobody else would be served."""
+        self._controls += 1
+        if self._controls > CONTROL_FRAMES:
+            now = self.loop.time()
+            if now - self._controls_since < CONTROL_SECONDS:
+                self._close(Verdict.BUSY.code, "too many pings or pongs")
+            self._controls, self._controls_since = 1, now
 
     def handle_cont(self, event: Frame) -> None:
         """See `WebSocketsSansIOProtocol`."""
@@ -290,6 +314,7 @@ class BoundedWebSocket(WebSocketsSansIOProtocol):
             self._pong += b"".join(answers)
         elif answers:
             self._pong = answers[-1]
+        self._count_control()
 
     def _send_pongs(self) -> None:
         """Answer the pings of a piece at once: one by one they would cost a system call each."""
