@@ -265,6 +265,17 @@ async def test_a_value_that_cannot_be_read(dialect: Dialect, server: Running, pu
 
 
 @each
+async def test_messages_without_number(dialect: Dialect, puppets: Puppets) -> None:
+    """A conversation of more messages than the server looks at is refused as a whole."""
+    messages = [dialect.message("user", "a")] * (dialects.MAX_SENT + 1)
+    async with serving({"mine": puppets}) as server, http(server) as client:
+        answer = await client.post(dialect.path, json={**dialect.least, "messages": messages})
+        assert (answer.status_code, _path(answer.json())) == (400, "messages")
+        assert "10,000" in answer.text
+    assert puppets.started == 0
+
+
+@each
 @pytest.mark.parametrize("last", ["assistant", "system", None])
 async def test_the_last_message_is_the_users(dialect: Dialect, last: str | None, puppets: Puppets) -> None:
     """A conversation that does not end with the user's message is refused; no earlier one is asked again."""
