@@ -15,9 +15,9 @@ import sys
 import uvloop
 
 from benchmarks.agents import TEXT
-from twinwire.events import StreamEvent, encode
 from twinwire.formats import native
-from twinwire.wire import http_chunk, new_run_id, ws_text
+from twinwire.protocol.events import StreamEvent, encode
+from twinwire.protocol.wire import http_chunk, new_run_id, ws_text
 
 RUN_ID = new_run_id()
 

@@ -11,10 +11,10 @@ from multiprocessing.connection import Connection
 
 import uvloop
 
-from twinwire.events import StreamEvent, timestamp
 from twinwire.log import Limits, RunInfo, Store, open_log
+from twinwire.protocol.events import StreamEvent, timestamp
+from twinwire.protocol.wire import new_run_id
 from twinwire.runs.writer import Writer
-from twinwire.wire import new_run_id
 
 LIMITS = Limits(
     max_events=10**6, max_bytes=2**33, retention=3600.0, max_sessions=10, session_bytes=2**16, session_idle=60.0

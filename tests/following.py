@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import pytest
 
-from twinwire.events import StreamEvent
+from twinwire.protocol.events import StreamEvent
 from twinwire_client import Backoff, Client
 
 QUICK = Backoff(base=0.01, cap=0.05)

@@ -12,8 +12,8 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from twinwire.events import Record, StreamEvent, encode
 from twinwire.formats import View
+from twinwire.protocol.events import Record, StreamEvent, encode
 
 RUN = "mfrggzdfmztwq2lknnwg23tpob"
 

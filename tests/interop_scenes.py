@@ -18,9 +18,9 @@ from scripted import Echo, raising, registry
 from serving import Running, serving
 from twinwire.agents import RunRequest
 from twinwire.agents.react import ReActAgent
-from twinwire.errors import UpstreamError
-from twinwire.events import StreamEvent
-from twinwire.models.openai import OpenAIChatModel
+from twinwire.models.openai.model import OpenAIChatModel
+from twinwire.protocol.errors import UpstreamError
+from twinwire.protocol.events import StreamEvent
 from twinwire.tools.base import ToolError
 from twinwire.transports import Verdict
 

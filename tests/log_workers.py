@@ -14,11 +14,11 @@ from logs import LIMITS
 from redis_server import fresh
 from redis_workers import Listener, die
 from sqlite_logs import Clock
-from twinwire.events import Record
 from twinwire.log import Store
 from twinwire.log.memory import MemoryLog
-from twinwire.log.redis import RedisLog
-from twinwire.log.sqlite import SqliteLog
+from twinwire.log.redis.log import RedisLog
+from twinwire.log.sqlite.log import SqliteLog
+from twinwire.protocol.events import Record
 
 BOUND = structs.replace(LIMITS, max_events=16, max_bytes=10**6, retention=60.0)
 

@@ -7,9 +7,9 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 
 from redis_server import fresh
-from twinwire.events import Record, StreamEvent, encode, timestamp
 from twinwire.log import Limits, RunInfo, Store, open_log
-from twinwire.wire import new_run_id
+from twinwire.protocol.events import Record, StreamEvent, encode, timestamp
+from twinwire.protocol.wire import new_run_id
 
 LogFactory = Callable[[Path], AbstractAsyncContextManager[Store]]
 """Takes a folder of the test's own."""

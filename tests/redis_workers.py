@@ -18,7 +18,7 @@ from followers import Address, AnyFollower, Broken, Refused, attach, check, even
 from logs import LIMITS, Nobody, append, records, run_info
 from redis_server import shared
 from twinwire.log import Limits, RunInfo
-from twinwire.log.redis import RedisLog
+from twinwire.log.redis.log import RedisLog
 
 
 class Listener(Nobody):

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from twinwire.events import StreamEvent
 from twinwire.models import Finish, Message, Part, ToolCall, ToolSpec, Usage
+from twinwire.protocol.events import StreamEvent
 from twinwire.tools.base import Tool, ToolRegistry
 
 Batch = list[Part]

@@ -13,8 +13,8 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 from twinwire.agents import Agent, RunRequest
-from twinwire.events import StreamEvent
-from twinwire.server import Server, config
+from twinwire.protocol.events import StreamEvent
+from twinwire.serving.shell import Server, config
 from twinwire.settings import Settings
 from twinwire.transports import Verdict
 from twinwire.web.app import create_app

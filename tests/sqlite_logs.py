@@ -12,9 +12,9 @@ from typing import Any
 from msgspec import structs
 
 from logs import LIMITS, Nobody
-from twinwire.events import Record
 from twinwire.log import Limits, Store
-from twinwire.log.sqlite import SqliteLog
+from twinwire.log.sqlite.log import SqliteLog
+from twinwire.protocol.events import Record
 
 ROOMY = structs.replace(LIMITS, max_events=10**6, max_bytes=2**30)
 

@@ -22,8 +22,8 @@ from scripted import (
 from twinwire.agents import RunRequest
 from twinwire.agents.react import ReActAgent
 from twinwire.agents.simple import SimpleAgent
-from twinwire.errors import RunError, UpstreamTimeout
 from twinwire.models import Text, Thinking, Usage
+from twinwire.protocol.errors import RunError, UpstreamTimeout
 
 pytestmark = pytest.mark.usefixtures("clean_loop")
 

@@ -13,8 +13,8 @@ from followers import KINDS, rest, start, text
 from serving import serving, until
 from twinwire.agents import RunRequest
 from twinwire.auth import ANYBODY
-from twinwire.errors import UpstreamError
-from twinwire.events import StreamEvent
+from twinwire.protocol.errors import UpstreamError
+from twinwire.protocol.events import StreamEvent
 
 pytestmark = [
     pytest.mark.parametrize("kind", KINDS),

@@ -10,8 +10,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from twinwire import allocator
-from twinwire.allocator import SLACK_BYTES, Allocator
+from twinwire.serving import allocator
+from twinwire.serving.allocator import SLACK_BYTES, Allocator
 
 MB = 2**20
 

@@ -23,7 +23,7 @@ from credentials import asking
 from serving import Puppets, serving
 from twinwire.auth import Auth, Identity
 from twinwire.auth.keys import from_file
-from twinwire.errors import SettingsError, Unauthenticated
+from twinwire.protocol.errors import SettingsError, Unauthenticated
 from twinwire.settings import Settings
 
 HMAC = b"an HMAC secret of 32 bytes or more"
@@ -389,7 +389,7 @@ def test_without_the_extra(tmp_path: Path) -> None:
     (tmp_path / "key").write_bytes(HMAC)
     code = (
         "import sys; sys.modules['jwt'] = None\n"
-        "from twinwire.auth import Auth\nfrom twinwire.errors import SettingsError\n"
+        "from twinwire.auth import Auth\nfrom twinwire.protocol.errors import SettingsError\n"
         "from twinwire.settings import Settings\n"
         "try: Auth.of(Settings(jwt_key_file='key'))\nexcept SettingsError as error: print(error)"
     )

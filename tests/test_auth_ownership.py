@@ -18,12 +18,12 @@ from credentials import AUTH, asking, bearer
 from redis_server import fresh
 from serving import Puppets, Running, serving, until
 from twinwire.auth import Identity
-from twinwire.errors import RunNotFound
 from twinwire.log.memory import MemoryLog
-from twinwire.log.redis import RedisLog
-from twinwire.log.redis_link import Link
-from twinwire.log.sqlite import SqliteLog
-from twinwire.log.sqlite_file import reading
+from twinwire.log.redis.link import Link
+from twinwire.log.redis.log import RedisLog
+from twinwire.log.sqlite.file import reading
+from twinwire.log.sqlite.log import SqliteLog
+from twinwire.protocol.errors import RunNotFound
 
 UNKNOWN = "a" * 26
 ASKING: ContextVar[bool] = ContextVar("asking", default=False)
@@ -117,7 +117,7 @@ def steps(monkeypatch: pytest.MonkeyPatch) -> list[str]:
             told.append(repr(command))
         return call(link, *command)
 
-    monkeypatch.setattr("twinwire.log.sqlite_reader.reading", traced)
+    monkeypatch.setattr("twinwire.log.sqlite.reader.reading", traced)
     monkeypatch.setattr(Link, "call", called)
     for log in (MemoryLog, SqliteLog, RedisLog):
         for name in ("state", "summary", "page", "cancel"):

@@ -16,7 +16,7 @@ from credentials import TOKENS, protocol
 from processes import Process
 from redis_server import fresh
 from twinwire.auth import Auth
-from twinwire.errors import SettingsError, Unauthenticated
+from twinwire.protocol.errors import SettingsError, Unauthenticated
 from twinwire.settings import Settings, load
 
 CANARY = "canary-canary-canary-canary-canary"

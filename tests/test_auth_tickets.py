@@ -16,7 +16,7 @@ from followers import Broken, SseFollower
 from serving import Puppets, Running, serving
 from twinwire.auth import ANYBODY, Auth, Identity
 from twinwire.auth.grants import Grant, Signer
-from twinwire.errors import BadRequest, Unauthenticated
+from twinwire.protocol.errors import BadRequest, Unauthenticated
 
 SECRET = "a secret of 32 characters or more"
 

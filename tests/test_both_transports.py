@@ -23,7 +23,7 @@ from followers import (
     text,
 )
 from serving import Puppets, Running, echo, serving
-from twinwire.server import HttpProtocol, WebSocketProtocol
+from twinwire.serving.shell import HttpProtocol, WebSocketProtocol
 
 pytestmark = [
     pytest.mark.parametrize("kind", KINDS),

@@ -24,9 +24,9 @@ from serving import Puppets, Running, serving, until
 from test_http_wire import CHUNKED, GET, HOST, POST, UPGRADE, VERSION, answered, connected, ended
 from test_websocket import masked
 from test_websocket_wire import frame, heard, opened
-from twinwire import protocols
-from twinwire.frames import BoundedWebSocket
-from twinwire.server import HttpProtocol
+from twinwire.serving import bounds
+from twinwire.serving.shell import HttpProtocol
+from twinwire.serving.websocket import BoundedWebSocket
 from twinwire.transports import lifetime
 
 HANDSHAKE = b"GET /ws HTTP/1.1\r\n" + UPGRADE + VERSION
@@ -49,7 +49,7 @@ async def nothing_left(server: Running) -> None:
 @pytest.fixture
 def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     """A request has 0.2 s."""
-    monkeypatch.setattr(protocols, "REQUEST_SECONDS", 0.2)
+    monkeypatch.setattr(bounds, "REQUEST_SECONDS", 0.2)
 
 
 async def stalled(server: Running, *requests: bytes) -> socket.socket:
@@ -273,7 +273,7 @@ async def test_pipelined_requests(server: Running) -> None:
             assert (await answered(reader))[0] == 200
             [connection] = server.server.server_state.connections
             most = max(most, len(connection.pipeline))  # type: ignore[union-attr]
-        assert most <= protocols.AHEAD_REQUESTS
+        assert most <= bounds.AHEAD_REQUESTS
 
 
 async def test_pipelined_bodies(server: Running) -> None:

@@ -15,8 +15,8 @@ import pytest
 
 import processes
 from processes import COMMAND, ENVIRONMENT, Process
-from twinwire.events import StreamEvent
-from twinwire.terminal import Terminal
+from twinwire.cli.render import Terminal
+from twinwire.protocol.events import StreamEvent
 
 AGENTS = """
 import asyncio

@@ -12,9 +12,10 @@ import pytest
 from hypothesis import given, strategies as st
 
 from model_server import DONE, answer, call_deltas, calls, crlf, delta, end, reasoning, sse, text
-from twinwire.errors import UpstreamError
-from twinwire.models import Finish, Part, Text, Thinking, ToolCall, Usage, chunks
-from twinwire.models.chunks import MAX_EVENT, ChunkDecoder
+from twinwire.models import Finish, Part, Text, Thinking, ToolCall, Usage
+from twinwire.models.openai import chunks
+from twinwire.models.openai.chunks import MAX_EVENT, ChunkDecoder
+from twinwire.protocol.errors import UpstreamError
 
 USAGE = Usage(prompt_tokens=3, completion_tokens=2, total_tokens=5)
 STOP = Finish("stop", USAGE)

@@ -9,8 +9,8 @@ import msgspec
 import pytest
 from hypothesis import given, strategies as st
 
-from twinwire.commands import decode_command, error_reply, labels, reply
-from twinwire.errors import BadRequest, CursorGone, RunNotFound, SessionBusy
+from twinwire.protocol.commands import decode_command, error_reply, labels, reply
+from twinwire.protocol.errors import BadRequest, CursorGone, RunNotFound, SessionBusy
 from vector_files import Vector, each, error_of
 
 

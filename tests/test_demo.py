@@ -11,9 +11,9 @@ import pytest
 
 from twinwire.agents.react import ReActAgent
 from twinwire.agents.simple import SimpleAgent
-from twinwire.events import StreamEvent
 from twinwire.models import Finish, Message, Text, Thinking, ToolCall, Usage
 from twinwire.models.demo import WHO, DemoModel
+from twinwire.protocol.events import StreamEvent
 from twinwire.tools import ReadTool, SearchTool, ToolRegistry
 
 

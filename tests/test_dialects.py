@@ -15,9 +15,9 @@ from websockets.asyncio.client import connect
 from chats import Transport, frames, http
 from serving import Puppets, Running, serving
 from twinwire.agents import RunRequest
-from twinwire.errors import BadRequest
-from twinwire.events import StreamEvent
-from twinwire.runs import dialects
+from twinwire.protocol.errors import BadRequest
+from twinwire.protocol.events import StreamEvent
+from twinwire.web.compat import dialects
 
 RUN = "abcdefghijklmnopqrstuvwxyz"
 OURS = f"{RUN}-7"

@@ -13,10 +13,10 @@ import httpx
 import pytest
 
 from serving import Running, serving
-from twinwire import commands
-from twinwire.events import StreamEventType, decode
+from twinwire.protocol import commands
+from twinwire.protocol.events import StreamEventType, decode
+from twinwire.protocol.wire import parse_cursor
 from twinwire.settings import Settings
-from twinwire.wire import parse_cursor
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -142,7 +142,7 @@ def test_the_protocols_commands() -> None:
 
 def test_the_protocols_codes() -> None:
     """Every error code the protocol names is one that the server has."""
-    from twinwire import errors
+    from twinwire.protocol import errors
 
     known = {
         kind.code for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, errors.TwinwireError)

@@ -22,7 +22,7 @@ from followers import (
 )
 from serving import Puppets, Running, serving, until
 from twinwire.agents import RunRequest
-from twinwire.events import StreamEvent
+from twinwire.protocol.events import StreamEvent
 
 pytestmark = [
     pytest.mark.parametrize("kind", KINDS),

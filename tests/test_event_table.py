@@ -14,7 +14,7 @@ import pytest
 from followers import KINDS, rest, start
 from serving import serving
 from twinwire import RunRequest, StreamEvent
-from twinwire.events import MAX_DEPTH, NotAnEvent, checked, chunk_text, encode
+from twinwire.protocol.events import MAX_DEPTH, NotAnEvent, checked, chunk_text, encode
 
 SPECIFICATION = (Path(__file__).parent.parent / "server" / "PROTOCOL.md").read_text()
 PLAIN = {"content": "a", "delta": "a"}

@@ -14,9 +14,18 @@ import pytest
 from httpx_sse import EventSource, ServerSentEvent
 from hypothesis import given, strategies as st
 
-from twinwire.events import TERMINAL_TYPES, Record, StreamEvent, StreamEventType, decode, dump, encode, restored
 from twinwire.formats.native import sse_block, sse_envelope
-from twinwire.wire import new_run_id, sse_open
+from twinwire.protocol.events import (
+    TERMINAL_TYPES,
+    Record,
+    StreamEvent,
+    StreamEventType,
+    decode,
+    dump,
+    encode,
+    restored,
+)
+from twinwire.protocol.wire import new_run_id, sse_open
 from vector_files import Vector, each
 
 RUN = new_run_id()

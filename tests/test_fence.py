@@ -13,9 +13,9 @@ import pytest
 from followers import KINDS, rest, start, text
 from serving import Puppets, Running, serving
 from twinwire import ReActAgent, RunRequest, StreamEvent, ToolRegistry
-from twinwire.errors import RunError
 from twinwire.fence import Fence, report
 from twinwire.models import Finish, Text, ToolCall
+from twinwire.protocol.errors import RunError
 from twinwire.tools.base import Tool
 
 pytestmark = pytest.mark.parametrize("kind", KINDS)

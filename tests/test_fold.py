@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from hypothesis import given, strategies as st
 
-from twinwire.events import StreamEvent, StreamEventType
-from twinwire.fold import Fold
+from twinwire.protocol.events import StreamEvent, StreamEventType
+from twinwire.protocol.fold import Fold
 
 VECTORS = json.loads((Path(__file__).parent / "vectors/fold.json").read_text())
 

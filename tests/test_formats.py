@@ -8,9 +8,9 @@ import weakref
 import pytest
 from hypothesis import given, strategies as st
 
-from twinwire.events import Record, StreamEvent, encode
 from twinwire.formats import View, native
-from twinwire.wire import new_run_id
+from twinwire.protocol.events import Record, StreamEvent, encode
+from twinwire.protocol.wire import new_run_id
 
 RUN = new_run_id()
 FRAME = {"sse": native.sse_block, "sse+envelope": native.sse_envelope, "ws": native.ws_message}

@@ -10,9 +10,9 @@ import pytest
 
 from chats import frames, http, said
 from serving import Puppets, Running, echo, serving, until
-from twinwire.errors import BadRequest
-from twinwire.runs.dialects import question
+from twinwire.protocol.errors import BadRequest
 from twinwire.transports import Verdict
+from twinwire.web.compat.dialects import question
 
 
 async def test_a_chats_history(server: Running, puppets: Puppets) -> None:

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given, strategies as st
 
 from formats_rules import RUN, RUNS, ag_ui_messages, check_ag_ui, check_ai_sdk, check_openai, datas, paged, records
-from twinwire.events import StreamEvent
 from twinwire.formats import View, ag_ui, ai_sdk, openai
 from twinwire.formats.registry import TransformView, registry
+from twinwire.protocol.events import StreamEvent
 
 Events = list[StreamEvent]
 SIZES = st.integers(1, 5)

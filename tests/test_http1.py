@@ -13,9 +13,10 @@ import pytest
 
 from model_server import Exchange, ModelServer, end, text
 from raw_server import CHUNKED, HEAD, OK, listening, receive, replying, whole
-from twinwire.models import Finish, Text, exchange
-from twinwire.models.openai import OpenAIChatModel, _tls
-from twinwire.models.transport import Transport
+from twinwire.models import Finish, Text
+from twinwire.models.openai import exchange
+from twinwire.models.openai.model import OpenAIChatModel, _tls
+from twinwire.models.openai.pool import Transport
 
 
 @pytest.fixture

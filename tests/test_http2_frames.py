@@ -20,8 +20,9 @@ from certificates import Certificate
 from followers import attach, cancel, rest, start, text
 from serving import Puppet, Puppets, Running, serving, until
 from test_bounds import silent
-from twinwire import cli, http2, protocols, server as tls
-from twinwire.errors import SettingsError
+from twinwire.cli import main as cli
+from twinwire.protocol.errors import SettingsError
+from twinwire.serving import http2, shell as tls
 from twinwire.settings import Settings
 from twinwire.transports import lifetime
 
@@ -310,7 +311,7 @@ async def test_others_get_http_1_1(certificate: Certificate, puppets: Puppets, m
 @pytest.fixture
 def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     """A request has 0.2 s, over TLS and HTTP/2 too."""
-    for module in (http2, protocols, tls):
+    for module in (http2, bounds, tls):
         monkeypatch.setattr(module, "REQUEST_SECONDS", 0.2)
     monkeypatch.setattr(lifetime, "TICK_SECONDS", 0.05)
 
@@ -436,7 +437,7 @@ async def test_bad_frames_are_no_noise(certificate: Certificate, caplog: pytest.
             await asyncio.sleep(0)
         await until(lambda: not server.service.lifetimes.accepted)
         assert server.runs.figures.refused["bad_request"] == 1
-    ours = [record for record in caplog.records if record.name == "twinwire.http2"]
+    ours = [record for record in caplog.records if record.name == "twinwire.serving"]
     assert [record.levelname for record in ours] == ["INFO"]
     others = [record for record in caplog.records if record.name != "asyncio"]  # the test's own client's
     assert [record for record in others if record.levelname in {"ERROR", "WARNING"}] == []

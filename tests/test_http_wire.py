@@ -16,7 +16,7 @@ import pytest
 
 from followers import start
 from serving import Puppets, Running, until
-from twinwire import protocols
+from twinwire.serving import bounds
 
 HOST = b"Host: localhost\r\n"
 GET = b"GET /healthz HTTP/1.1\r\n" + HOST
@@ -236,7 +236,7 @@ async def test_an_absolute_target_names_the_host(path: bytes, server: Running) -
 @pytest.fixture
 def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     """A request has 0.2 s."""
-    monkeypatch.setattr(protocols, "REQUEST_SECONDS", 0.2)
+    monkeypatch.setattr(bounds, "REQUEST_SECONDS", 0.2)
 
 
 SLOW: list[tuple[str, bytes, bytes]] = [

@@ -17,8 +17,8 @@ from serving import Puppets, Running, serving, until
 from test_http_wire import UPGRADE, VERSION
 from test_websocket import masked
 from test_websocket_wire import frame, heard, opened
-from twinwire.frames import BoundedWebSocket
-from twinwire.transports import sweep
+from twinwire.serving.websocket import BoundedWebSocket
+from twinwire.transports import heartbeats
 
 COUNT = 100
 BYTES = {"sse": 13_000, "ws": 16_000}  # a third over what it is
@@ -105,7 +105,7 @@ async def test_a_socket_that_answers(answer: bytes) -> None:
 
 async def test_a_message_that_never_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     """A client that answers pings, and begins a message that it does not end in time, is closed with 4008."""
-    monkeypatch.setattr("twinwire.frames.MESSAGE_SECONDS", 0.2)
+    monkeypatch.setattr("twinwire.serving.websocket.MESSAGE_SECONDS", 0.2)
     async with serving(heartbeat=0.1) as server, opened(server) as (reader, writer):
         for _ in range(5):  # whole messages, in fragments, take no time from each other
             writer.write(frame(Opcode.TEXT, TEXT[:3]))
@@ -168,7 +168,7 @@ async def test_a_request_behind_a_stream(puppets: Puppets) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 async def test_heartbeats_of_many(kind: str, puppets: Puppets, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where more connections are due than are served at once each gets its heartbeat."""
-    monkeypatch.setattr(sweep, "AT_ONCE", 2)
+    monkeypatch.setattr(heartbeats, "AT_ONCE", 2)
     async with serving({"mine": puppets}, heartbeat=0.1) as server:
         first = await start(kind, server)
         puppet = await puppets.next()

@@ -14,8 +14,8 @@ from credentials import AUTH, TOKENS
 from formats_rules import RUNS, paged, records
 from interop_scenes import TEXT, USAGE, cut, needs_node, node, playing
 from serving import until
-from twinwire.events import StreamEvent
 from twinwire.formats import ag_ui, ai_sdk
+from twinwire.protocol.events import StreamEvent
 
 COUNTED = {"inputTokens": 20, "outputTokens": 10, "totalTokens": 30}
 

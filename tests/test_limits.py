@@ -16,11 +16,11 @@ from redis_server import fresh
 from redis_workers import begun, die, raw, worker
 from serving import Puppets, serving, until
 from sqlite_logs import Clock
-from twinwire.errors import RateLimited, TooManyRuns
 from twinwire.log import Quota, RunInfo, Store
 from twinwire.log.quotas import Quotas
+from twinwire.protocol.errors import RateLimited, TooManyRuns
+from twinwire.protocol.wire import new_run_id
 from twinwire.runs import RunSpec
-from twinwire.wire import new_run_id
 
 TIGHT = Quota(runs=2, starts=100, longest=30.0)
 SLOW = Quota(runs=100, starts=3, longest=30.0)

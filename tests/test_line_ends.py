@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, strategies as st
 
 from serving import Puppets, Running
-from twinwire.events import StreamEvent, decode, dump, encode
+from twinwire.protocol.events import StreamEvent, decode, dump, encode
 
 ENDS = "\x85\u2028\u2029"
 TEXTS = st.text(st.one_of(st.sampled_from(ENDS + '\\"\n—°é¨©ñ'), st.characters(exclude_categories=["Cs"])))

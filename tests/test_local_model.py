@@ -17,9 +17,9 @@ import pytest
 from following import Transport, both, connected, words
 from processes import Process
 from serving import until
-from twinwire.errors import SettingsError
-from twinwire.events import StreamEvent
 from twinwire.models.local import LocalModel
+from twinwire.protocol.errors import SettingsError
+from twinwire.protocol.events import StreamEvent
 from twinwire_client import Client
 
 STORY = "Tell me a very long story about a dragon and a lighthouse."

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from logs import FACTORIES, LIMITS, LogFactory, append, records, run_info, started
-from twinwire.errors import CursorGone, IdempotencyMismatch, RunNotFound, SettingsError, StaleWriter
-from twinwire.events import Record
 from twinwire.log import RunState, Store, open_log
 from twinwire.log.tail import PAGE_BYTES
-from twinwire.wire import new_run_id
+from twinwire.protocol.errors import CursorGone, IdempotencyMismatch, RunNotFound, SettingsError, StaleWriter
+from twinwire.protocol.events import Record
+from twinwire.protocol.wire import new_run_id
 
 
 @pytest.fixture(params=FACTORIES, ids=lambda factory: factory.__name__)

@@ -18,10 +18,10 @@ from msgspec import structs
 from log_workers import Memory, Redis, Sqlite, Workers
 from logs import append, records, run_info
 from serving import until
-from twinwire.errors import CursorGone, RunNotFound, StaleWriter
-from twinwire.events import Record, decode
 from twinwire.log import RunState, Store
-from twinwire.log.redis import RedisLog
+from twinwire.log.redis.log import RedisLog
+from twinwire.protocol.errors import CursorGone, RunNotFound, StaleWriter
+from twinwire.protocol.events import Record, decode
 
 T = TypeVar("T")
 EXAMPLES = int(os.environ.get("LOG_EXAMPLES", "40"))

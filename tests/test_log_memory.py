@@ -9,8 +9,8 @@ import pytest
 from msgspec import structs
 
 from logs import LIMITS, records, run_info
-from twinwire.errors import CursorGone, RunNotFound
 from twinwire.log.memory import MemoryLog
+from twinwire.protocol.errors import CursorGone, RunNotFound
 
 T = TypeVar("T")
 

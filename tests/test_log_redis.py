@@ -14,10 +14,10 @@ from redis.asyncio.connection import SSLConnection
 from logs import LIMITS, append, opened, records, run_info, started
 from redis_server import fresh, own_server
 from redis_workers import Listener, begun, raw, worker
-from twinwire.errors import RunNotFound, SettingsError
 from twinwire.log import open_log
-from twinwire.log.redis import RedisLog
-from twinwire.log.redis_link import Address
+from twinwire.log.redis.link import Address
+from twinwire.log.redis.log import RedisLog
+from twinwire.protocol.errors import RunNotFound, SettingsError
 from twinwire.settings import Settings
 
 

@@ -14,10 +14,11 @@ import pytest
 from logs import LIMITS, append, opened, records, run_info, started
 from processes import Process
 from sqlite_logs import at, full_disk, read
-from twinwire.errors import LogUnavailable, SettingsError
-from twinwire.events import StreamEvent, decode
-from twinwire.log import open_log, sqlite_reader
-from twinwire.log.sqlite import SqliteLog
+from twinwire.log import open_log
+from twinwire.log.sqlite import reader
+from twinwire.log.sqlite.log import SqliteLog
+from twinwire.protocol.errors import LogUnavailable, SettingsError
+from twinwire.protocol.events import StreamEvent, decode
 from twinwire.runs.writer import Writer
 
 
@@ -248,7 +249,7 @@ async def test_a_file_that_cannot_be_read(
     async with at(tmp_path / "log.db") as log:
         ended, running = await started(log, 3, end=True), await started(log, 3000)
         with monkeypatch.context() as broken:
-            broken.setattr(sqlite_reader, "_run", fail)
+            broken.setattr(reader, "_run", fail)
             for run_id in (ended, running):
                 woken = asyncio.Event()
                 leave = log.subscribe(run_id, woken.set)

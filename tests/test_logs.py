@@ -18,7 +18,7 @@ import pytest
 import trustme
 
 from processes import Process
-from twinwire.logs import Handler, Json, Redactor, Text
+from twinwire.telemetry.logging import Handler, Json, Redactor, Text
 
 CANARY = 'canary-"0815"'
 MINE = f"""
@@ -181,7 +181,7 @@ def test_a_text_without_end_is_cut_and_keeps_no_half_of_a_secret() -> None:
 
 def test_many_secrets_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """The oldest are forgotten where there are too many, as of models that are made for each user."""
-    monkeypatch.setattr("twinwire.logs.MAX_SECRETS", 3)
+    monkeypatch.setattr("twinwire.telemetry.logging.MAX_SECRETS", 3)
     known = Redactor([f"secret-number-{number}" for number in range(2)])
     known.hide("secret-number-3", "secret-number-3", "secret-number-4", "secret-number-5")
     assert known.scrub("secret-number-4 secret-number-5") == "*** ***"
@@ -289,7 +289,7 @@ ENVIRONMENT = {
 LEAKY = """
 import base64, itertools, json, logging, os, sys, threading, urllib.parse, warnings
 from twinwire import StreamEvent, create_app
-from twinwire.models.openai import OpenAIChatModel
+from twinwire.models.openai.model import OpenAIChatModel
 
 model = OpenAIChatModel("m", max_retries=0, api_key="of-a-model-0815", base_url="http://u:of-its-url-0815@127.0.0.1:9/v1")
 told = [value for value in os.environ.values() if "0815" in value]

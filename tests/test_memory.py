@@ -15,12 +15,12 @@ import pytest
 from websockets.sync.client import ClientConnection, connect
 
 from processes import Process
-from twinwire.ceiling import ceiling, table
+from twinwire.serving.ceiling import ceiling, table
 from twinwire.settings import Settings
 
 PROGRAM = '''
 import asyncio
-from twinwire.events import StreamEvent
+from twinwire.protocol.events import StreamEvent
 
 async def parrot(request):
     """Say what the message asks for: `text N` in deltas, `event N` at once, `result N`; with `stay`, go on after it."""
@@ -367,7 +367,7 @@ SMALL: dict[str, Any] = {
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("rounds", [1, pytest.param(12, marks=pytest.mark.full)])
 def test_the_ceiling_holds(tmp_path: Path, rounds: int) -> None:
-    """Whatever clients do, all at once, a server stays below what `twinwire.ceiling` says of its settings."""
+    """Whatever clients do, all at once, a server stays below what `twinwire.serving.ceiling` says of its settings."""
     (tmp_path / "agents.py").write_text(PROGRAM)
     options = [text for name, value in SMALL.items() for text in (f"--{name.replace('_', '-')}", str(value))]
     bound = sum(part.size for part in ceiling(Settings(**SMALL)))

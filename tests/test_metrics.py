@@ -13,10 +13,10 @@ from prometheus_client.parser import text_string_to_metric_families
 from followers import KINDS, Broken, Refused, attach, cancel, rest, start
 from redis_server import fresh, own_server
 from serving import Puppets, Running, serving, until
-from twinwire.errors import RunsUnavailable
-from twinwire.metrics import Histogram
+from twinwire.protocol.errors import RunsUnavailable
 from twinwire.runs.run import Run
 from twinwire.runs.writer import TIMED
+from twinwire.telemetry.metrics import Histogram
 
 NOWHERE = "a" * 26
 

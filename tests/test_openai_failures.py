@@ -23,9 +23,9 @@ from model_server import (
     status,
     text,
 )
-from twinwire.errors import UpstreamError, UpstreamTimeout
 from twinwire.models import Finish, Part, Text
-from twinwire.models.openai import LINGER, OpenAIChatModel
+from twinwire.models.openai.model import LINGER, OpenAIChatModel
+from twinwire.protocol.errors import UpstreamError, UpstreamTimeout
 
 KEY = "sk-canary-7f3a"
 

@@ -12,8 +12,8 @@ import pytest
 from model_server import Exchange, ModelServer, answer, status
 from raw_server import OK, listening, replying, whole
 from twinwire.models import Text
-from twinwire.models.openai import OpenAIChatModel, _tls
-from twinwire.models.transport import Transport
+from twinwire.models.openai.model import OpenAIChatModel, _tls
+from twinwire.models.openai.pool import Transport
 
 ANSWER = whole(b"".join(answer("a")))
 TOOL = {"type": "function", "function": {"name": "Read", "description": "read", "parameters": {"type": "object"}}}

@@ -28,9 +28,9 @@ from model_server import (
     status,
     text,
 )
-from twinwire.errors import SettingsError, UpstreamError
 from twinwire.models import Finish, Part, Text, Thinking, ToolCall, Usage
-from twinwire.models.openai import OpenAIChatModel
+from twinwire.models.openai.model import OpenAIChatModel
+from twinwire.protocol.errors import SettingsError, UpstreamError
 
 KEY = "sk-canary-7f3a"
 MESSAGES = [{"role": "user", "content": "hello"}]
@@ -291,5 +291,5 @@ def test_bad_settings(options: dict[str, Any], field: str) -> None:
 
 def test_openai_is_imported_late() -> None:
     """Importing the module does not import the SDK, which takes half a second."""
-    code = "import sys, twinwire.models.openai; sys.exit('openai' in sys.modules or 'httpx2' in sys.modules)"
+    code = "import sys, twinwire.models.openai.model; sys.exit('openai' in sys.modules or 'httpx2' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

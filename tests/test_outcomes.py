@@ -12,7 +12,7 @@ import pytest
 from chats import http
 from serving import Puppet, Puppets, Running, serving
 from twinwire.auth import ANYBODY
-from twinwire.errors import BudgetSpent, LogUnavailable, UpstreamError, UpstreamTimeout
+from twinwire.protocol.errors import BudgetSpent, LogUnavailable, UpstreamError, UpstreamTimeout
 
 End = Callable[[Running, Puppet], Awaitable[None] | None]
 

@@ -17,7 +17,8 @@ from followers import AnyFollower, Broken, SseFollower, attach, cancel, number, 
 from following import Transport, both, connected, numbers, words
 from proxies import LANGUAGES, SCALING, Site, proxied
 from serving import Running, until
-from twinwire import cli, settings
+from twinwire import settings
+from twinwire.cli import main as cli
 
 each_proxy = pytest.mark.parametrize("proxy", LANGUAGES)
 

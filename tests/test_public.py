@@ -69,7 +69,7 @@ SLOW = ["asyncio", "httpx", "litestar", "openai", "prometheus_client", "uvicorn"
         ("from twinwire import wire, commands, fold\nfrom twinwire.formats import native", SLOW),
         ("from twinwire import DemoModel, ReActAgent, ReadTool, SearchTool, ToolRegistry", [*SLOW[2:], "httpx"]),
         ("from twinwire import OpenAIChatModel", SLOW[1:]),
-        ("import twinwire.cli", SLOW),
+        ("import twinwire.cli.main", SLOW),
         ("from twinwire import create_app", ["openai", "uvicorn"]),
         ("from twinwire import *", ["openai", "uvicorn"]),
     ],

@@ -7,7 +7,7 @@ from contextlib import aclosing
 
 import pytest
 
-from twinwire.models.pulled import Take, pulled
+from twinwire.models.adapters import Take, pulled
 
 
 async def test_all_in_order() -> None:

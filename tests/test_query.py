@@ -18,7 +18,7 @@ from followers import rest, start
 from serving import Puppets, Running
 from twinwire.auth import Scope
 from twinwire.auth.scopes import of_route
-from twinwire.errors import BadRequest
+from twinwire.protocol.errors import BadRequest
 from twinwire.settings import Settings
 from twinwire.web import query
 from twinwire.web.app import create_app

@@ -23,8 +23,8 @@ from followers import KINDS, OTHER, attach, cancel, rest, text
 from processes import Process, stopped
 from redis_server import fresh
 from redis_workers import Client, raw
-from twinwire.log.redis_link import Address
-from twinwire.log.redis_scripts import Keys
+from twinwire.log.redis.link import Address
+from twinwire.log.redis.scripts import Keys
 
 ROUNDS = int(os.environ.get("CRASH_ROUNDS", "2"))
 WORKERS = 3

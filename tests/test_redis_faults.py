@@ -18,13 +18,13 @@ from followers import KINDS, AnyFollower, Broken, Refused, attach, cancel, check
 from redis_server import fresh, own_server, shared
 from serving import Puppet, Puppets, Running, serving, until
 from twinwire.agents import RunRequest
-from twinwire.errors import LogUnavailable
-from twinwire.events import StreamEvent, timestamp
 from twinwire.log import RunInfo
-from twinwire.log.redis_link import COMMAND_SECONDS
-from twinwire.log.redis_reader import BLOCK_SECONDS
+from twinwire.log.redis.link import COMMAND_SECONDS
+from twinwire.log.redis.reader import BLOCK_SECONDS
+from twinwire.protocol.errors import LogUnavailable
+from twinwire.protocol.events import StreamEvent, timestamp
+from twinwire.protocol.wire import new_run_id
 from twinwire.runs.writer import MAX_PENDING
-from twinwire.wire import new_run_id
 
 
 async def crosswise(

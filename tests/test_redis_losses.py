@@ -19,7 +19,7 @@ from logs import append, records, run_info
 from redis_server import fresh, own_server, shared
 from redis_workers import Listener, begun, die, follow, worker
 from serving import Puppet, Puppets, Running, serving, until
-from twinwire.errors import CursorGone, RunNotFound
+from twinwire.protocol.errors import CursorGone, RunNotFound
 
 LEASE = 1.0
 WITHIN = 3 * LEASE  # a check takes a fifth of a lease to come; the rest is for a machine under load

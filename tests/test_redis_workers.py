@@ -11,8 +11,8 @@ from logs import LIMITS, append, records, run_info
 from redis_server import fresh
 from redis_workers import Listener, begun, die, follow, raw, worker
 from serving import until
-from twinwire.errors import CursorGone, IdempotencyMismatch, StaleWriter
-from twinwire.events import decode
+from twinwire.protocol.errors import CursorGone, IdempotencyMismatch, StaleWriter
+from twinwire.protocol.events import decode
 
 
 async def test_a_run_is_followed_on_another_worker() -> None:

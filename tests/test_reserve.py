@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from serving import until
-from twinwire.errors import Busy
+from twinwire.protocol.errors import Busy
 from twinwire.runs.reserve import SMALL_BYTES, Reserve
 
 SIZE = 2 * SMALL_BYTES

@@ -11,7 +11,7 @@ import pytest
 
 from followers import KINDS, cancel, rest, start
 from serving import Puppet, Puppets, Running, serving, until
-from twinwire.errors import RunError
+from twinwire.protocol.errors import RunError
 
 
 async def complete(puppet: Puppet, *_: object) -> None:

@@ -15,11 +15,11 @@ from credentials import AUTH, asking
 from logs import FACTORIES, LIMITS, LogFactory, opened, started
 from redis_server import fresh
 from serving import Puppets, Running, serving, until
-from twinwire.errors import RunNotFound
-from twinwire.events import StreamEvent, encode
 from twinwire.log import MAX_RECENT
 from twinwire.log.memory import MemoryLog
-from twinwire.wire import new_run_id
+from twinwire.protocol.errors import RunNotFound
+from twinwire.protocol.events import StreamEvent, encode
+from twinwire.protocol.wire import new_run_id
 
 
 @pytest.mark.parametrize("factory", FACTORIES, ids=lambda factory: factory.__name__)

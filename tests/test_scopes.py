@@ -13,13 +13,13 @@ from websockets.asyncio.client import ClientConnection, connect
 
 from credentials import AUTH, TOKENS, asking, bearer, ticket
 from serving import Puppets, Running, serving
-from twinwire import commands
 from twinwire.auth import Identity, Scope
 from twinwire.auth.scopes import COMMANDS, ROUTES, of_route
-from twinwire.errors import Forbidden
+from twinwire.protocol import commands
+from twinwire.protocol.errors import Forbidden
 from twinwire.settings import Settings
-from twinwire.transports import ai_sdk
 from twinwire.web.app import create_app
+from twinwire.web.compat import ai_sdk_socket
 
 REFUSED = {401, 403}  # a ticket in the URL of a POST counts for nothing
 
@@ -45,7 +45,7 @@ def test_every_route_declares_its_scope() -> None:
 
 def test_every_command_declares_its_scope() -> None:
     """The table has each command of each socket, and no other."""
-    known = {"/ws": tags(commands.AnyCommand), "/ai-sdk/ws": tags(ai_sdk.Said)}
+    known = {"/ws": tags(commands.AnyCommand), "/ai-sdk/ws": tags(ai_sdk_socket.Said)}
     assert {f"WS {path}" for path in known} == {name for name in ROUTES if name.startswith("WS ")}
     assert {path: set(scopes) for path, scopes in COMMANDS.items()} == known
 
@@ -176,5 +176,5 @@ def test_no_command_shows_its_credential() -> None:
     token = TOKENS["alice"]
     said = [f'{{"type":"auth","token":"{token}"}}']
     said.append(f'{{"type":"resume","requestId":"q","id":"c","headers":{{"authorization":"Bearer {token}"}}}}')
-    asked = [commands.decode_command(said[0]), *(ai_sdk._decoder.decode(text) for text in said)]
+    asked = [commands.decode_command(said[0]), *(ai_sdk_socket._decoder.decode(text) for text in said)]
     assert [token in repr(command) for command in asked] == [False] * 3

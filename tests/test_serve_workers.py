@@ -17,8 +17,8 @@ from processes import Process, stopped
 from redis_server import fresh
 from redis_workers import Client, raw
 from serving import until
-from twinwire.log.redis_link import Address
-from twinwire.log.redis_scripts import Keys
+from twinwire.log.redis.link import Address
+from twinwire.log.redis.scripts import Keys
 
 LEASE = 2.0
 DRAIN = 5.0

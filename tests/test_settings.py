@@ -7,8 +7,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from twinwire.cli import parser
-from twinwire.errors import SettingsError
+from twinwire.cli.main import parser
+from twinwire.protocol.errors import SettingsError
 from twinwire.settings import Settings, flag, load, variables
 
 TEXTS: dict[str, Any] = {

@@ -17,7 +17,7 @@ from test_http_wire import GET, HOST, POST, answered, connected
 from test_websocket import masked
 from twinwire import StreamEvent
 from twinwire.agents import RunRequest
-from twinwire.frames import BoundedWebSocket
+from twinwire.serving.websocket import BoundedWebSocket
 from twinwire.transports import lifetime
 
 

@@ -12,9 +12,9 @@ from msgspec import structs
 from logs import append, records, run_info, started
 from serving import until
 from sqlite_logs import ROOMY, Clock, at, counted, read
-from twinwire.errors import CursorGone, RunNotFound
-from twinwire.events import Record
-from twinwire.log.sqlite import TAIL_BYTES, TAIL_EVENTS
+from twinwire.log.sqlite.log import TAIL_BYTES, TAIL_EVENTS
+from twinwire.protocol.errors import CursorGone, RunNotFound
+from twinwire.protocol.events import Record
 
 
 async def test_older_pages_come_from_the_file(tmp_path: Path) -> None:

@@ -14,9 +14,9 @@ import pytest
 from logs import append, records, started
 from serving import until
 from sqlite_logs import at, read
-from twinwire.log import sqlite_checkpoint
-from twinwire.log.sqlite_checkpoint import Checkpoints
-from twinwire.log.sqlite_file import WAL_BYTES, parse, writing
+from twinwire.log.sqlite import checkpoint
+from twinwire.log.sqlite.checkpoint import Checkpoints
+from twinwire.log.sqlite.file import WAL_BYTES, parse, writing
 
 
 def alone(path: Path) -> int:
@@ -69,7 +69,7 @@ def test_none_begins_where_nothing_was_committed(
 ) -> None:
     """Neither at first, nor after a transaction that failed or wrote nothing, nor once all was moved."""
     db, moves = checkpoints
-    monkeypatch.setattr(sqlite_checkpoint, "SECONDS", 0.0)
+    monkeypatch.setattr(checkpoint, "SECONDS", 0.0)
 
     def began() -> bool:
         moves.step()

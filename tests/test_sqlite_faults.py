@@ -16,8 +16,8 @@ from followers import KINDS, Refused, attach, number, rest, start, text
 from logs import append, records, run_info, started
 from serving import Puppets, echo, serving
 from sqlite_logs import at, full_disk, read
-from twinwire.errors import LogUnavailable
-from twinwire.log.sqlite_checkpoint import Checkpoints
+from twinwire.log.sqlite.checkpoint import Checkpoints
+from twinwire.protocol.errors import LogUnavailable
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -20,9 +20,9 @@ from logs import append, records, started
 from serving import Puppet, Puppets, Running, serving, until
 from sqlite_logs import at, read
 from test_metrics import figures
-from twinwire.errors import CursorGone, LogLost, LogUnavailable, RunNotFound, SettingsError
-from twinwire.log import sqlite_watch
-from twinwire.log.sqlite import SqliteLog
+from twinwire.log.sqlite import watch
+from twinwire.log.sqlite.log import SqliteLog
+from twinwire.protocol.errors import CursorGone, LogLost, LogUnavailable, RunNotFound, SettingsError
 
 WITHIN = 5.0  # a second until the file is looked at; the rest is for a machine under load
 
@@ -145,7 +145,7 @@ async def test_a_file_that_was_moved_away(tmp_path: Path, monkeypatch: pytest.Mo
                 break
         await append(log, run_id, 3, records(run_id, 3, 1))
         assert len(await read(log, run_id)) == 4
-        monkeypatch.setattr(sqlite_watch, "AWAY_SECONDS", 0.0)
+        monkeypatch.setattr(watch, "AWAY_SECONDS", 0.0)
         path.rename(tmp_path / "away.db")
         await lost(log)
 
@@ -164,7 +164,7 @@ async def lost(log: SqliteLog) -> None:
 
 async def test_what_another_server_has_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A server whose file was replaced leaves the new file's write-ahead log alone when it stops."""
-    monkeypatch.setattr(sqlite_watch, "AWAY_SECONDS", 0.0)
+    monkeypatch.setattr(watch, "AWAY_SECONDS", 0.0)
     path = tmp_path / "log.db"
     async with at(path) as log:
         await started(log, 3)
@@ -212,8 +212,8 @@ async def test_a_reader_that_does_not_end(
     kind: str, tmp_path: Path, puppets: Puppets, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Another program's open transaction is warned of, then appends wait and starts get 503 until it ends."""
-    monkeypatch.setattr(sqlite_watch, "WARN_BYTES", 2 * 2**20)
-    monkeypatch.setattr(sqlite_watch, "LIMIT_BYTES", 8 * 2**20)
+    monkeypatch.setattr(watch, "WARN_BYTES", 2 * 2**20)
+    monkeypatch.setattr(watch, "LIMIT_BYTES", 8 * 2**20)
     path = tmp_path / "log.db"
     async with followed(puppets, path) as (server, followers, puppet, client):
         for follower in followers:

@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from serving import Puppets, Running, serving
-from twinwire.errors import NotFound
+from twinwire.protocol.errors import NotFound
 from twinwire.web.page import CONTENT_SECURITY_POLICY, Folder, Site
 
 FILES = ["/", "/page/page.js", "/page/vendor/purify.js", "/page/icon.svg", "/client/index.js"]

@@ -7,11 +7,11 @@ from collections.abc import Callable, Sequence
 import pytest
 
 from logs import records
-from twinwire.errors import StaleWriter
-from twinwire.events import StreamEvent, encode
 from twinwire.formats import View, native
 from twinwire.log.tail import PAGE_BYTES, Tail
-from twinwire.wire import new_run_id
+from twinwire.protocol.errors import StaleWriter
+from twinwire.protocol.events import StreamEvent, encode
+from twinwire.protocol.wire import new_run_id
 
 RUN = new_run_id()
 

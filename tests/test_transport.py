@@ -15,9 +15,10 @@ import pytest
 
 from model_server import answer
 from raw_server import HEAD, OK, listening, receive, replying, whole
-from twinwire.models import Part, Text, transport
-from twinwire.models.openai import OpenAIChatModel, _tls
-from twinwire.models.transport import Transport
+from twinwire.models import Part, Text
+from twinwire.models.openai import pool
+from twinwire.models.openai.model import OpenAIChatModel, _tls
+from twinwire.models.openai.pool import Transport
 
 ANSWER = whole(b"".join(answer("a")))
 
@@ -88,12 +89,12 @@ async def test_idle_connections(monkeypatch: pytest.MonkeyPatch) -> None:
             ends.put_nowait(None)
 
     async with listening(handler) as url, httpx2.AsyncClient(transport=Transport(_tls())) as client:
-        monkeypatch.setattr(transport, "MAX_IDLE", 1)
+        monkeypatch.setattr(pool, "MAX_IDLE", 1)
         await asyncio.gather(client.post(url), client.post(url))
         await ends.get()
         assert ends.empty()
-        monkeypatch.setattr(transport, "IDLE_SECONDS", 0.01)
-        monkeypatch.setattr(transport, "MAX_IDLE", 2)
+        monkeypatch.setattr(pool, "IDLE_SECONDS", 0.01)
+        monkeypatch.setattr(pool, "MAX_IDLE", 2)
         await asyncio.gather(client.post(url), client.post(url))
         await ends.get()
         await ends.get()
@@ -112,7 +113,7 @@ async def test_other_timeouts(client: httpx2.AsyncClient, monkeypatch: pytest.Mo
             await client.post(url.replace("http:", "https:"), timeout=httpx2.Timeout(20, connect=0.1))
         with pytest.raises(httpx2.WriteTimeout):
             await client.post(url, content=bytes(2**25), timeout=httpx2.Timeout(20, write=0.1))
-        monkeypatch.setattr(transport, "MAX_CONNECTIONS", 1)
+        monkeypatch.setattr(pool, "MAX_CONNECTIONS", 1)
         async with httpx2.AsyncClient(transport=Transport(_tls()), timeout=None) as narrow:
             with pytest.raises(httpx2.ConnectTimeout):
                 await narrow.post(url.replace("http:", "https:"), timeout=httpx2.Timeout(20, connect=0.05))
@@ -252,13 +253,13 @@ async def test_late_address() -> None:
         with socket.create_server(("127.0.0.1", 0)) as free:
             nobody = free.getsockname()
         refusing, silent, answering = ((socket.AF_INET, to) for to in (nobody, full.getsockname(), good.getsockname()))
-        with await transport._dial([refusing, silent, answering]) as sock:
+        with await pool._dial([refusing, silent, answering]) as sock:
             assert sock.getpeername() == good.getsockname()
         with pytest.raises(ConnectionRefusedError):
-            await transport._dial([refusing, refusing])
+            await pool._dial([refusing, refusing])
         with pytest.raises(OSError, match="no address"):
-            await transport._dial([])
-        dialling = asyncio.create_task(transport._dial([silent]))
+            await pool._dial([])
+        dialling = asyncio.create_task(pool._dial([silent]))
         await asyncio.sleep(0)
         dialling.cancel()
         await asyncio.wait([dialling])

@@ -18,7 +18,7 @@ from websockets.frames import Opcode
 from serving import Puppets, Running, serving, until
 from test_http_wire import UPGRADE, VERSION, unaffected
 from test_websocket import masked
-from twinwire.frames import BoundedWebSocket
+from twinwire.serving.websocket import BoundedWebSocket
 
 FIN = 0x80
 

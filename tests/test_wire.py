@@ -15,8 +15,8 @@ from websockets.frames import Frame
 from websockets.protocol import State
 from websockets.uri import parse_uri
 
-from twinwire.errors import BadRequest, TwinwireError
-from twinwire.wire import (
+from twinwire.protocol.errors import BadRequest, TwinwireError
+from twinwire.protocol.wire import (
     MAX_SEQ,
     Cursor,
     check_run_id,

@@ -14,7 +14,7 @@ import pytest
 
 PROGRAM = """
 import asyncio, os, signal, sys
-from twinwire.workers import Supervisor
+from twinwire.serving.workers import Supervisor
 
 def say(word):
     os.write(1, f"{word} {os.getpid()}\\n".encode())

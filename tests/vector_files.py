@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from twinwire.errors import TwinwireError
+from twinwire.protocol.errors import TwinwireError
 
 Vector = dict[str, Any]
 

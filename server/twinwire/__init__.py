@@ -13,11 +13,11 @@ if TYPE_CHECKING:
     from twinwire.agents import Agent, RunRequest
     from twinwire.agents.react import ReActAgent
     from twinwire.agents.simple import SimpleAgent
-    from twinwire.errors import TwinwireError
-    from twinwire.events import StreamEvent, StreamEventType
     from twinwire.models import ChatModel
     from twinwire.models.demo import DemoModel
-    from twinwire.models.openai import OpenAIChatModel
+    from twinwire.models.openai.model import OpenAIChatModel
+    from twinwire.protocol.errors import TwinwireError
+    from twinwire.protocol.events import StreamEvent, StreamEventType
     from twinwire.settings import Settings
     from twinwire.tools.base import Tool, ToolError, ToolRegistry
     from twinwire.tools.read import ReadTool
@@ -30,19 +30,19 @@ _HOME = {
     "Agent": "agents",
     "ChatModel": "models",
     "DemoModel": "models.demo",
-    "OpenAIChatModel": "models.openai",
+    "OpenAIChatModel": "models.openai.model",
     "ReActAgent": "agents.react",
     "ReadTool": "tools.read",
     "RunRequest": "agents",
     "SearchTool": "tools.search",
     "Settings": "settings",
     "SimpleAgent": "agents.simple",
-    "StreamEvent": "events",
-    "StreamEventType": "events",
+    "StreamEvent": "protocol.events",
+    "StreamEventType": "protocol.events",
     "Tool": "tools.base",
     "ToolError": "tools.base",
     "ToolRegistry": "tools.base",
-    "TwinwireError": "errors",
+    "TwinwireError": "protocol.errors",
     "create_app": "web.app",
 }
 

@@ -1,5 +1,5 @@
 """`python -m twinwire`."""
 
-from twinwire.cli import main
+from twinwire.cli.main import main
 
 main()

@@ -10,11 +10,11 @@ import sys
 from collections.abc import Callable
 from contextlib import suppress
 
-from twinwire.commands import decode_command, error_reply, labels
-from twinwire.errors import BadRequest, NotFound, UpstreamError
 from twinwire.models import Part, Text
-from twinwire.models.chunks import ChunkDecoder
-from twinwire.wire import parse_after, parse_cursor
+from twinwire.models.openai.chunks import ChunkDecoder
+from twinwire.protocol.commands import decode_command, error_reply, labels
+from twinwire.protocol.errors import BadRequest, NotFound, UpstreamError
+from twinwire.protocol.wire import parse_after, parse_cursor
 
 RUN = "mfrggzdfmztwq2lknnwg23tpob"
 

@@ -15,7 +15,7 @@ import time
 
 from followers import start
 from serving import Puppets, serving, until
-from twinwire import server as ours
+from twinwire.serving import shell as ours
 
 SECONDS = 1.5
 

@@ -24,7 +24,7 @@ from serving import Puppets, Running, serving, until
 from test_openai_failures import KEY, REFUSED
 from twinwire import OpenAIChatModel, ReActAgent, SimpleAgent
 from twinwire.agents import Agent
-from twinwire.wire import new_run_id
+from twinwire.protocol.wire import new_run_id
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -15,7 +15,7 @@ from followers import KINDS, AnyFollower, Refused, attach, start
 from redis_server import fresh
 from serving import serving
 from twinwire import RunRequest, StreamEvent
-from twinwire.errors import RunError
+from twinwire.protocol.errors import RunError
 
 KEPT = 50
 AT_ONCE = 8

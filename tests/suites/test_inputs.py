@@ -17,7 +17,7 @@ from websockets.sync.client import ClientConnection, connect
 
 from processes import parrot
 from suites.environment import Record, tell
-from twinwire.commands import Command
+from twinwire.protocol.commands import Command
 
 AGENT = """
 from twinwire import StreamEvent

@@ -10,8 +10,8 @@ from typing import Any, Literal, Self
 
 import httpx
 
-from twinwire.errors import BadRequest, RunNotFound as NoRunId
-from twinwire.wire import check_run_id, check_types, parse_after
+from twinwire.protocol.errors import BadRequest, RunNotFound as NoRunId
+from twinwire.protocol.wire import check_run_id, check_types, parse_after
 from twinwire_client import sse
 from twinwire_client.api import Api, Token
 from twinwire_client.auto import Auto

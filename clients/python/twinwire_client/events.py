@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct, field
 
-from twinwire.events import StreamEvent
+from twinwire.protocol.events import StreamEvent
 from twinwire_client.errors import ProtocolError
 
 

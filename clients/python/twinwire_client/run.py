@@ -12,9 +12,9 @@ from typing import Any, Protocol, Self
 
 import msgspec
 
-from twinwire.errors import BadRequest, RunNotFound as NoRunId
-from twinwire.events import TERMINAL_TYPES
-from twinwire.wire import check_run_id, decode_json, parse_cursor
+from twinwire.protocol.errors import BadRequest, RunNotFound as NoRunId
+from twinwire.protocol.events import TERMINAL_TYPES
+from twinwire.protocol.wire import check_run_id, decode_json, parse_cursor
 from twinwire_client.api import Api
 from twinwire_client.errors import ProtocolError, RunFailed
 from twinwire_client.events import Event, Snapshot

@@ -26,8 +26,15 @@ from httpx_ws import (
 )
 from wsproto.utilities import ProtocolError as SocketError
 
-from twinwire.errors import Busy, Draining, LogUnavailable, RateLimited, TooManyFollowed, TooManyRuns
-from twinwire.events import TERMINAL_TYPES
+from twinwire.protocol.errors import (
+    Busy,
+    Draining,
+    LogUnavailable,
+    RateLimited,
+    TooManyFollowed,
+    TooManyRuns,
+)
+from twinwire.protocol.events import TERMINAL_TYPES
 from twinwire_client.api import Api, refusal
 from twinwire_client.errors import ApiError, ProtocolError, TwinwireClientError, api_error
 from twinwire_client.retry import Broken

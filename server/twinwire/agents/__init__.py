@@ -14,10 +14,10 @@ from typing import Protocol, TypeAlias
 import msgspec
 from msgspec import Struct, field
 
-from twinwire.events import StreamEvent
 from twinwire.fence import RunOver
 from twinwire.models import Message, Usage
-from twinwire.models.pulled import Take, pulled
+from twinwire.models.adapters import Take, pulled
+from twinwire.protocol.events import StreamEvent
 
 
 class Emit(Protocol):

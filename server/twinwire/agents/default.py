@@ -18,7 +18,7 @@ def default_model(settings: Settings) -> ChatModel:
         return DemoModel(settings.demo_rate)
     if settings.local is not None:
         return LocalModel(settings.local, context=settings.local_context, timeout=settings.model_timeout)
-    from twinwire.models.openai import OpenAIChatModel
+    from twinwire.models.openai.model import OpenAIChatModel
 
     return OpenAIChatModel(
         settings.model, api_key=settings.api_key, base_url=settings.base_url, timeout=settings.model_timeout

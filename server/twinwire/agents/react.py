@@ -18,10 +18,10 @@ from typing import Any
 import msgspec
 
 from twinwire.agents import Emit, RunRequest, emitted
-from twinwire.errors import RunError, UpstreamError
-from twinwire.events import StreamEvent, StreamEventType as Type, timestamp
 from twinwire.fence import report, stops
 from twinwire.models import ChatModel, Finish, Message, Part, Text, Thinking, ToolCall, ask
+from twinwire.protocol.errors import RunError, UpstreamError
+from twinwire.protocol.events import StreamEvent, StreamEventType as Type, timestamp
 from twinwire.tools.base import ToolError, ToolRegistry, ToolResult
 
 logger = logging.getLogger("twinwire.agents")

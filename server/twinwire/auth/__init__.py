@@ -17,7 +17,7 @@ from msgspec import Struct
 from twinwire.auth.grants import Grant, Signer
 from twinwire.auth.scopes import Scope
 from twinwire.auth.tokens import Tokens
-from twinwire.errors import BadRequest, Forbidden, Unauthenticated
+from twinwire.protocol.errors import BadRequest, Forbidden, Unauthenticated
 from twinwire.settings import Settings
 
 if TYPE_CHECKING:

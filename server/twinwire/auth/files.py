@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from twinwire.errors import SettingsError
+from twinwire.protocol.errors import SettingsError
 
 MAX_BYTES = 2**20
 

@@ -14,8 +14,8 @@ from typing import Any
 
 import msgspec
 
-from twinwire.errors import SettingsError
-from twinwire.logs import hide
+from twinwire.protocol.errors import SettingsError
+from twinwire.telemetry.logging import hide
 
 try:
     import jwt

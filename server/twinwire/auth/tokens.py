@@ -8,9 +8,9 @@ import re
 from collections.abc import Iterable
 
 from twinwire.auth.files import read
-from twinwire.errors import SettingsError
-from twinwire.logs import hide
+from twinwire.protocol.errors import SettingsError
 from twinwire.settings import Settings
+from twinwire.telemetry.logging import hide
 
 # RFC 6750, section 2.1, at least 16 characters of it; the user is what `user_id` may be.
 _ENTRY = re.compile(r"([^\s:][^\r\n:]{0,127}):([A-Za-z0-9._~+/-]{16,1024}=*)", re.ASCII)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol
 
-from twinwire.events import Record, StreamEvent, decode, dump
+from twinwire.protocol.events import Record, StreamEvent, decode, dump
 
 
 class View(Protocol):

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from twinwire.events import Record, StreamEvent, decode, dump
 from twinwire.formats import SseView, sse_data
 from twinwire.formats.parts import (
     Answer,
@@ -28,6 +27,7 @@ from twinwire.formats.parts import (
     seconds,
     usage,
 )
+from twinwire.protocol.events import Record, StreamEvent, decode, dump
 
 VERSION = "1.0"
 Fields = dict[str, Any]

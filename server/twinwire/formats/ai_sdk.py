@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from twinwire.events import Record, StreamEvent, decode, dump
 from twinwire.formats import SseView
 from twinwire.formats.parts import (
     Answer,
@@ -26,6 +25,7 @@ from twinwire.formats.parts import (
     StepEnd,
     usage,
 )
+from twinwire.protocol.events import Record, StreamEvent, decode, dump
 
 HEADERS = {"x-vercel-ai-ui-message-stream": "v1"}
 DONE = b"data: [DONE]\n\n"

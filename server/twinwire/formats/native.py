@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import cast
 from weakref import WeakValueDictionary
 
-from twinwire.events import Record
+from twinwire.protocol.events import Record
 
 SHARED_BYTES = 64 * 1024
 

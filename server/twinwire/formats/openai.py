@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from twinwire.events import StreamEvent
 from twinwire.formats import SseView
 from twinwire.formats.parts import Begin, Delta, End, Open, Part, Parts, seconds
+from twinwire.protocol.events import StreamEvent
 
 DONE = b"data: [DONE]\n\n"
 Fields = dict[str, Any]

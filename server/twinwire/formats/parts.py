@@ -13,7 +13,7 @@ from typing import Any, Literal, TypeAlias
 
 from msgspec import Struct
 
-from twinwire.events import TERMINAL_TYPES, StreamEvent
+from twinwire.protocol.events import TERMINAL_TYPES, StreamEvent
 
 Kind = Literal["text", "reasoning"]
 

@@ -8,9 +8,9 @@ from types import MappingProxyType
 
 from msgspec import Struct
 
-from twinwire.events import Record, StreamEvent, decode
 from twinwire.fence import report
 from twinwire.formats import View, ag_ui, ai_sdk, openai
+from twinwire.protocol.events import Record, StreamEvent, decode
 
 logger = logging.getLogger("twinwire.formats")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Sequence
 
-from twinwire.log import Gauge, HearLogOut, Limits, RunInfo, SessionKey
+from twinwire.log.base import Gauge, HearLogOut, Limits, RunInfo, SessionKey
 from twinwire.log.sessions import Sessions
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from twinwire.events import Record, StreamEvent, StreamEventType, encode
-from twinwire.log import RunInfo
+from twinwire.log.base import RunInfo
+from twinwire.protocol.events import Record, StreamEvent, StreamEventType, encode
 
 MESSAGE = "the server stopped before the run had ended"
 

@@ -8,12 +8,12 @@ from itertools import islice
 
 from msgspec import Struct
 
-from twinwire.errors import IdempotencyMismatch, RunNotFound
-from twinwire.events import Record, outcome
-from twinwire.log import Limits, Owner, Page, Quota, RunInfo, RunState, RunSummary, Unsubscribe
+from twinwire.log.base import Limits, Owner, Page, Quota, RunInfo, RunState, RunSummary, Unsubscribe
 from twinwire.log.control import LocalControl
 from twinwire.log.quotas import Quotas
 from twinwire.log.tail import Tail
+from twinwire.protocol.errors import IdempotencyMismatch, RunNotFound
+from twinwire.protocol.events import Record, outcome
 
 
 class _Entry(Struct, gc=False):

@@ -6,8 +6,8 @@ import time
 from collections.abc import Callable, Sequence
 from itertools import islice
 
-from twinwire.errors import RateLimited, TooManyRuns
-from twinwire.log import Quota, RunInfo
+from twinwire.log.base import Quota, RunInfo
+from twinwire.protocol.errors import RateLimited, TooManyRuns
 
 WINDOW_SECONDS = 60.0
 MAX_USERS = 50_000

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 
 from msgspec import Struct
 
-from twinwire.log import SessionKey
+from twinwire.log.base import SessionKey
 
 SESSION_COST = 1024
 TURN_COST = 192

@@ -8,10 +8,10 @@ from itertools import accumulate
 from time import monotonic
 from typing import Protocol
 
-from twinwire.errors import CursorGone, StaleWriter
-from twinwire.events import Record
 from twinwire.formats import View
-from twinwire.log import Page, Unsubscribe
+from twinwire.log.base import Page, Unsubscribe
+from twinwire.protocol.errors import CursorGone, StaleWriter
+from twinwire.protocol.events import Record
 
 PAGE_BYTES = 64 * 1024
 

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from msgspec import Struct
 
-from twinwire.models.pulled import Take
+from twinwire.models.adapters import Take
 
 Message = dict[str, Any]
 """One message of a conversation in OpenAI's chat form: `{"role", "content", "tool_calls"?, "tool_call_id"?}`."""

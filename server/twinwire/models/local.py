@@ -22,10 +22,10 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from twinwire.errors import SettingsError, UpstreamError
 from twinwire.models import Message, Part, ToolSpec
-from twinwire.models.openai import OpenAIChatModel
-from twinwire.models.pulled import Take, pulled
+from twinwire.models.adapters import Take, pulled
+from twinwire.models.openai.model import OpenAIChatModel
+from twinwire.protocol.errors import SettingsError, UpstreamError
 
 logger = logging.getLogger("twinwire.models")
 

@@ -9,8 +9,8 @@ from msgspec import Struct
 from msgspec.structs import astuple
 
 from twinwire.agents import RunRequest
-from twinwire.errors import BudgetSpent, TooManyRuns
 from twinwire.models import Message
+from twinwire.protocol.errors import BudgetSpent, TooManyRuns
 
 MANY = 2**62
 MESSAGE_COST = 320

@@ -7,14 +7,14 @@ import logging
 from collections.abc import AsyncGenerator
 
 from twinwire.agents import RunRequest
-from twinwire.errors import RunsUnavailable
-from twinwire.events import StreamEvent, timestamp
 from twinwire.log import Limits, RunInfo
 from twinwire.log.memory import MemoryLog
-from twinwire.metrics import Figures
+from twinwire.protocol.errors import RunsUnavailable
+from twinwire.protocol.events import StreamEvent, timestamp
+from twinwire.protocol.wire import new_run_id
 from twinwire.runs.run import Run
 from twinwire.runs.thoughts import Held
-from twinwire.wire import new_run_id
+from twinwire.telemetry.metrics import Figures
 
 logger = logging.getLogger("twinwire.runs")
 

@@ -11,7 +11,10 @@ from typing import Any, Literal
 
 from twinwire.agents import Agent, RunRequest
 from twinwire.auth import ANYBODY, Identity
-from twinwire.errors import (
+from twinwire.fence import guard_tasks
+from twinwire.log import STOPPING, Quota, RunInfo, RunState, RunSummary, SessionKey, Store
+from twinwire.models import Message
+from twinwire.protocol.errors import (
     AgentNotFound,
     CursorGone,
     Draining,
@@ -21,18 +24,15 @@ from twinwire.errors import (
     SessionBusy,
     TooManyRuns,
 )
-from twinwire.events import timestamp
-from twinwire.fence import guard_tasks
-from twinwire.log import STOPPING, Quota, RunInfo, RunState, RunSummary, SessionKey, Store
-from twinwire.metrics import Figures
-from twinwire.models import Message
+from twinwire.protocol.events import timestamp
+from twinwire.protocol.wire import check_run_id, new_run_id
 from twinwire.runs.budget import Budget, Live, Share
-from twinwire.runs.folded import folded
 from twinwire.runs.reserve import Claim, Reserve
 from twinwire.runs.run import Run
+from twinwire.runs.snapshot import folded
 from twinwire.runs.spec import RunSpec
 from twinwire.runs.thoughts import Held
-from twinwire.wire import check_run_id, new_run_id
+from twinwire.telemetry.metrics import Figures
 
 logger = logging.getLogger("twinwire.runs")
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 
-from twinwire.errors import Busy
+from twinwire.protocol.errors import Busy
 
 SMALL_BYTES = 64 * 1024
 """A reply up to this size needs no reserve: its connection's own budget of replies has room for it."""

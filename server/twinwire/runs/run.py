@@ -15,8 +15,11 @@ from typing import Any, Literal
 import msgspec
 
 from twinwire.agents import Agent, RunRequest, begin, nobody
-from twinwire.errors import RunError, RunTimeout
-from twinwire.events import (
+from twinwire.fence import Fence, RunOver, enter, let_go, report
+from twinwire.log import EventLog, RunInfo
+from twinwire.models import Usage
+from twinwire.protocol.errors import RunError, RunTimeout
+from twinwire.protocol.events import (
     TERMINAL_TYPES,
     StreamEvent,
     StreamEventType,
@@ -24,15 +27,12 @@ from twinwire.events import (
     chunk_text,
     timestamp,
 )
-from twinwire.fence import Fence, RunOver, enter, let_go, report
-from twinwire.fold import Fold
-from twinwire.log import EventLog, RunInfo
-from twinwire.logs import tell
-from twinwire.metrics import Figures
-from twinwire.models import Usage
+from twinwire.protocol.fold import Fold
 from twinwire.runs.budget import Check
 from twinwire.runs.thoughts import Held, Thought
 from twinwire.runs.writer import Room, Writer
+from twinwire.telemetry.logging import tell
+from twinwire.telemetry.metrics import Figures
 
 logger = logging.getLogger("twinwire.runs")
 

@@ -10,10 +10,10 @@ import msgspec
 from msgspec import Struct
 
 from twinwire.auth import Identity, Scope
-from twinwire.errors import BadRequest
 from twinwire.log import SessionKey
 from twinwire.models import Message
-from twinwire.wire import parse_on_disconnect
+from twinwire.protocol.errors import BadRequest
+from twinwire.protocol.wire import parse_on_disconnect
 
 DEFAULT_ON_DISCONNECT = "cancel_after:10"
 """Of a run that is followed by who starts it: to leave cancels it, to come back soon does not."""

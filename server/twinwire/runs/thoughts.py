@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from twinwire.events import StreamEvent, StreamEventType, checked
+from twinwire.protocol.events import StreamEvent, StreamEventType, checked
 
 HOLD_SECONDS = 0.5
 """How long an increment may be held back."""

@@ -9,10 +9,10 @@ from collections.abc import Awaitable, Callable, Generator
 from time import monotonic
 from typing import Any
 
-from twinwire.errors import LogLost, LogUnavailable, RunNotFound, StaleWriter
-from twinwire.events import Record, StreamEvent, encode
 from twinwire.log import EventLog
-from twinwire.metrics import TOKENS, Figures
+from twinwire.protocol.errors import LogLost, LogUnavailable, RunNotFound, StaleWriter
+from twinwire.protocol.events import Record, StreamEvent, encode
+from twinwire.telemetry.metrics import TOKENS, Figures
 
 logger = logging.getLogger("twinwire.runs")
 

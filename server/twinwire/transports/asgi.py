@@ -17,9 +17,9 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 from twinwire.transports import Direct, Transport, Verdict
+from twinwire.transports.heartbeats import Sweep
 from twinwire.transports.lifetime import unacknowledged
 from twinwire.transports.pump import Pump
-from twinwire.transports.sweep import Sweep
 
 Message = Mapping[str, Any]
 Scope = Mapping[str, Any]

@@ -13,9 +13,9 @@ from collections.abc import Callable, Iterator
 from typing import Protocol
 
 from twinwire.auth import ANYBODY, Identity
-from twinwire.errors import CursorGone, LogLost, LogUnavailable, RunNotFound, TwinwireError
 from twinwire.formats import View
 from twinwire.log import EventLog
+from twinwire.protocol.errors import CursorGone, LogLost, LogUnavailable, RunNotFound, TwinwireError
 from twinwire.transports import Transport, Verdict
 from twinwire.transports.follower import Follower
 

@@ -13,11 +13,11 @@ from typing import Any
 from twinwire.auth import Identity
 from twinwire.formats import View
 from twinwire.log import EventLog
+from twinwire.protocol.wire import HEARTBEAT
 from twinwire.transports import Verdict, asgi
 from twinwire.transports.asgi import AsgiTransport, Connection, Receive, Scope, Send
+from twinwire.transports.heartbeats import Sweep
 from twinwire.transports.pump import Presence, Pump
-from twinwire.transports.sweep import Sweep
-from twinwire.wire import HEARTBEAT
 
 
 class SseTransport(AsgiTransport):

@@ -11,10 +11,12 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from time import monotonic
 
-from twinwire import auth, commands
+from twinwire import auth
 from twinwire.auth import Identity, rfc3339, scopes
-from twinwire.commands import AnyCommand, Attach, Auth, Cancel, Detach, Ping, Start
-from twinwire.errors import (
+from twinwire.formats import native
+from twinwire.protocol import commands
+from twinwire.protocol.commands import AnyCommand, Attach, Auth, Cancel, Detach, Ping, Start
+from twinwire.protocol.errors import (
     BadRequest,
     CursorGone,
     Forbidden,
@@ -23,16 +25,15 @@ from twinwire.errors import (
     TwinwireError,
     Unauthenticated,
 )
-from twinwire.formats import native
+from twinwire.protocol.wire import check_run_id, check_types, parse_after
 from twinwire.runs import Runs, RunSpec
 from twinwire.runs.spec import DEFAULT_ON_DISCONNECT
 from twinwire.transports import Direct, Verdict, asgi
 from twinwire.transports.asgi import FLUSH_SECONDS, AsgiTransport, Connection, Message, Receive, Scope, Send
 from twinwire.transports.follower import Follower
-from twinwire.transports.gate import Claim
+from twinwire.transports.heartbeats import Sweep
+from twinwire.transports.limiter import Claim
 from twinwire.transports.pump import MAX_FOLLOWED, Pump
-from twinwire.transports.sweep import Sweep
-from twinwire.wire import check_run_id, check_types, parse_after
 
 MAX_REQUEST_IDS = 128  # of the runs that were started last on a socket
 AUTH_SECONDS = 10.0  # how long a socket may be nobody's, where authentication is on

@@ -14,7 +14,7 @@ from litestar import Response
 from litestar.serialization import default_serializer
 from litestar.types import Message, Scope, Send, Serializer
 
-from twinwire.events import dump
+from twinwire.protocol.events import dump
 from twinwire.settings import Settings
 from twinwire.web import query
 

@@ -18,18 +18,19 @@ from litestar.plugins.core import MsgspecDIPlugin
 from twinwire import settings as settings_module
 from twinwire.agents import Agent
 from twinwire.auth import Auth
-from twinwire.errors import FailedDependency, TooManyRuns, TwinwireError
 from twinwire.formats.registry import Transform, registry
 from twinwire.log import Limits, Quota, open_log
 from twinwire.models.local import LocalModel
+from twinwire.protocol.errors import FailedDependency, TooManyRuns, TwinwireError
 from twinwire.runs import Budget, Runs
 from twinwire.runs.reserve import Reserve
 from twinwire.settings import Settings
 from twinwire.transports import lifetime
-from twinwire.transports.gate import Gate
-from twinwire.transports.sweep import Sweep
-from twinwire.web import access, ag_ui, ai_sdk, answers, chat, guard, health, openai_api, openapi, page, runs, socket
+from twinwire.transports.heartbeats import Sweep
+from twinwire.transports.limiter import Gate
+from twinwire.web import access, answers, chat, guard, health, openapi, page, runs, socket
 from twinwire.web.answers import JsonResponse
+from twinwire.web.compat import ag_ui, ai_sdk, openai as openai_api
 from twinwire.web.service import Service
 from twinwire.web.stream import RUN_HEADER
 

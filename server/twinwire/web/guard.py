@@ -17,7 +17,7 @@ from litestar.enums import ScopeType
 from litestar.types import ASGIApp, Receive, Scope as AsgiScope, Send
 
 from twinwire.auth import ANYBODY, Auth, Identity, Scope, scopes
-from twinwire.errors import BadHost, OriginNotAllowed, TwinwireError, Unauthenticated
+from twinwire.protocol.errors import BadHost, OriginNotAllowed, TwinwireError, Unauthenticated
 from twinwire.settings import is_loopback
 from twinwire.web import query
 from twinwire.web.service import Service

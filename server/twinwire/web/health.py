@@ -19,9 +19,9 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector
 
-from twinwire.errors import Draining, ModelUnavailable
-from twinwire.metrics import EVENTS, Histogram
+from twinwire.protocol.errors import Draining, ModelUnavailable
 from twinwire.runs.probe import probe
+from twinwire.telemetry.metrics import EVENTS, Histogram
 from twinwire.web.guard import PROBE
 from twinwire.web.service import Service
 

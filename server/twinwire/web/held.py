@@ -7,7 +7,7 @@ from typing import Any
 from litestar import Response
 from litestar.types import ASGIApp, Receive, Scope, Send
 
-from twinwire.events import dump
+from twinwire.protocol.events import dump
 from twinwire.runs.reserve import Claim
 
 

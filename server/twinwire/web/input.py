@@ -10,12 +10,20 @@ import msgspec
 from litestar import Request
 from msgspec import Meta, Struct
 
-from twinwire.errors import BadRequest, NotAcceptable, PayloadTooLarge, UnsupportedMediaType
 from twinwire.log import MAX_RECENT
+from twinwire.protocol.errors import BadRequest, NotAcceptable, PayloadTooLarge, UnsupportedMediaType
+from twinwire.protocol.wire import (
+    Cursor,
+    check_types,
+    decode_json,
+    listed_types,
+    named_error,
+    parse_after,
+    parse_cursor,
+)
 from twinwire.web.answers import quality
 from twinwire.web.guard import header
 from twinwire.web.query import kept
-from twinwire.wire import Cursor, check_types, decode_json, listed_types, named_error, parse_after, parse_cursor
 
 T = TypeVar("T", bound=Struct)
 

@@ -16,7 +16,7 @@ from litestar.openapi.plugins import JsonRenderPlugin
 from litestar.openapi.spec import OpenAPIMediaType, OpenAPIType, Operation, Parameter, RequestBody, Schema
 from msgspec import Struct
 
-from twinwire.errors import NotFound
+from twinwire.protocol.errors import NotFound
 
 _KEYWORDS = {
     "description": "description",

@@ -19,7 +19,7 @@ from litestar.di import NamedDependency
 from litestar.params import FromPath
 from msgspec import Struct
 
-from twinwire.errors import NotFound
+from twinwire.protocol.errors import NotFound
 from twinwire.web import answers
 from twinwire.web.guard import header
 

@@ -13,7 +13,7 @@ from urllib.parse import parse_qsl, quote
 import msgspec
 from msgspec import Struct
 
-from twinwire.errors import BadRequest
+from twinwire.protocol.errors import BadRequest
 
 MAX_PARAMETERS = 256
 IGNORED_HEADER = "twinwire-ignored"

@@ -11,9 +11,10 @@ from litestar import Request, Response, get, post
 from litestar.di import NamedDependency
 from litestar.params import FromPath
 
-from twinwire.errors import BadRequest, RunNotFound
-from twinwire.events import ended
 from twinwire.log import RunState, RunSummary
+from twinwire.protocol.errors import BadRequest, RunNotFound
+from twinwire.protocol.events import ended
+from twinwire.protocol.wire import check_run_id
 from twinwire.runs import RunSpec
 from twinwire.transports.asgi import gone
 from twinwire.web import input as incoming, stream
@@ -23,7 +24,6 @@ from twinwire.web.held import HeldJson
 from twinwire.web.input import FollowQuery, ListQuery, StartBody
 from twinwire.web.openapi import documented
 from twinwire.web.service import Service
-from twinwire.wire import check_run_id
 
 _outcome = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 

@@ -13,9 +13,9 @@ from twinwire.runs import Runs
 from twinwire.runs.probe import probe
 from twinwire.settings import Settings
 from twinwire.transports import Verdict
-from twinwire.transports.gate import Gate
+from twinwire.transports.heartbeats import Sweep
 from twinwire.transports.lifetime import Lifetimes
-from twinwire.transports.sweep import Sweep
+from twinwire.transports.limiter import Gate
 
 DRAIN_SECONDS = 0.7
 

@@ -12,14 +12,14 @@ from litestar.exceptions import MethodNotAllowedException
 from litestar.types import Receive, Scope, Send
 from msgspec import Struct
 
-from twinwire import commands
 from twinwire.auth import ANYBODY
-from twinwire.errors import BadRequest, Unauthenticated, UpgradeRequired
-from twinwire.runs.conversation import Options
+from twinwire.protocol import commands
+from twinwire.protocol.errors import BadRequest, Unauthenticated, UpgradeRequired
 from twinwire.transports import Verdict, websocket
-from twinwire.transports.ai_sdk import Chat, ChatSocket
 from twinwire.web import input as incoming, query
 from twinwire.web.answers import JsonResponse
+from twinwire.web.compat.ai_sdk_socket import Chat, ChatSocket
+from twinwire.web.compat.history import Options
 from twinwire.web.guard import identify
 from twinwire.web.service import Service
 

@@ -15,19 +15,19 @@ from litestar import Request, Response
 from litestar.types import ASGIApp, Receive, Scope, Send
 
 from twinwire.auth import ANYBODY, Identity
-from twinwire.errors import BadRequest, ContextTooLong, CursorGone, FailedDependency, TwinwireError
-from twinwire.events import StreamEvent, decode
 from twinwire.formats import View, ag_ui, native
 from twinwire.formats.registry import Format
 from twinwire.log import RunInfo, RunState
+from twinwire.protocol.errors import BadRequest, ContextTooLong, CursorGone, FailedDependency, TwinwireError
+from twinwire.protocol.events import StreamEvent, decode
+from twinwire.protocol.wire import HEARTBEAT, sse_open
 from twinwire.runs import RunSpec
 from twinwire.runs.reserve import Claim
 from twinwire.transports import sse
-from twinwire.transports.gate import AGAIN_SECONDS
+from twinwire.transports.limiter import AGAIN_SECONDS
 from twinwire.web import answers
 from twinwire.web.input import FollowQuery
 from twinwire.web.service import Service
-from twinwire.wire import HEARTBEAT, sse_open
 
 logger = logging.getLogger("twinwire.web")
 

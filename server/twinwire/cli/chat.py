@@ -1,0 +1,54 @@
+"""`twinwire chat`: ask a server something and show the answer as it comes; without a message, a conversation."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from twinwire.cli import console
+from twinwire.cli.repl import Conversation, Last
+from twinwire.protocol.errors import SettingsError
+from twinwire_client import Client
+
+DEFAULT_URL = "http://127.0.0.1:8000"
+
+
+def chat(arguments: argparse.Namespace) -> int:
+    """Ask and show; returns the exit code. Raises `SettingsError` for arguments that make no sense."""
+    last = Last.load() if arguments.resume else None
+    arguments.url = arguments.url or (DEFAULT_URL if last is None else last.url)
+    screen = console.Screen(as_json=arguments.json)
+    talks = arguments.message is None and not arguments.json and _on_terminal()
+    message = "" if talks else _message(arguments.message)
+
+    async def work(client: Client) -> int:
+        if talks:
+            return await Conversation(client, screen, arguments, last).hold()
+        run = client.stream(
+            message,
+            transport=arguments.transport,
+            agent=arguments.agent,
+            user_id=arguments.user,
+            session_id=None if last is None else last.session_id,
+        )
+        return await console.follow(run, screen, cancels=True)
+
+    return console.perform(arguments, work)
+
+
+def _on_terminal() -> bool:
+    return sys.stdin is not None and sys.stdin.isatty() and sys.stdout.isatty()
+
+
+def _message(given: str | None) -> str:
+    """What to ask: what was given, or what comes on standard input."""
+    if given is None and (sys.stdin is None or sys.stdin.isatty()):
+        raise SettingsError("is needed, or something on standard input", field="MESSAGE")
+    try:
+        message = sys.stdin.read() if given is None else given
+        message.encode()
+    except UnicodeError:
+        raise SettingsError("is not UTF-8", field="MESSAGE") from None
+    if not message.strip():
+        raise SettingsError("is empty", field="MESSAGE")
+    return message

@@ -1,0 +1,127 @@
+"""What the commands that talk to a server share: whom they ask, what they print, and how they end."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import io
+import os
+import sys
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any
+
+from twinwire.cli.render import Terminal, plain
+from twinwire.protocol.errors import SettingsError
+from twinwire.protocol.events import StreamEvent, dump
+from twinwire.telemetry.logging import hide, scrub
+from twinwire_client import Client, Run, TwinwireClientError
+
+INTERRUPTED = 130  # as a shell tells it: 128 + SIGINT
+FIRST_ATTEMPTS = 4  # about a second: somebody is waiting
+CANCEL_SECONDS = 3.0
+
+
+def perform(arguments: argparse.Namespace, work: Callable[[Client], Coroutine[Any, Any, int]]) -> int:
+    """Do `work` with a client for the server that was named; the exit code. Raises `SettingsError`."""
+    hide(token := _token(arguments.token_file))
+    try:
+        client = Client(arguments.url, first_attempts=FIRST_ATTEMPTS, token=token)
+    except ValueError as error:
+        raise SettingsError(str(error), field="--url") from None
+
+    async def main() -> int:
+        async with client:
+            return await work(client)
+
+    try:
+        return asyncio.run(main())
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:
+        # Whoever read our output has left; Python would complain again when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except TwinwireClientError as error:
+        complain(str(error))
+        return 1
+
+
+def complain(problem: str) -> None:
+    """Write one line, whatever the server put into its message; without a secret of the environment or of a URL."""
+    sys.stderr.write(f"twinwire: {' '.join(plain(scrub(problem)).split())}\n")
+
+
+class Screen:
+    """Standard output."""
+
+    def __init__(self, *, as_json: bool) -> None:
+        self._json = as_json
+        self._terminal = Terminal(style=sys.stdout.isatty() and not as_json)
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            sys.stdout.reconfigure(errors="replace")  # a terminal without emoji still gets the words
+
+    def show(self, event: StreamEvent) -> None:
+        """One event of a run."""
+        self.write(dump(event).decode() + "\n" if self._json else self._terminal.render(event))
+
+    def close(self) -> None:
+        """No more comes of the run."""
+        self.write(self._terminal.close())
+
+    def write(self, text: str) -> None:
+        """Text as it is, at once."""
+        sys.stdout.write(text)
+        sys.stdout.flush()
+
+
+async def follow(run: Run, screen: Screen, *, cancels: bool) -> int:
+    """Show a run to its end; the exit code. Ctrl-C leaves it, and `cancels` it first; the next one ends the program."""
+    async with run:
+        try:
+            async for event in run:
+                screen.show(event)
+            await run.wait()  # raises what the ERROR event told
+        except asyncio.CancelledError:
+            if cancels:
+                await _cancel(run, screen)
+            return INTERRUPTED
+        finally:
+            screen.close()
+    return 0
+
+
+async def cancel(run: Run) -> bool:
+    """Cancel a run if the server answers soon, else say so."""
+    try:
+        async with asyncio.timeout(CANCEL_SECONDS):
+            await run.cancel()
+    except TimeoutError:
+        complain("the server did not confirm that the run is cancelled")
+    except TwinwireClientError as error:
+        complain(str(error))
+    else:
+        return True
+    return False
+
+
+async def _cancel(run: Run, screen: Screen) -> None:
+    """Cancel the run and show what still comes of it, if the server has it end soon."""
+    if not await cancel(run):
+        return
+    try:
+        async with asyncio.timeout(CANCEL_SECONDS):
+            async for event in run:
+                screen.show(event)
+    except TimeoutError:
+        complain("the server did not end the run")
+
+
+def _token(path: str | None) -> str | None:
+    """Who asks: what is in the file, or in the environment."""
+    try:
+        token = os.environ.get("TWINWIRE_TOKEN", "") if path is None else Path(path).read_text()
+        token.encode("ascii")
+    except (OSError, ValueError):
+        raise SettingsError("cannot be read", field="TWINWIRE_TOKEN" if path is None else "--token-file") from None
+    return token.strip() or None

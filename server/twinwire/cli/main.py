@@ -1,0 +1,294 @@
+"""The command line: `twinwire serve`, `twinwire chat`, `twinwire runs`."""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import importlib.util
+import os
+import secrets
+import signal
+import socket
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn, get_args, get_type_hints
+
+import msgspec
+
+from twinwire import settings as settings_module
+from twinwire.protocol.errors import RunsUnavailable, SettingsError
+from twinwire.settings import SECRETS, Settings, flag, is_loopback
+from twinwire.telemetry import logging as logs
+
+if TYPE_CHECKING:
+    from litestar import Litestar
+
+
+class _Parser(argparse.ArgumentParser):
+    """Tells what is wrong in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        fail(message)
+
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """See `ArgumentParser`. A secret on the command line is not repeated in an error about it."""
+        for told in sys.argv[1:] if args is None else args:
+            for name in SECRETS:
+                if told.partition("=")[0] == flag(name):
+                    fail(
+                        f"{flag(name)}: all users of the machine can see a command line; set the variable "
+                        f"TWINWIRE_{name.upper()} instead"
+                    )
+        return super().parse_args(args, namespace)
+
+
+def fail(message: str) -> NoReturn:
+    """Say what is wrong, in one line without a secret, and end."""
+    sys.stderr.write(f"twinwire: {logs.one_line(logs.scrub(message))}\n")
+    raise SystemExit(2)
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line's grammar; `serve` has a flag for each setting."""
+    top = _Parser("twinwire", description="Serve an LLM agent's events over SSE and WebSocket.", allow_abbrev=False)
+    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    serve = commands.add_parser("serve", help="run the server", allow_abbrev=False)
+    serve.add_argument("app", nargs="?", metavar="MODULE:NAME", help="an app or an agent of yours; default: built in")
+    defaults = Settings()
+    for name, hint in get_type_hints(Settings, include_extras=True).items():
+        if name in SECRETS:
+            continue
+        text = "".join(meta.description or "" for meta in get_args(hint) if isinstance(meta, msgspec.Meta))
+        value = getattr(defaults, name)
+        repeatable, switch = isinstance(value, tuple), isinstance(value, bool)
+        time = isinstance(value, float) and not name.endswith("_rate")
+        default = (
+            "" if repeatable or switch or value is None else f"; default {value:g}" if time else f"; default {value}"
+        )
+        how: dict[str, Any] = {
+            "action": "append" if repeatable else "store",
+            "metavar": "SECONDS" if time else name.rpartition("_")[2].upper(),
+        }
+        if switch:
+            how = {"action": "store_const", "const": True}
+        serve.add_argument(
+            flag(name),
+            help=f"{text}{default}".replace("%", "%%"),
+            **how,
+        )
+    chat = _asking(commands, "chat", "ask a server something")
+    chat.add_argument(
+        "message",
+        nargs="?",
+        metavar="MESSAGE",
+        help="what to ask; default: read from standard input, or on a terminal a conversation",
+    )
+    chat.add_argument("--agent", metavar="NAME", help="the agent to ask; default: the server's own")
+    chat.add_argument("--resume", action="store_true", help="go on with the last conversation, and show its last run")
+    runs = _asking(commands, "runs", "list your runs, follow one, cancel one")
+    runs.set_defaults(action="list", url="http://127.0.0.1:8000", limit=20)
+    actions = runs.add_subparsers(metavar="ACTION")
+    told = {"list": "list them, the newest first: the default", "follow": "show one as it goes on", "cancel": "end one"}
+    for action, text in told.items():
+        # Its flags may stand before the action, too: where they do not come after it, those count.
+        command = _asking(actions, action, text, argument_default=argparse.SUPPRESS)
+        command.set_defaults(action=action)
+        if action != "list":
+            command.add_argument("run_id", metavar="RUN", help="its id, as the list has it")
+    for command in runs, actions.choices["list"]:
+        command.add_argument("--limit", type=int, metavar="N", help="list so many; default 20")
+    return top
+
+
+def _asking(commands: Any, name: str, text: str, **how: Any) -> argparse.ArgumentParser:
+    """A command that asks a server."""
+    command: argparse.ArgumentParser = commands.add_parser(name, help=text, allow_abbrev=False, **how)
+    command.add_argument("--url", help="the server; default http://127.0.0.1:8000")
+    command.add_argument("--transport", choices=("auto", "sse", "ws"), help="default auto")
+    command.add_argument("--user", metavar="NAME", help="who you are, where the server authenticates nobody")
+    command.add_argument(
+        "--token-file", metavar="FILE", help="your token, in a file; default: the variable TWINWIRE_TOKEN"
+    )
+    command.add_argument("--json", action="store_true", help="print each event, or each run, as a line of JSON")
+    return command
+
+
+def load_app(target: str, settings: Settings) -> Litestar:
+    """The app that `module:name` is, or an app with the agent that it is. Raises `SettingsError`."""
+    module_name, _, name = target.partition(":")
+    if not name or "" in module_name.split("."):
+        raise SettingsError(f"{target!r} is not of the form module:name")
+    sys.path.insert(0, os.getcwd())  # noqa: PTH109 - sys.path takes strings
+    try:
+        found: Any = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if not f"{module_name}.".startswith(f"{error.name}."):
+            raise  # something that the module itself imports
+        raise SettingsError(f"there is no module {module_name!r}") from None
+    for part in name.split("."):
+        if not hasattr(found, part):
+            raise SettingsError(f"{module_name} has no {name!r}")
+        found = getattr(found, part)
+    if not callable(found) or isinstance(found, type):
+        raise SettingsError(f"{target} is neither an app nor an agent, which is an async function that yields or emits")
+
+    from litestar import Litestar
+
+    from twinwire.web.app import create_app
+
+    if isinstance(found, Litestar):
+        if not hasattr(found.state, "service"):
+            raise SettingsError(f"{target} is a Litestar app, but not one of twinwire.create_app")
+        return found
+    return create_app({name.rpartition(".")[2]: found}, settings=settings)
+
+
+def _bind(settings: Settings) -> socket.socket:
+    """A listening socket, bound here so that a port in use is one clear line. Raises `SettingsError`."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+    except (socket.gaierror, UnicodeError):
+        raise SettingsError(f"{settings.host!r} is no address of this machine", field="--host") from None
+    listener = socket.socket(family, kind, protocol)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)  # `::` is IPv4 too, whatever the system has
+        listener.bind(address)
+        listener.listen(2048)
+    except OSError as error:
+        listener.close()
+        field = "--port" if error.errno in {errno.EACCES, errno.EADDRINUSE} else "--host"
+        raise SettingsError(
+            f"cannot listen on {settings.host}:{settings.port}: {error.strerror}", field=field
+        ) from None
+    return listener
+
+
+def _serve(arguments: argparse.Namespace) -> None:
+    # After its own clean shutdown uvicorn raises the signal again. It ends the process then, as SIGTERM does: with a
+    # KeyboardInterrupt asyncio would first wait for every task, even for one of an agent that will not be cancelled.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    settings = settings_module.load(os.environ, vars(arguments))
+    os.environ.update(settings_module.variables(vars(arguments)))  # where `create_app` of an app's module finds them
+    if settings.workers > 1:
+        # All workers sign and read the same tickets.
+        os.environ["TWINWIRE_SECRET"] = settings.secret or secrets.token_urlsafe(32)
+        settings = settings_module.load(os.environ, vars(arguments))
+    logs.set_up(settings)
+    _check_tls(settings)
+    with _bind(settings) as listener:
+        if arguments.app is None:
+            _check_exposure(settings, settings)
+        host, port = listener.getsockname()[:2]
+        shown = f"[{host}]" if ":" in host else host
+
+        def say_ready() -> None:
+            scheme = "https" if settings.ssl_certfile else "http"
+            line = f"Twinwire is at {scheme}://{shown}:{port} with {_model(arguments.app, settings)}"
+            print(logs.one_line(logs.scrub(line)), flush=True)
+
+        def work(ready: Callable[[], None]) -> None:
+            app = _app(arguments.app, settings)
+            _check_tls(settings)  # again: a worker that starts later finds what is there then
+            _check_exposure(settings, app.state.service.settings)
+
+            from twinwire.serving.shell import serve
+
+            serve(app, settings, listener, ready)
+
+        if settings.workers == 1:
+            work(say_ready)
+        else:
+            from twinwire.serving.workers import Supervisor
+
+            Supervisor(settings.workers, lambda ready: _reporting(lambda: work(ready)), say_ready).run()
+
+
+def _check_tls(settings: Settings) -> None:
+    """Raises `SettingsError` where a flag lacks another, a file cannot be used, or HTTP/2 is not installed."""
+    if settings.ssl_certfile is None or settings.ssl_keyfile is None:
+        for name, other in ("ssl_certfile", "ssl_keyfile"), ("ssl_keyfile", "ssl_certfile"), ("http2", "ssl_certfile"):
+            if getattr(settings, name) not in {None, False}:
+                raise SettingsError(f"it needs {flag(other)} too", field=flag(name))
+        return
+
+    import ssl
+
+    from twinwire.auth.files import read
+
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    logs.hide(*logs.in_pem(read(settings.ssl_keyfile, "--ssl-keyfile")))
+    read(settings.ssl_certfile, "--ssl-certfile")
+    try:
+        context.load_verify_locations(settings.ssl_certfile)
+    except ssl.SSLError:
+        raise SettingsError("there is no PEM certificate in it", field="--ssl-certfile") from None
+    try:
+        context.load_cert_chain(settings.ssl_certfile, settings.ssl_keyfile, password="")  # and ask nobody for one
+    except ssl.SSLError:
+        raise SettingsError("it is not the certificate's key, as unencrypted PEM", field="--ssl-keyfile") from None
+    if settings.http2 and importlib.util.find_spec("zttp") is None:
+        raise SettingsError("it needs pip install 'twinwire[http2]'", field="--http2")
+
+
+def _check_exposure(told: Settings, settings: Settings) -> None:
+    """Raises `SettingsError` where the app's settings let in more than was told, or all who can reach this machine."""
+    if told.authenticates and not settings.authenticates:
+        raise SettingsError("this app has settings of its own, by which nobody has to authenticate")
+    if not (settings.authenticates or told.insecure or is_loopback(told.host)):
+        raise SettingsError(
+            f"{told.host} is reachable by others and nobody is authenticated: set TWINWIRE_AUTH_TOKENS "
+            "(or --jwt-key-file), or say --insecure",
+            field="--host",
+        )
+
+
+def _app(target: str | None, settings: Settings) -> Litestar:
+    """What to serve."""
+    if target is not None:
+        return load_app(target, settings)
+
+    from twinwire.web.app import create_app
+
+    return create_app(settings=settings)
+
+
+def _model(target: str | None, settings: Settings) -> str:
+    """How to call the model of what is served."""
+    if target is not None:
+        return f"the model of {target}"
+    if settings.demo:
+        return "the embedded demo model (no LLM: set OPENAI_API_KEY or --base-url)"
+    return f"the local model {Path(settings.local).stem}" if settings.local is not None else settings.model or ""
+
+
+def _reporting(command: Callable[[], None]) -> None:
+    """Run a command. A setting that cannot be used, or a process that cannot carry out runs, ends it with one line."""
+    try:
+        command()
+    except (SettingsError, RunsUnavailable) as error:
+        fail(str(error))
+
+
+def main() -> None:
+    """`twinwire`."""
+    logs.hide(*logs.in_environment(os.environ))
+    arguments = parser().parse_args()
+    commands = {"serve": _serve, "chat": _chat, "runs": _runs}
+    _reporting(lambda: commands[arguments.command](arguments))
+
+
+def _chat(arguments: argparse.Namespace) -> None:
+    from twinwire.cli.chat import chat
+
+    raise SystemExit(chat(arguments))
+
+
+def _runs(arguments: argparse.Namespace) -> None:
+    from twinwire.cli.runs import runs
+
+    raise SystemExit(runs(arguments))

@@ -1,0 +1,84 @@
+"""A run as a terminal shows it: events in, text out. Writing it, and what to do about it, are `chat`'s."""
+
+from __future__ import annotations
+
+import re
+
+from twinwire.protocol.events import StreamEvent
+
+BAR = "progress"
+BAR_WIDTH = 20
+_ERASED = "\r\x1b[2K"
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+
+
+class Terminal:
+    """Renders one run. With `style` (on a terminal) the model's thinking is shown too, dimmed, and a bar of progress.
+
+    The bar is a line that is written anew until something else comes.
+    """
+
+    def __init__(self, *, style: bool) -> None:
+        self._style = style
+        self._line = ""  # what the unfinished line holds: "answer", "thinking", a tool's call, `BAR`, or nothing
+
+    def render(self, event: StreamEvent) -> str:
+        """What this event adds to the screen."""
+        data = event.data
+        match event.type:
+            case "AGENT_START":
+                return self._block(f"🚀 {data.get('config', {}).get('agent', 'agent')} start")
+            case "STEP_START":
+                return self._block(f"📍 step {data.get('step')}")
+            case "PROGRESS":
+                return self._bar(data.get("progress"))
+            case "THINKING":
+                return self._flow("thinking", f"\x1b[2m{plain(data.get('content'))}\x1b[0m") if self._style else ""
+            case "LLM_CHUNK":
+                return self._flow("answer", plain(data.get("content")))
+            case "TOOL_CALL_START":
+                return self._flow(f"tool {data.get('tool_call_id')}", f"  🔧 {plain(data.get('tool_name'))}...")
+            case "TOOL_CALL_FINISH":
+                mark = "✅" if data.get("status") == "ok" else "❌"
+                if self._line == f"tool {data.get('tool_call_id')}":
+                    return self._block(mark, before=" ")
+                return self._block(f"  🔧 {plain(data.get('tool_name'))}... {mark}")
+            case "AGENT_FINISH":
+                ends = {"cancelled": "🛑 cancelled", "max_steps": "🛑 stopped: too many steps"}
+                return self._block(ends.get(str(data.get("status")), "🎉 done"))
+            case "ERROR":
+                return self.close()
+        return ""
+
+    def close(self) -> str:
+        """What ends an unfinished line."""
+        unfinished, self._line = self._line, ""
+        if unfinished == BAR:
+            return _ERASED
+        return "\n" if unfinished else ""
+
+    def _bar(self, progress: object) -> str:
+        """Return how far the run is, in percent; not in the middle of another line."""
+        if not (isinstance(progress, int | float) and 0 <= progress <= 100):
+            return ""
+        if not self._style or self._line not in {"", BAR}:
+            return ""
+        self._line = BAR
+        filled = round(BAR_WIDTH * progress / 100)
+        return f"{_ERASED}  \x1b[2m{'█' * filled}{'░' * (BAR_WIDTH - filled)} {progress:.0f} %\x1b[0m"
+
+    def _block(self, text: str, before: str | None = None) -> str:
+        """A line of its own, or with `before` the end of the unfinished one."""
+        end = self.close()
+        return f"{end if before is None else before}{plain(text)}\n"
+
+    def _flow(self, line: str, text: str) -> str:
+        """More of the unfinished line, if that is this one; else its beginning."""
+        end = "" if self._line == line else self.close()
+        self._line = "" if line == "answer" and text.endswith("\n") else line
+        return end + text
+
+
+def plain(text: object) -> str:
+    """Text that cannot steer a terminal: a model may say anything, control sequences too."""
+    return _CONTROL.sub("\N{REPLACEMENT CHARACTER}", str(text).replace("\r\n", "\n"))

@@ -1,0 +1,275 @@
+"""What a log is: `EventLog` keeps events, `Control` what all its workers know of runs, and a `Store` is both."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Collection, Sequence
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+from msgspec import Struct
+
+from twinwire.protocol.events import Record
+
+if TYPE_CHECKING:
+    from twinwire.log.tail import Tail
+
+Unsubscribe = Callable[[], None]
+
+HearLogOut = Callable[[str, float], None]
+"""Called with a user, and the Unix time when they logged out."""
+
+MAX_RECENT = 100
+"""How many of a user's runs can be listed."""
+
+STOPPING = "the server is shutting down"
+LOST_EVENTS = "the log has lost events of this run"
+
+SessionKey = tuple[str | None, str | None]
+"""User and session; a user's conversation without a session id is a session of its own."""
+
+
+class Limits(Struct, frozen=True, kw_only=True):
+    """How much a log keeps.
+
+    The newest `max_events` events of a run; `max_bytes` bytes of events of all runs, of which those that ended first go
+    first; an ended run for `retention` seconds. Of conversations `max_sessions`, `session_bytes` bytes of each (its
+    oldest turns go first), for `session_idle` seconds unused.
+
+    Of what is in this process's memory, `max_ended` ended runs, and `sessions_bytes` bytes of all conversations.
+    """
+
+    max_events: int
+    max_bytes: int
+    retention: float
+    max_sessions: int
+    session_bytes: int
+    session_idle: float
+    max_ended: int = 100_000
+    sessions_bytes: int = 2**28
+
+
+class Quota(Struct, frozen=True, kw_only=True):
+    """What one user may have: `runs` at once, of which each ends within `longest` seconds, and `starts` in a minute."""
+
+    runs: int
+    starts: int
+    longest: float
+
+
+class RunInfo(Struct, frozen=True, kw_only=True):
+    """What is known of a run from its start; what became of it is in its events.
+
+    `created` is RFC 3339, `owner` the worker that started it. `fingerprint` tells whether a request that repeats an
+    idempotency key is the same.
+    """
+
+    run_id: str
+    agent: str
+    created: str
+    user_id: str | None = None
+    session_id: str | None = None
+    fingerprint: str = ""
+    owner: str = ""
+
+
+class Page(Struct, frozen=True):
+    """Some events in order, and what the log holds: `first`..`last`, `ended` where `last` is the terminal event.
+
+    A log without an event has `first` 1 and `last` 0.
+    """
+
+    records: Sequence[Record]
+    first: int
+    last: int
+    ended: bool
+
+
+class RunState(Struct, frozen=True):
+    """A run and what the log holds of it, as a `Page` tells it; `terminal` is the terminal event once it is there.
+
+    `size` is about how many bytes of events the log holds.
+    """
+
+    info: RunInfo
+    first: int
+    last: int
+    terminal: Record | None
+    size: int = 0
+
+
+class RunSummary(Struct, frozen=True):
+    """A run as a list of runs tells it: how it ended is `events.outcome`, empty before the end.
+
+    No event is read for it, however large the result is.
+    """
+
+    info: RunInfo
+    first: int
+    last: int
+    outcome: bytes
+
+
+class EventLog(Protocol):
+    """Where events are kept. One writer per run, any number of readers."""
+
+    async def create(self, run: RunInfo, *, idempotency_key: str | None, quota: Quota | None = None) -> RunInfo:
+        """Open the log of a run.
+
+        Returns `run`, or the run that this user started with this key before. Raises `IdempotencyMismatch`
+        where that one's fingerprint differs; `TooManyRuns` and `RateLimited` where a new run is over its user's quota,
+        in which runs count as long as they have no terminal event, on all workers.
+        """
+        ...
+
+    def append(self, run_id: str, expected_last: int, records: Sequence[Record]) -> Awaitable[None] | None:
+        """Append records, at least one, whose numbers follow `expected_last`, and wake the followers.
+
+        Returns None where it is done, else an awaitable: a log in memory costs its writer no coroutine.
+        Refused whole with `StaleWriter` where the log is elsewhere or has ended; the same append again is no error.
+        """
+        ...
+
+    async def find(self, user_id: str | None, idempotency_key: str) -> RunInfo | None:
+        """The run that this user started with this key, if it is still known."""
+        ...
+
+    async def recent(self, user_id: str, limit: int) -> Sequence[str]:
+        """At most `limit` (to `MAX_RECENT`) runs that this user started, on any worker: their ids, the newest first.
+
+        Some of them may be forgotten since.
+        """
+        ...
+
+    async def state(self, run_id: str, user_id: str | None = None) -> RunState:
+        """Return what is known of the run; with `user_id`, of a run of this user.
+
+        Raises `RunNotFound`. It takes the same steps to find that a run is another user's and that there is none.
+        """
+        ...
+
+    async def summary(self, run_id: str, user_id: str | None = None) -> RunSummary:
+        """Return what a list of runs tells of this one. `user_id` and errors are those of `state`."""
+        ...
+
+    async def page(self, run_id: str, after: int, limit: int) -> Page:
+        """At most `limit` events after number `after`, fewer where they are large; never waits for more.
+
+        Raises `RunNotFound`, `CursorGone` for a cursor that was trimmed or lies in the future, and `LogUnavailable`;
+        then who has subscribed is woken when it is time to try again.
+        """
+        ...
+
+    async def ping(self) -> None:
+        """Raises `LogUnavailable` where the log cannot be reached."""
+        ...
+
+    def tail(self, run_id: str) -> Tail | None:
+        """The run's newest events in memory, if they are there: what who is caught up is written from."""
+        ...
+
+    def subscribe(self, run_id: str, wake: Callable[[], None]) -> Unsubscribe:
+        """Have `wake` called after each append to a run. It must be quick and must not raise.
+
+        A run that is not known is no error: the page that comes next tells.
+        """
+        ...
+
+
+class Owner(Protocol):
+    """What a log tells the process whose runs it keeps: the `Runs`."""
+
+    def cancel_here(self, run_id: str) -> None:
+        """Somebody, on any worker, cancels a run that this process owns."""
+        ...
+
+    def unfollowed(self, run_id: str) -> None:
+        """The last follower on another worker has left a run that this process owns."""
+        ...
+
+    def interrupt(self, run_ids: Collection[str] | None = None, why: str = STOPPING) -> None:
+        """End these runs of this process, or all, with an ERROR `interrupted` whose message is `why`.
+
+        If others have ended a run, or the log has lost it, that ERROR is refused, and the run stops all the same.
+        """
+        ...
+
+    def owns(self, run_id: str) -> bool:
+        """Whether this process still writes this run, which it created: false once it has ended, or given it up."""
+        ...
+
+
+class Control(Protocol):
+    """What is about runs and not in them, for all workers that use one log.
+
+    `worker` names this process among them; the runs it starts are its own (`RunInfo.owner`). `heard` is called with
+    each log-out on any worker, maybe more than once; it is set before `open`, which calls it with those that count yet.
+    """
+
+    worker: str
+    heard: HearLogOut
+
+    async def history(self, session: SessionKey) -> list[dict[str, str]]:
+        """The conversation so far, oldest message first, in OpenAI's chat form."""
+        ...
+
+    async def remember(self, session: SessionKey, question: str, answer: str) -> None:
+        """Add a turn to the conversation."""
+        ...
+
+    async def occupy(self, session: SessionKey, run_id: str) -> str | None:
+        """Make this run the session's one that goes on. Returns None, or the run that is it already."""
+        ...
+
+    async def holder(self, session: SessionKey) -> str | None:
+        """The run that goes on in this session, or has just ended; None where there is none."""
+        ...
+
+    async def vacate(self, session: SessionKey, run_id: str) -> None:
+        """The session is free again, if this run held it."""
+        ...
+
+    async def cancel(self, run: RunInfo) -> None:
+        """Have the run's owner cancel it, wherever that is."""
+        ...
+
+    def follow(self, run_id: str) -> None:
+        """This worker has a first follower of a run that it does not own."""
+        ...
+
+    def unfollow(self, run_id: str) -> None:
+        """It has no more follower of it; the run's owner is told."""
+        ...
+
+    async def followed(self, run_id: str) -> bool:
+        """Return whether another worker that lives has a follower of this run."""
+        ...
+
+    async def log_out(self, user_id: str, when: float, seconds: float) -> None:
+        """Tell all workers that this user logged out at this Unix time, also those that start within so many seconds.
+
+        This worker has `heard` it on return. Raises `LogUnavailable`: it is not certain that anybody has, then.
+        """
+        ...
+
+
+class Gauge(NamedTuple):
+    """A figure of one kind of log, for `/metrics`: its name without `twinwire_`, what it is, its value now."""
+
+    name: str
+    text: str
+    value: float
+
+
+class Store(EventLog, Control, Protocol):
+    """A log and its control, which live and end together."""
+
+    async def open(self, owner: Owner) -> None:
+        """Begin: connect, recover what a crash left open. Idempotent. Raises `SettingsError` where that cannot be."""
+        ...
+
+    async def close(self) -> None:
+        """Write what is pending, then let go. Idempotent."""
+        ...
+
+    def gauges(self) -> Sequence[Gauge]:
+        """Return the figures that only this kind of log has."""
+        ...

@@ -1,0 +1,162 @@
+"""Control in Redis: conversations, the run that goes on in each, cancel commands and presence, for all workers."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import secrets
+from abc import ABC, abstractmethod
+
+from twinwire.log.base import HearLogOut, Limits, RunInfo, SessionKey
+from twinwire.log.redis.link import Link, lenient
+from twinwire.log.redis.reader import COMMANDS_KEPT, MALFORMED, say
+from twinwire.log.redis.scripts import FOLLOW, OCCUPY, RECALL, REMEMBER, VACATE, Keys
+from twinwire.protocol.errors import LogUnavailable
+from twinwire.protocol.events import dump
+
+logger = logging.getLogger("twinwire.log")
+
+RETRY_SECONDS = 0.5
+
+
+class RedisControl(ABC):
+    """See `Control`. `lease` is in seconds; presence that is not renewed for three of them is forgotten."""
+
+    worker = ""
+
+    def __init__(self, limits: Limits, keys: Keys, lease: float) -> None:
+        self.heard: HearLogOut = lambda _user_id, _when: None
+        self._limits = limits
+        self._keys = keys
+        self._lease_ms = round(lease * 1000)
+        self._following: set[str] = set()
+        self._changed: set[str] = set()  # runs whose presence Redis has yet to hear of
+        self._news = asyncio.Event()
+
+    @property
+    @abstractmethod
+    def _link(self) -> Link:
+        """What commands go through."""
+
+    async def history(self, session: SessionKey) -> list[dict[str, str]]:
+        """See `Control`."""
+        idle = round(self._limits.session_idle * 1000)
+        turns = await self._link.call(*RECALL(self._keys.session(session), self._keys.sessions), idle)
+        try:
+            return [
+                {"role": role, "content": content}
+                for turn in turns
+                for role, content in zip(("user", "assistant"), json.loads(turn.partition(b" ")[2])[1:], strict=True)
+            ]
+        except MALFORMED:
+            logger.warning("Redis holds a conversation that another program has written: it is not used")
+            return []
+
+    async def remember(self, session: SessionKey, question: str, answer: str) -> None:
+        """See `Control`."""
+        size = sum(len(text.encode("utf-8", "replace")) for text in (question, answer))
+        # The token tells the same turn, sent again because its reply was lost, from a question asked twice.
+        turn = b"%d %b" % (size, dump([secrets.token_hex(8), question, answer]))
+        limits = self._limits
+        gone = await self._link.call(
+            *REMEMBER(self._keys.session(session), self._keys.sessions),
+            turn,
+            limits.session_bytes,
+            limits.max_sessions,
+            round(limits.session_idle * 1000),
+        )
+        if gone:
+            await self._link.call("DEL", *gone)
+
+    async def occupy(self, session: SessionKey, run_id: str) -> str | None:
+        """See `Control`."""
+        holder: str = (await self._link.call(*OCCUPY(self._keys.busy(session)), run_id)).decode()
+        return None if holder == run_id else holder
+
+    async def holder(self, session: SessionKey) -> str | None:
+        """See `Control`."""
+        holder: bytes | None = await lenient(self._link.call("GET", self._keys.busy(session)))
+        return None if holder is None else holder.decode()
+
+    async def vacate(self, session: SessionKey, run_id: str) -> None:
+        """See `Control`."""
+        await self._link.call(*VACATE(self._keys.busy(session)), run_id)
+
+    async def cancel(self, run: RunInfo) -> None:
+        """See `Control`."""
+        await self._say(run.owner, "cancel", run.run_id)
+
+    def follow(self, run_id: str) -> None:
+        """See `Control`. Redis hears of it a moment later."""
+        self._following.add(run_id)
+        self._changed.add(run_id)
+        self._news.set()
+
+    def unfollow(self, run_id: str) -> None:
+        """See `Control`."""
+        self._following.discard(run_id)
+        self._changed.add(run_id)
+        self._news.set()
+
+    async def followed(self, run_id: str) -> bool:
+        """See `Control`."""
+        names = await lenient(self._link.call("HKEYS", self._keys.followers(run_id)))
+        workers = [name.decode() for name in names or ()]
+        others = [self._keys.worker(name) for name in workers if name != self.worker]
+        return bool(others) and await self._link.call("EXISTS", *others) > 0
+
+    async def log_out(self, user_id: str, when: float, seconds: float) -> None:
+        """See `Control`. It is kept before it is told: a worker that misses what is told reads what is kept."""
+        kept, told, life = self._keys.logged_out, self._keys.log_outs, round(seconds * 1000)
+        await asyncio.gather(
+            self._link.call("ZADD", kept, "GT", when, user_id),
+            self._link.call("ZREMRANGEBYSCORE", kept, "-inf", when - seconds),
+            self._link.call("PEXPIRE", kept, life),
+            self._link.call("XADD", told, "MAXLEN", "~", COMMANDS_KEPT, "*", "user", user_id, "when", when),
+            self._link.call("PEXPIRE", told, life),
+        )
+        self.heard(user_id, when)
+
+    async def _say(self, worker: str, operation: str, run_id: str) -> None:
+        """Tell a worker something; where it lives no more, what is said to it is soon forgotten."""
+        commands = self._keys.commands(worker)
+        await asyncio.gather(
+            self._link.call(*say(commands, operation, run_id)),
+            self._link.call("PEXPIRE", commands, 3 * self._lease_ms),
+        )
+
+    async def _announce(self, run_ids: set[str]) -> None:
+        """Tell Redis which of these runs have followers here."""
+        here = run_ids & self._following
+        names = [self._keys.followers(run_id) for run_id in here]
+        await asyncio.gather(*(self._link.call(*FOLLOW(name), self.worker, 3 * self._lease_ms) for name in names))
+
+    async def _retract(self, run_ids: set[str]) -> None:
+        """Tell Redis, then the runs' owners, that these runs have no followers here."""
+        left = list(run_ids - self._following)
+        gone = [lenient(self._link.call("HDEL", self._keys.followers(run_id), self.worker)) for run_id in left]
+        await asyncio.gather(*gone)
+        owners = await asyncio.gather(
+            *(lenient(self._link.call("HGET", self._keys.run(run_id), "owner")) for run_id in left)
+        )
+        await asyncio.gather(
+            *(
+                self._say(owner.decode(), "unfollowed", run_id)
+                for run_id, owner in zip(left, owners, strict=True)
+                if owner is not None
+            )
+        )
+
+    async def _keep_presence(self) -> None:
+        """Pass on who follows what, as it changes, and again where Redis could not be reached."""
+        while True:
+            await self._news.wait()
+            self._news.clear()
+            changed, self._changed = self._changed, set()
+            try:
+                await asyncio.gather(self._announce(changed), self._retract(changed))
+            except LogUnavailable:
+                self._changed |= changed
+                await asyncio.sleep(RETRY_SECONDS)
+                self._news.set()

@@ -1,0 +1,342 @@
+"""The log in Redis, or Valkey: any worker on any machine serves, follows and cancels any run.
+
+As durable as Redis is (`appendfsync`), and as large: it should not evict (`maxmemory-policy noeviction`). One endpoint
+is spoken to; all keys of a namespace are in one slot of a cluster, so that a namespace is never split.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+from collections.abc import Callable, Coroutine, Sequence
+from itertools import accumulate, chain
+from typing import Any
+
+import msgspec
+
+from twinwire.log.base import MAX_RECENT, Gauge, Limits, Owner, Page, Quota, RunInfo, RunState, RunSummary, Unsubscribe
+from twinwire.log.interrupted import interrupted
+from twinwire.log.quotas import refusal
+from twinwire.log.redis.check import Check
+from twinwire.log.redis.control import RedisControl
+from twinwire.log.redis.leases import Leases
+from twinwire.log.redis.link import CLOSE_SECONDS, Address, Link, WrongType, lenient
+from twinwire.log.redis.reader import MALFORMED, Held, Reader, Stored, contiguous, load, owned, record
+from twinwire.log.redis.scripts import APPEND, CREATE, SOURCES, Keys
+from twinwire.log.tail import PAGE_BYTES, Tail
+from twinwire.protocol.errors import (
+    CursorGone,
+    IdempotencyMismatch,
+    LogUnavailable,
+    RunNotFound,
+    SettingsError,
+    StaleWriter,
+)
+from twinwire.protocol.events import Record, outcome
+
+logger = logging.getLogger("twinwire.log")
+
+AGAIN_SECONDS = 0.5
+RECENT_SECONDS = 86_400.0  # longer than a run goes on: then a list of runs outlives each of them
+
+_info = msgspec.json.Decoder(RunInfo)
+
+
+class RedisLog(RedisControl):
+    """See `Store`, and `Address` for the URL. Raises `SettingsError` for one that is none.
+
+    The limit on bytes is for each run; over it the oldest events of the run go. What all runs take is bounded by
+    their retention and by Redis. Commands fail with `LogUnavailable` within two seconds, and the connection comes back
+    by itself.
+    """
+
+    def __init__(self, url: str, limits: Limits) -> None:
+        self._address = Address(url)
+        super().__init__(limits, Keys(self._address.namespace), self._address.lease)
+        self._tasks: list[asyncio.Task[None]] = []
+        self._open = False
+
+    @property
+    def _link(self) -> Link:
+        return self._reads
+
+    async def open(self, owner: Owner) -> None:
+        """See `Store`. The worker is a new one: the process may be a fork."""
+        if self._open:
+            return
+        self.worker = secrets.token_hex(8)
+        self._owner = owner
+        # Two, so that no append waits behind a large page.
+        self._reads = Link(self._address, scripts=SOURCES)
+        self._writes = Link(self._address, scripts=SOURCES)
+        await self._reads.probe()
+        self._reader = Reader(self._address, self._reads, self._keys, self.worker, obey=self._obey, heard=self.heard)
+        self._check = Check(self._reads, self._keys, self.worker, self._address.lease, owner=owner, reader=self._reader)
+        self._leases = Leases(
+            self._reads,
+            self._keys,
+            self.worker,
+            self._address.lease,
+            owner,
+            renewed=lambda: self._announce(self._following),
+            look=self._check.look_at,
+            end=self._end_for,
+        )
+        try:
+            await self._check.look()
+            await self._say(self.worker, "look", "")  # the stream is there from now on, and expires with the lease
+            await self._leases.renew()
+            await self._reader.recall()
+        except LogUnavailable:
+            await self._reads.close()
+            raise SettingsError(f"the Redis at {self._address.name} cannot be written", field="--log") from None
+        await self._warn()
+        self._open = True
+        for work in (
+            self._reader.run(),
+            self._leases.keep(),
+            self._leases.reap(),
+            self._check.run(),
+            self._keep_presence(),
+        ):
+            self._spawn(work)
+
+    async def _warn(self) -> None:
+        """Say that Redis may evict what is in this log, if it may and lets this user know."""
+        try:
+            memory: bytes = await self._reads.call("INFO", "memory")
+        except LogUnavailable:
+            return
+        told = dict(line.partition(":")[::2] for line in memory.decode().splitlines())
+        policy = told.get("maxmemory_policy", "noeviction")
+        if policy != "noeviction" and told.get("maxmemory") != "0":
+            logger.warning(
+                "the Redis at %s may evict runs (maxmemory-policy %s): set it to noeviction", self._address.name, policy
+            )
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        task.add_done_callback(_report)
+        self._tasks.append(task)
+
+    async def close(self) -> None:
+        """See `Store`."""
+        if not self._open:
+            return
+        self._open = False
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.wait(self._tasks)
+        await self._reader.close()
+        try:
+            async with asyncio.timeout(CLOSE_SECONDS):
+                await self._retract(self._changed)
+                await self._leases.release()
+        except (LogUnavailable, TimeoutError):
+            pass  # the lease runs out by itself
+        await asyncio.gather(self._writes.close(), self._reads.close())
+
+    async def create(self, run: RunInfo, *, idempotency_key: str | None, quota: Quota | None = None) -> RunInfo:
+        """See `EventLog`."""
+        keys = self._keys
+        key = None if idempotency_key is None else keys.idempotency(run.user_id, idempotency_key)
+        names = [keys.run(run.run_id), keys.live, keys.starts(run.user_id), keys.recent(run.user_id)]
+        listed = [0 if run.user_id is None else MAX_RECENT, round((RECENT_SECONDS + self._limits.retention) * 1000)]
+        bounds = [] if quota is None or run.user_id is None else [quota.runs, quota.starts, round(quota.longest * 1000)]
+        self._leases.starting.add(run.run_id)
+        try:
+            command = CREATE(*names, *([] if key is None else [key]))
+            reply = await self._writes.call(*command, run.run_id, msgspec.json.encode(run), run.owner, *listed, *bounds)
+        finally:
+            self._leases.starting.discard(run.run_id)
+        if quota is not None and isinstance(reply, list):
+            raise refusal(quota, *(milliseconds / 1000 for milliseconds in reply))
+        try:
+            known = _info.decode(reply)
+        except MALFORMED:  # another program has written it
+            raise LogUnavailable from None
+        if known.run_id != run.run_id:
+            if known.fingerprint != run.fingerprint:
+                raise IdempotencyMismatch
+            return known
+        held = self._reader.held[run.run_id] = Held(self._keys.events(run.run_id))
+        held.own = held.current = True
+        held.key = key or ""
+        return run
+
+    async def append(self, run_id: str, expected_last: int, records: Sequence[Record]) -> None:
+        """See `EventLog`."""
+        if not self._open:
+            raise StaleWriter(expected_last, expected_last)  # nobody writes to a closed log
+        held = self._reader.held.get(run_id)
+        own = held is not None and held.own
+        try:
+            if held is not None and held.gone:
+                raise RunNotFound
+            if held is not None and own:
+                key = held.key
+            else:
+                key = (await load(self._writes, self._keys, run_id, newest=False)).key
+            first = await self._append(run_id, expected_last, records, key)
+        except (StaleWriter, RunNotFound):
+            self._reader.disown(run_id)
+            raise
+        if held is not None and own:
+            held.first = first
+            held.extend(records)
+            if records[-1].last:
+                held.own = False
+                self._reader.release(run_id, held)
+
+    async def _append(self, run_id: str, expected_last: int, records: Sequence[Record], key: str) -> int:
+        """The number of the first event that is kept."""
+        keys, limits = self._keys, self._limits
+        names = [keys.run(run_id), keys.events(run_id), keys.live, keys.followers(run_id), *([key] if key else [])]
+        status, *number = await self._writes.call(
+            *APPEND(*names),
+            run_id,
+            expected_last,
+            outcome(records[-1].body) if records[-1].last else b"",
+            limits.max_events,
+            limits.max_bytes,
+            max(1, round(limits.retention * 1000)),
+            *chain.from_iterable((new.type, new.body, new.start, new.stop) for new in records),
+        )
+        if status == b"gone":
+            raise RunNotFound
+        if status == b"stale":
+            raise StaleWriter(expected_last, *number)
+        return int(*number)
+
+    async def _end_for(self, run_id: str, stored: Stored) -> None:
+        """End an orphan."""
+        await self._append(run_id, stored.last, interrupted(stored.info, stored.last), stored.key)
+        self._reader.disown(run_id)
+
+    async def find(self, user_id: str | None, idempotency_key: str) -> RunInfo | None:
+        """See `EventLog`."""
+        known = await lenient(self._reads.call("GET", self._keys.idempotency(user_id, idempotency_key)))
+        try:
+            return None if known is None else _info.decode(known)
+        except MALFORMED:
+            return None
+
+    async def recent(self, user_id: str, limit: int) -> Sequence[str]:
+        """See `EventLog`."""
+        names = await lenient(self._reads.call("LRANGE", self._keys.recent(user_id), 0, limit - 1))
+        return [name.decode() for name in names or ()]
+
+    async def state(self, run_id: str, user_id: str | None = None) -> RunState:
+        """See `EventLog`."""
+        stored = await load(self._reads, self._keys, run_id, user_id)
+        if not stored.ended:
+            await self._look_at(run_id, stored.key)
+        return RunState(stored.info, stored.first, stored.last, stored.terminal, stored.size)
+
+    async def _look_at(self, run_id: str, key: str) -> None:
+        """Check a run that goes on, unless a timer of this worker does. Raises `RunNotFound`."""
+        held = self._reader.held.get(run_id)
+        if held is None or not (held.own or held.awaited):
+            await self._check.look_at(run_id, key)
+
+    async def summary(self, run_id: str, user_id: str | None = None) -> RunSummary:
+        """See `EventLog`."""
+        names = ("info", "first", "last", "ended", "outcome", "key")
+        if user_id is None:
+            fields = await lenient(self._reads.call("HMGET", self._keys.run(run_id), *names))
+        else:
+            fields, _ = await owned(self._reads, self._keys, run_id, user_id, names, newest=False)
+        if fields is None:
+            raise RunNotFound
+        info, first, last, ended, told, key = fields
+        try:
+            summary, key = RunSummary(_info.decode(info), int(first), int(last), told or b""), key.decode()
+        except MALFORMED:
+            raise RunNotFound from None
+        if ended != b"1":
+            await self._look_at(run_id, key)
+        elif told is None:  # a worker from before there were outcomes ended it
+            terminal = (await self.state(run_id)).terminal
+            if terminal is not None:
+                summary = msgspec.structs.replace(summary, outcome=outcome(terminal.body))
+        return summary
+
+    async def page(self, run_id: str, after: int, limit: int) -> Page:
+        """See `EventLog`."""
+        held = self._reader.held.get(run_id)
+        if held is not None and held.gone:
+            raise RunNotFound
+        if held is not None and after == held.rewritten:
+            raise CursorGone(held.first, after)
+        if held is not None and (page := held.page(after, limit)) is not None:
+            return page
+        try:
+            page = await self._fetch(run_id, after, limit)
+        except LogUnavailable:
+            if held is not None:
+                asyncio.get_running_loop().call_later(AGAIN_SECONDS, held.tail.wake)
+            raise
+        if held is not None and not held.current:
+            held.shown = page.last if held.shown is None else min(held.shown, page.last)
+        return page
+
+    async def _fetch(self, run_id: str, after: int, limit: int) -> Page:
+        """A page from Redis: of older events, of a run that nobody here follows, or newer than what has come here."""
+        stored = await load(self._reads, self._keys, run_id, newest=False)
+        if not stored.first - 1 <= after <= stored.last:
+            raise CursorGone(stored.first, stored.last)
+        if after == stored.last:
+            return Page([], stored.first, stored.last, stored.ended)
+        typical = 1 + stored.size // (stored.last - stored.first + 1)
+        count = min(limit, 1 + PAGE_BYTES // typical)
+        end = f"{stored.last}-0" if stored.ended else "+"
+        name = self._keys.events(run_id)
+        try:
+            rows = await self._reads.call("XRANGE", name, f"{after + 1}-0", end, "COUNT", count)
+            records = contiguous([record(row) for row in rows])
+        except (WrongType, *MALFORMED):
+            raise RunNotFound from None
+        if not records and stored.ended:
+            raise RunNotFound  # it has lost its end
+        if not records or records[0].seq != after + 1:
+            raise CursorGone(records[0].seq if records else stored.last + 1, stored.last)  # trimmed meanwhile
+        sizes = accumulate(len(found.body) for found in records)
+        records = [
+            found for found, size in zip(records, sizes, strict=True) if found is records[0] or size <= PAGE_BYTES
+        ]
+        last = max(stored.last, records[-1].seq)
+        return Page(records, stored.first, last, stored.ended or records[-1].last)
+
+    async def ping(self) -> None:
+        """See `EventLog`. Renews the lease: a Redis that answers may still be full, or a replica.
+
+        Runs a script too, which an access list may forbid: no run starts without one.
+        """
+        await self._leases.renew()
+        await self.vacate((None, None), "")
+
+    def gauges(self) -> Sequence[Gauge]:
+        """See `Store`."""
+        return ()
+
+    def tail(self, run_id: str) -> Tail | None:
+        """See `EventLog`."""
+        held = self._reader.held.get(run_id)
+        return None if held is None else held.tail
+
+    def subscribe(self, run_id: str, wake: Callable[[], None]) -> Unsubscribe:
+        """See `EventLog`."""
+        return self._reader.subscribe(run_id, wake)
+
+    def _obey(self, operation: str, run_id: str) -> None:
+        if operation == "cancel":
+            self._owner.cancel_here(run_id)
+        elif operation == "unfollowed":
+            self._owner.unfollowed(run_id)
+
+
+def _report(task: asyncio.Task[None]) -> None:
+    """None of the tasks ends by itself: that would be a fault in this program."""
+    if not task.cancelled() and (error := task.exception()) is not None:
+        logger.critical("a task of the Redis log has failed", exc_info=error)

@@ -1,0 +1,182 @@
+"""The file of the SQLite log: how a URL names it, what is in it, and whether it is sound.
+
+Connections come from here, with their settings; what is read and written over them is not this module's.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import sqlite3
+import time
+from pathlib import Path
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+from msgspec import Struct
+
+from twinwire.protocol.errors import SettingsError
+
+logger = logging.getLogger("twinwire.log")
+
+APPLICATION_ID = 0x74776972  # "twir": how SQLite's header says whose file it is
+VERSION = 1
+CHECK_SECONDS = 5.0
+_ALTERED = re.compile("no such (table|column)|no column named|has [0-9]+ columns but|malformed JSON")
+"""What SQLite says, with a code that means anything, of a table that another program has dropped or altered."""
+WAL_BYTES = 16 * 2**20  # what is kept of the write-ahead log when it has grown
+
+SCHEMA = (
+    # A deleted run's number is never used again: its events may still be here, see `garbage`.
+    """CREATE TABLE runs (id INTEGER PRIMARY KEY AUTOINCREMENT, run_id TEXT NOT NULL UNIQUE, info BLOB NOT NULL,
+    key TEXT UNIQUE, ended REAL, size INTEGER)""",
+    "CREATE INDEX runs_ended ON runs (ended) WHERE ended IS NOT NULL",
+    "CREATE INDEX runs_open ON runs (id) WHERE ended IS NULL",
+    """CREATE TABLE events (run INTEGER NOT NULL, seq INTEGER NOT NULL, type TEXT NOT NULL, start INTEGER NOT NULL,
+    stop INTEGER NOT NULL, body BLOB NOT NULL, PRIMARY KEY (run, seq)) WITHOUT ROWID""",
+    "CREATE TABLE garbage (run INTEGER PRIMARY KEY)",
+    "CREATE TABLE sessions (key TEXT PRIMARY KEY, used REAL NOT NULL, turns BLOB NOT NULL)",
+    "CREATE INDEX sessions_used ON sessions (used)",
+)
+
+
+class Damage(sqlite3.DatabaseError):
+    """A row holds what this log never writes: the file is as damaged as one that SQLite cannot read."""
+
+
+class Place(Struct, frozen=True):
+    """A log's file: `name` as the user wrote it, and how durable a commit is (`PRAGMA synchronous`)."""
+
+    path: Path
+    name: str
+    synchronous: str
+
+
+def parse(url: str) -> Place:
+    """What `sqlite:///file`, `sqlite:////absolute/file` and `?synchronous=` mean. Raises `SettingsError`."""
+    parts = urlsplit(url)
+    name = unquote(parts.path[1:])
+    if parts.netloc or not url.startswith("sqlite:///") or parts.fragment or not name or "\0" in name:
+        raise SettingsError("a SQLite log is sqlite:///file.db or sqlite:////absolute/file.db", field="--log")
+    options = dict(parse_qsl(parts.query, keep_blank_values=True))
+    synchronous = options.pop("synchronous", "normal").lower()
+    if options or synchronous not in {"normal", "full"}:
+        raise SettingsError("a SQLite log's only option is ?synchronous=normal or ?synchronous=full", field="--log")
+    try:
+        path = Path(name).resolve()  # one name for SQLite's other files, whichever link was given
+    except (OSError, RuntimeError):
+        raise SettingsError(f"{name} is a link that leads nowhere", field="--log") from None
+    return Place(path, name, synchronous)
+
+
+def reading(path: Path) -> sqlite3.Connection:
+    """A connection that only reads; it sees each commit at once and never holds the writer up."""
+    db = sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, isolation_level=None, check_same_thread=False)
+    db.execute("PRAGMA query_only = 1")
+    return db
+
+
+def checkpointing(place: Place) -> sqlite3.Connection:
+    """A connection that only moves what is committed into the file, as durably as the one that writes."""
+    db = sqlite3.connect(f"{place.path.as_uri()}?mode=rw", uri=True, isolation_level=None, check_same_thread=False)
+    db.execute(f"PRAGMA synchronous = {place.synchronous}")
+    return db
+
+
+def writing(place: Place) -> sqlite3.Connection:
+    """Return the connection that writes, to a file that is ours, sound and of our schema. Raises `SettingsError`."""
+    db = None
+    try:
+        db = sqlite3.connect(place.path, isolation_level=None)
+        application = db.execute("PRAGMA application_id").fetchone()[0]
+        version = db.execute("PRAGMA user_version").fetchone()[0]
+        if application != APPLICATION_ID and (application or db.execute("SELECT 1 FROM sqlite_master").fetchone()):
+            raise SettingsError(f"{place.name} is a database of something else", field="--log")
+        if version > VERSION:
+            raise SettingsError(
+                f"{place.name} was written by a newer Twinwire (schema {version}; this one knows {VERSION})",
+                field="--log",
+            )
+        if version:
+            _check(db, place)
+        _prepare(db, place, new=version == 0)
+    except (sqlite3.Error, OSError) as error:
+        if db is not None:
+            db.close()
+        raise SettingsError(f"{place.name} cannot be used: {error}", field="--log") from None
+    except SettingsError:
+        if db is not None:
+            db.close()
+        raise
+    _warn(place)
+    return db
+
+
+def _prepare(db: sqlite3.Connection, place: Place, *, new: bool) -> None:
+    if new:
+        db.execute("PRAGMA auto_vacuum = INCREMENTAL")  # only before the first table
+    if db.execute("PRAGMA journal_mode = WAL").fetchone()[0] != "wal":
+        raise SettingsError(f"{place.name}: its file system cannot hold a write-ahead log", field="--log")
+    db.execute(f"PRAGMA synchronous = {place.synchronous}")
+    db.execute(f"PRAGMA journal_size_limit = {WAL_BYTES}")
+    db.execute("PRAGMA wal_autocheckpoint = 0")  # `Checkpoints` does it
+    # What a file that was tampered with could do beyond being wrong data.
+    db.execute("PRAGMA trusted_schema = 0")
+    db.execute("BEGIN IMMEDIATE")  # also where nothing is new: it shows whether the file can be written
+    if new:
+        for statement in SCHEMA:
+            db.execute(statement)
+        db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+        db.execute(f"PRAGMA user_version = {VERSION}")
+    if not db.execute("SELECT 1 FROM pragma_table_info('runs') WHERE name = 'user_id'").fetchone():
+        db.execute("ALTER TABLE runs ADD COLUMN user_id TEXT")  # files of the first servers go without it
+        db.execute("UPDATE runs SET user_id = json_extract(CAST(info AS TEXT), '$.user_id')")
+        db.execute("CREATE INDEX runs_user ON runs (user_id, id) WHERE user_id IS NOT NULL")
+    db.execute("CREATE TABLE IF NOT EXISTS clock (id INTEGER PRIMARY KEY, at REAL NOT NULL)")  # nor did they have this
+    db.execute("COMMIT")
+
+
+def _check(db: sqlite3.Connection, place: Place) -> None:
+    """Look for damage: in runs and conversations and their indexes, then in the events, for some seconds at most.
+
+    Without an index that is whole a run would be one that does not exist. What SQLite cannot see is another content of
+    a text: it has no checksums.
+    """
+    deadline = time.monotonic() + CHECK_SECONDS
+    db.set_progress_handler(lambda: time.monotonic() > deadline, 100_000)
+    try:
+        for check in ("integrity_check('runs')", "integrity_check('sessions')", "quick_check('events')"):
+            found = db.execute(f"PRAGMA {check}").fetchone()[0]
+            if found != "ok":
+                what = found.splitlines()[-1]
+                raise SettingsError(f"{place.name} is damaged ({what}); restore it or use another file", field="--log")
+    except sqlite3.OperationalError as error:
+        if error.sqlite_errorname != "SQLITE_INTERRUPT":
+            raise
+        logger.warning("%s is too big to be checked for damage to its end within %g s", place.name, CHECK_SECONDS)
+    except sqlite3.DatabaseError as error:
+        raise SettingsError(
+            f"{place.name} is damaged ({error}); restore it or use another file", field="--log"
+        ) from None
+    finally:
+        db.set_progress_handler(None, 0)
+
+
+def damaged(error: BaseException) -> bool:
+    """Return whether SQLite says that a file is no sound database, ends too soon, or has not our tables any more."""
+    if isinstance(error, Damage):
+        return True
+    code = getattr(error, "sqlite_errorcode", 0)
+    if code == sqlite3.SQLITE_ERROR:
+        return _ALTERED.search(str(error)) is not None
+    unsound = code & 0xFF in {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
+    return unsound or code in {sqlite3.SQLITE_IOERR_SHORT_READ, sqlite3.SQLITE_CONSTRAINT_TRIGGER}
+
+
+def _warn(place: Place) -> None:
+    if sqlite3.sqlite_version_info < (3, 51, 3):
+        logger.warning(
+            "SQLite %s can damage a file in WAL mode that two programs write at once (fixed in 3.51.3). Twinwire"
+            " avoids what leads to it and keeps other servers out; let no other program write to %s",
+            sqlite3.sqlite_version,
+            place.name,
+        )

@@ -1,0 +1,344 @@
+"""The log in a SQLite file: survives the end of its process, for one process at a time.
+
+Every event is committed before anybody sees it. What is committed survives `kill -9`; it survives a loss of power only
+with `?synchronous=full`, which waits for the disk at each commit. The newest events of runs that go on are in memory,
+too, so that followers who keep up read no file. `sqlite_file` is the file, `sqlite_lock` who may use it,
+`sqlite_watch` whether it is still there, `sqlite_writer` the thread that writes it, `sqlite_tables` what that writes,
+`sqlite_reader` what is read.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sqlite3
+import time
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from msgspec import Struct
+
+from twinwire.log.base import (
+    LOST_EVENTS,
+    Gauge,
+    Limits,
+    Owner,
+    Page,
+    Quota,
+    RunInfo,
+    RunState,
+    RunSummary,
+    SessionKey,
+    Unsubscribe,
+)
+from twinwire.log.control import LocalControl
+from twinwire.log.sessions import messages
+from twinwire.log.sqlite.checkpoint import Checkpoints
+from twinwire.log.sqlite.file import parse, writing
+from twinwire.log.sqlite.lock import Lock
+from twinwire.log.sqlite.reader import Reader
+from twinwire.log.sqlite.tables import Tables, key_of
+from twinwire.log.sqlite.watch import Watch
+from twinwire.log.sqlite.writer import Job, Writer
+from twinwire.log.tail import Tail
+from twinwire.protocol.errors import (
+    CursorGone,
+    LogLost,
+    LogUnavailable,
+    RunNotFound,
+    SettingsError,
+    StaleWriter,
+)
+from twinwire.protocol.events import Record, outcome
+
+logger = logging.getLogger("twinwire.log")
+
+TAIL_EVENTS = 1024
+TAIL_BYTES = 2**18
+AGAIN_SECONDS = 1.0
+PING_SECONDS = 1.0
+
+
+class _Live(Struct, gc=False):
+    """A run whose events come from this process. `first` is what the file has; the tail may have less."""
+
+    info: RunInfo
+    tail: Tail
+    first: int = 1
+    size: int = 0
+
+
+class SqliteLog(LocalControl):
+    """See `Store`.
+
+    The limit on bytes holds give or take what is being written and deleted; where no ended run is left, the oldest
+    events of the run that appends go. `clock` is monotonic.
+
+    A log whose file is deleted, replaced, cut or damaged is lost until the server is restarted: all methods raise
+    `LogLost`, the runs end, and their followers are woken to hear of it.
+    """
+
+    def __init__(self, url: str, limits: Limits, clock: Callable[[], float] = time.monotonic) -> None:
+        super().__init__(limits)
+        self._place = parse(url)
+        self._limits = limits
+        self._clock = clock
+        self._live: dict[str, _Live] = {}
+        self._past = Tail()  # who follows runs that are not live
+        self._writer: Writer | None = None
+        self._reader = Reader(self._place.path, self._damaged)
+        self._lost = False
+
+    async def open(self, owner: Owner) -> None:
+        """See `Store`. Runs that a crash left open are ended."""
+        if self._writer is None:
+            self._owner = owner
+            self._writer = Writer(
+                self._tables, asyncio.get_running_loop(), on_lost=self._lose, on_disturbed=self._disturbed
+            )
+            self._writer.start()
+        await asyncio.shield(self._writer.opened)
+
+    async def close(self) -> None:
+        """See `Store`."""
+        if self._writer is not None:
+            self._writer.stop()
+            await asyncio.shield(self._writer.closed)
+
+    async def create(self, run: RunInfo, *, idempotency_key: str | None, quota: Quota | None = None) -> RunInfo:
+        """See `EventLog`. A restart forgets who started how many within the minute."""
+        key = None if idempotency_key is None else key_of(run.user_id, idempotency_key)
+
+        def created(known: RunInfo) -> None:
+            if known is run:
+                self._live[run.run_id] = _Live(run, Tail())
+
+        known: RunInfo = await self._do(lambda tables: tables.create(run, key, quota), created)
+        return known
+
+    def append(self, run_id: str, expected_last: int, records: Sequence[Record]) -> Awaitable[None]:
+        """See `EventLog`; done when it is committed. `LogUnavailable` where it cannot be: nothing was written then."""
+
+        def appended(first: int | None) -> None:
+            live = self._live.get(run_id)
+            if live is not None and first is not None:
+                live.first = first
+                live.size += live.tail.append(expected_last, records)
+                live.tail.trim(TAIL_EVENTS, TAIL_BYTES)
+                self._drop(run_id)
+
+        def append(tables: Tables) -> int | None:
+            try:
+                return tables.append(run_id, expected_last, records)
+            except (StaleWriter, RunNotFound):
+                loop.call_soon_threadsafe(self._refused, run_id, expected_last)
+                raise
+
+        loop = asyncio.get_running_loop()
+        return self._do(
+            append,
+            appended,
+            len(records),
+            sum([len(record.body) for record in records]),
+        )
+
+    async def find(self, user_id: str | None, idempotency_key: str) -> RunInfo | None:
+        """See `EventLog`."""
+        self._check()
+        return await self._reader.find(key_of(user_id, idempotency_key))
+
+    async def recent(self, user_id: str, limit: int) -> Sequence[str]:
+        """See `EventLog`."""
+        self._check()
+        return await self._reader.recent(user_id, limit)
+
+    async def state(self, run_id: str, user_id: str | None = None) -> RunState:
+        """See `EventLog`."""
+        self._check()
+        live = self._live.get(run_id)
+        if live is None or user_id not in {None, live.info.user_id}:  # a foreign run is looked up as an unknown one is
+            return await self._reader.state(run_id, user_id)
+        return RunState(live.info, live.first, live.tail.last, live.tail.terminal, live.size)
+
+    async def summary(self, run_id: str, user_id: str | None = None) -> RunSummary:
+        """See `EventLog`."""
+        self._check()
+        live = self._live.get(run_id)
+        if live is None or user_id not in {None, live.info.user_id}:
+            return await self._reader.summary(run_id, user_id)
+        ended = live.tail.terminal
+        return RunSummary(live.info, live.first, live.tail.last, b"" if ended is None else outcome(ended.body))
+
+    async def page(self, run_id: str, after: int, limit: int) -> Page:
+        """See `EventLog`; never suspends for a follower that keeps up with a run that goes on."""
+        self._check()
+        live = self._live.get(run_id)
+        if live is None:
+            return await self._read(run_id, after, limit, None)
+        tail = live.tail
+        if live.first - 1 <= after < tail.first - 1:
+            return await self._read(run_id, after, limit, tail)
+        if not live.first - 1 <= after <= tail.last:
+            raise CursorGone(live.first, tail.last)
+        page = tail.page(after, limit)
+        return Page(page.records, live.first, page.last, page.ended)
+
+    async def ping(self) -> None:
+        """See `EventLog`. Writes, unless something was written within the last second; reads, if a read failed."""
+        self._check()
+        if self._reader.failing:
+            await self._reader.find("")
+        writer = self._writer
+        if writer is None or not writer.healthy or time.monotonic() - writer.committed_at > PING_SECONDS:
+            await self._do(lambda tables: tables.touch())
+
+    def gauges(self) -> Sequence[Gauge]:
+        """See `Store`."""
+        size = 0 if self._writer is None else self._writer.wal_bytes
+        return [Gauge("sqlite_wal_bytes", "Size of the SQLite log's write-ahead log", size)]
+
+    def tail(self, run_id: str) -> Tail | None:
+        """See `EventLog`."""
+        live = self._live.get(run_id)
+        return None if live is None else live.tail
+
+    def subscribe(self, run_id: str, wake: Callable[[], None]) -> Unsubscribe:
+        """See `EventLog`. A run that has ended wakes its followers only where it could not be read."""
+        live = self._live.get(run_id)
+        unsubscribe = (self._past if live is None else live.tail).subscribe(wake)
+
+        def leave() -> None:
+            unsubscribe()
+            self._drop(run_id)
+
+        return leave
+
+    async def history(self, session: SessionKey) -> list[dict[str, str]]:
+        """See `Control`; kept in the file."""
+        return messages(await self._do(lambda tables: tables.history(session)))
+
+    async def remember(self, session: SessionKey, question: str, answer: str) -> None:
+        """See `Control`; kept in the file."""
+        await self._do(lambda tables: tables.remember(session, question, answer))
+
+    async def _read(self, run_id: str, after: int, limit: int, live: Tail | None) -> Page:
+        """A page from the file. Where that fails, the followers of such runs are woken to try again."""
+        try:
+            # Of a live run as far as this process knows: what is committed this moment has not woken anybody yet.
+            return await self._reader.page(run_id, after, limit, None if live is None else live.last)
+        except LogUnavailable:
+            asyncio.get_running_loop().call_later(AGAIN_SECONDS, (live or self._past).wake)
+            raise
+
+    def _check(self) -> None:
+        if self._lost:
+            raise LogLost
+
+    def _lose(self) -> None:
+        """End the runs and wake all followers: there is no log any more."""
+        self._lost = True
+        self._owner.interrupt()
+        for live in list(self._live.values()):
+            live.tail.wake()
+        self._past.wake()
+
+    def _disturbed(self) -> None:
+        """Find out whether another program, which has written to the file, has taken runs that go on, or their events.
+
+        Such a run ends: with an ERROR if it still can be written, and else it is what the file has of it.
+        """
+        known = {run_id: live.tail.last for run_id, live in self._live.items() if not live.tail.ended}
+
+        def found(lost: dict[str, bool]) -> None:
+            for run_id in lost:
+                logger.warning("run %s: another program has deleted it, or events of it, so it ends", run_id)
+            self._owner.interrupt(lost, LOST_EVENTS)
+            for run_id in [run_id for run_id, writable in lost.items() if not writable]:
+                self._give_up(run_id)
+
+        if known:
+            self._do(lambda tables: tables.damaged(known), found).add_done_callback(_nobody)
+
+    def _refused(self, run_id: str, last: int) -> None:
+        """Delete a run that was refused an append after its last event: the file has what another program has put in.
+
+        It cannot go on, and in the file it would have no end.
+        """
+        live = self._live.get(run_id)
+        if live is not None and not live.tail.ended and live.tail.last == last:
+            self._do(lambda tables: tables.discard(run_id), lambda _: self._give_up(run_id)).add_done_callback(_nobody)
+
+    def _give_up(self, run_id: str) -> None:
+        """Let the followers of a run that cannot be written any more read what the file has of it."""
+        live = self._live.get(run_id)
+        if live is not None and not live.tail.ended:
+            live.tail.wake()  # before it goes: who was live subscribes to the tail once more
+            del self._live[run_id]
+
+    def _damaged(self, error: sqlite3.Error) -> None:
+        """A thread that reads has found damage."""
+        if self._writer is not None:
+            self._writer.damaged(error)
+
+    def _do(
+        self,
+        do: Callable[[Tables], Any],
+        then: Callable[[Any], None] | None = None,
+        events: int = 1,
+        size: int = 0,
+    ) -> asyncio.Future[Any]:
+        """Have the writer do something; the future has what it returned once that is committed."""
+        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        if self._writer is None:
+            future.set_exception(LogUnavailable())
+        else:
+            self._writer.put(Job(do, then, future, events, size))
+        return future
+
+    def _drop(self, run_id: str) -> None:
+        """Keep nothing in memory of a run that has ended and that nobody follows."""
+        live = self._live.get(run_id)
+        if live is not None and live.tail.ended and not live.tail.followed:
+            del self._live[run_id]
+
+    @contextmanager
+    def _tables(self) -> Iterator[tuple[Tables, Checkpoints, Watch]]:
+        """Enter in the writer thread: the file is ours, sound, and has no open run. Raises `SettingsError`."""
+        lock = Lock(self._place)
+        lost = False
+        try:
+            db = writing(self._place)
+            try:
+                tables = Tables(db, self._limits, self._clock)
+                with tables.transaction():
+                    interrupted = tables.recover()
+                checkpoints = Checkpoints(self._place, db)
+                self._reader.open()
+                watch = Watch(self._place, lock.fd, checkpoints)
+                if (trouble := watch.look()) is not None:
+                    raise SettingsError(f"{self._place.name} {trouble.text}", field="--log")
+            except (sqlite3.Error, OSError) as error:
+                db.close()
+                raise SettingsError(f"{self._place.name} cannot be used: {error}", field="--log") from None
+            if interrupted:
+                logger.warning("%d runs were interrupted by the end of the server before", interrupted)
+            lock.guard()
+            try:
+                yield tables, checkpoints, watch
+            finally:
+                lost = watch.lost
+                if not lost:
+                    lock.unguard()
+                self._reader.close()
+                checkpoints.close()
+                tables.close(whole=not lost)
+        finally:
+            if not lost:  # else until the process ends: what is at the path now is not ours to tidy up
+                lock.release()
+
+
+def _nobody(future: asyncio.Future[Any]) -> None:
+    """Take what came of something that nobody waits for."""
+    if not future.cancelled():
+        future.exception()

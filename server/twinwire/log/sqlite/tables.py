@@ -1,0 +1,358 @@
+"""What the SQLite log writes, as transactions on one connection: runs, events, conversations, and what is deleted.
+
+No threads and no asyncio; who calls it when is `sqlite_writer`'s.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from twinwire.log.base import Limits, Quota, RunInfo, SessionKey
+from twinwire.log.interrupted import interrupted
+from twinwire.log.quotas import Quotas
+from twinwire.log.sessions import turn_size
+from twinwire.log.sqlite.file import Damage
+from twinwire.protocol.errors import IdempotencyMismatch, RunNotFound, StaleWriter
+from twinwire.protocol.events import Record, dump
+
+DELETE_EVENTS = 500  # in one transaction
+DELETE_BYTES = 2**20
+VACUUM_PAGES = 16
+
+_COLUMNS = 6
+# Each statement lets go of the interpreter's lock and may wait milliseconds to get it back from a busy event loop: a
+# batch takes few statements, of many rows each.
+_INSERTS = tuple(
+    (count, f"INSERT INTO events VALUES {', '.join(['(?, ?, ?, ?, ?, ?)'] * count)}")  # noqa: S608 - no input in it
+    for count in (256, 64, 16, 4, 1)
+)
+_HEAD = """
+SELECT id, coalesce((SELECT min(seq) FROM events WHERE run = id), 1),
+    coalesce((SELECT max(seq) FROM events WHERE run = id), 0),
+    coalesce(size, (SELECT sum(length(body)) FROM events WHERE run = id), 0), ended IS NOT NULL
+FROM runs WHERE
+"""
+_OLDEST = """
+SELECT max(seq) FROM (
+    SELECT seq, sum(size) OVER (ORDER BY seq) - size AS before FROM (
+        SELECT seq, length(body) AS size FROM events WHERE run = ? ORDER BY seq LIMIT ?))
+WHERE before < ?
+"""
+
+_info = msgspec.json.Decoder(RunInfo)
+_turns = msgspec.json.Decoder(list[tuple[str, str]])
+
+
+class _Head(Struct, gc=False):
+    """Where a run's events stand in the file, with those of the transaction that goes on."""
+
+    id: int
+    first: int
+    last: int
+    size: int
+    ended: bool
+
+
+def info_of(kept: Any) -> RunInfo:
+    """Return a run's info. Raises `Damage`."""
+    try:
+        return _info.decode(kept)
+    except (ValueError, TypeError):
+        raise Damage("a run's info is not what was written") from None
+
+
+def turns_of(kept: Any) -> list[tuple[str, str]]:
+    """Return a conversation's turns. Raises `Damage`."""
+    try:
+        return _turns.decode(kept)
+    except (ValueError, TypeError):
+        raise Damage("a conversation is not what was written") from None
+
+
+def key_of(*parts: str | None) -> str:
+    """Parts as one text that no other parts make; ASCII, so that any string has one."""
+    return json.dumps(parts)
+
+
+class Tables:
+    """One owner's tables.
+
+    `size` is the bytes of all events' bodies that are not deleted. All methods but `tidy` and `close` are called in a
+    `transaction`.
+
+    Ages are counted in the time that the log was open, by the monotonic `clock`. The times in the file begin as Unix
+    time, and go on from the newest one that the file has: if it was closed, from then. So no clock that is wrong, for
+    however long, ends what is to be kept; nor does the time that the server was down.
+    """
+
+    def __init__(self, db: sqlite3.Connection, limits: Limits, clock: Callable[[], float] = time.monotonic) -> None:
+        self._db = db
+        self._limits = limits
+        kept = ("SELECT max(ended) FROM runs", "SELECT max(used) FROM sessions", "SELECT at FROM clock")
+        newest = [self._one(query) for query in kept]
+        offset = (max((at for at in newest if at is not None), default=None) or time.time()) - clock()
+        self._clock: Callable[[], float] = lambda: offset + clock()
+        self._heads: dict[str, _Head] = {}
+        self._rows: list[Any] = []  # of events not inserted yet, one value after the other
+        self._quotas = Quotas(self._goes_on)
+        self._chores = (self._sweep, self._doom, self._forget, self._shrink)
+        self.size: int = self._one("SELECT coalesce(sum(size), 0) FROM runs")
+        self._version = self._one("PRAGMA data_version")
+
+    @property
+    def crowded(self) -> bool:
+        """Return whether there is more than may be kept."""
+        return self.size > self._limits.max_bytes
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """All that is done in it, or nothing."""
+        size = self.size
+        self._db.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+            self._insert()
+            self._db.execute("COMMIT")
+        except BaseException:
+            self._rows.clear()
+            self._heads.clear()
+            self.size = size
+            if self._db.in_transaction:
+                self._db.execute("ROLLBACK")
+            raise
+
+    def create(self, run: RunInfo, key: str | None, quota: Quota | None) -> RunInfo:
+        """Add a run, or return the one that has this key. Raises as `EventLog.create`."""
+        if key is not None:
+            found = self._db.execute("SELECT info FROM runs WHERE key = ?", (key,)).fetchone()
+            if found is not None:
+                known = info_of(found[0])
+                if known.fingerprint != run.fingerprint:
+                    raise IdempotencyMismatch
+                return known
+        self._quotas.admit(run, quota)
+        added = self._db.execute(
+            "INSERT INTO runs (run_id, info, key, user_id) VALUES (?, ?, ?, ?)",
+            (run.run_id, msgspec.json.encode(run), key, run.user_id),
+        )
+        self._heads[run.run_id] = _Head(added.lastrowid or 0, 1, 0, 0, False)
+        return run
+
+    def _goes_on(self, run_id: str) -> bool:
+        return bool(self._one("SELECT count(*) FROM runs WHERE run_id = ? AND ended IS NULL", run_id))
+
+    def append(self, run_id: str, expected_last: int, records: Sequence[Record]) -> int | None:
+        """Add events. The first number that the run has now, or None where all were here already.
+
+        Raises `StaleWriter`, `RunNotFound`.
+        """
+        head = self._heads.get(run_id) or self._load(run_id)
+        if expected_last != head.last or head.ended:
+            self._compare(head, expected_last, records)
+            return None
+        self._add(head, records)
+        if records[-1].last:
+            self._end(head)
+            del self._heads[run_id]
+        return head.first
+
+    def history(self, session: SessionKey) -> list[tuple[str, str]]:
+        """The turns of a conversation; reading is use."""
+        key, now = key_of(*session), self._clock()
+        found = self._db.execute(
+            "UPDATE sessions SET used = ? WHERE key = ? AND used >= ? RETURNING turns",
+            (now, key, now - self._limits.session_idle),
+        ).fetchall()
+        return turns_of(found[0][0]) if found else []
+
+    def remember(self, session: SessionKey, question: str, answer: str) -> None:
+        """Add a turn; the oldest ones go where that makes too much."""
+        turns = [*self.history(session), (question, answer)]
+        size = sum(turn_size(*turn) for turn in turns)
+        while turns and size > self._limits.session_bytes:
+            size -= turn_size(*turns.pop(0))
+        self._db.execute(
+            "INSERT OR REPLACE INTO sessions VALUES (?, ?, ?)", (key_of(*session), self._clock(), dump(turns))
+        )
+
+    def recover(self) -> int:
+        """End all runs that a process before this one left open; how many there were."""
+        runs = self._db.execute("SELECT run_id, info FROM runs WHERE ended IS NULL").fetchall()
+        for run_id, info in runs:
+            head = self._load(run_id)
+            self.size += head.size
+            self._add(head, interrupted(info_of(info), head.last))
+            self._end(head)
+        self._heads.clear()
+        return len(runs)
+
+    def disturbed(self) -> bool:
+        """Return whether another program has written to the file since this was asked last."""
+        before, self._version = self._version, self._one("PRAGMA data_version")
+        return bool(before != self._version)
+
+    def damaged(self, known: Mapping[str, int]) -> dict[str, bool]:
+        """Return the runs that have other events, of those that go on with these last numbers, and which can be ended.
+
+        Raises `Damage` for a run whose info cannot be read.
+
+        That is done under the number after the last one that is known: nobody has seen another event under it.
+        """
+        lost: dict[str, bool] = {}
+        for run_id, last in known.items():
+            before = self._heads.pop(run_id, None)
+            try:
+                head = self._load(run_id)
+            except RunNotFound:
+                lost[run_id] = False
+                continue
+            info_of(self._one("SELECT info FROM runs WHERE id = ?", head.id))
+            count = self._one("SELECT count(*) FROM events WHERE run = ?", head.id)
+            whole = count == head.last - head.first + 1 and head.last >= last
+            foreign = before is not None and (before.first, before.last) != (head.first, head.last)
+            if head.ended or not whole or foreign:
+                lost[run_id] = not head.ended
+                head.last = max(head.last, last)
+        return lost
+
+    def discard(self, run_id: str) -> None:
+        """Make a run that goes on unknown, if there is such a run; `_sweep` deletes its events."""
+        self._heads.pop(run_id, None)
+        self._insert()
+        row = self._db.execute(f"{_HEAD} run_id = ?", (run_id,)).fetchone()
+        if row is not None and not (head := _Head(*row)).ended:
+            self._db.execute("INSERT INTO garbage VALUES (?)", (head.id,))
+            self._db.execute("DELETE FROM runs WHERE id = ?", (head.id,))
+            self.size -= head.size
+
+    def touch(self) -> None:
+        """Write without changing anything: shows whether the file takes it."""
+        self._db.execute(f"PRAGMA user_version = {self._one('PRAGMA user_version')}")
+
+    def tidy(self) -> bool:
+        """One small piece of deleting what is not to be kept any more; False where there is nothing to do."""
+        for chore in self._chores:
+            with self.transaction():
+                if chore():
+                    return True
+        return False
+
+    def close(self, *, whole: bool = True) -> None:
+        """Move what the write-ahead log has into the file, unless that is not whole, and close it."""
+        try:
+            if whole:
+                self._db.execute("INSERT OR REPLACE INTO clock VALUES (1, ?)", (self._clock(),))
+                self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        finally:
+            self._db.close()
+
+    def _one(self, query: str, *values: Any) -> Any:
+        row = self._db.execute(query, values).fetchone()
+        return None if row is None else row[0]
+
+    def _load(self, run_id: str) -> _Head:
+        self._insert()
+        row = self._db.execute(f"{_HEAD} run_id = ?", (run_id,)).fetchone()
+        if row is None:
+            raise RunNotFound
+        head = _Head(*row)
+        if not head.ended:
+            self._heads[run_id] = head
+        return head
+
+    def _add(self, head: _Head, records: Sequence[Record]) -> None:
+        for record in records:
+            self._rows += (head.id, record.seq, record.type, record.start, record.stop, record.body)
+        added = sum([len(record.body) for record in records])
+        head.last = records[-1].seq
+        head.size += added
+        self.size += added
+        if head.last - head.first >= self._limits.max_events:
+            # An eighth less than the bound, so that not every append of a long run is one that deletes.
+            spare = min(self._limits.max_events // 8, DELETE_EVENTS)
+            self._trim(head, head.last - self._limits.max_events + spare)
+        elif self.crowded and self._one("SELECT 1 FROM runs WHERE ended IS NOT NULL LIMIT 1") is None:
+            self._insert()
+            excess = self.size - self._limits.max_bytes * 7 // 8
+            self._trim(head, min(self._one(_OLDEST, head.id, DELETE_EVENTS, excess), head.last - 1))
+
+    def _trim(self, head: _Head, last: int) -> None:
+        """Delete a run's events up to number `last`."""
+        self._insert()
+        doomed = (head.id, last)
+        freed = self._one("SELECT coalesce(sum(length(body)), 0) FROM events WHERE run = ? AND seq <= ?", *doomed)
+        self._db.execute("DELETE FROM events WHERE run = ? AND seq <= ?", doomed)
+        head.first = max(head.first, last + 1)
+        head.size -= freed
+        self.size -= freed
+
+    def _end(self, head: _Head) -> None:
+        self._db.execute("UPDATE runs SET ended = ?, size = ? WHERE id = ?", (self._clock(), head.size, head.id))
+
+    def _compare(self, head: _Head, expected_last: int, records: Sequence[Record]) -> None:
+        """Events that are here already are no error. Raises `StaleWriter`."""
+        self._insert()
+        bounds = (head.id, records[0].seq, records[-1].seq)
+        rows = self._db.execute("SELECT body FROM events WHERE run = ? AND seq BETWEEN ? AND ? ORDER BY seq", bounds)
+        if [body for (body,) in rows.fetchall()] != [record.body for record in records]:
+            raise StaleWriter(expected_last, head.last)
+
+    def _insert(self) -> None:
+        if not self._rows:
+            return
+        rows, self._rows = self._rows, []
+        done = 0
+        for count, statement in _INSERTS:
+            width = count * _COLUMNS
+            while len(rows) - done >= width:
+                self._db.execute(statement, rows[done : done + width])
+                done += width
+
+    def _sweep(self) -> bool:
+        """Delete some events of a run that is gone."""
+        run = self._one("SELECT run FROM garbage LIMIT 1")
+        if run is None:
+            return False
+        last = self._one(_OLDEST, run, DELETE_EVENTS, DELETE_BYTES)
+        self._db.execute("DELETE FROM events WHERE run = ? AND seq <= ?", (run, last))
+        if self._one("SELECT 1 FROM events WHERE run = ? LIMIT 1", run) is None:
+            self._db.execute("DELETE FROM garbage WHERE run = ?", (run,))
+        return True
+
+    def _doom(self) -> bool:
+        """Make the run that ended first unknown, where that was long ago or there is too much; `_sweep` follows."""
+        oldest = "SELECT id, size, ended FROM runs WHERE ended IS NOT NULL ORDER BY ended, id LIMIT 1"
+        row = self._db.execute(oldest).fetchone()
+        if row is None or not (self.crowded or row[2] <= self._clock() - self._limits.retention):
+            return False
+        self._db.execute("INSERT INTO garbage VALUES (?)", row[:1])
+        self._db.execute("DELETE FROM runs WHERE id = ?", row[:1])
+        self.size -= row[1] or 0  # NULL if another program has ended the run
+        return True
+
+    def _forget(self) -> bool:
+        """Forget the conversation unused for longest, where that is long or there are too many."""
+        row = self._db.execute("SELECT key, used FROM sessions ORDER BY used LIMIT 1").fetchone()
+        if row is None or (
+            row[1] >= self._clock() - self._limits.session_idle
+            and self._one("SELECT count(*) FROM sessions") <= self._limits.max_sessions
+        ):
+            return False
+        self._db.execute("DELETE FROM sessions WHERE key = ?", row[:1])
+        return True
+
+    def _shrink(self) -> bool:
+        """Give some of the file back where over a quarter of it is free; the rest is for what comes next."""
+        free, pages = self._one("PRAGMA freelist_count"), self._one("PRAGMA page_count")
+        if free <= max(pages // 4, VACUUM_PAGES):
+            return False
+        self._db.execute(f"PRAGMA incremental_vacuum({VACUUM_PAGES})").fetchall()
+        return True

@@ -1,0 +1,273 @@
+"""The chat model behind any server that speaks OpenAI's chat completions protocol.
+
+The SDK does authorisation, connections and retries; the streamed body is read raw and decoded by `chunks`, which costs
+a fraction of the SDK's own objects. `openai` is imported when a model is built: it takes half a second.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import math
+import os
+import re
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from email.utils import parsedate_to_datetime
+from http.cookiejar import CookieJar, DefaultCookiePolicy
+from typing import TYPE_CHECKING, Any, cast
+from urllib.request import getproxies
+
+from twinwire.models import Message, Part, ToolSpec
+from twinwire.models.adapters import Take, pulled
+from twinwire.models.openai.chunks import ChunkDecoder
+from twinwire.protocol.errors import SettingsError, UpstreamError, UpstreamTimeout
+from twinwire.protocol.events import dump
+from twinwire.telemetry.logging import hide, in_url
+
+if TYPE_CHECKING:
+    import ssl
+
+    import httpx2
+
+LINGER = 1.0
+"""Seconds that the body's end may take after `[DONE]`, so that the connection can be used again."""
+
+_CONTEXT = re.compile(
+    r"context[ _](length|window|size)|(prompt|input) is too long|too many (input )?tokens", re.IGNORECASE
+)
+
+
+def _environment(name: str) -> str | None:
+    return os.environ.get(f"TWINWIRE_{name}") or os.environ.get(f"OPENAI_{name}") or None
+
+
+@functools.cache
+def _tls() -> ssl.SSLContext:
+    """Return the context that all models share: reading the certificates takes 40 ms."""
+    import httpx2
+
+    return httpx2.create_ssl_context()
+
+
+def _refused(status: int, body: object, retry_after: int | None) -> UpstreamError:
+    """Build the error for an answer of this status. Its body is looked at but not told: it may hold what was sent."""
+    if status == 429:
+        message, code = "the model's server limits the rate of requests (429)", "upstream_rate_limited"
+        return UpstreamError(message, code=code, retry_after=retry_after)
+    if status in {401, 403}:
+        return UpstreamError(f"the model's server refused the key ({status})", code="upstream_auth")
+    if status >= 500:
+        return UpstreamError(f"the model's server failed ({status})", retry_after=retry_after)
+    if _CONTEXT.search(str(body)):
+        return UpstreamError(f"the conversation is too long for the model ({status})", code="upstream_context_length")
+    return UpstreamError(f"the model's server refused the request ({status})", code="upstream_rejected")
+
+
+def _retry_after(headers: Mapping[str, str]) -> int | None:
+    """Return the seconds that a Retry-After names, as a number or as a date (RFC 9110, section 10.2.3)."""
+    value = headers.get("retry-after", "")
+    if re.fullmatch(r"[0-9]{1,9}", value, re.ASCII):
+        return int(value)
+    try:
+        return max(0, math.ceil(parsedate_to_datetime(value).timestamp() - time.time()))
+    except (ValueError, OverflowError):
+        return None
+
+
+class _Done(Exception):
+    """The answer is whole; its body may go on."""
+
+
+def _pusher(response: httpx2.Response) -> Callable[[Take[bytes]], Awaitable[None]]:
+    """Return what gives a sink the response's body, until its end."""
+    push: Callable[[Take[bytes]], Awaitable[None]] | None = response.extensions.get("push")
+    if push is not None:
+        return push
+    body = response.aiter_raw()
+
+    async def pull(sink: Take[bytes]) -> None:
+        async for data in body:
+            if (room := sink(data)) is not None:
+                await room
+
+    return pull
+
+
+class OpenAIChatModel:
+    """A `ChatModel`. What is not given comes from the environment.
+
+    `model`, `api_key` and `base_url` are `TWINWIRE_MODEL`, `TWINWIRE_API_KEY` and `TWINWIRE_BASE_URL`, else
+    `OPENAI_…`; a server named by its base URL needs no key. `timeout` is how many seconds the answer's headers may
+    take, retries and their pauses included, and how long its body may be silent. `max_retries` bounds the retries of
+    what failed before the headers. Raises `SettingsError`.
+
+    Calls on one event loop share a pool of connections.
+    """
+
+    def __init__(
+        self,
+        model: str | None = None,
+        *,
+        api_key: str | None = None,
+        base_url: str | None = None,
+        timeout: float = 30.0,
+        max_retries: int = 2,
+    ) -> None:
+        name = model or _environment("MODEL")
+        base_url = base_url or _environment("BASE_URL")
+        api_key = (api_key or _environment("API_KEY") or "").strip()
+        if not name:
+            raise SettingsError("no model is named; give it, or set TWINWIRE_MODEL", field="--model")
+        if not api_key and not base_url:
+            raise SettingsError("no key is set, and no server that needs none (--base-url)", field="TWINWIRE_API_KEY")
+        if base_url and not base_url.startswith(("http://", "https://")):
+            raise SettingsError("does not start with http:// or https://", field="--base-url")
+        if not (api_key.isascii() and api_key.isprintable()):
+            raise SettingsError("a key is printable ASCII", field="TWINWIRE_API_KEY")
+        hide(api_key, *in_url(base_url))
+        self.name = name
+        self._api_key = api_key or "no-key"
+        self._base_url = base_url
+        self._timeout = timeout
+        self._max_retries = max_retries
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._connect()
+
+    def stream(
+        self, messages: Sequence[Message], tools: Sequence[ToolSpec] = ()
+    ) -> AsyncGenerator[Sequence[Part], None]:
+        """See `push`, and `ChatModel`."""
+        return pulled(functools.partial(self.push, messages, tools))
+
+    async def push(self, messages: Sequence[Message], tools: Sequence[ToolSpec], take: Take[Sequence[Part]]) -> None:
+        """One call of the model, as `models.ask`: what is read at once is one batch, each delta its own part.
+
+        Raises `UpstreamError`, whose code is `upstream_unreachable`, `upstream_timeout`, `upstream_rate_limited`,
+        `upstream_auth`, `upstream_context_length`, `upstream_rejected` or `upstream_error` before the answer; after its
+        headers `upstream_timeout`, `upstream_error`, `upstream_truncated` or `upstream_garbage`.
+        """
+        import httpx2
+
+        decoder = ChunkDecoder()
+
+        def sink(data: bytes) -> Awaitable[None] | None:
+            batch = decoder.feed(data)
+            room = take(batch) if batch else None
+            if decoder.done:
+                raise _Done
+            return room
+
+        response = await self._ask(messages, tools)
+        push = _pusher(response)
+        try:
+            try:
+                await push(sink)
+            except _Done:
+                pass
+            except httpx2.ReadTimeout:
+                if decoder.reason is None:
+                    raise UpstreamTimeout(self._timeout) from None
+            except httpx2.HTTPError:
+                pass  # broken: `end` knows whether in mid-answer
+            if not decoder.done:
+                take(decoder.end())
+                return
+            with contextlib.suppress(TimeoutError, httpx2.HTTPError):
+                async with asyncio.timeout(LINGER):
+                    await push(lambda _: None)
+        finally:
+            await response.aclose()
+
+    async def aclose(self) -> None:
+        """Close the connections. The model cannot be used afterwards."""
+        await self._client.close()
+
+    async def _ask(self, messages: Sequence[Message], tools: Sequence[ToolSpec]) -> httpx2.Response:
+        """Send the request; return the response, whose body is yet to be read.
+
+        The SDK writes all requests alike but for the body, which takes it longer than anything else before the first
+        token: so what is like the last ones is sent without it. Where that is not answered well, it takes over.
+        """
+        import httpx2
+
+        loop = asyncio.get_running_loop()
+        if self._loop not in {None, loop}:
+            self._connect()  # the old connections belong to the other loop
+        self._loop = loop
+        request: dict[str, Any] = {
+            "model": self.name,
+            "messages": messages,
+            "stream": True,
+            "stream_options": {"include_usage": True},
+        }
+        if tools:
+            request["tools"] = tools
+        body = dump(request)
+        try:
+            async with asyncio.timeout(self._timeout):
+                tried = None if self._transport is None else await self._transport.like(body)
+                if isinstance(tried, httpx2.Response) and tried.is_success:
+                    return tried
+                return await self._post(body, tried)
+        except TimeoutError:
+            raise UpstreamTimeout(self._timeout) from None
+
+    async def _post(self, body: bytes, tried: httpx2.Response | httpx2.TransportError | None) -> httpx2.Response:
+        """Have the SDK send the request, or see to what has come of it where it was `tried` already.
+
+        The SDK's `create` would walk through all messages to check them, for longer than the rest takes.
+        """
+        import httpx2
+        import openai
+
+        from twinwire.models.openai.pool import first
+
+        try:
+            with first(tried):
+                answer: Any = await self._client.post(
+                    "/chat/completions",
+                    cast_to=httpx2.Response,
+                    content=body,
+                    options={"headers": {"Accept": "text/event-stream", "Accept-Encoding": "identity"}},
+                    stream=True,
+                    stream_cls=openai.AsyncStream[object],  # has to be given; what comes is what `cast_to` says
+                )
+        except openai.APITimeoutError:
+            raise UpstreamTimeout(self._timeout) from None
+        except openai.APIStatusError as error:
+            raise _refused(error.status_code, error.body, _retry_after(error.response.headers)) from None
+        except openai.OpenAIError:
+            raise UpstreamError("the model's server cannot be reached", code="upstream_unreachable") from None
+        response = cast("httpx2.Response", answer)
+        if self._transport is not None and not response.history:
+            self._transport.learn(response.request)
+        return response
+
+    def _connect(self) -> None:
+        import openai
+
+        from twinwire.models.openai.pool import Transport
+
+        hooks: dict[str, list[Callable[..., Any]]] = {"response": [self._bound_retry_after]}
+        direct = not getproxies().keys() & {"http", "https", "all"}  # as httpx2 looks for them
+        self._transport = Transport(_tls()) if direct else None
+        self._client = openai.AsyncOpenAI(
+            api_key=self._api_key,
+            base_url=self._base_url,
+            timeout=self._timeout,
+            max_retries=self._max_retries,
+            http_client=openai.DefaultAsyncHttpxClient(
+                transport=self._transport,
+                verify=_tls(),
+                event_hooks=hooks,
+                cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),  # none: all users share the client
+            ),
+        )
+
+    async def _bound_retry_after(self, response: httpx2.Response) -> None:
+        """Let the SDK not wait for so long that the time for all attempts is used up: it would hide the reason."""
+        wait = response.headers.get("retry-after", "")
+        if wait.isdigit() and float(wait) > self._timeout / (self._max_retries + 1):
+            response.headers["x-should-retry"] = "false"

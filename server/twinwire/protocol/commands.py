@@ -1,0 +1,119 @@
+"""The WebSocket's control messages (PROTOCOL.md, "WebSocket"): commands parsed strictly, replies written.
+
+Pure. Control types are lower case, the types of events upper case, so that the two never meet.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta, Struct
+
+from twinwire.protocol.errors import BadRequest, TwinwireError
+from twinwire.protocol.events import dump
+from twinwire.protocol.wire import decode_json
+
+Name = Annotated[str, Meta(min_length=1, max_length=128)]
+RunName = Annotated[str, Meta(max_length=128)]
+
+
+class Command(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="type", tag=str.lower):
+    """A command; `ref` is echoed in its reply."""
+
+    ref: Annotated[str, Meta(max_length=128)] | int | None = None
+
+
+class Start(Command, frozen=True, kw_only=True):
+    """Start a run and follow it from its first event."""
+
+    request_id: Name
+    message: str
+    agent: str | None = None
+    user_id: Name | None = None
+    session_id: Name | None = None
+    on_disconnect: str | None = None
+    idempotency_key: Name | None = None
+    interrupt: bool = False
+    types: Sequence[str] | None = None
+
+
+class Attach(Command, frozen=True, kw_only=True):
+    """Follow a run from the event after `after`, a number or an event id, or after a snapshot of it."""
+
+    run_id: RunName
+    after: int | str = 0
+    snapshot: bool = False
+    types: Sequence[str] | None = None
+
+    def __post_init__(self) -> None:
+        if self.snapshot and self.after != 0:
+            raise ValueError("a snapshot takes the place of after")
+
+
+class Detach(Command, frozen=True, kw_only=True):
+    """Stop following a run on this socket."""
+
+    run_id: RunName
+
+
+class Cancel(Command, frozen=True, kw_only=True):
+    """Cancel a run, named by its id or by the `request_id` it was started with on this socket."""
+
+    run_id: RunName | None = None
+    request_id: Name | None = None
+
+    def __post_init__(self) -> None:
+        if (self.run_id is None) == (self.request_id is None):
+            raise ValueError("exactly one of run_id and request_id is needed")
+
+
+class Auth(Command, frozen=True, kw_only=True):
+    """Say who one is."""
+
+    token: str
+
+    def __repr__(self) -> str:
+        return "Auth(token=***)"
+
+
+class Ping(Command, frozen=True, kw_only=True):
+    """Ask for a `pong`."""
+
+
+AnyCommand = Start | Attach | Detach | Cancel | Auth | Ping
+
+_decoder: msgspec.json.Decoder[AnyCommand] = msgspec.json.Decoder(AnyCommand)
+
+
+def decode_command(text: str) -> AnyCommand:
+    """The command in a message. Raises `BadRequest`."""
+    return decode_json(text, _decoder)
+
+
+def reply(kind: str, ref: str | int | None = None, **fields: Any) -> bytes:
+    """A reply of type `kind`; fields that are None are left out."""
+    body = {"type": kind, **fields, "ref": ref}
+    return dump({name: value for name, value in body.items() if value is not None})
+
+
+def error_reply(error: TwinwireError, **fields: Any) -> bytes:
+    """`{"type":"error","code","message","field"?,…}`."""
+    return reply("error", **{**error.payload(), **fields})
+
+
+def labels(text: str) -> dict[str, str | int]:
+    """The `ref` and `request_id` of a message that is no good command, so that its error can carry them."""
+    try:
+        message = decode_json(text, msgspec.json.Decoder())
+    except BadRequest:
+        return {}
+    if not isinstance(message, dict):
+        return {}
+    found = {name: message.get(name) for name in ("ref", "request_id")}
+    return {
+        name: value
+        for name, value in found.items()
+        if isinstance(value, (str, int)) and not isinstance(value, bool) and len(str(value)) <= 128
+    }

@@ -1,0 +1,137 @@
+"""The state of a run so far, folded from its events: for partial results, snapshots and history.
+
+Pure, and total: an odd event of somebody's own agent changes what can be read from it and never raises. It does
+not check the order of events or their numbers; that is the log's.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from msgspec import Struct, field
+
+from twinwire.protocol.events import TERMINAL_TYPES, StreamEvent
+
+
+def _text(data: dict[str, Any], *names: str) -> str | None:
+    """Return the first of these values that is a text."""
+    return next((value for name in names if isinstance(value := data.get(name), str)), None)
+
+
+def _count(value: Any, otherwise: int | None) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) else otherwise
+
+
+def _join(chunks: list[str]) -> str:
+    """Return the whole text, which takes the place of its chunks so that the next reading is cheap."""
+    if len(chunks) > 1:
+        chunks[:] = ["".join(chunks)]
+    return chunks[0] if chunks else ""
+
+
+class OpenTool(Struct, frozen=True):
+    """A tool call that has started and not finished."""
+
+    name: str
+    parameters: dict[str, Any]
+
+
+class Fold(Struct):
+    """What a run's events have come to; `state` is the same as a JSON object.
+
+    `status` is `running`, `completed`, `cancelled`, `max_steps` or `error`. `result` is the finished answer,
+    `error_type` and `error` what an ERROR told. `tools` are the open tool calls by id, none after the end.
+    After the terminal event nothing changes any more.
+    """
+
+    step: int | None = None
+    max_steps: int | None = None
+    progress: float | None = None
+    tools: dict[str, OpenTool] = field(default_factory=dict)
+    usage: dict[str, Any] | None = None
+    status: str = "running"
+    result: Any = None
+    error_type: str | None = None
+    error: str | None = None
+    _answer: list[str] = field(default_factory=list)
+    _thinking: list[str] = field(default_factory=list)
+
+    @property
+    def text(self) -> str:
+        """The answer of the current step so far; of an agent without steps, all that it answered."""
+        return _join(self._answer)
+
+    @property
+    def thinking(self) -> str:
+        """The reasoning of the current step so far, as `text`."""
+        return _join(self._thinking)
+
+    @property
+    def state(self) -> dict[str, Any]:
+        """Everything above as one JSON object; `tools` is `{id: {"name", "parameters"}}`; what is unknown is null."""
+        return {
+            "text": self.text,
+            "thinking": self.thinking,
+            "step": self.step,
+            "max_steps": self.max_steps,
+            "progress": self.progress,
+            "tools": {key: {"name": tool.name, "parameters": tool.parameters} for key, tool in self.tools.items()},
+            "usage": self.usage,
+            "status": self.status,
+            "result": self.result,
+            "error_type": self.error_type,
+            "error": self.error,
+        }
+
+    def say(self, text: str) -> None:
+        """Take in an LLM_CHUNK with this increment, before the run's end."""
+        self._answer.append(text)
+
+    def apply(self, event: StreamEvent) -> None:
+        """Take in the run's next event. Never raises; what cannot be read is left out."""
+        data: Any = event.data
+        if self.status != "running":
+            return
+        if not isinstance(data, dict):
+            data = {}
+        if event.type == "LLM_CHUNK":
+            content = data.get("content")
+            self._answer.append(content if isinstance(content, str) else _text(data, "delta") or "")
+        elif event.type == "THINKING":
+            content = data.get("content")
+            self._thinking.append(content if isinstance(content, str) else "")
+        elif event.type == "STEP_START":
+            self._answer.clear()
+            self._thinking.clear()
+            self.step = _count(data.get("step"), self.step)
+            self.max_steps = _count(data.get("max_steps"), self.max_steps)
+        elif event.type in TERMINAL_TYPES:
+            self._finish(event.type, data)
+        else:
+            self._note(event.type, data)
+
+    def _note(self, kind: str, data: dict[str, Any]) -> None:
+        if kind == "AGENT_START":
+            self.max_steps = _count(data.get("max_steps"), self.max_steps)
+        elif kind == "TOOL_CALL_START":
+            call_id, name, parameters = _text(data, "tool_call_id"), _text(data, "tool_name"), data.get("parameters")
+            if call_id is not None:
+                self.tools[call_id] = OpenTool(name or "", parameters if isinstance(parameters, dict) else {})
+        elif kind == "TOOL_CALL_FINISH":
+            self.tools.pop(_text(data, "tool_call_id") or "", None)
+        elif kind == "PROGRESS":
+            progress = data.get("progress")
+            if isinstance(progress, int | float) and not isinstance(progress, bool) and 0 <= progress <= 100:
+                self.progress = progress
+
+    def _finish(self, kind: str, data: dict[str, Any]) -> None:
+        self.tools.clear()
+        if kind == "ERROR":
+            self.status = "error"
+            self.error_type = _text(data, "error_type") or "agent_error"
+            self.error = _text(data, "message", "error") or ""
+            return
+        status, usage = data.get("status"), data.get("usage")
+        self.status = status if status in ("cancelled", "max_steps") else "completed"
+        self.usage = usage if isinstance(usage, dict) else None
+        self.result = data.get("result")

@@ -1,0 +1,186 @@
+"""Run ids, cursors, policies and JSON input, parsed strictly; the blocks of SSE that are no events.
+
+Pure: text in, values out, or an error of `errors` that names the field. The WebSocket's messages are in
+`commands`, the frames of events in `formats`.
+"""
+
+from __future__ import annotations
+
+import base64
+import re
+import secrets
+from collections.abc import Sequence
+from typing import Any, NamedTuple, TypeVar
+
+import msgspec
+
+from twinwire.protocol.errors import BadRequest, RunNotFound
+from twinwire.protocol.events import TYPE_PATTERN, event_id
+
+T = TypeVar("T")
+
+MAX_SEQ = 2**63 - 1
+MAX_TYPES = 32
+MAX_TYPE = 64
+HEARTBEAT = b": heartbeat\n\n"
+
+_RUN_ID = re.compile(r"[a-z2-7]{26}", re.ASCII)
+_SEQ = re.compile(r"0|[1-9][0-9]{0,18}", re.ASCII)
+_CURSOR = re.compile(r"evt-([a-z2-7]{26})-(0|[1-9][0-9]{0,18})", re.ASCII)
+_SECONDS = re.compile(r"cancel_after:([0-9]{1,6}(?:\.[0-9]{1,3})?)", re.ASCII)
+_NAMED = re.compile(r"(?:unknown field|required field) `([^`]*)`")
+_AT = re.compile(r" - at `(?:key in )?\$\.?(.*)`$")
+
+
+class Cursor(NamedTuple):
+    """A position in a run's log: what comes next is event `seq + 1`."""
+
+    run_id: str
+    seq: int
+
+    def __str__(self) -> str:
+        return event_id(self.run_id, self.seq)
+
+
+def new_run_id() -> str:
+    """128 random bits as 26 characters of lower-case base32 (RFC 4648, section 6) without padding."""
+    return base64.b32encode(secrets.token_bytes(16)).decode().rstrip("=").lower()
+
+
+def check_run_id(text: str) -> str:
+    """The run id itself. What is none is answered like a run that does not exist."""
+    if not _RUN_ID.fullmatch(text):
+        raise RunNotFound
+    return text
+
+
+def _seq(digits: str, name: str) -> int:
+    value = int(digits)
+    if value > MAX_SEQ:
+        raise BadRequest("a cursor's number is at most 2^63 - 1", field=name)
+    return value
+
+
+def parse_cursor(text: str, field: str) -> Cursor:
+    """The cursor in an event id, `evt-<run>-<seq>` in ASCII. Raises `BadRequest` for anything else."""
+    match = _CURSOR.fullmatch(text)
+    if not match:
+        raise BadRequest("not an event id (evt-<run>-<number>)", field=field)
+    return Cursor(match[1], _seq(match[2], field))
+
+
+def parse_after(value: str | int, run_id: str, field: str = "after") -> int:
+    """The number of the last event seen, from a number or an event id of this run."""
+    text = str(value)
+    if _SEQ.fullmatch(text):
+        return _seq(text, field)
+    cursor = parse_cursor(text, field)
+    if cursor.run_id != run_id:
+        raise BadRequest("this event id is of another run", field=field)
+    return cursor.seq
+
+
+def parse_on_disconnect(text: str) -> float | None:
+    """Return how long a run may go on with nobody following it: seconds, or None for `continue`."""
+    if text == "continue":
+        return None
+    if text == "cancel":
+        return 0.0
+    match = _SECONDS.fullmatch(text)
+    if not match:
+        raise BadRequest('"continue", "cancel" or "cancel_after:<seconds>"', field="on_disconnect")
+    return float(match[1])
+
+
+def check_types(types: Sequence[str] | None) -> frozenset[str] | None:
+    """Return the event types that a client asks for; None stands for all.
+
+    Raises `BadRequest` for a name that is none or has over `MAX_TYPE` characters, and for over `MAX_TYPES` names.
+    """
+    if types is None:
+        return None
+    if len(types) > MAX_TYPES:
+        raise BadRequest(f"`types` has more than {MAX_TYPES} names.", field="types")
+    for name in types:
+        if len(name) > MAX_TYPE or not TYPE_PATTERN.fullmatch(name):
+            raise BadRequest(f"{name[:64]!r} is no event type ([A-Z][A-Z0-9_]*)", field="types")
+    return frozenset(types)
+
+
+def listed_types(text: str) -> frozenset[str] | None:
+    """Return the types in a text that has commas between them, as `check_types`."""
+    return check_types(text.split(",", MAX_TYPES))
+
+
+def sse_open(run_id: str, after: int, retry_ms: int) -> bytes:
+    """The first block of an SSE body: it primes EventSource's cursor and is no event itself."""
+    return b"retry: %d\nid: %b\n\n" % (retry_ms, event_id(run_id, after).encode())
+
+
+def http_chunk(frames: Sequence[bytes]) -> bytes:
+    """Frames as one chunk of a chunked body (RFC 9112, section 7.1); there is at least one byte in them."""
+    body = frames[0] if len(frames) == 1 else b"".join(frames)
+    return b"%x\r\n%b\r\n" % (len(body), body)
+
+
+def http_chunk_parts(frames: Sequence[bytes]) -> Sequence[bytes]:
+    """Return the pieces of `http_chunk`, the frames themselves among them."""
+    return [b"%x\r\n" % sum(map(len, frames)), *frames, b"\r\n"]
+
+
+def plain_body(frames: Sequence[bytes]) -> bytes:
+    """Return frames as they are in a body without chunks, as HTTP/1.0 has it."""
+    return b"".join(frames)
+
+
+def ws_text_parts(frames: Sequence[bytes]) -> list[bytes]:
+    """Return each frame behind its header as one unmasked, unfragmented text message of a server.
+
+    See RFC 6455, section 5.2.
+    """
+    parts: list[bytes] = []
+    for frame in frames:
+        size = len(frame)
+        if size < 126:
+            parts.append(bytes((0x81, size)))
+        elif size < 2**16:
+            parts.append(b"\x81\x7e" + size.to_bytes(2, "big"))
+        else:
+            parts.append(b"\x81\x7f" + size.to_bytes(8, "big"))
+        parts.append(frame)
+    return parts
+
+
+def ws_text(frames: Sequence[bytes]) -> bytes:
+    """Return the same as one piece."""
+    return b"".join(ws_text_parts(frames))
+
+
+def named_error(error: msgspec.ValidationError) -> BadRequest:
+    """The same error with the field that msgspec names somewhere in its text; long names are cut."""
+    text = str(error)
+    named, at = _NAMED.search(text), _AT.search(text)
+    path = [part for part in (at[1] if at else "", named[1] if named else "") if part]
+    return BadRequest(_AT.sub("", text)[:256], field=".".join(path)[:128] or None)
+
+
+def converted(value: Any, shape: type[T]) -> T:
+    """Return decoded JSON as a Struct. Raise `BadRequest` that names the field."""
+    try:
+        return msgspec.convert(value, shape)
+    except msgspec.ValidationError as error:
+        raise named_error(error) from None
+
+
+def decode_json(data: bytes | str, decoder: msgspec.json.Decoder[T]) -> T:
+    """Decode a client's JSON. Raises `BadRequest`, whatever is wrong with it, naming the field if one is."""
+    try:
+        return decoder.decode(data)
+    except msgspec.ValidationError as error:
+        raise named_error(error) from None
+    except msgspec.DecodeError as error:
+        raise BadRequest(f"not JSON: {error}") from None
+    except RecursionError:
+        raise BadRequest("not acceptable: nested too deeply") from None
+    except (UnicodeError, ValueError):
+        raise BadRequest("not JSON: it is not valid UTF-8") from None

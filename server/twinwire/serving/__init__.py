@@ -1,0 +1,1 @@
+"""uvicorn within bounds: connections, frames, HTTP/2, worker processes."""

@@ -1,0 +1,104 @@
+"""What one worker may come to in memory, by its settings: `python -m twinwire.serving.ceiling` prints it.
+
+Each part has an owner that bounds it. The figures are the worst that clients can bring about, all parts at once; a
+server that nobody abuses has a small fraction of it. Agents, tools and what they import come on top.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import NamedTuple
+
+from twinwire.log.quotas import MAX_USERS
+from twinwire.log.redis.reader import HELD_BYTES
+from twinwire.log.sqlite.log import TAIL_BYTES
+from twinwire.log.tail import PAGE_BYTES
+from twinwire.protocol.errors import SettingsError
+from twinwire.protocol.wire import MAX_TYPE, MAX_TYPES
+from twinwire.serving.bounds import HEAD_BYTES
+from twinwire.settings import Settings, load
+from twinwire.transports.lifetime import ANSWER_BYTES, SPARE
+from twinwire.transports.pump import MAX_FOLLOWED, REPLY_BYTES
+from twinwire.transports.websocket import MAX_REQUEST_IDS
+
+MB = 2**20
+PROGRAM = 110 * MB
+"""Python, the server and its libraries, and what the allocator keeps of memory that was in use once."""
+EVENT_FACTOR = 3
+"""A small event takes 2.2 times its bytes, as measured; a large one takes no more than them."""
+TEXT_FACTOR = 4
+"""A Python string with one emoji in it takes four bytes for each of its characters."""
+PARSED_FACTOR = 30
+"""JSON of many small values takes some thirty times its bytes as objects, while one request is read."""
+RUN = 64 * 1024
+ENDED_RUN = 4096
+USER = 1024
+FOLLOWER = 1024
+REQUEST_ID = 1024
+UNSENT = 256 * 1024
+
+
+class Part(NamedTuple):
+    """One part of the sum, in bytes, and how it is reckoned."""
+
+    name: str
+    size: int
+    how: str
+
+
+def ceiling(settings: Settings) -> list[Part]:
+    """Return the parts of what one worker with these settings may come to."""
+    follower = FOLLOWER + MAX_TYPES * (MAX_TYPE + 128)
+    connection = (
+        MAX_FOLLOWED * follower + MAX_REQUEST_IDS * REQUEST_ID + 2 * REPLY_BYTES + 2 * PAGE_BYTES + UNSENT + HEAD_BYTES
+    )
+    accepted = settings.max_connections + max(SPARE, settings.max_connections // 4)
+    return [
+        Part("program", PROGRAM, "as measured, rounded up"),
+        *_log(settings),
+        Part(
+            "runs",
+            TEXT_FACTOR * settings.live_bytes + settings.max_runs * RUN,
+            f"{TEXT_FACTOR} x --live-bytes + {RUN // 1024} KiB x --max-runs",
+        ),
+        Part("users", MAX_USERS * USER, f"{USER} bytes x {MAX_USERS} users of the last minute"),
+        Part(
+            "connections",
+            accepted * (connection + settings.max_body),
+            f"({connection // 1024} KiB + --max-body) x 1.25 x --max-connections",
+        ),
+        Part("large replies", 2 * TEXT_FACTOR * settings.reply_bytes, f"{2 * TEXT_FACTOR} x --reply-bytes"),
+        Part("other answers", ANSWER_BYTES, "of all that are not taken yet"),
+        Part(
+            "one request", PARSED_FACTOR * settings.max_body, f"{PARSED_FACTOR} x --max-body, of the one that is read"
+        ),
+        Part("one event", 4 * settings.run_bytes, "4 x --run-bytes, while it is encoded"),
+    ]
+
+
+def _log(settings: Settings) -> list[Part]:
+    scheme = settings.log.partition(":")[0]
+    if scheme == "sqlite":
+        tails = EVENT_FACTOR * TAIL_BYTES * settings.max_runs
+        return [Part("newest events", tails, f"{EVENT_FACTOR * TAIL_BYTES // 1024} KiB x --max-runs")]
+    if scheme in {"redis", "rediss"}:
+        held = EVENT_FACTOR * HELD_BYTES * settings.max_runs * settings.workers
+        how = f"{EVENT_FACTOR * HELD_BYTES // MB} MiB x --max-runs x --workers"
+        return [Part("newest events", held, how)]
+    kept = EVENT_FACTOR * settings.log_bytes + ENDED_RUN * settings.log_runs
+    how = f"{EVENT_FACTOR} x --log-bytes + {ENDED_RUN // 1024} KiB x --log-runs"
+    return [Part("log", kept, how), Part("conversations", settings.sessions_bytes, "--sessions-bytes")]
+
+
+def table(parts: list[Part]) -> str:
+    """Return the parts and their sum as lines of text."""
+    rows = [*parts, Part("in all", sum(part.size for part in parts), "in each worker")]
+    return "".join(f"{row.name:<14} {row.size / MB:>9,.0f} MiB   {row.how}\n" for row in rows)
+
+
+if __name__ == "__main__":
+    try:
+        sys.stdout.write(table(ceiling(load(os.environ, {}))))
+    except SettingsError as error:
+        sys.exit(f"twinwire: {error}")

@@ -1,0 +1,339 @@
+"""uvicorn's WebSocket within bounds: of what is parsed before the app takes it, of fragments and of pongs."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, TypeVar
+
+import uvicorn
+from uvicorn._types import ASGIReceiveEvent
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from websockets.exceptions import InvalidHandshake, InvalidHeader
+from websockets.frames import CloseCode, Frame
+from websockets.http11 import Request
+
+from twinwire.protocol.errors import BadRequest
+from twinwire.settings import unmapped
+from twinwire.transports import Verdict
+from twinwire.transports.lifetime import Lifetime, Phase
+from twinwire.web.service import Service
+
+TURN_BYTES = 8 * 1024  # of one WebSocket's frames are parsed before others have their turn
+FRAGMENT_BYTES = 64  # a message may have as many fragments as if each had so many bytes, and JOINED_FRAGMENTS at least
+JOINED_FRAGMENTS = 1024  # are kept one by one
+MESSAGE_SECONDS = 30.0  # that a client may take for the fragments of one message
+CONTROL_FRAMES, CONTROL_SECONDS = 1000, 10.0  # So many pings and pongs of a client are parsed within this time.
+PING = b"\x89\x00"  # RFC 6455, section 5.5.2: without a payload
+PONG, PONG_BYTES = b"\x8a\x80", 6  # a client's answer to that: this, and its mask
+PIECE_BYTES = 1024  # parsed at once, where what comes of it is to be counted
+HANDSHAKE = "This is not the handshake of a WebSocket (RFC 6455, section 4.1)"
+KEY = "`Sec-WebSocket-Key` must be there once, and be 16 bytes in Base64."
+Port = TypeVar("Port", int, int | None)
+
+# Attributes of uvicorn's WebSocket that are set for each. In slots they are not in its dict, which is a kilobyte larger
+# when there are more than thirty in it.
+SLOTTED = (
+    "ping_interval",
+    "ping_timeout",
+    "ping_timer",
+    "pong_timer",
+    "pending_ping_payload",
+    "ping_sent_at",
+    "last_ping_rtt",
+    "initial_response",
+    "close_timeout",
+    "curr_msg_data_type",
+)
+
+
+def light(event: asyncio.Event) -> None:
+    """Keep its waiters, if there are any, in a list: it keeps them in a deque, of which an empty one is 760 bytes."""
+    event._waiters = []  # type: ignore[assignment]
+
+
+class Inbox:
+    """What a socket's app has yet to take; one task at a time does. An `asyncio.Queue` is three kilobytes."""
+
+    __slots__ = ("_items", "_news")
+
+    def __init__(self) -> None:
+        self._items: list[Any] = []
+        self._news: asyncio.Future[None] | None = None
+
+    def empty(self) -> bool:
+        """Return whether there is nothing to take."""
+        return not self._items
+
+    def put_nowait(self, item: Any) -> None:
+        """Add something."""
+        self._items.append(item)
+        if self._news is not None and not self._news.done():
+            self._news.set_result(None)
+
+    async def get(self) -> Any:
+        """Take what has been here longest; wait while there is nothing."""
+        while not self._items:
+            self._news = asyncio.get_running_loop().create_future()
+            await self._news
+        return self._items.pop(0)
+
+
+def service(config: uvicorn.Config) -> Service:
+    """Return what the server's app shares."""
+    found: Service = config.app.state.service  # type: ignore[union-attr]
+    return found
+
+
+def numeric(address: tuple[str, Port] | None) -> tuple[str, Port] | None:
+    """Return an address with IPv4 in its own form."""
+    return address and (unmapped(address[0]), address[1])
+
+
+class BoundedWebSocket(WebSocketsSansIOProtocol):
+    """Parses little ahead of the app, and bounds a message's fragments; of pongs that cannot be sent yet it keeps one.
+
+    Has no timers: who uses it calls `ask` at its interval, and its `lifetime` has the deadline of the handshake. A
+    frame that is not all there keeps the answer to `ask` from being read, and so has twice that interval.
+    """
+
+    __slots__ = (
+        "_ahead",
+        "_asked",
+        "_begun_at",
+        "_controls",
+        "_controls_since",
+        "_fragments",
+        "_pong",
+        "lifetime",
+        "refusal",
+        *SLOTTED,
+    )
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.lifetime: Lifetime = None  # type: ignore[assignment]  # until `adopt`
+        self.refusal = BadRequest(f"{HANDSHAKE}.")  # of a handshake that is none
+        self._ahead = b""  # what is parsed when the app has taken the messages before it
+        self._fragments = 0  # of the message that is not all there
+        self._begun_at: float | None = None  # when `ask` first found that message
+        self._controls = 0  # pings and pongs that came since `_controls_since`
+        self._controls_since = self.loop.time()
+        self._pong = b""
+        self._asked = False
+        self.queue = Inbox()  # type: ignore[assignment]
+        light(self.writable)
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """See `WebSocketsSansIOProtocol`."""
+        super().connection_made(transport)
+        self.client, self.server = numeric(self.client), numeric(self.server)
+
+    def handle_connect(self, event: Request) -> None:
+        """See `WebSocketsSansIOProtocol`, which answers a bad handshake in plain text."""
+        try:
+            self.conn.process_request(event)
+        except InvalidHandshake as error:
+            if isinstance(error, InvalidHeader):
+                field = error.name.lower()
+                message = KEY if field == "sec-websocket-key" else f"{HANDSHAKE}: `{error.name}` is not valid."
+                self.refusal = BadRequest(message, field=field)
+            return
+        super().handle_connect(event)
+
+    def adopt(self, lifetime: Lifetime, early: bytes) -> bool:
+        """Take a connection over, and what came behind its handshake; False if that was none."""
+        self.lifetime = lifetime
+        lifetime.carrier = self
+        if self.handshake_initiated:
+            lifetime.enter(Phase.WORKING)  # until the app accepts
+            if early:
+                self.data_received(early)
+        return self.handshake_initiated
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """See `WebSocketsSansIOProtocol`."""
+        self._ahead = b""
+        self.lifetime.end()
+        super().connection_lost(exc)
+        self.frames = []
+        self.conn.parser.close()  # it and its `conn` refer to each other: half a message would wait for the collector
+        self.conn.reader.buffer.clear()
+
+    # A `Carrier`
+
+    def unsent(self) -> int:
+        """See `Carrier`."""
+        return self.transport.get_write_buffer_size()
+
+    def expire(self) -> None:
+        """See `Carrier`. The app has not accepted the handshake, or the closing one takes too long."""
+        self.lifetime.drop("unanswered")
+
+    def drop(self) -> None:
+        """See `Carrier`."""
+        self.disconnected = True
+        self.transport.abort()
+
+    def stop(self) -> None:
+        """See `Carrier`."""
+        self.shutdown()
+
+    def tick(self, now: float) -> None:
+        """See `Carrier`."""
+
+    def shutdown(self) -> None:
+        """See `WebSocketsSansIOProtocol`, which answers a handshake that there may not have been."""
+        if self.handshake_complete:
+            if not self.transport.is_closing():
+                super().shutdown()
+        else:
+            self.lifetime.drop("draining")
+
+    # Frames
+
+    def start_keepalive(self) -> None:
+        """See `WebSocketsSansIOProtocol`."""
+
+    def ask(self) -> None:
+        """Send a ping, or, where the last one is not answered, close the connection as `keepalive_timeout` does.
+
+        While a message waits for the app nothing is read: then the answer may have come.
+        """
+        if self.frames and not self.read_paused and not self._has_time():
+            self._close(Verdict.SLOW.code, "the message took too long")
+        elif self._asked and not self.read_paused:
+            self.keepalive_timeout()
+        elif not self.close_sent and not self.transport.is_closing():
+            self._asked = True
+            self.transport.write(PING)
+
+    def _has_time(self) -> bool:
+        """Return whether the client may still end the message that it has begun."""
+        now = self.loop.time()
+        self._begun_at = self._begun_at or now
+        return now - self._begun_at < MESSAGE_SECONDS
+
+    def _close(self, code: int, reason: str) -> None:
+        if not self.close_sent:
+            self.conn.send_close(code, reason)
+            self.handle_parser_exception()
+
+    def data_received(self, data: bytes) -> None:
+        """See `WebSocketsSansIOProtocol`, which parses all that comes, however many messages there are in it.
+
+        An answer to `ask` that comes alone is not worth its parser's time.
+        """
+        if len(data) == PONG_BYTES and data.startswith(PONG) and not self._ahead and self._between_frames():
+            self._asked = False
+        elif self._ahead or (self.handshake_initiated and not self.handshake_complete):
+            self._keep(self._ahead + data)
+        else:
+            self._parse(data)
+
+    def _keep(self, data: bytes) -> None:
+        """Keep what is parsed later, and read no more."""
+        self._ahead = data
+        if not self.read_paused:
+            self.read_paused = True
+            self.transport.pause_reading()
+
+    def _parse(self, data: bytes) -> None:
+        """Parse frames until the app has a message to take, or others their turn."""
+        for at in range(0, len(data), PIECE_BYTES):
+            waiting = not self.queue.empty() and self.handshake_complete and not self.close_sent
+            if waiting or at >= TURN_BYTES:
+                self._keep(data[at:])
+                if not waiting:
+                    self.loop.call_soon(self._go_on)
+                return
+            if self.transport.is_closing():
+                return
+            super().data_received(data if len(data) <= PIECE_BYTES else data[at : at + PIECE_BYTES])
+            self._send_pongs()
+
+    def _go_on(self) -> None:
+        """Parse what was kept, and read on once the app has taken all there is."""
+        if self._ahead and self.handshake_complete and not self.transport.is_closing():
+            data, self._ahead = self._ahead, b""
+            self._parse(data)
+        if self.read_paused and not self._ahead and (self.queue.empty() or self.close_sent):
+            self.read_paused = False
+            self.transport.resume_reading()
+
+    async def receive(self) -> ASGIReceiveEvent:
+        """See `WebSocketsSansIOProtocol`."""
+        message: ASGIReceiveEvent = await self.queue.get()
+        if self.queue.empty():
+            self._go_on()
+        return message
+
+    def send_receive_event_to_app(self) -> None:
+        """See `WebSocketsSansIOProtocol`. Behind a close frame of ours a message comes too late."""
+        self._fragments = 0
+        self._begun_at = None
+        if self.close_sent:
+            self.frames = []
+        else:
+            super().send_receive_event_to_app()
+
+    def _between_frames(self) -> bool:
+        """Return whether the next byte is a frame's first; False also where the parser does not show it."""
+        step: Any = self.conn.parser
+        while step.gi_yieldfrom is not None:
+            step = step.gi_yieldfrom
+        return bool(step.__name__ == "at_eof")
+
+    def handle_pong(self, event: Frame) -> None:  # noqa: ARG002 - whatever it says
+        """See `WebSocketsSansIOProtocol`."""
+        self._asked = False
+        self._count_control()
+
+    def _count_control(self) -> None:
+        """Close the socket of a client that sends pings or pongs without end: nobody else would be served."""
+        self._controls += 1
+        if self._controls > CONTROL_FRAMES:
+            now = self.loop.time()
+            if now - self._controls_since < CONTROL_SECONDS:
+                self._close(Verdict.BUSY.code, "too many pings or pongs")
+            self._controls, self._controls_since = 1, now
+
+    def handle_cont(self, event: Frame) -> None:
+        """See `WebSocketsSansIOProtocol`."""
+        self._fragments += 1
+        if self._fragments < max(JOINED_FRAGMENTS, self.config.ws_max_size // FRAGMENT_BYTES):
+            if len(self.frames) >= JOINED_FRAGMENTS:
+                self.frames = [b"".join(self.frames)]
+            super().handle_cont(event)
+        else:
+            self._close(CloseCode.MESSAGE_TOO_BIG, "too many fragments")
+
+    def handle_ping(self) -> None:
+        """See `WebSocketsSansIOProtocol`, and RFC 6455, section 5.5.3: to who does not read the last is enough."""
+        answers = self.conn.data_to_send()  # to all that came in one go, at the first of them
+        if self.writable.is_set():
+            self._pong += b"".join(answers)
+        elif answers:
+            self._pong = answers[-1]
+        self._count_control()
+
+    def _send_pongs(self) -> None:
+        """Answer the pings of a piece at once: one by one they would cost a system call each."""
+        if self._pong and self.writable.is_set():
+            pong, self._pong = self._pong, b""
+            if not self.transport.is_closing():
+                self.transport.write(pong)
+
+    def handle_close(self, event: Frame) -> None:
+        """See `WebSocketsSansIOProtocol`."""
+        self._send_pongs()
+        super().handle_close(event)
+
+    def handle_parser_exception(self) -> None:
+        """See `WebSocketsSansIOProtocol`."""
+        self._send_pongs()
+        super().handle_parser_exception()
+
+    def resume_writing(self) -> None:
+        """See `WebSocketsSansIOProtocol`."""
+        super().resume_writing()
+        self._send_pongs()

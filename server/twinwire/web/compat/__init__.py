@@ -1,0 +1,1 @@
+"""Routes that speak other protocols: the AI SDK's, AG-UI and OpenAI's."""

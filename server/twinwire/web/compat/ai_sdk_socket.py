@@ -1,0 +1,253 @@
+"""The AI SDK's `WebSocketChatTransport` over ASGI: many chats on one socket. The requests of its HTTP transport too.
+
+What is asked for is a chat: a session, whose run that goes on is what is resumed and stopped. Answers are those of
+`formats.ai_sdk`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta, Struct
+
+from twinwire import auth
+from twinwire.auth import Identity, rfc3339, scopes
+from twinwire.formats.ai_sdk import SocketView, message
+from twinwire.protocol import commands
+from twinwire.protocol.commands import Auth, Name
+from twinwire.protocol.errors import (
+    BadRequest,
+    CursorGone,
+    LogUnavailable,
+    RunNotFound,
+    TwinwireError,
+    Unauthenticated,
+)
+from twinwire.protocol.wire import converted, decode_json
+from twinwire.runs import Runs, RunSpec
+from twinwire.transports.follower import Follower
+from twinwire.transports.pump import Pump
+from twinwire.transports.websocket import MAX_REQUEST_IDS, Socket
+from twinwire.web.compat import dialects
+from twinwire.web.compat.history import Options, answer
+
+ABORT_GRACE = 1.0  # seconds in which the client may resume a chat again whose first resume it has just aborted
+
+
+class Chat(Options, frozen=True, kw_only=True):
+    """What the SDK sends to have a message answered. `dialects.ai_sdk` reads the messages."""
+
+    id: Annotated[Name, Meta(description="the chat, which is the session")]
+    messages: Annotated[
+        Sequence[dict[str, Any]] | None, Meta(description="the conversation, which the user's message ends")
+    ] = None
+    message: Annotated[
+        dict[str, Any] | None, Meta(description="the user's message alone; the session has what was before")
+    ] = None
+    trigger: Annotated[str | None, Meta(description="submit-message or regenerate-message")] = None
+
+
+def spec(body: dict[str, Any], by: Identity, limit: int) -> tuple[RunSpec, list[str]]:
+    """Return the run that a request asks for, and the fields of the request that have no effect.
+
+    Of the conversation that comes with it `limit` bytes count, the newest. The run interrupts the chat's that goes on.
+    Raise `BadRequest` and `Forbidden`.
+    """
+    asked = converted(body, Chat)
+    said, ignored = dialects.ai_sdk(body)
+    found = answer(said, limit, by, asked, session_id=asked.id)
+    return (msgspec.structs.replace(found, history=None) if dialects.alone(body) else found), ignored
+
+
+class Frame(Struct, frozen=True, kw_only=True, tag_field="type", tag=str.lower, rename="camel"):
+    """A message of the client's transport."""
+
+    request_id: Name
+
+
+class Ask(Frame, frozen=True, kw_only=True):
+    """What is asked about a chat. `body` is `Options`; of the `headers`, in lower case, `authorization` counts."""
+
+    id: Name
+    body: dict[str, Any] = msgspec.field(default_factory=dict)
+    headers: dict[str, Any] = msgspec.field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.request_id!r}, {self.id!r}, headers=***)"
+
+
+class Send(Ask, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Answer the last of these messages; `message_id` and `metadata` have no effect."""
+
+    messages: Sequence[Any]
+    trigger: str | None = None
+    message_id: str | None = None
+    metadata: Any = None
+
+
+class Resume(Ask, frozen=True, kw_only=True):
+    """Send the run that goes on in this chat, from its first event."""
+
+
+class Abort(Frame, frozen=True, kw_only=True):
+    """Stop what this request has asked for."""
+
+
+Said = Send | Resume | Abort | Auth
+
+_decoder: msgspec.json.Decoder[Said] = msgspec.json.Decoder(Said)
+
+
+def _request_id(data: str) -> str:
+    """The request that a message which is no good one belongs to; the client knows no request of an empty name."""
+    try:
+        found = decode_json(data, msgspec.json.Decoder(dict[str, Any])).get("requestId")
+    except BadRequest:
+        return ""
+    return found[:128] if isinstance(found, str) else ""
+
+
+class ChatSocket(Socket):
+    """What the client's transport says on its socket, and what it is answered; `limit` as in `spec`.
+
+    `options` are the socket's own, from its query; a message's `body` wins over them. A request is known by its id
+    until it is aborted; one run is followed for one request at a time.
+    """
+
+    def __init__(
+        self,
+        runs: Runs,
+        pump: Pump,
+        rate: float,
+        known: auth.Auth,
+        by: Identity | None,
+        *,
+        limit: int,
+        options: Options,
+    ) -> None:
+        super().__init__(runs, pump, rate, known, by)
+        self._limit = limit
+        self._options = {name: value for name, value in msgspec.structs.asdict(options).items() if value is not None}
+        self._resumed: set[str] = set()  # those of the requests that are resumes
+        self._following: dict[str, str] = {}  # the request that a run is followed for
+        self._stopping: dict[str, asyncio.Task[None]] = {}
+
+    async def _hear(self, text: str) -> None:
+        """See `Socket`."""
+        request_id = _request_id(text)
+        try:
+            asked = decode_json(text, _decoder)
+            if (by := self._who(asked)) is None:
+                raise Unauthenticated
+            by.check(scopes.of_command("/ai-sdk/ws", asked))
+            match asked:
+                case Send():
+                    await self._send(asked, by)
+                case Resume():
+                    await self._resume(asked, by)
+                case Abort():
+                    await self._abort(request_id, by)
+                case Auth():
+                    # The SDK's client passes over what has a requestId that it does not know.
+                    expires_at = rfc3339(by.expires_at)
+                    self._pump.say(commands.reply("authenticated", asked.ref, requestId="", expires_at=expires_at))
+        except TwinwireError as error:
+            self._runs.figures.refused[error.code] += 1
+            told = error.message if error.field is None else f"{error.field}: {error.message}"
+            self._pump.say(message("error", request_id, errorText=told))
+
+    def _who(self, asked: Said) -> Identity | None:
+        """Who asks: by `auth`, by a bearer token (RFC 6750) in the message's `headers`, else whose the socket is.
+
+        Raises `TwinwireError`; a socket that is nobody's then ends.
+        """
+        if isinstance(asked, Auth):
+            token = asked.token
+        else:
+            header = asked.headers.get("authorization", "") if isinstance(asked, Ask) and self._known.on else ""
+            scheme, _, token = str(header).partition(" ")
+            if scheme.lower() != "bearer":
+                return self._by
+        try:
+            return self._authenticate(token.strip())
+        except TwinwireError:
+            self.give_up()
+            raise
+
+    async def _send(self, asked: Send, by: Identity) -> None:
+        chat = {**self._said(asked), "id": asked.id, "messages": asked.messages, "trigger": asked.trigger}
+        run, _ = spec(chat, by, self._limit)
+        self._check_followed()
+        info, _ = await self._runs.start(run)
+        self._follow(asked.request_id, info.run_id)
+
+    async def _resume(self, asked: Resume, by: Identity) -> None:
+        options = converted(self._said(asked), Options)
+        run_id = await self._runs.active((by.named(options.user_id), asked.id), by)
+        if run_id is None:
+            self._pump.say(message("no-active", asked.request_id))
+            return
+        self._check_followed(run_id)
+        if (stopping := self._stopping.pop(run_id, None)) is not None:
+            stopping.cancel()
+        state = await self._runs.state(run_id, by)
+        if state.first > 1:
+            raise CursorGone(state.first, state.last)
+        self._resumed.add(asked.request_id)
+        self._follow(asked.request_id, run_id)
+
+    def _said(self, asked: Ask) -> dict[str, Any]:
+        """Return a message's `body`, over what the socket's query says."""
+        return {**self._options, **{name: value for name, value in asked.body.items() if value is not None}}
+
+    def _follow(self, request_id: str, run_id: str) -> None:
+        before = self._following.get(run_id)
+        if before in self._requests:
+            self._pump.say(message("error", before, errorText="this chat was resumed by another request"))
+        self._requests[request_id] = run_id
+        self._following[run_id] = request_id
+        if len(self._requests) > MAX_REQUEST_IDS:
+            oldest = next(iter(self._requests))
+            followed = self._requests.pop(oldest)
+            if self._following.get(followed) == oldest:
+                del self._following[followed]
+            self._resumed.discard(oldest)
+        self._pump.say(message("start", request_id))
+        self._pump.attach(run_id, 0, SocketView(request_id))
+
+    async def _abort(self, request_id: str, by: Identity) -> None:
+        """Cancel the run: but where a resume is aborted only in a moment.
+
+        Resuming twice, as two effects of one page do, is an abort of the first resume and then the second one.
+        """
+        run_id = self._requests.pop(request_id, None)
+        if run_id is None:
+            return
+        if self._following.get(run_id) == request_id:
+            del self._following[run_id]
+        if request_id not in self._resumed:
+            await self._cancel_run(run_id, by)
+            return
+        self._resumed.discard(request_id)
+        if run_id not in self._stopping:
+            self._stopping[run_id] = asyncio.create_task(self._cancel_soon(run_id, by))
+
+    async def _cancel_soon(self, run_id: str, by: Identity) -> None:
+        try:
+            await asyncio.sleep(ABORT_GRACE)
+            await self._cancel_run(run_id, by)
+        finally:
+            if self._stopping.get(run_id) is asyncio.current_task():
+                del self._stopping[run_id]
+
+    async def _cancel_run(self, run_id: str, by: Identity) -> None:
+        with suppress(RunNotFound, LogUnavailable):
+            await self._runs.cancel(run_id, by)
+
+    def _tell_lost(self, follower: Follower, error: TwinwireError) -> None:
+        """See `Socket`."""
+        self._pump.say(message("error", self._following.get(follower.run_id, ""), errorText=error.message))

@@ -1,0 +1,45 @@
+"""What the requests of other protocols have in common: they bring the conversation along."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta, Struct
+
+from twinwire.auth import Identity
+from twinwire.protocol.commands import Name
+from twinwire.runs.spec import DEFAULT_ON_DISCONNECT, RunSpec
+from twinwire.web.compat.dialects import Said, question
+
+
+class Options(Struct, frozen=True, kw_only=True):
+    """What an app may add to another protocol's own requests."""
+
+    agent: Annotated[str | None, Meta(description="the agent's name; default react")] = None
+    user_id: Annotated[Name | None, Meta(description="names the user where authentication is off")] = None
+    on_disconnect: Annotated[
+        str | None, Meta(description="when nobody follows: continue, cancel or cancel_after:<seconds>")
+    ] = None
+
+
+class _Turn(Options, frozen=True, kw_only=True):
+    """What is asked of an agent, as `RunSpec.of` takes it."""
+
+    message: str
+    session_id: str | None = None
+    idempotency_key: str | None = None
+
+
+def answer(
+    said: Said, limit: int, by: Identity, options: Options, *, session_id: str | None = None, key: str | None = None
+) -> RunSpec:
+    """The run that answers a conversation, of which `limit` bytes count; the session's run that goes on it interrupts.
+
+    `key` is an idempotency key. Raises `BadRequest` and `Forbidden`.
+    """
+    message, history = question(said, limit)
+    named = {name: getattr(options, name) for name in Options.__struct_fields__}
+    turn = _Turn(message=message, session_id=session_id, idempotency_key=key, **named)
+    spec = RunSpec.of(turn, by, DEFAULT_ON_DISCONNECT, interrupt=True)
+    return msgspec.structs.replace(spec, history=history)

@@ -1,0 +1,111 @@
+"""`/v1`: an agent in front of whom OpenAI's clients stand, as if it were a model of that name.
+
+The client brings the conversation, and gets text. `runs.dialects` has what else a request may ask for: what an agent
+cannot honour is refused, and settings of a model's sampling (`temperature`, …) have no effect: the agent has its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import msgspec
+from litestar import Request, Response, get, post
+from litestar.di import NamedDependency
+from litestar.params import FromPath
+from msgspec import Meta, Struct
+
+from twinwire.formats import openai
+from twinwire.formats.registry import FORMATS
+from twinwire.protocol.errors import AgentNotFound, FailedDependency, TwinwireError
+from twinwire.protocol.wire import converted
+from twinwire.web import input as incoming, query, stream
+from twinwire.web.answers import JsonResponse
+from twinwire.web.compat import dialects
+from twinwire.web.compat.history import Options, answer
+from twinwire.web.guard import starter
+from twinwire.web.openapi import documented
+from twinwire.web.service import Service
+
+FORMAT = FORMATS["openai"]
+_SAID = "arch helper-method lang os package-version retry-count runtime runtime-version timeout"
+HEADERS = ["user-agent", *(f"x-stainless-{what}" for what in _SAID.split())]
+"""What OpenAI's npm client says of itself: a browser asks leave for each where the page is of another origin."""
+_TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
+
+
+class StreamOptions(Struct, frozen=True):
+    """OpenAI's `stream_options`."""
+
+    include_usage: bool = False
+
+
+class Completion(Struct, frozen=True, kw_only=True):
+    """OpenAI's request, as far as it concerns an agent."""
+
+    model: Annotated[str, Meta(description="the agent's name")]
+    messages: Annotated[Sequence[dict[str, Any]], Meta(description="the conversation, which the user's message ends")]
+    stream: Annotated[bool | None, Meta(description="true: answer in chunks, over SSE")] = None
+    stream_options: StreamOptions | None = None
+
+
+def error_body(error: TwinwireError, status: int) -> dict[str, Any]:
+    """An error as OpenAI's API tells it."""
+    if status == FailedDependency.status:
+        kind = openai.error_type(error.code)
+    else:
+        kind = _TYPES.get(status, "server_error" if status >= 500 else "invalid_request_error")
+    unknown = isinstance(error, AgentNotFound)
+    code, param = ("model_not_found", "model") if unknown else (error.code, error.field)
+    return {"error": {"message": error.message, "type": kind, "param": param, "code": code}}
+
+
+@post(
+    "/v1/chat/completions",
+    operation_class=documented(body=Completion),
+    summary="Ask an agent as one asks a model",
+    status_code=200,
+)
+async def completions(request: Request[Any, Any, Any], service: NamedDependency[Service]) -> Response[Any]:
+    """The agent's answer, streamed or not; a client that leaves cancels it."""
+    body = incoming.fields(await incoming.body(request, service.settings.max_body))
+    asked = converted(body, Completion)
+    said, ignored = dialects.openai(body)
+    query.ignore(request.scope, ignored)
+    by = starter(request, service)
+    options = Options(agent=asked.model, on_disconnect="cancel")
+    spec = answer(said, service.settings.session_bytes, by, options)
+    if asked.stream:
+        stream.admit(service, FORMAT, spec.user_id)
+    asked = msgspec.structs.replace(asked, messages=())
+    del body, said  # a megabyte of JSON is some thirty as objects, and the run may take its time
+    if asked.stream:
+        info, _ = await service.runs.start(spec)
+        with stream.begun(spec, info.run_id):
+            usage = asked.stream_options is not None and asked.stream_options.include_usage
+            view = openai.view(asked.model, usage=usage)
+            return await stream.whole(service, info.run_id, FORMAT, view, by)
+    _, event = await stream.answered(service, spec, request)
+    if event is None:
+        return Response(None, status_code=204)  # for nobody: the caller has gone
+    return JsonResponse(openai.completion(asked.model, event), status_code=200)
+
+
+@get("/v1/models", summary="The agents, as models")
+async def models(service: NamedDependency[Service]) -> dict[str, Any]:
+    """All agents by name, the default one first."""
+    runs = service.runs
+    names = sorted(runs.agents, key=lambda name: (name != runs.default_agent, name))
+    return {"object": "list", "data": [_model(name) for name in names]}
+
+
+@get("/v1/models/{name:str}", summary="An agent, as a model")
+async def model(name: FromPath[str], service: NamedDependency[Service]) -> dict[str, Any]:
+    """The agent of this name."""
+    if name not in service.runs.agents:
+        raise AgentNotFound
+    return _model(name)
+
+
+def _model(name: str) -> dict[str, Any]:
+    return {"id": name, "object": "model", "created": 0, "owned_by": "twinwire"}
