@@ -22,7 +22,7 @@ from serving import Puppet, Puppets, Running, serving, until
 from test_bounds import silent
 from twinwire.cli import main as cli
 from twinwire.protocol.errors import SettingsError
-from twinwire.serving import http2, shell as tls
+from twinwire.serving import bounds, http2, shell as tls
 from twinwire.settings import Settings
 from twinwire.transports import lifetime
 

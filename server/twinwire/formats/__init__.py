@@ -7,7 +7,7 @@ A view knows nothing of connections: it turns records into frames, and an adapte
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from twinwire.protocol.events import Record, StreamEvent, decode, dump
 
@@ -17,6 +17,22 @@ class View(Protocol):
 
     def frames(self, records: Sequence[Record]) -> Sequence[bytes]:
         """The frames of these records, in order; fewer or more than records, or none."""
+        ...
+
+
+@runtime_checkable
+class JoiningView(View, Protocol):
+    """A format that needs a run's first events, and can have them summed up for a follower that joins later."""
+
+    def skip(self, records: Sequence[Record]) -> None:
+        """Take in the run's next records without making frames of them."""
+        ...
+
+    def join(self) -> bytes:
+        """Return what a stream begins with in place of the records that were skipped; empty if none were.
+
+        Called once; `frames` goes on behind those.
+        """
         ...
 
 

@@ -150,7 +150,7 @@ def view(events: Events) -> SseView:
 
 
 class Late:
-    """Who joins a run after some of its events: `skip` those, say the `opening`, then `frames` goes on from there.
+    """A `JoiningView`: a follower that joins late has a snapshot of the messages first, then what is open.
 
     `messages` are those that the client has, which a snapshot that left them out would take from it.
     """
@@ -165,7 +165,7 @@ class Late:
         self._call: Fields = {}
 
     def skip(self, records: Sequence[Record]) -> None:
-        """Take in the run's next records without sending them."""
+        """See `JoiningView`."""
         for record in records:
             for fields in self._events(decode(record.body)):
                 self._take(fields)
@@ -195,9 +195,13 @@ class Late:
             about = {field: fields[field] for field in ("role", "content", "toolCallId")}
             messages[name] = {"id": name, **about}
 
-    @property
-    def opening(self) -> bytes:
-        """What is sent first, where anything was skipped."""
+    def join(self) -> bytes:
+        """See `JoiningView`."""
+        opening = self._opening()
+        self._messages, self._texts, self._open, self._call = {}, {}, [], {}  # the follower may stay for long
+        return opening
+
+    def _opening(self) -> bytes:
         if not self._started:
             return b""
         messages, opened = dict(self._messages), list(self._open)
@@ -210,10 +214,6 @@ class Late:
             opened.append({"type": kind, "messageId": fields["messageId"], "delta": text})
         snapshot = {"type": "MESSAGES_SNAPSHOT", "messages": list(messages.values())}
         return b"".join(sse_data(fields) for fields in (*self._started, snapshot, *opened))
-
-    def forget(self) -> None:
-        """Keep nothing of what the opening was made of: the follower may stay for long."""
-        self._messages, self._texts, self._open, self._call = {}, {}, [], {}
 
     def frames(self, records: Sequence[Record]) -> Sequence[bytes]:
         """See `View`."""

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Collection, Sequence
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 from msgspec import Struct
 
 from twinwire.protocol.events import Record
-
-if TYPE_CHECKING:
-    from twinwire.log.tail import Tail
 
 Unsubscribe = Callable[[], None]
 
@@ -108,6 +105,21 @@ class RunSummary(Struct, frozen=True):
     outcome: bytes
 
 
+class Sink(Protocol):
+    """What is given a run's records as they are appended, without a page being read. Hashable.
+
+    Neither method may raise, and both may have this sink or another leave.
+    """
+
+    def push(self, records: Sequence[Record]) -> None:
+        """Take records that follow those it has seen."""
+        ...
+
+    def lag(self) -> None:
+        """Take no more: what is appended next is to be read from the log, or the log may have lost something."""
+        ...
+
+
 class EventLog(Protocol):
     """Where events are kept. One writer per run, any number of readers."""
 
@@ -162,8 +174,20 @@ class EventLog(Protocol):
         """Raises `LogUnavailable` where the log cannot be reached."""
         ...
 
-    def tail(self, run_id: str) -> Tail | None:
-        """The run's newest events in memory, if they are there: what who is caught up is written from."""
+    def newest(self, run_id: str) -> int | None:
+        """Return the number of the run's newest event, or None if this process does not have it in memory."""
+        ...
+
+    def join(self, run_id: str, after: int, sink: Sink) -> Sink | None:
+        """Give what is appended to a run from now on to `sink`, or to an equal one that has joined before.
+
+        Return the sink that is given it, or None if `after` is not the run's newest event, if the run has ended, or if
+        this process does not have the run's newest events in memory. A sink that lags has left.
+        """
+        ...
+
+    def leave(self, run_id: str, sink: Sink) -> None:
+        """Give this sink no more. It is no error if it has left, or if the run is not known."""
         ...
 
     def subscribe(self, run_id: str, wake: Callable[[], None]) -> Unsubscribe:

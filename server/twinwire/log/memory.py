@@ -11,7 +11,7 @@ from msgspec import Struct
 from twinwire.log.base import Limits, Owner, Page, Quota, RunInfo, RunState, RunSummary, Unsubscribe
 from twinwire.log.control import LocalControl
 from twinwire.log.quotas import Quotas
-from twinwire.log.tail import Tail
+from twinwire.log.tail import Tail, Tails
 from twinwire.protocol.errors import IdempotencyMismatch, RunNotFound
 from twinwire.protocol.events import Record, outcome
 
@@ -23,7 +23,7 @@ class _Entry(Struct, gc=False):
     outcome: bytes = b""
 
 
-class MemoryLog(LocalControl):
+class MemoryLog(LocalControl, Tails):
     """See `Store`.
 
     The limit on bytes holds give or take one append; if no ended run is left, the oldest events of the run that appends
@@ -108,8 +108,8 @@ class MemoryLog(LocalControl):
     async def ping(self) -> None:
         """See `EventLog`; it is always there."""
 
-    def tail(self, run_id: str) -> Tail | None:
-        """See `EventLog`."""
+    def _tail(self, run_id: str) -> Tail | None:
+        """See `Tails`."""
         entry = self._runs.get(run_id)
         return None if entry is None else entry.tail
 

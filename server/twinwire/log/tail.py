@@ -1,96 +1,28 @@
-"""The newest records of one run, in memory and in order, and who wants to hear of more. No I/O."""
+"""The newest records of one run, in memory and in order, and the sinks and subscribers that hear of more. No I/O."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from itertools import accumulate
-from time import monotonic
-from typing import Protocol
 
-from twinwire.formats import View
-from twinwire.log.base import Page, Unsubscribe
+from twinwire.log.base import Page, Sink, Unsubscribe
 from twinwire.protocol.errors import CursorGone, StaleWriter
 from twinwire.protocol.events import Record
 
 PAGE_BYTES = 64 * 1024
 
 
-class Live(Protocol):
-    """A follower that has seen all there is, on a connection that takes bytes at any time."""
-
-    @property
-    def view(self) -> View:
-        """What it sees."""
-        ...
-
-    def frame(self, frames: Sequence[bytes]) -> bytes:
-        """Put frames into bytes for the connection. The same for all followers with this view."""
-        ...
-
-    @property
-    def push(self) -> Callable[[bytes], object]:
-        """Write such bytes to the connection. May raise `RuntimeError` where that has gone."""
-        ...
-
-    def lag(self) -> None:
-        """Subscribe, and call `Tail.leave`; what is `last` now is the last event it has seen."""
-        ...
-
-
-class Audience:
-    """The live followers with one view. What is appended is framed once for all of them."""
-
-    __slots__ = ("_members", "_pushes", "frame", "pushed_at", "view")
-
-    def __init__(self, view: View, frame: Callable[[Sequence[bytes]], bytes]) -> None:
-        self.view = view
-        self.frame = frame
-        self.pushed_at = 0.0  # the monotonic clock's time
-        self._members: dict[Live, Callable[[bytes], object]] = {}
-        self._pushes: tuple[Callable[[bytes], object], ...] | None = ()  # to each member; None: not put together yet
-
-    @property
-    def members(self) -> tuple[Live, ...]:
-        """Who is live now."""
-        return tuple(self._members)
-
-    def add(self, follower: Live) -> None:
-        """Write to this follower, too."""
-        self._members[follower] = follower.push
-        self._pushes = None
-
-    def remove(self, follower: Live) -> bool:
-        """Write to it no more; whether any are left."""
-        del self._members[follower]
-        self._pushes = None
-        return bool(self._members)
-
-    def push(self, records: Sequence[Record]) -> None:
-        """Write to each member what it sees of the records."""
-        frames = self.view.frames(records)
-        if not frames:
-            return
-        data = self.frame(frames)
-        self.pushed_at = monotonic()
-        if self._pushes is None:
-            self._pushes = tuple(self._members.values())
-        for push in self._pushes:  # some may leave meanwhile
-            try:  # noqa: SIM105 - a context manager would cost more than the rest
-                push(data)
-            except RuntimeError:
-                pass  # the connection has gone, and its pump has yet to hear of it
-
-
 class Tail:
     """Records `first`..`last` of one run."""
 
-    __slots__ = ("_audiences", "_records", "_subscribers", "first", "size")
+    __slots__ = ("_records", "_sinks", "_subscribers", "first", "size")
 
     def __init__(self) -> None:
         self._records: list[Record] = []
         self._subscribers: dict[object, Callable[[], None]] = {}
-        self._audiences: tuple[Audience, ...] = ()
+        self._sinks: dict[Sink, Sink] = {}
         self.first = 1
         self.size = 0  # bytes of the records' bodies
 
@@ -111,13 +43,13 @@ class Tail:
 
     @property
     def followed(self) -> bool:
-        """Return whether anybody subscribes."""
-        return bool(self._subscribers or self._audiences)
+        """Return whether there are sinks or subscribers."""
+        return bool(self._subscribers or self._sinks)
 
     def append(self, expected_last: int, records: Sequence[Record]) -> int:
-        """Add records, write them to who is live and wake the others; the number of bytes added.
+        """Add records, give them to the sinks and wake the subscribers. Return the number of bytes added.
 
-        The terminal event and more than a page are for nobody live to be written. Raises `StaleWriter`.
+        Before the terminal event, or more than `PAGE_BYTES`, the sinks lag: they never get those. Raise `StaleWriter`.
         """
         kept = self._records
         if expected_last != self.first + len(kept) - 1 or (kept and kept[-1].last):
@@ -127,39 +59,32 @@ class Tail:
         added = 0
         for record in records:
             added += len(record.body)
-        if self._audiences and (added > PAGE_BYTES or records[-1].last):
+        if self._sinks and (added > PAGE_BYTES or records[-1].last):
             self._settle()
         kept.extend(records)
         self.size += added
-        for audience in self._audiences:
-            audience.push(records)
+        if self._sinks:
+            for sink in tuple(self._sinks):
+                sink.push(records)
         if self._subscribers:
             self._wake()
         return added
 
     def _settle(self) -> None:
-        """Let nobody be live."""
-        for audience in self._audiences:
-            for follower in audience.members:
-                follower.lag()
+        """Have all sinks lag."""
+        sinks, self._sinks = self._sinks, {}
+        for sink in sinks:
+            sink.lag()
 
-    def join(self, follower: Live) -> Audience:
-        """From now on write to this follower what is appended. It has seen all there is, and need not subscribe."""
-        audience = self._audience(follower.view)
-        if audience is None:
-            audience = Audience(follower.view, follower.frame)
-            self._audiences = (*self._audiences, audience)
-        audience.add(follower)
-        return audience
+    def join(self, after: int, sink: Sink) -> Sink | None:
+        """See `EventLog.join`."""
+        if after != self.last or self.ended:
+            return None
+        return self._sinks.setdefault(sink, sink)
 
-    def leave(self, follower: Live) -> None:
-        """Write to it no more."""
-        left = self._audience(follower.view)
-        if left is not None and not left.remove(follower):
-            self._audiences = tuple(audience for audience in self._audiences if audience is not left)
-
-    def _audience(self, view: View) -> Audience | None:
-        return next((audience for audience in self._audiences if audience.view is view), None)
+    def leave(self, sink: Sink) -> None:
+        """See `EventLog.leave`."""
+        self._sinks.pop(sink, None)
 
     @property
     def terminal(self) -> Record | None:
@@ -194,7 +119,7 @@ class Tail:
         return unsubscribe
 
     def wake(self) -> None:
-        """Let everybody look again: nobody is live, and the subscribers are woken."""
+        """Let everybody look again: the sinks lag, and the subscribers are woken."""
         self._settle()
         self._wake()
 
@@ -226,3 +151,27 @@ class Tail:
         self.first += count
         self.size -= dropped
         return dropped
+
+
+class Tails(ABC):
+    """The part of an `EventLog` that the tails of its runs answer."""
+
+    @abstractmethod
+    def _tail(self, run_id: str) -> Tail | None:
+        """Return the tail of a run, or None if this process holds none."""
+
+    def newest(self, run_id: str) -> int | None:
+        """See `EventLog`."""
+        tail = self._tail(run_id)
+        return None if tail is None else tail.last
+
+    def join(self, run_id: str, after: int, sink: Sink) -> Sink | None:
+        """See `EventLog`."""
+        tail = self._tail(run_id)
+        return None if tail is None else tail.join(after, sink)
+
+    def leave(self, run_id: str, sink: Sink) -> None:
+        """See `EventLog`."""
+        tail = self._tail(run_id)
+        if tail is not None:
+            tail.leave(sink)

@@ -6,14 +6,14 @@ from collections.abc import Callable
 
 from twinwire.formats import View
 from twinwire.log import EventLog, Unsubscribe
-from twinwire.log.tail import Audience, Tail
 from twinwire.transports import Direct
+from twinwire.transports.audience import Audience
 
 
 class Follower:
     """One cursor of one connection into one run's log."""
 
-    __slots__ = ("_after", "_audience", "_log", "_ready", "_tail", "_unsubscribe", "frame", "push", "run_id", "view")
+    __slots__ = ("_after", "_audience", "_log", "_ready", "_unsubscribe", "run_id", "view")
 
     def __init__(self, ready: Callable[[Follower], None], log: EventLog, run_id: str, after: int, view: View) -> None:
         self._ready = ready
@@ -22,13 +22,12 @@ class Follower:
         self.view = view
         self._after = after
         self._unsubscribe: Unsubscribe | None = log.subscribe(run_id, self.wake)
-        self._tail: Tail | None = None  # that it has joined: it is live
-        self._audience: Audience | None = None
+        self._audience: Audience | None = None  # while it is live
 
     @property
     def after(self) -> int:
         """The number of the last event it has seen."""
-        return self._after if self._tail is None else self._tail.last
+        return self._after if self._audience is None else self._audience.last
 
     @after.setter
     def after(self, seq: int) -> None:
@@ -39,19 +38,23 @@ class Follower:
         """When an append last wrote to the connection (monotonic), while it is live."""
         return 0.0 if self._audience is None else self._audience.pushed_at
 
-    def join(self, tail: Tail, direct: Direct) -> None:
-        """Be live, having seen all that `tail` has."""
-        self.frame, self.push = direct.frame, direct.push
-        self._tail, self._audience = tail, tail.join(self)
-        self.close()
+    def join(self, direct: Direct) -> None:
+        """Be live from now on, if the log has nothing newer than what was read: appends write to the connection."""
+        audience = Audience(self.view, direct.frame, self._after)
+        joined = self._log.join(self.run_id, self._after, audience)
+        if isinstance(joined, Audience):
+            joined.add(self.lag, direct.push)
+            self._audience = joined
+            self.close()
 
     def lag(self) -> None:
-        """See `Live`. What is not live already may."""
-        if self._tail is not None:
+        """Be live no longer: be woken instead, and page from the event after the last that it has seen. Idempotent."""
+        if self._audience is not None:
             self._unsubscribe = self._log.subscribe(self.run_id, self.wake)
-            self._after = self._tail.last
-            self._tail.leave(self)
-            self._tail = self._audience = None
+            self._after = self._audience.last
+            if not self._audience.remove(self.lag):
+                self._log.leave(self.run_id, self._audience)
+            self._audience = None
 
     def close(self) -> None:
         """Be woken no more."""

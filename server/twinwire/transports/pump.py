@@ -1,7 +1,7 @@
 """One pump per connection: takes pages from logs at its cursors and writes them to a transport.
 
-Past and live are one loop over one log. Who has seen all there is joins the log's tail, where our server allows that:
-an append then writes to the connection itself; else it wakes the pump. What a client takes too slowly stays in the
+Past and live are one loop over one log. Who has seen all there is joins its log, if our server allows that: an
+append then writes to the connection itself; else it wakes the pump. What a client takes too slowly stays in the
 log: the pump holds one page at most, and is ended when a send takes longer than the deadline.
 """
 
@@ -110,8 +110,8 @@ class Pump:
 
     def lags(self) -> Iterator[int]:
         """Return how many events each follower is behind, of those whose run's newest events are in memory."""
-        tails = ((follower, self._log.tail(follower.run_id)) for follower in self._followers.values())
-        return (tail.last - follower.after for follower, tail in tails if tail is not None)
+        newest = ((self._log.newest(follower.run_id), follower.after) for follower in self._followers.values())
+        return (last - after for last, after in newest if last is not None)
 
     def attach(self, run_id: str, after: int, view: View) -> None:
         """Follow a run from the event after number `after`, at this cursor alone."""
@@ -331,10 +331,9 @@ class Pump:
             self._go_live(follower)
 
     def _go_live(self, follower: Follower) -> None:
-        """Let appends write to the connection, if it can be, and if the log's tail has no more than was read."""
-        direct, tail = self._transport.direct, self._log.tail(follower.run_id)
-        if direct is not None and not self._above and tail is not None and tail.last == follower.after:
-            follower.join(tail, direct)
+        """Let appends write to the connection, if it can be and takes more."""
+        if (direct := self._transport.direct) is not None and not self._above:
+            follower.join(direct)
 
     async def _send(self, *, taken: bool) -> None:
         if not taken:

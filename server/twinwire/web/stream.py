@@ -15,7 +15,7 @@ from litestar import Request, Response
 from litestar.types import ASGIApp, Receive, Scope, Send
 
 from twinwire.auth import ANYBODY, Identity
-from twinwire.formats import View, ag_ui, native
+from twinwire.formats import JoiningView, View, native
 from twinwire.formats.registry import Format
 from twinwire.log import RunInfo, RunState
 from twinwire.protocol.errors import BadRequest, ContextTooLong, CursorGone, FailedDependency, TwinwireError
@@ -237,7 +237,7 @@ async def played(
         raise CursorGone(state.first, state.last)
     opening = HEARTBEAT  # nothing to take a cursor from
     claim = None
-    if isinstance(view, ag_ui.Late):
+    if isinstance(view, JoiningView):
         claim = await service.runs.reserve.take(state.size if after else 0)
         seq = 0
         while seq < after:
@@ -245,8 +245,7 @@ async def played(
             view.skip(page.records)
             seq = page.records[-1].seq
             await asyncio.sleep(0)  # a long run is read in turns with everybody else's
-        opening = view.opening or opening
-        view.forget()
+        opening = view.join() or opening
     elif after:
         raise BadRequest("this format begins with the run's first event", field="after")
     return EventStream(service, run, after, view, by, opening=opening, claim=claim, headers=kind.headers)

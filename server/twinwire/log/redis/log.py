@@ -24,7 +24,7 @@ from twinwire.log.redis.leases import Leases
 from twinwire.log.redis.link import CLOSE_SECONDS, Address, Link, WrongType, lenient
 from twinwire.log.redis.reader import MALFORMED, Held, Reader, Stored, contiguous, load, owned, record
 from twinwire.log.redis.scripts import APPEND, CREATE, SOURCES, Keys
-from twinwire.log.tail import PAGE_BYTES, Tail
+from twinwire.log.tail import PAGE_BYTES, Tail, Tails
 from twinwire.protocol.errors import (
     CursorGone,
     IdempotencyMismatch,
@@ -43,7 +43,7 @@ RECENT_SECONDS = 86_400.0  # longer than a run goes on: then a list of runs outl
 _info = msgspec.json.Decoder(RunInfo)
 
 
-class RedisLog(RedisControl):
+class RedisLog(RedisControl, Tails):
     """See `Store`, and `Address` for the URL. Raises `SettingsError` for one that is none.
 
     The limit on bytes is for each run; over it the oldest events of the run go. What all runs take is bounded by
@@ -320,8 +320,8 @@ class RedisLog(RedisControl):
         """See `Store`."""
         return ()
 
-    def tail(self, run_id: str) -> Tail | None:
-        """See `EventLog`."""
+    def _tail(self, run_id: str) -> Tail | None:
+        """See `Tails`."""
         held = self._reader.held.get(run_id)
         return None if held is None else held.tail
 

@@ -41,7 +41,7 @@ from twinwire.log.sqlite.reader import Reader
 from twinwire.log.sqlite.tables import Tables, key_of
 from twinwire.log.sqlite.watch import Watch
 from twinwire.log.sqlite.writer import Job, Writer
-from twinwire.log.tail import Tail
+from twinwire.log.tail import Tail, Tails
 from twinwire.protocol.errors import (
     CursorGone,
     LogLost,
@@ -69,7 +69,7 @@ class _Live(Struct, gc=False):
     size: int = 0
 
 
-class SqliteLog(LocalControl):
+class SqliteLog(LocalControl, Tails):
     """See `Store`.
 
     The limit on bytes holds give or take what is being written and deleted; where no ended run is left, the oldest
@@ -198,8 +198,8 @@ class SqliteLog(LocalControl):
         size = 0 if self._writer is None else self._writer.wal_bytes
         return [Gauge("sqlite_wal_bytes", "Size of the SQLite log's write-ahead log", size)]
 
-    def tail(self, run_id: str) -> Tail | None:
-        """See `EventLog`."""
+    def _tail(self, run_id: str) -> Tail | None:
+        """See `Tails`."""
         live = self._live.get(run_id)
         return None if live is None else live.tail
 
