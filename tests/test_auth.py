@@ -14,7 +14,7 @@ from websockets.exceptions import ConnectionClosed
 
 from credentials import AUTH, TOKENS, asking, bearer, protocol
 from serving import Puppets, Running, serving
-from twinwire.transports import websocket
+from twinwire.web import session
 from twinwire_client import Client, Unauthenticated
 
 
@@ -213,7 +213,7 @@ async def test_a_bad_first_token(guarded: Running) -> None:
 
 async def test_silence_closes_the_socket(guarded: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     """Who does not say who they are for some time is closed; who has said so stays."""
-    monkeypatch.setattr(websocket, "AUTH_SECONDS", 0.2)
+    monkeypatch.setattr(session, "AUTH_SECONDS", 0.2)
     async with socket(guarded) as silent, socket(guarded, additional_headers=bearer("bob")) as known:
         assert await closed(silent) == 4501
         assert (await say(known, type="ping"))["type"] == "pong"

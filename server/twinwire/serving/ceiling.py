@@ -20,7 +20,7 @@ from twinwire.serving.bounds import HEAD_BYTES
 from twinwire.settings import Settings, load
 from twinwire.transports.lifetime import ANSWER_BYTES, SPARE
 from twinwire.transports.pump import MAX_FOLLOWED, REPLY_BYTES
-from twinwire.transports.websocket import MAX_REQUEST_IDS
+from twinwire.web.session import MAX_REQUEST_IDS
 
 MB = 2**20
 PROGRAM = 110 * MB

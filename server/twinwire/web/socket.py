@@ -15,13 +15,14 @@ from msgspec import Struct
 from twinwire.auth import ANYBODY
 from twinwire.protocol import commands
 from twinwire.protocol.errors import BadRequest, Unauthenticated, UpgradeRequired
-from twinwire.transports import Verdict, websocket
-from twinwire.web import input as incoming, query
+from twinwire.transports import Verdict
+from twinwire.web import input as incoming, query, session
 from twinwire.web.answers import JsonResponse
 from twinwire.web.compat.ai_sdk_socket import Chat, ChatSocket
 from twinwire.web.compat.history import Options
 from twinwire.web.guard import identify
 from twinwire.web.service import Service
+from twinwire.web.session import Socket
 
 SUBPROTOCOL = "twinwire.v1"
 MAX_REASON = 123
@@ -38,15 +39,15 @@ async def socket(scope: Scope, receive: Receive, send: Send) -> None:
 async def chats(scope: Scope, receive: Receive, send: Send) -> None:
     """Serve the AI SDK's `WebSocketChatTransport`; its query has what an app may also put into `body`."""
 
-    def kind(service: Service, values: dict[str, str]) -> Callable[..., websocket.Socket]:
+    def kind(service: Service, values: dict[str, str]) -> Callable[..., Socket]:
         options = incoming.parameters(values, Options)
         return partial(ChatSocket, limit=service.settings.session_bytes, options=options)
 
     await _serve(scope, receive, send, kind, takes=Options, elsewhere=(Chat,))
 
 
-def _plain(*_: object) -> Callable[..., websocket.Socket]:
-    return websocket.Socket
+def _plain(*_: object) -> Callable[..., Socket]:
+    return Socket
 
 
 def _no_socket(method: str, service: Service) -> Response[Any]:
@@ -64,7 +65,7 @@ async def _serve(
     scope: Scope,
     receive: Receive,
     send: Send,
-    kind: Callable[[Service, dict[str, str]], Callable[..., websocket.Socket]],
+    kind: Callable[[Service, dict[str, str]], Callable[..., Socket]],
     *,
     takes: type[Struct] | None,
     elsewhere: Sequence[type[Struct]],
@@ -105,7 +106,7 @@ async def _serve(
         # Told on an open socket: a refused handshake tells a browser nothing.
         await send({"type": "websocket.close", "code": verdict.code, "reason": verdict.reason})
         return
-    await websocket.serve(
+    await session.serve(
         scope,
         receive,
         send,

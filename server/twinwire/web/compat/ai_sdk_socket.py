@@ -31,9 +31,9 @@ from twinwire.protocol.wire import converted, decode_json
 from twinwire.runs import Runs, RunSpec
 from twinwire.transports.follower import Follower
 from twinwire.transports.pump import Pump
-from twinwire.transports.websocket import MAX_REQUEST_IDS, Socket
 from twinwire.web.compat import dialects
 from twinwire.web.compat.history import Options, answer
+from twinwire.web.session import MAX_REQUEST_IDS, Socket
 
 ABORT_GRACE = 1.0  # seconds in which the client may resume a chat again whose first resume it has just aborted
 

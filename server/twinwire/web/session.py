@@ -1,0 +1,262 @@
+"""A session on a WebSocket: many runs on one socket, and commands from the client beside their events.
+
+What goes out is text messages only: replies (`commands`) and events, in one order, written by one pump.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from time import monotonic
+
+from twinwire import auth
+from twinwire.auth import Identity, rfc3339, scopes
+from twinwire.formats import native
+from twinwire.protocol import commands
+from twinwire.protocol.commands import AnyCommand, Attach, Auth, Cancel, Detach, Ping, Start
+from twinwire.protocol.errors import (
+    BadRequest,
+    CursorGone,
+    Forbidden,
+    RunNotFound,
+    TooManyFollowed,
+    TwinwireError,
+    Unauthenticated,
+)
+from twinwire.protocol.wire import check_run_id, check_types, parse_after
+from twinwire.runs import Runs, RunSpec
+from twinwire.runs.spec import DEFAULT_ON_DISCONNECT
+from twinwire.transports import Direct, Verdict, asgi
+from twinwire.transports.asgi import Connection, Message, Receive, Scope, Send
+from twinwire.transports.follower import Follower
+from twinwire.transports.heartbeats import Sweep
+from twinwire.transports.limiter import Claim
+from twinwire.transports.pump import MAX_FOLLOWED, Pump
+from twinwire.transports.websocket import WebSocketTransport
+
+MAX_REQUEST_IDS = 128  # of the runs that were started last on a socket
+AUTH_SECONDS = 10.0  # how long a socket may be nobody's, where authentication is on
+BURST_SECONDS = 10  # as many messages as may come in this time may come in one go
+
+
+class Socket:
+    """What one client says on its socket, at most `rate` messages a second for long, and what it is answered.
+
+    `by` is None for who has yet to say who they are; then `claim` counts the socket as theirs.
+    """
+
+    claim: Claim
+    direct: Direct | None = None
+
+    def __init__(self, runs: Runs, pump: Pump, rate: float, known: auth.Auth, by: Identity | None) -> None:
+        self._runs = runs
+        self._pump = pump
+        self._rate = rate
+        self._heard_at = monotonic()
+        self._credit = rate * BURST_SECONDS
+        self._known = known
+        self._by = by
+        self._requests: dict[str, str] = {}
+        pump.lost = self._lost
+
+    @property
+    def named(self) -> bool:
+        """Return whether it is known who speaks."""
+        return self._by is not None
+
+    async def take(self, message: Message) -> None:
+        """One message. Whatever is wrong with it, the socket lives, but for binary, which is no protocol of ours.
+
+        It does not live where too many come for too long, however fast they are answered.
+        """
+        now = monotonic()
+        self._credit = min(self._credit + (now - self._heard_at) * self._rate, self._rate * BURST_SECONDS) - 1
+        self._heard_at = now
+        if self._credit < 0:
+            self._pump.end(Verdict.BUSY)
+            return
+        text = message.get("text")
+        if text is None:
+            self._pump.end(Verdict.BINARY)
+            return
+        await self._hear(text)
+        await self._pump.room()
+
+    async def _hear(self, text: str) -> None:
+        """One message's text."""
+        try:
+            command = commands.decode_command(text)
+        except BadRequest as error:
+            self._refuse(error, **commands.labels(text))
+        else:
+            try:
+                await self._obey(command)
+            except CursorGone as error:
+                self._runs.figures.refused[error.code] += 1
+                self._gap(getattr(command, "run_id", ""), error, command.ref)
+            except TwinwireError as error:
+                named = {name: getattr(command, name, None) for name in ("run_id", "request_id", "ref")}
+                self._refuse(error, **named)
+                if self._by is None and isinstance(command, Auth):
+                    self.give_up()
+
+    def _refuse(self, error: TwinwireError, **named: str | int | None) -> None:
+        self._runs.figures.refused[error.code] += 1
+        self._pump.say(commands.error_reply(error, **named))
+
+    def give_up(self) -> None:
+        """End the socket of somebody who has not said who they are."""
+        if self._by is None:
+            self._pump.end(Verdict.UNAUTHENTICATED, when_idle=True)
+
+    async def _obey(self, command: AnyCommand) -> None:
+        if isinstance(command, Auth):
+            if (by := self._authenticate(command.token)) is not None:
+                self._pump.say(commands.reply("authenticated", command.ref, expires_at=rfc3339(by.expires_at)))
+            return
+        if (by := self._by) is None:
+            raise Unauthenticated
+        by.check(scopes.of_command("/ws", command))
+        match command:
+            case Start():
+                await self._start(command, by)
+            case Attach():
+                await self._attach(command, by)
+            case Detach(run_id=run_id):
+                self._pump.detach(run_id)
+                self._pump.say(commands.reply("detached", command.ref, run_id=run_id))
+            case Cancel():
+                await self._cancel(command, by)
+            case Ping():
+                self._pump.say(commands.reply("pong", command.ref))
+
+    def _authenticate(self, token: str) -> Identity | None:
+        """Who this is, or still is; None where that ends the socket. Raises `TwinwireError`, and nothing changes."""
+        if not self._known.on:
+            raise BadRequest("authentication is off on this server")
+        by = self._known.bearer(token)
+        if self._by is not None and self._by.user_id != by.user_id:
+            raise Forbidden("a socket is one user's; open another for another", field="token")
+        if self._by is None and not self.claim(by.user_id):
+            self._runs.figures.refused[Verdict.BUSY.name.lower()] += 1
+            self._pump.end(Verdict.BUSY)
+            return None
+        if self._by is None and self.direct is not None:
+            self.direct.stranger(unknown=False)
+        self._by = self._pump.by = by
+        return by
+
+    async def _start(self, command: Start, by: Identity) -> None:
+        if command.request_id in self._requests:
+            raise BadRequest("this request_id is in use on this socket", field="request_id")
+        view = native.view("ws", check_types(command.types))
+        self._check_followed()
+        info, _ = await self._runs.start(RunSpec.of(command, by, DEFAULT_ON_DISCONNECT, interrupt=command.interrupt))
+        self._requests[command.request_id] = info.run_id
+        if len(self._requests) > MAX_REQUEST_IDS:
+            del self._requests[next(iter(self._requests))]
+        self._pump.say(commands.reply("started", command.ref, request_id=command.request_id, run_id=info.run_id))
+        self._pump.attach(info.run_id, 0, view)
+
+    def _check_followed(self, run_id: str = "") -> None:
+        """Raise `TooManyFollowed` if the socket follows as many runs as it may, and this one is not among them."""
+        if self._pump.full and not self._pump.follows(run_id):
+            raise TooManyFollowed(MAX_FOLLOWED)
+
+    async def _attach(self, command: Attach, by: Identity) -> None:
+        if self._pump.gone:
+            return  # its commands are obeyed still, but there is nobody to follow
+        run_id = check_run_id(command.run_id)
+        after = parse_after(command.after, run_id)
+        view = native.view("ws", check_types(command.types))
+        self._check_followed(run_id)
+        snapshot = claim = None
+        if command.snapshot:
+            claim = await self._runs.claim(run_id, by)
+            if self._pump.gone:
+                return
+            after, folded = await self._runs.snapshot(run_id, by)
+            snapshot = {"seq": after, "state": folded}
+        state = await self._runs.seek(run_id, after, by)
+        ended = state.terminal is not None
+        held = {"first": state.first, "last": state.last, "ended": ended, "snapshot": snapshot}
+        self._pump.say(commands.reply("attached", command.ref, run_id=run_id, **held), claim)
+        if not (ended and after == state.last):
+            self._pump.attach(run_id, after, view)
+
+    async def _cancel(self, command: Cancel, by: Identity) -> None:
+        run_id = command.run_id or self._requests.get(command.request_id or "")
+        try:
+            status = "not_found" if run_id is None else await self._runs.cancel(run_id, by)
+        except RunNotFound:
+            status = "not_found"
+        self._pump.say(
+            commands.reply("cancel_ack", command.ref, run_id=run_id, request_id=command.request_id, status=status)
+        )
+
+    def _lost(self, follower: Follower, error: TwinwireError) -> None:
+        """A followed run's events are gone."""
+        self._runs.figures.cursors["gap" if isinstance(error, CursorGone) else "not_found"] += 1
+        self._tell_lost(follower, error)
+
+    def _tell_lost(self, follower: Follower, error: TwinwireError) -> None:
+        if isinstance(error, CursorGone):
+            self._gap(follower.run_id, error, None)
+        else:
+            self._pump.say(commands.error_reply(error, run_id=follower.run_id))
+
+    def _gap(self, run_id: str, error: CursorGone, ref: str | int | None) -> None:
+        self._pump.say(commands.reply("gap", ref, run_id=run_id, first=error.first, last=error.last))
+
+
+async def serve(
+    scope: Scope,
+    receive: Receive,
+    send: Send,
+    *,
+    runs: Runs,
+    sweep: Sweep,
+    rate: float,
+    known: auth.Auth,
+    by: Identity | None,
+    entry: AbstractContextManager[Claim],
+    kind: Callable[[Runs, Pump, float, auth.Auth, Identity | None], Socket] = Socket,
+) -> None:
+    """Serve a socket whose opening handshake is done, until it closes; see `Socket`.
+
+    `entry` is entered for as long as that takes; see `Connection.go_on`.
+    """
+    connection = Connection(scope, receive, send)
+    transport = WebSocketTransport(connection)
+    pump = Pump(runs.log, runs, transport, once=False)
+    if by is not None:
+        pump.by = by
+    socket = kind(runs, pump, rate, known, by)
+    await connection.go_on(
+        functools.partial(_listen, socket=socket, entry=entry, transport=transport, pump=pump, sweep=sweep)
+    )
+
+
+async def _listen(
+    connection: Connection,
+    *,
+    socket: Socket,
+    entry: AbstractContextManager[Claim],
+    transport: WebSocketTransport,
+    pump: Pump,
+    sweep: Sweep,
+) -> None:
+    patience = None
+    if not socket.named:
+        if connection.direct is not None:
+            socket.direct = connection.direct
+            connection.direct.stranger(unknown=True)
+        patience = asyncio.get_running_loop().call_later(AUTH_SECONDS, socket.give_up)
+    try:
+        with entry as socket.claim:
+            await asgi.serve(connection, transport, pump, sweep, socket.take)
+    finally:
+        if patience is not None:
+            patience.cancel()
