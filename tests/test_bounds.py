@@ -212,7 +212,7 @@ async def test_a_handshake_that_is_never_accepted(server: Running, caplog: pytes
         writer.write(HANDSHAKE.replace(b"/ws", b"/never") + b"\r\n")
         assert await ended(reader) == b""
         await until(lambda: not server.service.lifetimes.accepted)
-    assert server.runs.figures.refused["unanswered"] == 1
+    assert server.service.metrics.refused["unanswered"] == 1
     for task in tuple(server.server.server_state.tasks):
         task.cancel()
 
@@ -243,7 +243,7 @@ async def test_an_app_that_does_not_answer(request_: bytes, begins: bool, server
     async with connected(server) as (reader, writer):
         writer.write(request_.replace(b"/healthz", b"/silent").replace(b"/runs", b"/silent"))
         assert b"0\r\n\r\n" not in await ended(reader)
-    assert server.runs.figures.refused["unanswered"] == 1
+    assert server.service.metrics.refused["unanswered"] == 1
     puppet.say("on")
     puppet.end()
     assert len(await rest(follower)) == 3
@@ -340,7 +340,7 @@ async def test_more_connections_than_may_be(kind: str, server: Running, puppets:
     puppet.say("on")
     assert b"AGENT_START" in (await follower.next() or b"")
     assert b"on" in (await follower.next() or b"")
-    assert server.runs.figures.refused["crowded"] >= 4
+    assert server.service.metrics.refused["crowded"] >= 4
     for bare in idle:
         bare.close()
     await follower.close()
@@ -355,7 +355,7 @@ async def test_strangers_take_nobody_s_place(puppets: Puppets) -> None:
             writer.write(masked(Opcode.TEXT, hello))
             assert b"authenticated" in (await heard(reader))[1]
             strangers = [await stalled(server, HANDSHAKE + b"\r\n") for _ in range(8)]
-            await until(lambda: server.runs.figures.refused["crowded"] >= 5)
+            await until(lambda: server.service.metrics.refused["crowded"] >= 5)
             async with opened(server) as (other, saying):
                 saying.write(masked(Opcode.TEXT, hello))
                 assert b"authenticated" in (await heard(other))[1]

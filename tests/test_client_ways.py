@@ -159,7 +159,7 @@ async def test_auto_is_sse(server: Running, puppets: Puppets) -> None:
     async with connected(server.url) as client, client.stream("m") as run:
         (await puppets.next()).end()
         assert await run.wait() == ""
-        assert server.runs.figures.cursors["begun"] == 1
+        assert server.service.metrics.cursors["begun"] == 1
 
 
 async def test_auto_moves_to_websocket(server: Running, puppets: Puppets) -> None:

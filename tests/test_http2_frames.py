@@ -329,7 +329,7 @@ async def test_half_a_body(certificate: Certificate, puppets: Puppets, caplog: p
         assert connection.over[half] == f"reset {CANCEL}"
         puppet.end()
         await until(lambda: connection.over.get(follower) == "ended")
-        assert server.runs.figures.refused["request_timeout"] == 1
+        assert server.service.metrics.refused["request_timeout"] == 1
     assert [record for record in caplog.records if record.levelname in {"ERROR", "WARNING"}] == []
 
 
@@ -355,7 +355,7 @@ async def test_an_app_that_does_not_answer(
         connection.writer.write(bytes((0, 0, 0, DATA, END_STREAM)) + streams[1].to_bytes(4))
         await until(lambda: connection.over.keys() >= {*streams})
         assert connection.over == dict.fromkeys(streams, f"reset {CANCEL}")
-        assert server.runs.figures.refused["unanswered"] == 2
+        assert server.service.metrics.refused["unanswered"] == 2
         puppet.say("on")
         puppet.end()
         await until(lambda: follower in connection.over)
@@ -395,7 +395,7 @@ async def test_handshakes_that_are_not_made(certificate: Certificate, caplog: py
         silent = [await asyncio.open_connection("127.0.0.1", server.port) for _ in range(6)]
         for _, writer in silent[:3]:
             writer.write(b"\x16\x03\x01\x02\x00\x01")
-        await until(lambda: table.refused["crowded"] >= 2)
+        await until(lambda: server.service.metrics.refused["crowded"] >= 2)
         assert table.accepted <= 4
         async with connected(server, certificate) as connection:
             stream = connection.get("/healthz")
@@ -436,7 +436,7 @@ async def test_bad_frames_are_no_noise(certificate: Certificate, caplog: pytest.
             connection.writer.write(b"GET / HTTP/1.1\r\n\r\n" * 10)
             await asyncio.sleep(0)
         await until(lambda: not server.service.lifetimes.accepted)
-        assert server.runs.figures.refused["bad_request"] == 1
+        assert server.service.metrics.refused["bad_request"] == 1
     ours = [record for record in caplog.records if record.name == "twinwire.serving"]
     assert [record.levelname for record in ours] == ["INFO"]
     others = [record for record in caplog.records if record.name != "asyncio"]  # the test's own client's

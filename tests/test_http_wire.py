@@ -136,7 +136,7 @@ async def test_bad_requests(
             assert fields["connection"] == "close"
             await ended(reader)
     await unaffected(server, caplog)
-    assert code is None or server.runs.figures.refused[code]
+    assert code is None or server.service.metrics.refused[code]
 
 
 HANDSHAKES: list[tuple[str, bytes, int, str]] = [
@@ -167,7 +167,7 @@ async def test_bad_handshakes(
         assert fields.get("sec-websocket-version") == ("13" if status == 426 else None)
         await ended(reader)
     await unaffected(server, caplog)
-    assert server.runs.figures.refused[error["code"]] == 1
+    assert server.service.metrics.refused[error["code"]] == 1
 
 
 async def ended(reader: asyncio.StreamReader) -> bytes:
@@ -269,7 +269,7 @@ async def test_slow_requests(row: tuple[str, bytes, bytes], server: Running, cap
         dripping.cancel()
         await ended(reader)
     await unaffected(server, caplog)
-    assert server.runs.figures.refused["request_timeout"] == 1
+    assert server.service.metrics.refused["request_timeout"] == 1
 
 
 @pytest.mark.usefixtures("hasty")

@@ -44,7 +44,7 @@ async def test_a_slow_reader_of_a_plain_answer(caplog: pytest.LogCaptureFixture)
         slow = [await stalled(server, request) for _ in range(3)]
         await until(lambda: server.service.lifetimes._unsent > 8_000_000)
         await nothing_left(server)
-        assert server.runs.figures.refused["unread"] == 3
+        assert server.service.metrics.refused["unread"] == 3
         for bare in slow:
             bare.close()
     assert lines(caplog) == []
@@ -129,7 +129,7 @@ async def test_all_answers_together_are_bounded(monkeypatch: pytest.MonkeyPatch)
         for _ in range(12):
             slow.append(await stalled(server, request))
             await until(lambda: server.service.lifetimes._unsent > 0)
-        await until(lambda: server.runs.figures.refused["unread"] >= 7)
+        await until(lambda: server.service.metrics.refused["unread"] >= 7)
         assert server.service.lifetimes._unsent <= 20_000_000
         async with connected(server) as (reader, writer):
             writer.write(GET + b"\r\n")

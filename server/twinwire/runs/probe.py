@@ -14,7 +14,7 @@ from twinwire.protocol.events import StreamEvent, timestamp
 from twinwire.protocol.wire import new_run_id
 from twinwire.runs.run import Run
 from twinwire.runs.thoughts import Held
-from twinwire.telemetry.metrics import Figures
+from twinwire.telemetry.metrics import Metrics
 
 logger = logging.getLogger("twinwire.runs")
 
@@ -53,7 +53,7 @@ async def probe() -> None:
             budget=None,
             linger=None,
             held=Held(),
-            figures=Figures(),
+            metrics=Metrics(),
             on_abandoned=lambda _: None,
             on_end=ended.set_result,
         )

@@ -32,7 +32,7 @@ from twinwire.runs.run import Run
 from twinwire.runs.snapshot import folded
 from twinwire.runs.spec import RunSpec
 from twinwire.runs.thoughts import Held
-from twinwire.telemetry.metrics import Figures
+from twinwire.telemetry.metrics import Metrics
 
 logger = logging.getLogger("twinwire.runs")
 
@@ -63,6 +63,7 @@ class Runs:
         budget: Budget | None = None,
         live_bytes: int = LIVE_BYTES,
         reserve: Reserve | None = None,
+        metrics: Metrics | None = None,
     ) -> None:
         if not agents:
             raise ValueError("at least one agent is needed")
@@ -83,7 +84,7 @@ class Runs:
         self._idle: asyncio.Future[None] | None = None
         self.started = 0
         self.ended: Counter[str] = Counter()
-        self.figures = Figures()
+        self._metrics = metrics or Metrics()
         self._held = Held()
 
     def __len__(self) -> int:
@@ -169,7 +170,7 @@ class Runs:
             budget=share,
             linger=spec.linger,
             held=self._held,
-            figures=self.figures,
+            metrics=self._metrics,
             on_abandoned=lambda run: self._spawn(self._cancel_if_unfollowed(run)),
             on_end=lambda run: self._end(run, spec, share),
         )
@@ -224,13 +225,13 @@ class Runs:
         try:
             state = await self.state(run_id, by)
         except RunNotFound:
-            self.figures.cursors["not_found"] += 1
+            self._metrics.cursors["not_found"] += 1
             raise
         if not state.first - 1 <= after <= state.last:
-            self.figures.cursors["gap"] += 1
+            self._metrics.cursors["gap"] += 1
             raise CursorGone(state.first, state.last)
         ended = state.terminal is not None and after == state.last
-        self.figures.cursors["ended" if ended else "resumed" if after else "begun"] += 1
+        self._metrics.cursors["ended" if ended else "resumed" if after else "begun"] += 1
         return state
 
     async def summary(self, run_id: str, by: Identity) -> RunSummary:

@@ -32,7 +32,7 @@ from twinwire.runs.budget import Check
 from twinwire.runs.thoughts import Held, Thought
 from twinwire.runs.writer import Room, Writer
 from twinwire.telemetry.logging import tell
-from twinwire.telemetry.metrics import Figures
+from twinwire.telemetry.metrics import Metrics
 
 logger = logging.getLogger("twinwire.runs")
 
@@ -62,7 +62,7 @@ class Run:
         budget: Check | None,
         linger: float | None,
         held: Held,
-        figures: Figures,
+        metrics: Metrics,
         on_abandoned: Callable[[Run], None],
         on_end: Callable[[Run], None],
     ) -> None:
@@ -80,8 +80,8 @@ class Run:
         self._thought = Thought()
         self._on_abandoned = on_abandoned
         self._on_end = on_end
-        self._figures = figures
-        self._writer = Writer(log, info.run_id, self._ended, figures)
+        self._metrics = metrics
+        self._writer = Writer(log, info.run_id, self._ended, metrics)
         self._loop = asyncio.get_running_loop()
         self._thread = get_ident()
         self._began = time.monotonic()
@@ -431,7 +431,7 @@ class Run:
         self._thought.text = ""
         self.request.emit = nobody  # it and the run hold each other
         if self._cancelled_at is not None:
-            self._figures.cancelled.add(time.monotonic() - self._cancelled_at)
+            self._metrics.cancelled.add(time.monotonic() - self._cancelled_at)
         self._tell(
             "run ended",
             status=self.fold.status,

@@ -12,7 +12,7 @@ from typing import Any
 from twinwire.log import EventLog
 from twinwire.protocol.errors import LogLost, LogUnavailable, RunNotFound, StaleWriter
 from twinwire.protocol.events import Record, StreamEvent, encode
-from twinwire.telemetry.metrics import TOKENS, Figures
+from twinwire.telemetry.metrics import TOKENS, Metrics
 
 logger = logging.getLogger("twinwire.runs")
 
@@ -37,11 +37,11 @@ class Room:
 class Writer:
     """Writes to one run's log. `on_last` is called when the terminal event is in the log, or never can be."""
 
-    def __init__(self, log: EventLog, run_id: str, on_last: Callable[[], None], figures: Figures | None = None) -> None:
+    def __init__(self, log: EventLog, run_id: str, on_last: Callable[[], None], metrics: Metrics | None = None) -> None:
         self._log = log
         self._run_id = run_id
         self._on_last = on_last
-        self._figures = figures or Figures()
+        self._metrics = metrics or Metrics()
         self._silent_since: float | None = monotonic()  # until the first token
         self._appends = 0
         self._token_at = 0.0  # when the append before was, if the gap after it is to be timed
@@ -118,15 +118,15 @@ class Writer:
             self._appending = asyncio.ensure_future(self._append(appending, batch))
 
     def _time(self, batch: list[Record]) -> None:
-        """See `Figures`. Of appends in a row only some are timed: it would cost a fifth of each."""
+        """See `Metrics`. Of appends in a row only some are timed: it would cost a fifth of each."""
         now = monotonic()
         if self._silent_since is not None:
             if any(record.type in TOKENS for record in batch):
-                self._figures.first_token.add(now - self._silent_since)
+                self._metrics.first_token.add(now - self._silent_since)
                 self._silent_since = None
         elif self._token_at:
             if batch[0].type in TOKENS:
-                self._figures.token_gap.add(now - self._token_at)
+                self._metrics.token_gap.add(now - self._token_at)
             self._token_at = 0.0
         elif batch[-1].type in TOKENS:
             self._token_at = now
@@ -151,7 +151,7 @@ class Writer:
             return
         finally:
             self._appending = None
-        self._figures.append.add(monotonic() - began)
+        self._metrics.append.add(monotonic() - began)
         self._appended = batch[-1].seq
         self._tell(batch[-1])
         self.flush()

@@ -415,4 +415,4 @@ class BoundedHttp(HttpToolsProtocol):
 
     def refused(self, code: str) -> None:
         """Count a refusal that was answered."""
-        service(self.config).runs.figures.refused[code] += 1
+        service(self.config).metrics.refused[code] += 1

@@ -98,7 +98,7 @@ class Http2Protocol(ZttpH2Protocol):
             self.flush()
         except zttp.RemoteProtocolError as error:
             logger.info("a connection was closed for a bad HTTP/2 frame: %s", error)
-            service(self.config).runs.figures.refused["bad_request"] += 1
+            service(self.config).metrics.refused["bad_request"] += 1
             self.flush()
             self.transport.close()
         if self.flow.write_paused:  # until `resume_writing`
@@ -155,7 +155,7 @@ class Http2Protocol(ZttpH2Protocol):
         }
         for stream_id, exchange in tuple(self._exchanges.items()):
             if stream_id in self.cycles and (code := exchange.overdue(now, seconds)) is not None:
-                shared.runs.figures.refused[code] += 1
+                shared.metrics.refused[code] += 1
                 self._reset(stream_id)
 
     def _reset(self, stream_id: int, *code: int) -> None:
@@ -181,7 +181,7 @@ class Http2Protocol(ZttpH2Protocol):
         if (
             not event.path.isascii()
         ):  # malformed (RFC 9113, section 8.1.1); uvicorn fails on it, and ends the connection
-            service(self.config).runs.figures.refused["bad_request"] += 1
+            service(self.config).metrics.refused["bad_request"] += 1
             self.conn.stream(event.stream_id).reset(PROTOCOL_ERROR)
             return
         self.app = functools.partial(self._respond, event.stream_id)

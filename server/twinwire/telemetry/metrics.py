@@ -1,4 +1,4 @@
-"""The figures of one process, counted where they arise: plain numbers, written by one event loop and read by a scrape.
+"""The metrics of one process, counted where they arise: plain numbers, written by one event loop and read by a scrape.
 
 No Prometheus here: its objects take a lock at each call. What can be read from somewhere when it is asked for, such as
 how many runs go on, is not here either.
@@ -37,7 +37,7 @@ class Histogram:
         return zip((*map(str, self._bounds), "+Inf"), accumulate(self._counts), strict=True)
 
 
-class Figures:
+class Metrics:
     """What is counted. Times are seconds.
 
     `first_token` is from a run's start to the first thing the model says, `token_gap` (a sample) between two appends of

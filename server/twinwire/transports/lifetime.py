@@ -169,11 +169,13 @@ class Lifetimes:
     `unanswered` (the app did not answer).
     """
 
-    def __init__(self, *, most: int, send_timeout: float, answer_seconds: float) -> None:
+    def __init__(
+        self, *, most: int, send_timeout: float, answer_seconds: float, refused: Counter[str] | None = None
+    ) -> None:
         self.most = most
         self.answer_seconds = answer_seconds
         self.accepted = 0
-        self.refused: Counter[str] = Counter()
+        self._refused = Counter() if refused is None else refused
         self._send_timeout = send_timeout
         self._watched: dict[Lifetime, None] = {}  # all but STREAMING, in the order in which they entered their phases
         self._unsent = 0
@@ -222,7 +224,7 @@ class Lifetimes:
 
     def dropped(self, code: str) -> None:
         """Count a connection that is dropped."""
-        self.refused[code] += 1
+        self._refused[code] += 1
 
     def count_unsent(self, lifetime: Lifetime, unsent: int) -> None:
         """Note what an answer has unsent; drop who has taken nothing for longest while that is too much in all."""

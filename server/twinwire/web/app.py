@@ -25,6 +25,7 @@ from twinwire.protocol.errors import FailedDependency, TooManyRuns, TwinwireErro
 from twinwire.runs import Budget, Runs
 from twinwire.runs.reserve import Reserve
 from twinwire.settings import Settings
+from twinwire.telemetry.metrics import Metrics
 from twinwire.transports import lifetime
 from twinwire.transports.heartbeats import Sweep
 from twinwire.transports.limiter import Gate
@@ -98,6 +99,7 @@ def create_app(
     auth = Auth.of(settings)
     _, files = resource.getrlimit(resource.RLIMIT_NOFILE)  # `twinwire serve` raises the soft limit as far as it needs
     accepted = lifetime.accepted_at_most(settings.max_connections, settings.max_runs, files)
+    metrics = Metrics()
     service = Service(
         settings,
         auth,
@@ -110,6 +112,7 @@ def create_app(
             budget=budget,
             live_bytes=settings.live_bytes,
             reserve=Reserve(settings.reply_bytes, settings.send_timeout),
+            metrics=metrics,
         ),
         Sweep(heartbeat=settings.heartbeat, send_timeout=settings.send_timeout, logged_out=auth.logged_out),
         Gate(total=lifetime.streams_at_most(settings.max_connections, accepted), each=settings.user_connections),
@@ -117,12 +120,13 @@ def create_app(
             most=accepted,
             send_timeout=settings.send_timeout,
             answer_seconds=settings.run_timeout + ANSWER_SECONDS,
+            refused=metrics.refused,
         ),
+        metrics,
         local=model if isinstance(model, LocalModel) else None,
         formats=registry(formats or {}),
     )
-    service.lifetimes.refused = service.runs.figures.refused
-    figures = health.registry(service)
+    collectors = health.registry(service)
     site = page.Site.open()
 
     @asynccontextmanager
@@ -163,7 +167,7 @@ def create_app(
         ],
         dependencies={
             "service": Provide(lambda: service, sync_to_thread=False),
-            "figures": Provide(lambda: figures, sync_to_thread=False),
+            "collectors": Provide(lambda: collectors, sync_to_thread=False),
             "site": Provide(lambda: site, sync_to_thread=False),
         },
         exception_handlers={TwinwireError: _twinwire_error, HTTPException: _http_error, Exception: _unexpected},
@@ -214,7 +218,7 @@ def _refused(
 ) -> Response[dict[str, Any]]:
     """Count a refusal, and answer with it."""
     service: Service = request.app.state.service
-    service.runs.figures.refused[error.code] += 1
+    service.metrics.refused[error.code] += 1
     return JsonResponse(_body(request, error, status), status_code=status, headers=headers)
 
 

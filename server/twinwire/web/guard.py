@@ -181,7 +181,7 @@ class Guard:
         except TwinwireError as error:
             if scope["type"] == ScopeType.HTTP:
                 raise
-            self._service.runs.figures.refused[error.code] += 1
+            self._service.metrics.refused[error.code] += 1
             # Before it opens that is a 403, whatever the code.
             await send({"type": "websocket.close", "code": error.close_code, "reason": error.code})
             return

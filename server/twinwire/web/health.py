@@ -55,7 +55,7 @@ def _seconds(name: str, text: str, figure: Histogram) -> Metric:
     return HistogramMetricFamily(f"{name}_seconds", text, buckets=[*figure.buckets()], sum_value=figure.total)
 
 
-class Figures(Collector):
+class Collected(Collector):
     """Read when asked for: counting costs the hot path little, and what can be looked up nothing.
 
     All of it is this process's. Where there are more, each sample says of which `worker` it is, by its pid.
@@ -74,21 +74,21 @@ class Figures(Collector):
 
     def _runs(self) -> Iterator[Metric]:
         runs = self._service.runs
-        figures = runs.figures
+        metrics = self._service.metrics
         yield GaugeMetricFamily("twinwire_runs_live", "Runs that go on", len(runs))
         yield CounterMetricFamily("twinwire_runs_started", "Runs that were started", runs.started)
         yield _counter("twinwire_runs_ended", "Runs that ended, by how", "status", runs.ended)
-        yield _counter("twinwire_cursors", "Wishes to follow a run from a cursor", "verdict", figures.cursors)
-        yield _counter("twinwire_refusals", "Requests and commands that were refused", "code", figures.refused)
+        yield _counter("twinwire_cursors", "Wishes to follow a run from a cursor", "verdict", metrics.cursors)
+        yield _counter("twinwire_refusals", "Requests and commands that were refused", "code", metrics.refused)
 
     def _times(self) -> Iterator[Metric]:
-        figures = self._service.runs.figures
-        yield _seconds("twinwire_first_token", "From a run's start to the model's first token", figures.first_token)
-        yield _seconds("twinwire_token_gap", "Between a run's tokens, of a sample of them", figures.token_gap)
-        yield _seconds("twinwire_append", "Appends to a log that is not in memory", figures.append)
+        metrics = self._service.metrics
+        yield _seconds("twinwire_first_token", "From a run's start to the model's first token", metrics.first_token)
+        yield _seconds("twinwire_token_gap", "Between a run's tokens, of a sample of them", metrics.token_gap)
+        yield _seconds("twinwire_append", "Appends to a log that is not in memory", metrics.append)
         for gauge in self._service.runs.log.gauges():
             yield GaugeMetricFamily(f"twinwire_{gauge.name}", gauge.text, gauge.value)
-        yield _seconds("twinwire_cancel", "From a run's cancel to its terminal event", figures.cancelled)
+        yield _seconds("twinwire_cancel", "From a run's cancel to its terminal event", metrics.cancelled)
 
     def _connections(self) -> Iterator[Metric]:
         sweep = self._service.sweep
@@ -122,13 +122,13 @@ class Figures(Collector):
 
 
 @get("/metrics", summary="Figures for Prometheus", media_type="text/plain")
-async def metrics(figures: NamedDependency[CollectorRegistry]) -> Response[bytes]:
+async def metrics(collectors: NamedDependency[CollectorRegistry]) -> Response[bytes]:
     """Prometheus text format."""
-    return Response(generate_latest(figures), media_type="text/plain; version=0.0.4")
+    return Response(generate_latest(collectors), media_type="text/plain; version=0.0.4")
 
 
 def registry(service: Service) -> CollectorRegistry:
-    """The figures of one app."""
-    figures = CollectorRegistry()
-    figures.register(Figures(service))
-    return figures
+    """Return the metrics of one app."""
+    collectors = CollectorRegistry()
+    collectors.register(Collected(service))
+    return collectors

@@ -12,6 +12,7 @@ from twinwire.models.local import LocalModel
 from twinwire.runs import Runs
 from twinwire.runs.probe import probe
 from twinwire.settings import Settings
+from twinwire.telemetry.metrics import Metrics
 from twinwire.transports import Verdict
 from twinwire.transports.heartbeats import Sweep
 from twinwire.transports.lifetime import Lifetimes
@@ -21,7 +22,7 @@ DRAIN_SECONDS = 0.7
 
 
 class Service(Struct, frozen=True):
-    """The settings, who may use the server, the runs, the open connections and how many may be, and the local model."""
+    """What the routes of one server process share. `local` is the model that it runs itself, if it does."""
 
     settings: Settings
     auth: Auth
@@ -29,6 +30,7 @@ class Service(Struct, frozen=True):
     sweep: Sweep
     gate: Gate
     lifetimes: Lifetimes
+    metrics: Metrics
     local: LocalModel | None = None
     formats: Mapping[str, Format] = FORMATS
 

@@ -11,7 +11,6 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from time import monotonic
 
-from twinwire import auth
 from twinwire.auth import Identity, rfc3339, scopes
 from twinwire.formats import native
 from twinwire.protocol import commands
@@ -26,7 +25,7 @@ from twinwire.protocol.errors import (
     Unauthenticated,
 )
 from twinwire.protocol.wire import check_run_id, check_types, parse_after
-from twinwire.runs import Runs, RunSpec
+from twinwire.runs import RunSpec
 from twinwire.runs.spec import DEFAULT_ON_DISCONNECT
 from twinwire.transports import Direct, Verdict, asgi
 from twinwire.transports.asgi import Connection, Message, Receive, Scope, Send
@@ -35,6 +34,7 @@ from twinwire.transports.heartbeats import Sweep
 from twinwire.transports.limiter import Claim
 from twinwire.transports.pump import MAX_FOLLOWED, Pump
 from twinwire.transports.websocket import WebSocketTransport
+from twinwire.web.service import Service
 
 MAX_REQUEST_IDS = 128  # of the runs that were started last on a socket
 AUTH_SECONDS = 10.0  # how long a socket may be nobody's, where authentication is on
@@ -42,7 +42,7 @@ BURST_SECONDS = 10  # as many messages as may come in this time may come in one 
 
 
 class Socket:
-    """What one client says on its socket, at most `rate` messages a second for long, and what it is answered.
+    """What one client says on its socket, at most `socket_rate` messages a second for long, and what it is answered.
 
     `by` is None for who has yet to say who they are; then `claim` counts the socket as theirs.
     """
@@ -50,13 +50,14 @@ class Socket:
     claim: Claim
     direct: Direct | None = None
 
-    def __init__(self, runs: Runs, pump: Pump, rate: float, known: auth.Auth, by: Identity | None) -> None:
-        self._runs = runs
+    def __init__(self, service: Service, pump: Pump, by: Identity | None) -> None:
+        self._runs = service.runs
+        self._metrics = service.metrics
+        self._known = service.auth
         self._pump = pump
-        self._rate = rate
+        self._rate = service.settings.socket_rate
         self._heard_at = monotonic()
-        self._credit = rate * BURST_SECONDS
-        self._known = known
+        self._credit: float = self._rate * BURST_SECONDS
         self._by = by
         self._requests: dict[str, str] = {}
         pump.lost = self._lost
@@ -94,7 +95,7 @@ class Socket:
             try:
                 await self._obey(command)
             except CursorGone as error:
-                self._runs.figures.refused[error.code] += 1
+                self._metrics.refused[error.code] += 1
                 self._gap(getattr(command, "run_id", ""), error, command.ref)
             except TwinwireError as error:
                 named = {name: getattr(command, name, None) for name in ("run_id", "request_id", "ref")}
@@ -103,7 +104,7 @@ class Socket:
                     self.give_up()
 
     def _refuse(self, error: TwinwireError, **named: str | int | None) -> None:
-        self._runs.figures.refused[error.code] += 1
+        self._metrics.refused[error.code] += 1
         self._pump.say(commands.error_reply(error, **named))
 
     def give_up(self) -> None:
@@ -140,7 +141,7 @@ class Socket:
         if self._by is not None and self._by.user_id != by.user_id:
             raise Forbidden("a socket is one user's; open another for another", field="token")
         if self._by is None and not self.claim(by.user_id):
-            self._runs.figures.refused[Verdict.BUSY.name.lower()] += 1
+            self._metrics.refused[Verdict.BUSY.name.lower()] += 1
             self._pump.end(Verdict.BUSY)
             return None
         if self._by is None and self.direct is not None:
@@ -198,7 +199,7 @@ class Socket:
 
     def _lost(self, follower: Follower, error: TwinwireError) -> None:
         """A followed run's events are gone."""
-        self._runs.figures.cursors["gap" if isinstance(error, CursorGone) else "not_found"] += 1
+        self._metrics.cursors["gap" if isinstance(error, CursorGone) else "not_found"] += 1
         self._tell_lost(follower, error)
 
     def _tell_lost(self, follower: Follower, error: TwinwireError) -> None:
@@ -216,13 +217,10 @@ async def serve(
     receive: Receive,
     send: Send,
     *,
-    runs: Runs,
-    sweep: Sweep,
-    rate: float,
-    known: auth.Auth,
+    service: Service,
     by: Identity | None,
     entry: AbstractContextManager[Claim],
-    kind: Callable[[Runs, Pump, float, auth.Auth, Identity | None], Socket] = Socket,
+    kind: Callable[[Service, Pump, Identity | None], Socket],
 ) -> None:
     """Serve a socket whose opening handshake is done, until it closes; see `Socket`.
 
@@ -230,12 +228,12 @@ async def serve(
     """
     connection = Connection(scope, receive, send)
     transport = WebSocketTransport(connection)
-    pump = Pump(runs.log, runs, transport, once=False)
+    pump = Pump(service.runs.log, service.runs, transport, once=False)
     if by is not None:
         pump.by = by
-    socket = kind(runs, pump, rate, known, by)
+    socket = kind(service, pump, by)
     await connection.go_on(
-        functools.partial(_listen, socket=socket, entry=entry, transport=transport, pump=pump, sweep=sweep)
+        functools.partial(_listen, socket=socket, entry=entry, transport=transport, pump=pump, sweep=service.sweep)
     )
 
 

@@ -12,10 +12,11 @@ from litestar.exceptions import MethodNotAllowedException
 from litestar.types import Receive, Scope, Send
 from msgspec import Struct
 
-from twinwire.auth import ANYBODY
+from twinwire.auth import ANYBODY, Identity
 from twinwire.protocol import commands
 from twinwire.protocol.errors import BadRequest, Unauthenticated, UpgradeRequired
 from twinwire.transports import Verdict
+from twinwire.transports.pump import Pump
 from twinwire.web import input as incoming, query, session
 from twinwire.web.answers import JsonResponse
 from twinwire.web.compat.ai_sdk_socket import Chat, ChatSocket
@@ -24,6 +25,8 @@ from twinwire.web.guard import identify
 from twinwire.web.service import Service
 from twinwire.web.session import Socket
 
+Kind = Callable[[Service, Pump, Identity | None], Socket]
+"""Makes what is said on a socket, and answered."""
 SUBPROTOCOL = "twinwire.v1"
 MAX_REASON = 123
 """How many bytes a close frame's reason may have (RFC 6455, section 5.5)."""
@@ -32,22 +35,17 @@ MAX_REASON = 123
 @asgi("/ws", copy_scope=False)
 async def socket(scope: Scope, receive: Receive, send: Send) -> None:
     """Twinwire's own protocol."""
-    await _serve(scope, receive, send, _plain, takes=None, elsewhere=(commands.Start, commands.Attach))
+    await _serve(scope, receive, send, lambda _: Socket, takes=None, elsewhere=(commands.Start, commands.Attach))
 
 
 @asgi("/ai-sdk/ws", copy_scope=False)
 async def chats(scope: Scope, receive: Receive, send: Send) -> None:
     """Serve the AI SDK's `WebSocketChatTransport`; its query has what an app may also put into `body`."""
 
-    def kind(service: Service, values: dict[str, str]) -> Callable[..., Socket]:
-        options = incoming.parameters(values, Options)
-        return partial(ChatSocket, limit=service.settings.session_bytes, options=options)
+    def kind(values: dict[str, str]) -> Kind:
+        return partial(ChatSocket, options=incoming.parameters(values, Options))
 
     await _serve(scope, receive, send, kind, takes=Options, elsewhere=(Chat,))
-
-
-def _plain(*_: object) -> Callable[..., Socket]:
-    return Socket
 
 
 def _no_socket(method: str, service: Service) -> Response[Any]:
@@ -57,7 +55,7 @@ def _no_socket(method: str, service: Service) -> Response[Any]:
     error = UpgradeRequired(
         "This path opens a WebSocket: send GET in HTTP/1.1 with `Upgrade: websocket` and `Connection: Upgrade`."
     )
-    service.runs.figures.refused[error.code] += 1
+    service.metrics.refused[error.code] += 1
     return JsonResponse(error.payload(), status_code=426, headers={"upgrade": "websocket", "connection": "Upgrade"})
 
 
@@ -65,7 +63,7 @@ async def _serve(
     scope: Scope,
     receive: Receive,
     send: Send,
-    kind: Callable[[Service, dict[str, str]], Callable[..., Socket]],
+    kind: Callable[[dict[str, str]], Kind],
     *,
     takes: type[Struct] | None,
     elsewhere: Sequence[type[Struct]],
@@ -91,18 +89,18 @@ async def _serve(
     try:
         values, ignored = query.check(scope["query_string"], takes, elsewhere)
         query.ignore(scope, ignored)
-        socket_of = kind(service, values)
+        socket_of = kind(values)
     except BadRequest as error:
         refusal = error
     chosen = SUBPROTOCOL if SUBPROTOCOL in scope["subprotocols"] else None
     await send({"type": "websocket.accept", "subprotocol": chosen, "headers": query.ignored_header(scope)})
     if verdict is None and refusal is not None:
-        service.runs.figures.refused[refusal.code] += 1
+        service.metrics.refused[refusal.code] += 1
         reason = f"{refusal.field}: {refusal.message}".encode()[:MAX_REASON].decode(errors="ignore")
         await send({"type": "websocket.close", "code": refusal.close_code, "reason": reason})
         return
     if verdict is not None:
-        service.runs.figures.refused[verdict.name.lower()] += 1
+        service.metrics.refused[verdict.name.lower()] += 1
         # Told on an open socket: a refused handshake tells a browser nothing.
         await send({"type": "websocket.close", "code": verdict.code, "reason": verdict.reason})
         return
@@ -110,10 +108,7 @@ async def _serve(
         scope,
         receive,
         send,
-        runs=service.runs,
-        sweep=service.sweep,
-        rate=service.settings.socket_rate,
-        known=service.auth,
+        service=service,
         by=by,
         entry=service.gate.stranger() if stranger else service.gate.entered(user_id),
         kind=socket_of,

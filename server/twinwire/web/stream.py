@@ -64,7 +64,7 @@ class PutOff(Response[None]):
         if answers.is_head(scope):
             await _head_alone(send, headers)
             return
-        self._service.runs.figures.refused["busy"] += 1
+        self._service.metrics.refused["busy"] += 1
         opening = b"retry: %d\n\n" % _retry(FULL_RETRY_MS)
         await sse.put_off(scope, receive, send, headers=headers, opening=opening)
 
@@ -112,7 +112,7 @@ class EventStream(Response[None]):
         retry = _retry(FULL_RETRY_MS if full else settings.retry_ms)
         opening = self._opening or sse_open(self._run_id, self._after, retry)
         if full:
-            self._service.runs.figures.refused["busy"] += 1
+            self._service.metrics.refused["busy"] += 1
             self._claim = None
             await sse.put_off(scope, receive, send, headers=self._headers, opening=opening)
             return

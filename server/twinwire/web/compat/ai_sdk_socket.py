@@ -14,7 +14,6 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta, Struct
 
-from twinwire import auth
 from twinwire.auth import Identity, rfc3339, scopes
 from twinwire.formats.ai_sdk import SocketView, message
 from twinwire.protocol import commands
@@ -28,11 +27,12 @@ from twinwire.protocol.errors import (
     Unauthenticated,
 )
 from twinwire.protocol.wire import converted, decode_json
-from twinwire.runs import Runs, RunSpec
+from twinwire.runs import RunSpec
 from twinwire.transports.follower import Follower
 from twinwire.transports.pump import Pump
 from twinwire.web.compat import dialects
 from twinwire.web.compat.history import Options, answer
+from twinwire.web.service import Service
 from twinwire.web.session import MAX_REQUEST_IDS, Socket
 
 ABORT_GRACE = 1.0  # seconds in which the client may resume a chat again whose first resume it has just aborted
@@ -112,25 +112,15 @@ def _request_id(data: str) -> str:
 
 
 class ChatSocket(Socket):
-    """What the client's transport says on its socket, and what it is answered; `limit` as in `spec`.
+    """What the client's transport says on its socket, and what it is answered.
 
     `options` are the socket's own, from its query; a message's `body` wins over them. A request is known by its id
     until it is aborted; one run is followed for one request at a time.
     """
 
-    def __init__(
-        self,
-        runs: Runs,
-        pump: Pump,
-        rate: float,
-        known: auth.Auth,
-        by: Identity | None,
-        *,
-        limit: int,
-        options: Options,
-    ) -> None:
-        super().__init__(runs, pump, rate, known, by)
-        self._limit = limit
+    def __init__(self, service: Service, pump: Pump, by: Identity | None, *, options: Options) -> None:
+        super().__init__(service, pump, by)
+        self._limit = service.settings.session_bytes
         self._options = {name: value for name, value in msgspec.structs.asdict(options).items() if value is not None}
         self._resumed: set[str] = set()  # those of the requests that are resumes
         self._following: dict[str, str] = {}  # the request that a run is followed for
@@ -156,7 +146,7 @@ class ChatSocket(Socket):
                     expires_at = rfc3339(by.expires_at)
                     self._pump.say(commands.reply("authenticated", asked.ref, requestId="", expires_at=expires_at))
         except TwinwireError as error:
-            self._runs.figures.refused[error.code] += 1
+            self._metrics.refused[error.code] += 1
             told = error.message if error.field is None else f"{error.field}: {error.message}"
             self._pump.say(message("error", request_id, errorText=told))
 
