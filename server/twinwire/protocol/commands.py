@@ -13,9 +13,18 @@ from msgspec import Meta, Struct
 
 from twinwire.protocol.errors import BadRequest, TwinwireError
 from twinwire.protocol.events import dump
+from twinwire.protocol.start import (
+    AgentName,
+    IdempotencyKey,
+    Interrupt,
+    Message,
+    Name,
+    OnDisconnect,
+    SessionId,
+    UserId,
+)
 from twinwire.protocol.wire import decode_json
 
-Name = Annotated[str, Meta(min_length=1, max_length=128)]
 RunName = Annotated[str, Meta(max_length=128)]
 
 
@@ -29,13 +38,13 @@ class Start(Command, frozen=True, kw_only=True):
     """Start a run and follow it from its first event."""
 
     request_id: Name
-    message: str
-    agent: str | None = None
-    user_id: Name | None = None
-    session_id: Name | None = None
-    on_disconnect: str | None = None
-    idempotency_key: Name | None = None
-    interrupt: bool = False
+    message: Message
+    agent: AgentName = None
+    user_id: UserId = None
+    session_id: SessionId = None
+    on_disconnect: OnDisconnect = None
+    idempotency_key: IdempotencyKey = None
+    interrupt: Interrupt = False
     types: Sequence[str] | None = None
 
 

@@ -15,9 +15,6 @@ from twinwire.models import Message
 from twinwire.protocol.errors import BadRequest
 from twinwire.protocol.wire import parse_on_disconnect
 
-DEFAULT_ON_DISCONNECT = "cancel_after:10"
-"""Of a run that is followed by who starts it: to leave cancels it, to come back soon does not."""
-
 
 class Asked(Protocol):
     """The fields that every way to ask for a run has."""

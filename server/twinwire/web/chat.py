@@ -7,8 +7,8 @@ from typing import Any
 from litestar import Request, Response, route
 from litestar.di import NamedDependency
 
+from twinwire.protocol.start import DEFAULT_ON_DISCONNECT
 from twinwire.runs import RunSpec
-from twinwire.runs.spec import DEFAULT_ON_DISCONNECT
 from twinwire.web import answers, guard, input as incoming, stream
 from twinwire.web.answers import JsonResponse
 from twinwire.web.input import ChatBody, ChatQuery

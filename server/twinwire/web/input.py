@@ -12,6 +12,7 @@ from msgspec import Meta, Struct
 
 from twinwire.log import MAX_RECENT
 from twinwire.protocol.errors import BadRequest, NotAcceptable, PayloadTooLarge, UnsupportedMediaType
+from twinwire.protocol.start import AgentName, IdempotencyKey, Interrupt, Message, OnDisconnect, SessionId, UserId
 from twinwire.protocol.wire import (
     Cursor,
     check_types,
@@ -32,26 +33,17 @@ _any = msgspec.json.Decoder()
 
 DRAIN_BYTES = 16 * 2**20  # a body over the limit is read on to here, so that its sender can read the answer
 
-Name = Annotated[str, Meta(min_length=1, max_length=128)]
-
-
-AgentName = Annotated[str | None, Meta(description="the agent's name; default react")]
-UserId = Annotated[Name | None, Meta(description="names the user where authentication is off")]
-SessionId = Annotated[Name | None, Meta(description="the conversation this message belongs to")]
-Policy = Annotated[str | None, Meta(description="when nobody follows: continue, cancel or cancel_after:<seconds>")]
-IdempotencyKey = Annotated[Name | None, Meta(description="a repeated start with this key is the same run")]
-
 
 class StartBody(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """`POST /runs`."""
 
-    message: Annotated[str, Meta(description="what the agent is asked")]
+    message: Message
     agent: AgentName = None
     user_id: UserId = None
     session_id: SessionId = None
-    on_disconnect: Policy = None
+    on_disconnect: OnDisconnect = None
     idempotency_key: IdempotencyKey = None
-    interrupt: Annotated[bool, Meta(description="end the session's running run instead of answering 409")] = False
+    interrupt: Interrupt = False
 
 
 class ListQuery(Struct, frozen=True, kw_only=True):
@@ -81,12 +73,12 @@ class FollowQuery(Struct, frozen=True, kw_only=True):
 class ChatQuery(FollowQuery, frozen=True, kw_only=True):
     """`/chat` and `/chat/stream`, in the query or, but for `after`, in a JSON body."""
 
-    message: Annotated[str | None, Meta(description="what the agent is asked")] = None
+    message: Message | None = None
     stream: Annotated[bool, Meta(description="false: answer with the result alone")] = True
     agent: AgentName = None
     user_id: UserId = None
     session_id: SessionId = None
-    on_disconnect: Policy = None
+    on_disconnect: OnDisconnect = None
     idempotency_key: IdempotencyKey = None
 
 

@@ -24,9 +24,9 @@ from twinwire.protocol.errors import (
     TwinwireError,
     Unauthenticated,
 )
+from twinwire.protocol.start import DEFAULT_ON_DISCONNECT
 from twinwire.protocol.wire import check_run_id, check_types, parse_after
 from twinwire.runs import RunSpec
-from twinwire.runs.spec import DEFAULT_ON_DISCONNECT
 from twinwire.transports import Direct, Verdict, asgi
 from twinwire.transports.asgi import Connection, Message, Receive, Scope, Send
 from twinwire.transports.follower import Follower

@@ -11,12 +11,12 @@ from msgspec import Meta, Struct
 
 from twinwire.formats import ag_ui
 from twinwire.formats.registry import FORMATS
+from twinwire.protocol.start import Name
 from twinwire.protocol.wire import converted
 from twinwire.web import input as incoming, query, stream
 from twinwire.web.compat import dialects
 from twinwire.web.compat.history import Options, answer
 from twinwire.web.guard import starter
-from twinwire.web.input import Name
 from twinwire.web.openapi import documented
 from twinwire.web.service import Service
 

@@ -17,7 +17,7 @@ from msgspec import Meta, Struct
 from twinwire.auth import Identity, rfc3339, scopes
 from twinwire.formats.ai_sdk import SocketView, message
 from twinwire.protocol import commands
-from twinwire.protocol.commands import Auth, Name
+from twinwire.protocol.commands import Auth
 from twinwire.protocol.errors import (
     BadRequest,
     CursorGone,
@@ -26,6 +26,7 @@ from twinwire.protocol.errors import (
     TwinwireError,
     Unauthenticated,
 )
+from twinwire.protocol.start import Name
 from twinwire.protocol.wire import converted, decode_json
 from twinwire.runs import RunSpec
 from twinwire.transports.follower import Follower

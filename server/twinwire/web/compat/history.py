@@ -2,33 +2,37 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
 import msgspec
-from msgspec import Meta, Struct
+from msgspec import Struct
 
 from twinwire.auth import Identity
-from twinwire.protocol.commands import Name
-from twinwire.runs.spec import DEFAULT_ON_DISCONNECT, RunSpec
+from twinwire.protocol.start import (
+    DEFAULT_ON_DISCONNECT,
+    AgentName,
+    IdempotencyKey,
+    Message,
+    OnDisconnect,
+    SessionId,
+    UserId,
+)
+from twinwire.runs.spec import RunSpec
 from twinwire.web.compat.dialects import Said, question
 
 
 class Options(Struct, frozen=True, kw_only=True):
     """What an app may add to another protocol's own requests."""
 
-    agent: Annotated[str | None, Meta(description="the agent's name; default react")] = None
-    user_id: Annotated[Name | None, Meta(description="names the user where authentication is off")] = None
-    on_disconnect: Annotated[
-        str | None, Meta(description="when nobody follows: continue, cancel or cancel_after:<seconds>")
-    ] = None
+    agent: AgentName = None
+    user_id: UserId = None
+    on_disconnect: OnDisconnect = None
 
 
 class _Turn(Options, frozen=True, kw_only=True):
     """What is asked of an agent, as `RunSpec.of` takes it."""
 
-    message: str
-    session_id: str | None = None
-    idempotency_key: str | None = None
+    message: Message
+    session_id: SessionId = None
+    idempotency_key: IdempotencyKey = None
 
 
 def answer(
