@@ -79,13 +79,16 @@ async def test_start_follow_resume_cancel() -> None:
         ("mine:app", ['event: LIFT_OFF\ndata: {"asked":"go"}', '"result":"3… 2… 1… "']),
         ("mine:countdown", ['event: LIFT_OFF\ndata: {"asked":"go"}', '"result":"3… 2… 1… "']),
         ("mine:asked", ['"result":"You asked: go"']),
+        ("gambler", ['"tool_name":"Dice"', '"status":"ok"', '"result":"You rolled ']),
     ],
 )
 async def test_an_agent_of_ones_own(target: str, told: list[str], tmp_path: Path) -> None:
     """README's agents, saved as mine.py, are served by the command that README gives."""
-    asked = target == "mine:asked"
-    (tmp_path / "mine.py").write_text(snippet(README, "python", "async def asked" if asked else "countdown"))
-    assert asked or f"twinwire serve {target}" in README
+    word = {"mine:asked": "async def asked", "gambler": "class Gambler"}.get(target, "countdown")
+    (tmp_path / "mine.py").write_text(snippet(README, "python", word))
+    if word == "countdown":
+        assert f"twinwire serve {target}" in " ".join(README.split())
+    target = "mine:app" if target == "gambler" else target
     process = await asyncio.create_subprocess_exec(
         Path(sys.executable).parent / "twinwire", "serve", target, "--port", "0", cwd=tmp_path, stdout=-1
     )

@@ -66,7 +66,7 @@ SLOW = ["asyncio", "httpx", "litestar", "openai", "prometheus_client", "uvicorn"
         ("import twinwire", SLOW),
         ("from twinwire import StreamEvent, StreamEventType", SLOW),
         ("from twinwire import TwinwireError, Settings", SLOW),
-        ("from twinwire import wire, commands, fold\nfrom twinwire.formats import native", SLOW),
+        ("from twinwire.protocol import wire, commands, fold\nfrom twinwire.formats import native", SLOW),
         ("from twinwire import DemoModel, ReActAgent, ReadTool, SearchTool, ToolRegistry", [*SLOW[2:], "httpx"]),
         ("from twinwire import OpenAIChatModel", SLOW[1:]),
         ("import twinwire.cli.main", SLOW),

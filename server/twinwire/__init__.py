@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from twinwire.agents import Agent, RunRequest
     from twinwire.agents.react import ReActAgent
     from twinwire.agents.simple import SimpleAgent
-    from twinwire.models import ChatModel
+    from twinwire.models import ChatModel, Finish, Text, Thinking, ToolCall, Usage
     from twinwire.models.demo import DemoModel
     from twinwire.models.openai.model import OpenAIChatModel
     from twinwire.protocol.errors import TwinwireError
@@ -30,6 +30,7 @@ _HOME = {
     "Agent": "agents",
     "ChatModel": "models",
     "DemoModel": "models.demo",
+    "Finish": "models",
     "OpenAIChatModel": "models.openai.model",
     "ReActAgent": "agents.react",
     "ReadTool": "tools.read",
@@ -39,10 +40,14 @@ _HOME = {
     "SimpleAgent": "agents.simple",
     "StreamEvent": "protocol.events",
     "StreamEventType": "protocol.events",
+    "Text": "models",
+    "Thinking": "models",
     "Tool": "tools.base",
+    "ToolCall": "models",
     "ToolError": "tools.base",
     "ToolRegistry": "tools.base",
     "TwinwireError": "protocol.errors",
+    "Usage": "models",
     "create_app": "web.app",
 }
 
@@ -50,6 +55,7 @@ __all__ = [
     "Agent",
     "ChatModel",
     "DemoModel",
+    "Finish",
     "OpenAIChatModel",
     "ReActAgent",
     "ReadTool",
@@ -59,10 +65,14 @@ __all__ = [
     "SimpleAgent",
     "StreamEvent",
     "StreamEventType",
+    "Text",
+    "Thinking",
     "Tool",
+    "ToolCall",
     "ToolError",
     "ToolRegistry",
     "TwinwireError",
+    "Usage",
     "create_app",
 ]
 
