@@ -13,6 +13,7 @@ from followers import KINDS, AnyFollower, rest, start, text
 from serving import serving
 from twinwire import DemoModel, RunRequest, SimpleAgent, StreamEvent
 from twinwire.auth import ANYBODY
+from twinwire.models import Finish, Text
 from twinwire.runs.writer import MAX_PENDING
 
 pytestmark = [
@@ -165,17 +166,22 @@ async def test_an_agent_within_an_agent(kind: str) -> None:
     demo = SimpleAgent("simple", DemoModel(0))
 
     async def handed_on(request: RunRequest) -> None:
-        await demo.push(request)
+        await demo(request).for_each(request.emit)
 
     async def iterated(request: RunRequest) -> AsyncGenerator[StreamEvent, None]:
         async for event in demo(request):
             if event.type == "LLM_CHUNK":
                 yield event
 
-    async with serving({"handed_on": handed_on, "iterated": iterated}) as server:
+    def returned(request: RunRequest) -> AsyncGenerator[StreamEvent, None]:
+        return demo(request)
+
+    async with serving({"handed_on": handed_on, "iterated": iterated, "returned": returned}) as server:
         first = await rest(await start(kind, server, agent="handed_on"))
         second = await rest(await start(kind, server, agent="iterated"))
-        assert text(first) == text(second) != ""
+        third = await rest(await start(kind, server, agent="returned"))
+        assert text(first) == text(second) == text(third) != ""
+        assert types(third) == types(first)
         assert types(first)[:2] == ["AGENT_START", "STEP_START"]
         assert set(types(second)) == {"AGENT_START", "LLM_CHUNK", "AGENT_FINISH"}
         usages = [seen[-1]["data"]["usage"] for seen in (first, second)]
@@ -195,3 +201,37 @@ async def test_its_run_is_let_go(kind: str) -> None:
         await rest(follower)
         assert len(server.runs) == 0
         assert kept[0].emit is RunRequest("of no run").emit
+
+
+class Repository:
+    """A user's agent and model in one class, with a method of its own that happens to be called `push`."""
+
+    name = "mine"
+
+    def push(self, branch: str = "main") -> str:
+        raise AssertionError(f"nobody asked to push {branch}")
+
+    async def __call__(self, _: RunRequest) -> AsyncGenerator[StreamEvent, None]:
+        yield chunk("agent")
+
+    async def stream(self, *_: Any) -> AsyncGenerator[list[Any], None]:
+        yield [Text("model")]
+        yield [Finish("stop")]
+
+
+class Overriding(SimpleAgent):
+    """One of our agents, of which a user changes what calling it gives."""
+
+    async def __call__(self, _: RunRequest) -> AsyncGenerator[StreamEvent, None]:  # type: ignore[override]
+        yield chunk("overridden")
+
+
+async def test_methods_of_their_own(kind: str) -> None:
+    """An agent is called and a model's `stream` is read, whatever else their classes have or override."""
+    own = Repository()
+    agents: dict[str, Any] = {"agent": own, "model": SimpleAgent("simple", own)}
+    agents["overridden"] = Overriding("simple", own)
+    async with serving(agents) as server:
+        for name in agents:
+            seen = await rest(await start(kind, server, agent=name))
+            assert (text(seen), seen[-1]["type"]) == (name, "AGENT_FINISH")

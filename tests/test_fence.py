@@ -15,6 +15,7 @@ from serving import Puppets, Running, serving
 from twinwire import ReActAgent, RunRequest, StreamEvent, ToolRegistry
 from twinwire.fence import Fence, report
 from twinwire.models import Finish, Text, ToolCall
+from twinwire.models.adapters import PushStream, Take
 from twinwire.protocol.errors import RunError
 from twinwire.tools.base import Tool
 
@@ -262,7 +263,7 @@ async def test_a_tool_that_raises(kind: str, thread: bool, puppets: Puppets, cap
         await others_are_unhurt(server, puppets, kind, act)
 
 
-@pytest.mark.parametrize("pushed", [False, True], ids=["stream", "push"])
+@pytest.mark.parametrize("pushed", [False, True], ids=["iterated", "pushed"])
 async def test_a_model_that_raises(kind: str, pushed: bool, puppets: Puppets, caplog: pytest.LogCaptureFixture) -> None:
     """Whatever a model of one's own raises ends its run in one ERROR, with one line in the log."""
 
@@ -277,11 +278,13 @@ async def test_a_model_that_raises(kind: str, pushed: bool, puppets: Puppets, ca
             raise an(self.error)
 
     class Pushing(Model):
-        async def push(self, *asked: Any) -> None:
-            *_, take = asked
-            take([Text("a")])
-            await asyncio.sleep(0)
-            raise an(self.error)
+        def stream(self, *_: Any) -> PushStream[Any]:
+            async def produce(take: Take[Any]) -> None:
+                take([Text("a")])
+                await asyncio.sleep(0)
+                raise an(self.error)
+
+            return PushStream(produce)
 
     model = Pushing if pushed else Model
     agents = {name: ReActAgent(name, model(name)) for name in ERRORS}

@@ -7,20 +7,18 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable
-from contextlib import aclosing
+from collections.abc import AsyncIterable, Awaitable, Callable
 from typing import Protocol, TypeAlias
 
-import msgspec
 from msgspec import Struct, field
 
 from twinwire.fence import RunOver
 from twinwire.models import Message, Usage
-from twinwire.models.adapters import Take, pulled
+from twinwire.models.adapters import Take
 from twinwire.protocol.events import StreamEvent
 
 
-class Emit(Protocol):
+class Emit(Take[StreamEvent], Protocol):
     """Tells events, in this order and at once; from any callback on the event loop, in the agent's task or not.
 
     Return None, or an awaitable. If it is an awaitable, await it before emitting more: the log applies backpressure.
@@ -92,33 +90,4 @@ class RunRequest(Struct):
 
 
 Agent: TypeAlias = Callable[[RunRequest], AsyncIterable[StreamEvent] | Awaitable[None]]
-"""An async generator function, or a coroutine function that emits. Either is done when it returns.
-
-An agent that is asked mostly by runs may have a method `push` beside its call, a coroutine function that emits what
-calling the agent would yield: that costs a fraction of waking a task up and going through generators.
-"""
-
-
-def begin(agent: Agent, request: RunRequest) -> AsyncIterable[StreamEvent] | Awaitable[object]:
-    """Ask an agent in the way that it does best."""
-    ask: Agent = getattr(agent, "push", agent)
-    return ask(request)
-
-
-async def emitted(
-    agent: Callable[[RunRequest], Awaitable[None]], request: RunRequest
-) -> AsyncGenerator[StreamEvent, None]:
-    """Yield what a coroutine function emits. Closing it cancels that; raises what it raises."""
-
-    async def push(take: Take[StreamEvent]) -> None:
-        def emit(*told: StreamEvent) -> Awaitable[None] | None:
-            room = None
-            for event in told:
-                room = take(event)
-            return room
-
-        await agent(msgspec.structs.replace(request, emit=emit))
-
-    async with aclosing(pulled(push)) as told:
-        async for event in told:
-            yield event
+"""An async generator function, or a coroutine function that emits. Either is done when it returns."""

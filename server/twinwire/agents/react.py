@@ -7,19 +7,22 @@ call and the running tools at once.
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
 import logging
 import time
 from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Sequence
 from contextlib import aclosing
+from itertools import chain
 from typing import Any
 
 import msgspec
 
-from twinwire.agents import Emit, RunRequest, emitted
+from twinwire.agents import RunRequest
 from twinwire.fence import report, stops
 from twinwire.models import ChatModel, Finish, Message, Part, Text, Thinking, ToolCall, ask
+from twinwire.models.adapters import PushStream, Take
 from twinwire.protocol.errors import RunError, UpstreamError
 from twinwire.protocol.events import StreamEvent, StreamEventType as Type, timestamp
 from twinwire.tools.base import ToolError, ToolRegistry, ToolResult
@@ -45,7 +48,7 @@ def _failed(error: RunError) -> StreamEvent:
     return _event(Type.ERROR, None, error_type=error.code, message=error.message, error=error.message)
 
 
-async def _tell(emit: Emit, event: StreamEvent) -> None:
+async def _tell(emit: Take[StreamEvent], event: StreamEvent) -> None:
     if (room := emit(event)) is not None:
         await room
 
@@ -53,7 +56,7 @@ async def _tell(emit: Emit, event: StreamEvent) -> None:
 class _Answer:
     """What the model says in one step; its words are emitted as they come."""
 
-    def __init__(self, step: int, emit: Emit) -> None:
+    def __init__(self, step: int, emit: Take[StreamEvent]) -> None:
         self.calls: list[ToolCall] = []
         self.finish: Finish | None = None
         self._step = step
@@ -64,11 +67,11 @@ class _Answer:
     def text(self) -> str:
         return "".join(self._texts)
 
-    def take(self, batch: Sequence[Part]) -> Awaitable[None] | None:
+    def take(self, *batches: Sequence[Part]) -> Awaitable[None] | None:
         """See `models.ask`."""
         told: list[StreamEvent] = []
         now = timestamp()
-        for part in batch:
+        for part in chain.from_iterable(batches):
             if isinstance(part, Text):
                 text = part.text
                 self._texts.append(text)
@@ -176,16 +179,14 @@ class ReActAgent:
         """Answer `message` and yield the events, as `__call__`; `history` is the conversation before, oldest first."""
         return self(RunRequest(message, history=list(history)))
 
-    def __call__(self, request: RunRequest) -> AsyncGenerator[StreamEvent, None]:
+    def __call__(self, request: RunRequest) -> PushStream[StreamEvent]:
         """Run once: AGENT_START first, AGENT_FINISH or ERROR last, as it happens. Only cancelling it raises.
 
         A run of a server joins THINKING into phrases; here each increment is an event of its own.
         """
-        return emitted(self.push, request)
+        return PushStream(functools.partial(self._run, request))
 
-    async def push(self, request: RunRequest) -> None:
-        """Run once, as `__call__`, and emit the events."""
-        emit = request.emit
+    async def _run(self, request: RunRequest, emit: Take[StreamEvent]) -> None:
         config = {"agent": self.name, "model": self.model.name, "tools": [tool.name for tool in self.tools]}
         await _tell(
             emit, _event(Type.AGENT_START, None, input=request.message, config=config, max_steps=self.max_steps)
@@ -237,7 +238,7 @@ class ReActAgent:
         system = [{"role": "system", "content": self.system_prompt}] if self.system_prompt else []
         return [*system, *request.history, {"role": "user", "content": request.message}]
 
-    async def _call_tools(self, calls: Sequence[_Call], step: int, emit: Emit) -> None:
+    async def _call_tools(self, calls: Sequence[_Call], step: int, emit: Take[StreamEvent]) -> None:
         """Run the calls at once; each finishes as it is done. No task is left, however this ends."""
         for call in calls:
             await _tell(emit, call.started(step))

@@ -6,13 +6,13 @@ file on this machine, `demo` needs neither key nor network.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from typing import Any, Protocol
 
 from msgspec import Struct
 
-from twinwire.models.adapters import Take
+from twinwire.models.adapters import PushStream, Take
 
 Message = dict[str, Any]
 """One message of a conversation in OpenAI's chat form: `{"role", "content", "tool_calls"?, "tool_call_id"?}`."""
@@ -84,16 +84,15 @@ class ChatModel(Protocol):
 async def ask(
     model: ChatModel, messages: Sequence[Message], tools: Sequence[ToolSpec], take: Take[Sequence[Part]]
 ) -> None:
-    """One call of the model, whose batches are given to `take`. Cancelling it ends the call at once, upstream too.
+    """Call the model once and give its batches to `take`. Cancelling this ends the call at once, upstream too.
 
-    A model may have a method `push`, with these arguments but the first, beside its `stream`. It calls `take` wherever
-    a batch comes, also outside of the task: that costs a fraction of waking a task up and going through generators.
+    This alone decides how: our own models return a `PushStream`, which is not iterated over.
     """
-    push: Callable[..., Awaitable[None]] | None = getattr(model, "push", None)
-    if push is not None:
-        await push(messages, tools, take)
+    stream = model.stream(messages, tools)
+    if isinstance(stream, PushStream):
+        await stream.for_each(take)
         return
-    async with aclosing(model.stream(messages, tools)) as batches:
+    async with aclosing(stream) as batches:
         async for batch in batches:
             if (room := take(batch)) is not None:
                 await room

@@ -9,7 +9,6 @@ input is a pipe that closes. It does not speak the protocol: `openai` does, over
 from __future__ import annotations
 
 import asyncio
-import functools
 import importlib.util
 import logging
 import os
@@ -18,12 +17,12 @@ import signal
 import sys
 import time
 from asyncio.subprocess import PIPE, Process
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
 from twinwire.models import Message, Part, ToolSpec
-from twinwire.models.adapters import Take, pulled
+from twinwire.models.adapters import PushStream
 from twinwire.models.openai.model import OpenAIChatModel
 from twinwire.protocol.errors import SettingsError, UpstreamError
 
@@ -82,17 +81,11 @@ class LocalModel:
             self._keeper.cancel()
             await asyncio.wait([self._keeper])
 
-    def stream(
-        self, messages: Sequence[Message], tools: Sequence[ToolSpec] = ()
-    ) -> AsyncGenerator[Sequence[Part], None]:
-        """See `push`, and `ChatModel`."""
-        return pulled(functools.partial(self.push, messages, tools))
-
-    async def push(self, messages: Sequence[Message], tools: Sequence[ToolSpec], take: Take[Sequence[Part]]) -> None:
-        """One call of the model, as `OpenAIChatModel.push`; `upstream_unreachable` while there is no process."""
+    def stream(self, messages: Sequence[Message], tools: Sequence[ToolSpec] = ()) -> PushStream[Sequence[Part]]:
+        """Call the model once, as `OpenAIChatModel.stream`. Raise `upstream_unreachable` while it is not running."""
         if self._model is None:
             raise UpstreamError("the local model is not running; try again later", code="upstream_unreachable")
-        await self._model.push(messages, tools, take)
+        return self._model.stream(messages, tools)
 
     async def _launch(self) -> Process:
         """Return a process that has loaded the model."""

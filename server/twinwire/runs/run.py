@@ -14,10 +14,11 @@ from typing import Any, Literal
 
 import msgspec
 
-from twinwire.agents import Agent, RunRequest, begin, nobody
+from twinwire.agents import Agent, RunRequest, nobody
 from twinwire.fence import Fence, RunOver, enter, let_go, report
 from twinwire.log import EventLog, RunInfo
 from twinwire.models import Usage
+from twinwire.models.adapters import PushStream
 from twinwire.protocol.errors import RunError, RunTimeout
 from twinwire.protocol.events import (
     TERMINAL_TYPES,
@@ -222,8 +223,10 @@ class Run:
         """Run the agent within the fence: whatever it raises, this returns, and the run is over."""
         terminal: StreamEvent | None = None
         try:
-            work = begin(self._agent, self.request)
-            if isinstance(work, AsyncIterable):
+            work: AsyncIterable[StreamEvent] | Awaitable[object] = self._agent(self.request)
+            if isinstance(work, PushStream):
+                await work.for_each(self.emit)
+            elif isinstance(work, AsyncIterable):
                 await self._pull(work)
             elif await work is not None:
                 raise TypeError("an agent returns nothing: it yields or emits")

@@ -6,13 +6,12 @@ A chunk costs no task, timer or generator of its own. No upgrades and no trailer
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable
-from typing import TYPE_CHECKING
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import TYPE_CHECKING, TypeAlias
 
 import httptools
 import httpx2
 
-from twinwire.models.adapters import Take
 from twinwire.models.openai.waiter import Waiter
 
 if TYPE_CHECKING:
@@ -25,6 +24,9 @@ HIGH_WATER = 256 * 2**10
 """How many bytes of a body may wait to be read before no more is received."""
 
 _FOREVER = 1e8
+
+Sink: TypeAlias = Callable[[bytes], Awaitable[None] | None]
+"""Takes bytes of a body. If it returns an awaitable, it is given no more until that is done."""
 
 
 class Exchange(httpx2.AsyncByteStream):
@@ -50,7 +52,7 @@ class Exchange(httpx2.AsyncByteStream):
         self._ended = False
         self._keep_alive = False
         self._error: httpx2.TransportError | None = None
-        self._sink: Take[bytes] | None = None
+        self._sink: Sink | None = None
         self._room: Awaitable[None] | None = None  # what the sink has returned
         self._failure: BaseException | None = None  # what it has raised
         self._waiter: Waiter | None = None
@@ -72,7 +74,7 @@ class Exchange(httpx2.AsyncByteStream):
         extensions = {"http_version": self._version, "push": self.push}
         return httpx2.Response(self._status, headers=self._headers, stream=self, extensions=extensions)
 
-    async def push(self, sink: Take[bytes]) -> None:
+    async def push(self, sink: Sink) -> None:
         """Give `sink` what comes of the body, at least a byte at a time, until its end. Raises what `sink` raises.
 
         It is called where the bytes arrive, in no task, but for what has waited for it.

@@ -13,14 +13,14 @@ import math
 import os
 import re
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from email.utils import parsedate_to_datetime
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import TYPE_CHECKING, Any, cast
 from urllib.request import getproxies
 
 from twinwire.models import Message, Part, ToolSpec
-from twinwire.models.adapters import Take, pulled
+from twinwire.models.adapters import PushStream, Take
 from twinwire.models.openai.chunks import ChunkDecoder
 from twinwire.protocol.errors import SettingsError, UpstreamError, UpstreamTimeout
 from twinwire.protocol.events import dump
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     import ssl
 
     import httpx2
+
+    from twinwire.models.openai.exchange import Sink
 
 LINGER = 1.0
 """Seconds that the body's end may take after `[DONE]`, so that the connection can be used again."""
@@ -80,14 +82,14 @@ class _Done(Exception):
     """The answer is whole; its body may go on."""
 
 
-def _pusher(response: httpx2.Response) -> Callable[[Take[bytes]], Awaitable[None]]:
+def _pusher(response: httpx2.Response) -> Callable[[Sink], Awaitable[None]]:
     """Return what gives a sink the response's body, until its end."""
-    push: Callable[[Take[bytes]], Awaitable[None]] | None = response.extensions.get("push")
+    push: Callable[[Sink], Awaitable[None]] | None = response.extensions.get("push")
     if push is not None:
         return push
     body = response.aiter_raw()
 
-    async def pull(sink: Take[bytes]) -> None:
+    async def pull(sink: Sink) -> None:
         async for data in body:
             if (room := sink(data)) is not None:
                 await room
@@ -135,19 +137,16 @@ class OpenAIChatModel:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._connect()
 
-    def stream(
-        self, messages: Sequence[Message], tools: Sequence[ToolSpec] = ()
-    ) -> AsyncGenerator[Sequence[Part], None]:
-        """See `push`, and `ChatModel`."""
-        return pulled(functools.partial(self.push, messages, tools))
-
-    async def push(self, messages: Sequence[Message], tools: Sequence[ToolSpec], take: Take[Sequence[Part]]) -> None:
-        """One call of the model, as `models.ask`: what is read at once is one batch, each delta its own part.
+    def stream(self, messages: Sequence[Message], tools: Sequence[ToolSpec] = ()) -> PushStream[Sequence[Part]]:
+        """Call the model once, as `ChatModel.stream`: what is read at once is one batch, each delta its own part.
 
         Raises `UpstreamError`, whose code is `upstream_unreachable`, `upstream_timeout`, `upstream_rate_limited`,
         `upstream_auth`, `upstream_context_length`, `upstream_rejected` or `upstream_error` before the answer; after its
         headers `upstream_timeout`, `upstream_error`, `upstream_truncated` or `upstream_garbage`.
         """
+        return PushStream(functools.partial(self._call, messages, tools))
+
+    async def _call(self, messages: Sequence[Message], tools: Sequence[ToolSpec], take: Take[Sequence[Part]]) -> None:
         import httpx2
 
         decoder = ChunkDecoder()

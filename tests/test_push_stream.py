@@ -1,4 +1,4 @@
-"""What is pushed, iterated over: its order, its end, its errors and who waits for whom."""
+"""A `PushStream`, iterated over: its order, its end, its errors and who waits for whom."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from contextlib import aclosing
 
 import pytest
 
-from twinwire.models.adapters import Take, pulled
+from twinwire.models.adapters import PushStream, Take
 
 
 async def test_all_in_order() -> None:
@@ -21,7 +21,7 @@ async def test_all_in_order() -> None:
         await asyncio.sleep(0)
         take(4)
 
-    assert [item async for item in pulled(push)] == [1, 2, 3, 4]
+    assert [item async for item in PushStream(push)] == [1, 2, 3, 4]
 
 
 async def test_waits_until_it_is_taken() -> None:
@@ -36,7 +36,7 @@ async def test_waits_until_it_is_taken() -> None:
             await room
 
     seen = []
-    async for item in pulled(push):
+    async for item in PushStream(push):
         await asyncio.sleep(0)
         seen.append((item, pushed))
     assert seen == [(1, 1), (2, 2), (3, 3)]
@@ -49,7 +49,7 @@ async def test_its_error_comes_after_what_it_pushed() -> None:
         take(1)
         raise KeyError("mine")
 
-    items = pulled(push)
+    items = PushStream(push)
     assert await anext(items) == 1
     with pytest.raises(KeyError, match="mine"):
         await anext(items)
@@ -71,7 +71,7 @@ async def test_closing_ends_it(error: Exception | None) -> None:
             if error is not None:
                 raise error
 
-    async with aclosing(pulled(push)) as items:
+    async with aclosing(PushStream(push)) as items:
         assert await anext(items) == 1
         assert not clean
     assert clean
@@ -89,7 +89,7 @@ async def test_cancelling_who_iterates_ends_it() -> None:
             ended.set()
 
     async def iterate() -> None:
-        async for _ in pulled(push):
+        async for _ in PushStream(push):
             pass
 
     task = asyncio.create_task(iterate())
