@@ -24,11 +24,6 @@ from twinwire.web.service import Service
 
 PROBE = {"any_host": True}
 """The `opt` of a route that monitoring asks, which may know the server by its address only."""
-PLAIN = {"plain": True}
-"""The `opt` of a route whose handler takes the request and the service, and returns a response with its status.
-
-It is called here: what the framework does for handlers that are given more would take longer than it does itself.
-"""
 COOKIE = "twinwire_login"
 TOKEN_PROTOCOL = "twinwire.auth."  # noqa: S105 - the name of it
 MAX_HOST = 300
@@ -197,12 +192,7 @@ class Guard:
                 operation = getattr(scope["route_handler"], "operation_class", None)
                 takes, elsewhere = getattr(operation, "takes", None), getattr(operation, "elsewhere", ())
                 query.keep(scope, *query.check(scope["query_string"], takes, elsewhere))
-        if opt.get("plain"):
-            request = Request[Any, Any, Any](scope, receive, send)
-            response: Response[Any] = await scope["route_handler"].fn(request=request, service=self._service)
-            await response.to_asgi_response(None, request)(scope, receive, send)
-        else:
-            await self._app(scope, receive, send)
+        await self._app(scope, receive, send)
 
     def _asker(self, scope: AsgiScope, *, opened: bool) -> Identity:
         auth = self._service.auth
