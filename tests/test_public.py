@@ -70,6 +70,10 @@ SLOW = ["asyncio", "httpx", "litestar", "openai", "prometheus_client", "uvicorn"
         ("from twinwire import DemoModel, ReActAgent, ReadTool, SearchTool, ToolRegistry", [*SLOW[2:], "httpx"]),
         ("from twinwire import OpenAIChatModel", SLOW[1:]),
         ("import twinwire.cli.main", SLOW),
+        (
+            "import twinwire.runs, twinwire.log.memory, twinwire.transports.sse, twinwire.transports.websocket",
+            ["litestar", "openai", "redis", "uvicorn", "prometheus_client"],
+        ),
         ("from twinwire import create_app", ["openai", "uvicorn"]),
         ("from twinwire import *", ["openai", "uvicorn"]),
     ],
