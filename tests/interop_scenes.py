@@ -95,7 +95,7 @@ async def playing(**settings: Any) -> AsyncIterator[tuple[Running, Scenes]]:
 
 def cut(server: Running) -> None:
     """Break all connections off, as a server does that restarts."""
-    for pump in tuple(server.service.sweep.pumps):
+    for pump in tuple(server.service.heartbeats.pumps):
         pump.end(Verdict.RESTART)
 
 

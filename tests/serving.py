@@ -38,7 +38,7 @@ class Running:
 
     def cut(self, verdict: Verdict) -> None:
         """End each stream and socket that is open now; those that come are served."""
-        for pump in tuple(self.service.sweep.pumps):
+        for pump in tuple(self.service.heartbeats.pumps):
             pump.end(verdict)
 
 

@@ -166,7 +166,7 @@ async def test_socket_too_many_of_a_user(puppets: Puppets) -> None:
             with pytest.raises(ConnectionClosed):
                 await second.recv()
             assert second.close_code == 4029
-        await until(lambda: len(server.service.sweep.pumps) == 1)
+        await until(lambda: len(server.service.heartbeats.pumps) == 1)
 
 
 async def test_headers_where_authentication_is_off(server: Running, puppets: Puppets) -> None:

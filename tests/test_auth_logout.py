@@ -87,6 +87,6 @@ async def test_a_log_out_while_a_stream_opens(
             else:
                 await opened.send('{"type":"ping"}')
                 assert await opened.recv() == '{"type":"pong"}'
-    await until(lambda: not guarded.service.sweep.pumps)
-    verdicts = {verdict.name for _, verdict in guarded.service.sweep.closed}
+    await until(lambda: not guarded.service.heartbeats.pumps)
+    verdicts = {verdict.name for _, verdict in guarded.service.heartbeats.closed}
     assert verdicts == {"UNAUTHENTICATED" if user == "alice" else "LEFT"}

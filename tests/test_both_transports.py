@@ -196,4 +196,4 @@ async def test_two_hundred_anonymous_runs_at_once(kind: str) -> None:
         for i, seen in enumerate(await asyncio.gather(*(rest(follower) for follower in followers))):
             assert text(seen) == f"run {i} says hello "
         assert len(server.runs) == 0
-        assert not server.service.sweep.pumps
+        assert not server.service.heartbeats.pumps

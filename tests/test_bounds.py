@@ -43,7 +43,7 @@ async def nothing_left(server: Running) -> None:
     await until(lambda: not server.server.server_state.connections and not server.server.server_state.tasks)
     assert not server.service.lifetimes._watched
     assert server.service.lifetimes._unsent == 0
-    assert server.service.gate._open.total() == 0
+    assert server.service.limiter._open.total() == 0
 
 
 @pytest.fixture

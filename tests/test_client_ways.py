@@ -35,7 +35,7 @@ async def test_one_socket_for_many_runs(server: Running, puppets: Puppets) -> No
             if i != 3:
                 assert words([event async for event in run]) == [f"a{i}", f"b{i}"]
         assert proxy.accepted == 1
-        assert len(server.service.sweep.pumps) == 1
+        assert len(server.service.heartbeats.pumps) == 1
         again = client.attach(runs[3].run_id)
         async with again:
             assert words([event async for event in again]) == ["a3", "b3"]

@@ -40,11 +40,11 @@ async def test_a_stream_is_cut_off_with_a_request_behind_it(
         async with connected(server) as (reader, writer):
             writer.write(stream(first.run_id) + GET + b"\r\n")
             await reader.readuntil(b"event: LLM_CHUNK")
-            for pump in tuple(server.service.sweep.pumps):
+            for pump in tuple(server.service.heartbeats.pumps):
                 pump.end(why)
             assert b"HTTP/1.1" not in await ended(reader)
         await until(lambda: not server.server.server_state.tasks)
-        assert server.service.gate._open.total() == 0
+        assert server.service.limiter._open.total() == 0
         await first.close()
     assert told(caplog) == []
 
@@ -100,7 +100,7 @@ async def test_an_upgrade_behind_a_stream(server: Running, puppets: Puppets, cap
         puppet.end()
         assert b"HTTP/1.1" not in await reader.readuntil(b"\r\n0\r\n\r\n")
         assert (await answered(reader))[0] == 101
-    await until(lambda: not server.service.sweep.pumps and not server.server.server_state.tasks)
+    await until(lambda: not server.service.heartbeats.pumps and not server.server.server_state.tasks)
     assert told(caplog) == []
 
 

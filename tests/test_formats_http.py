@@ -49,7 +49,7 @@ async def test_resume_and_stop(server: Running, puppets: Puppets) -> None:
         assert (await client.get("/ai-sdk/chat/c1/stream")).status_code == 204
         assert (await client.post("/ai-sdk/chat/c1/stop?user_id=bob")).status_code == 204
         resuming = asyncio.create_task(client.get("/ai-sdk/chat/c1/stream?user_id=ann"))
-        await until(lambda: len(server.service.sweep.pumps) == 2)
+        await until(lambda: len(server.service.heartbeats.pumps) == 2)
         stopped = await client.post("/ai-sdk/chat/c1/stop?user_id=ann")
         assert (stopped.status_code, stopped.json()["status"]) == (202, "accepted")
         first, second = frames(await asking), frames(await resuming)
@@ -152,7 +152,7 @@ async def test_no_room(bounds: dict[str, int], puppets: Puppets) -> None:
         (await puppets.next()).end()
         await first.aread()
         assert puppets.started == 1
-        await until(lambda: not server.service.sweep.pumps)
+        await until(lambda: not server.service.heartbeats.pumps)
         assert (await client.get(f"/runs/{run_id}/events?format=ai-sdk")).status_code == 200
 
 
@@ -165,7 +165,7 @@ async def test_a_body_without_its_end_is_broken(server: Running, puppets: Puppet
                     (await puppets.next()).say("a")
                     async for chunk in response.aiter_bytes():
                         if b'"a"' in chunk:
-                            for pump in server.service.sweep.pumps:
+                            for pump in server.service.heartbeats.pumps:
                                 pump.end(Verdict.RESTART)
 
 

@@ -204,7 +204,7 @@ async def test_a_stream_that_its_client_leaves(certificate: Certificate, puppets
     ):
         (one, first), (two, second) = await followed(connection, puppets), await followed(connection, puppets)
         connection.send(RST_STREAM, one, CANCEL)
-        await until(lambda: len(server.service.sweep.pumps) == 1)
+        await until(lambda: len(server.service.heartbeats.pumps) == 1)
         for puppet in (first, second):
             puppet.say("on")
             puppet.end()

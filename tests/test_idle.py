@@ -61,7 +61,7 @@ async def test_what_a_connection_holds(kind: str, puppets: Puppets) -> None:
         before = frames()
         tracemalloc.start()
         held = [await follow(kind, server, first.run_id) for _ in range(COUNT)]
-        await until(lambda: len(server.service.sweep.pumps) == COUNT + 2)
+        await until(lambda: len(server.service.heartbeats.pumps) == COUNT + 2)
         gc.collect()
         size, _ = tracemalloc.get_traced_memory()
         tracemalloc.stop()
@@ -70,8 +70,8 @@ async def test_what_a_connection_holds(kind: str, puppets: Puppets) -> None:
         for bare in (*held, warm):
             bare.close()
         await first.close()
-        await until(lambda: not server.service.sweep.pumps)
-        assert server.service.gate._open.total() == 0
+        await until(lambda: not server.service.heartbeats.pumps)
+        assert server.service.limiter._open.total() == 0
 
 
 async def test_a_socket_that_does_not_answer() -> None:
@@ -81,7 +81,7 @@ async def test_a_socket_that_does_not_answer() -> None:
         opcode, payload = await heard(reader)
         assert (opcode, int.from_bytes(payload[:2], "big")) == (Opcode.CLOSE, 1011)
         assert await reader.read() == b""
-        await until(lambda: not server.service.sweep.pumps)
+        await until(lambda: not server.service.heartbeats.pumps)
 
 
 @pytest.mark.parametrize(
@@ -116,7 +116,7 @@ async def test_a_message_that_never_ends(monkeypatch: pytest.MonkeyPatch) -> Non
         while (told := await heard(reader))[0] == Opcode.PING:
             writer.write(PONG + frame(Opcode.CONT))
         assert (told[0], int.from_bytes(told[1][:2], "big")) == (Opcode.CLOSE, 4008)
-        await until(lambda: not server.service.sweep.pumps)
+        await until(lambda: not server.service.heartbeats.pumps)
 
 
 async def test_what_looks_like_an_answer_within_a_message(server: Running) -> None:
@@ -147,7 +147,7 @@ async def test_a_socket_given_up_while_the_server_stops(server: Running, caplog:
         opcode, payload = await heard(reader)
         assert (opcode, int.from_bytes(payload[:2], "big")) == (Opcode.CLOSE, 1011)
         assert await reader.read() == b""
-        await until(lambda: not server.service.sweep.pumps)
+        await until(lambda: not server.service.heartbeats.pumps)
     assert [record for record in caplog.records if record.exc_info] == []
 
 
@@ -161,7 +161,7 @@ async def test_a_request_behind_a_stream(puppets: Puppets) -> None:
         writer.write(stream + b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
         await reader.readuntil(b"event: LLM_CHUNK")
         writer.transport.abort()
-        await until(lambda: len(server.service.sweep.pumps) == 1)
+        await until(lambda: len(server.service.heartbeats.pumps) == 1)
         await first.close()
 
 

@@ -108,7 +108,7 @@ async def test_plain_clients(message: str, types: list[str]) -> None:
             for after in (0, 1)
         ]
         if message == "slow":
-            await until(lambda: len(server.service.sweep.pumps) == len(following))
+            await until(lambda: len(server.service.heartbeats.pumps) == len(following))
             await client.post(f"/runs/{run_id}/cancel")
             assert scenes.cancelled == 1
         whole, *others = await asyncio.gather(*following)

@@ -46,7 +46,7 @@ async def test_streams_over_the_bound_are_put_off(settings: dict[str, Any], pupp
             assert cursor == f"id: evt-{first.run_id}-{'0' if after == 0 else 1}".encode()
             await third.close()
         await second.close()
-        await until(lambda: len(server.service.sweep.pumps) == 1)
+        await until(lambda: len(server.service.heartbeats.pumps) == 1)
         third = await attach("sse", server, first.run_id)
         puppet.end()
         assert [len(await rest(follower)) for follower in (third, first)] == [3, 2]
@@ -80,7 +80,7 @@ async def test_sockets_over_the_bound_are_closed_with_4029(puppets: Puppets) -> 
             await socket.send('{"type":"ping"}')
             assert json.loads(await socket.recv()) == {"type": "pong"}
             await stream.close()
-            await until(lambda: len(server.service.sweep.pumps) == 1)
+            await until(lambda: len(server.service.heartbeats.pumps) == 1)
             async with connect(server.ws_url, compression=None, proxy=None) as admitted:
                 await admitted.send('{"type":"ping"}')
                 assert json.loads(await admitted.recv()) == {"type": "pong"}
@@ -102,7 +102,7 @@ async def test_a_socket_counts_once_it_says_whose_it_is(puppets: Puppets) -> Non
             async with connect(server.ws_url, proxy=None) as other:
                 await other.send(json.dumps({"type": "auth", "token": TOKENS["bob"]}))
                 assert json.loads(await other.recv()) == {"type": "authenticated"}
-        await until(lambda: not server.service.sweep.pumps)
+        await until(lambda: not server.service.heartbeats.pumps)
         async with connect(server.ws_url, proxy=None) as admitted:
             await admitted.send(hello)
             assert json.loads(await admitted.recv()) == {"type": "authenticated"}
@@ -148,4 +148,4 @@ async def test_requests_that_wait_for_an_answer(path: str, puppets: Puppets) -> 
         for puppet in played:
             puppet.end()
         assert [(await answer).status_code for answer in waiting] == [200, 200]
-        assert server.service.gate._open.total() == 0
+        assert server.service.limiter._open.total() == 0

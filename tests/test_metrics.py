@@ -59,7 +59,7 @@ async def test_runs_and_followers(kind: str, server: Running, puppets: Puppets) 
     puppet.end()
     await rest(await attach(kind, server, follower.run_id, 0))
     await follower.close()
-    await until(lambda: not server.service.sweep.pumps)
+    await until(lambda: not server.service.heartbeats.pumps)
     now = await figures(server.url)
     assert (now["twinwire_runs_live",], now["twinwire_runs_ended_total", "completed"]) == (0, 1)
     assert now["twinwire_connections", kind] == now["twinwire_followers", kind] == 0
@@ -78,7 +78,7 @@ async def test_who_does_not_read(kind: str, puppets: Puppets) -> None:
         lag: list[float] = []
         while not lag or not lag[-1]:
             lag.append((await figures(server.url)).get(("twinwire_cursor_lag_events_gsum",), 0))
-        await until(lambda: not server.service.sweep.pumps)
+        await until(lambda: not server.service.heartbeats.pumps)
         assert (await figures(server.url))["twinwire_connections_closed_total", kind, "slow"] == 1
         with pytest.raises(Broken):
             while await follower.next() is not None:

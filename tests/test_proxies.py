@@ -25,7 +25,7 @@ each_proxy = pytest.mark.parametrize("proxy", LANGUAGES)
 
 def connections(server: Running) -> int:
     """How many follow on this server."""
-    return len(server.service.sweep.pumps)
+    return len(server.service.heartbeats.pumps)
 
 
 async def begin(site: Site, client: httpx.AsyncClient | None = None) -> str:

@@ -40,14 +40,14 @@ async def test_a_stalled_follower_is_dropped_and_resumes(kind: str, puppets: Pup
         puppet.say("first")
         healthy = await attach(kind, server, stalled.run_id, 0)
         seen = [json.loads(await stalled.next() or b"")]
-        pumps = set(server.service.sweep.pumps)
+        pumps = set(server.service.heartbeats.pumps)
         flood(puppet)
         reading = asyncio.create_task(_until(healthy, COUNT))
         held = [0]
 
         def dropped() -> bool:
             held.append(buffered(server))
-            return len(server.service.sweep.pumps) < len(pumps)
+            return len(server.service.heartbeats.pumps) < len(pumps)
 
         await until(dropped)
         assert max(held) <= 256 * 1024
@@ -103,7 +103,7 @@ async def test_shutdown_does_not_wait_for_a_stalled_follower(kind: str, puppets:
         await until(lambda: buffered(server) > 0)
         async with asyncio.timeout(20):
             await server.service.drain()
-        assert not server.service.sweep.pumps
+        assert not server.service.heartbeats.pumps
     await follower.close()
 
 
@@ -118,7 +118,7 @@ async def test_a_client_that_vanishes_leaves_nothing_behind(kind: str, server: R
         await follower.next()
         await follower.close()
     puppet.say("a")
-    await until(lambda: len(server.service.sweep.pumps) == 1 and len(asyncio.all_tasks()) <= before)
+    await until(lambda: len(server.service.heartbeats.pumps) == 1 and len(asyncio.all_tasks()) <= before)
     puppet.end()
     await rest(first)
-    await until(lambda: not server.service.sweep.pumps)
+    await until(lambda: not server.service.heartbeats.pumps)

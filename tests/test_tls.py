@@ -56,7 +56,7 @@ async def test_a_stalled_follower_is_dropped_and_resumes(
         seen = [json.loads(await stalled.next() or b"")]
         for _ in range(250):
             puppet.emit("NOISE", noise="x" * 60_000)
-        await until(lambda: not server.service.sweep.pumps)
+        await until(lambda: not server.service.heartbeats.pumps)
         with pytest.raises(Broken):
             while (body := await stalled.next()) is not None:
                 seen.append(json.loads(body))

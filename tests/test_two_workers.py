@@ -126,7 +126,7 @@ async def test_a_chat_on_two_workers(kind: str, two: tuple[Running, Running], pu
             puppet = await puppets.next()
             puppet.say("half")
             resuming = asyncio.create_task(there.get("/ai-sdk/chat/c/stream"))
-            await until(lambda: len(b.service.sweep.pumps) == 1)
+            await until(lambda: len(b.service.heartbeats.pumps) == 1)
             stopped = await there.post("/ai-sdk/chat/c/stop")
             first, second = frames(await asking)[:-1], frames(await resuming)[:-1]
             assert (stopped.status_code, stopped.json()["run_id"]) == (202, first[0]["messageId"])

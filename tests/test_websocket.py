@@ -242,7 +242,7 @@ async def test_bad_frames_close_with_their_code(
     body = await reader.readexactly(header[1])
     assert int.from_bytes(body[:2], "big") == code
     writer.close()
-    await until(lambda: not server.service.sweep.pumps)
+    await until(lambda: not server.service.heartbeats.pumps)
     assert [record for record in caplog.records if record.exc_info] == []
 
 

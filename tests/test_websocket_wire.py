@@ -97,7 +97,7 @@ async def test_bad_frames(row: tuple[str, bytes, int], server: Running, caplog: 
         writer.write(frames)
         opcode, payload = await heard(reader)
         assert (opcode, int.from_bytes(payload[:2], "big")) == (Opcode.CLOSE, code)
-    await until(lambda: not server.service.sweep.pumps)
+    await until(lambda: not server.service.heartbeats.pumps)
     await unaffected(server, caplog)
 
 

@@ -105,7 +105,7 @@ async def test_a_stream_cut_short_is_an_error(page: Page, secure: Running, puppe
     failed: list[str | None] = []
     page.on("requestfailed", lambda request: failed.append(request.failure))
     await streams(page, puppets)
-    secure.service.gate._total = STREAMS
+    secure.service.limiter._total = STREAMS
     read = "fetch('/chat/stream?message=more').then(a => a.text()).then(() => 'whole', error => error.name)"
     assert await page.evaluate(read) == "TypeError"
     await until(lambda: bool(failed))
@@ -113,8 +113,8 @@ async def test_a_stream_cut_short_is_an_error(page: Page, secure: Running, puppe
     assert failed[0].startswith("net::ERR_HTTP2")
     assert await page.evaluate("streams.every(s => s.opened === 1)")
     connections = len(secure.server.server_state.connections)
-    secure.service.gate._total = STREAMS * 2
-    for pump in list(secure.service.sweep.pumps):
+    secure.service.limiter._total = STREAMS * 2
+    for pump in list(secure.service.heartbeats.pumps):
         pump.end(Verdict.SLOW)
     await page.wait_for_function("streams.every(s => s.opened === 2)")
     assert len(secure.server.server_state.connections) == connections

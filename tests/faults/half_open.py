@@ -40,7 +40,7 @@ async def main(kind: str) -> None:
         loopback(up=False)
         began = time.monotonic()
         puppet.say("b")
-        await until(lambda: not server.service.sweep.pumps)
+        await until(lambda: not server.service.heartbeats.pumps)
         print(round(time.monotonic() - began, 2))
         loopback(up=True)
 

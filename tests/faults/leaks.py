@@ -32,8 +32,8 @@ def _left(server: Running, tasks: int, fds: int) -> dict[str, int]:
         "runs": len(server.runs),
         "tasks of runs": len(server.runs._tasks),
         "followers elsewhere": len(server.runs._elsewhere),
-        "connections": len(server.service.sweep.pumps),
-        "connections counted": server.service.gate._open.total(),
+        "connections": len(server.service.heartbeats.pumps),
+        "connections counted": server.service.limiter._open.total(),
         "tasks": len(asyncio.all_tasks()) - tasks,
         "descriptors": descriptors() - fds,
     }

@@ -29,14 +29,14 @@ async def test_a_client_that_half_closes(kind: str, server: Running, puppets: Pu
         socket = await connect(server.ws_url, proxy=None)
         await socket.send(json.dumps({"type": "attach", "run_id": first.run_id}))
         await socket.recv()
-        await until(lambda: len(server.service.sweep.pumps) == 2)
+        await until(lambda: len(server.service.heartbeats.pumps) == 2)
         socket.transport.write_eof()
     else:
         reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
         writer.write(f"GET /runs/{first.run_id}/events HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
         await reader.readuntil(b"event: LLM_CHUNK")
         writer.write_eof()
-    await until(lambda: len(server.service.sweep.pumps) == 1)
+    await until(lambda: len(server.service.heartbeats.pumps) == 1)
     puppet.end()
     seen = [event async for event in events(first)]
     assert seen[-1]["data"]["status"] == "completed"

@@ -75,9 +75,9 @@ async def test_a_reconnect_while_the_old_connection_lives(kind: str, server: Run
         proxy.stall()
         puppet.say("b")
         new = await attach(kind, server, old.run_id, seen[-1]["id"])
-        assert len(server.service.sweep.pumps) == 2
+        assert len(server.service.heartbeats.pumps) == 2
         proxy.cut()
-        await until(lambda: len(server.service.sweep.pumps) == 1)
+        await until(lambda: len(server.service.heartbeats.pumps) == 1)
         puppet.say("c")
         puppet.end()
         seen += await rest(new)

@@ -17,7 +17,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 from twinwire.transports import Direct, Transport, Verdict
-from twinwire.transports.heartbeats import Sweep
+from twinwire.transports.heartbeats import Heartbeats
 from twinwire.transports.lifetime import unacknowledged
 from twinwire.transports.pump import Pump
 
@@ -155,11 +155,11 @@ async def serve(
     connection: Connection,
     transport: Transport,
     pump: Pump,
-    sweep: Sweep,
+    heartbeats: Heartbeats,
     take: Callable[[Message], Awaitable[None]] | None = None,
 ) -> None:
     """Run the pump until the connection is to end, reading what the client sends; then end the connection."""
-    sweep.add(pump)
+    heartbeats.add(pump)
     listening = None
     if take is None and connection.direct is not None:  # a task less for each follower
         connection.direct.on_lost = functools.partial(pump.end, Verdict.LEFT)
@@ -173,9 +173,9 @@ async def serve(
         logger.exception("a connection failed")
         verdict = Verdict.BROKEN
     finally:
-        sweep.discard(pump)
+        heartbeats.discard(pump)
         if listening is not None:
             listening.cancel()
         pump.close()
-    sweep.closed[transport.name, verdict] += 1
+    heartbeats.closed[transport.name, verdict] += 1
     await transport.close(verdict)

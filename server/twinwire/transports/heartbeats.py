@@ -14,7 +14,7 @@ from twinwire.transports.pump import Pump
 AT_ONCE = 256  # pumps ticked before others have their turn: each may have a heartbeat to write
 
 
-class Sweep:
+class Heartbeats:
     """Ticks all pumps, each `interval` seconds: one timer for any number of connections.
 
     `logged_out(by)` says of a connection that comes whether `end_of` its user was called since it was let in.

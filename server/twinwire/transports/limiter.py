@@ -12,7 +12,7 @@ Claim = Callable[[str | None], bool]
 """Says whose a connection is; False where that user has as many as they may."""
 
 
-class Gate:
+class Limiter:
     """At most `total` connections at once, of them `each` for one user. A connection of nobody's counts in all only."""
 
     def __init__(self, *, total: int, each: int) -> None:
@@ -57,31 +57,31 @@ class Gate:
 
 
 class Entry:
-    """One connection, as the gate counts it; small, for there are many. See `Gate.entered`."""
+    """One connection, as the limiter counts it; small, for there are many. See `Limiter.entered`."""
 
-    __slots__ = ("_counted", "_gate", "_user_id")
+    __slots__ = ("_counted", "_limiter", "_user_id")
 
-    def __init__(self, gate: Gate, user_id: str | None, *, counted: bool = True) -> None:
-        self._gate = gate
+    def __init__(self, limiter: Limiter, user_id: str | None, *, counted: bool = True) -> None:
+        self._limiter = limiter
         self._user_id = user_id
         self._counted = counted
 
     def __enter__(self) -> Claim:
         if self._counted:
-            self._gate.enter(self._user_id)
+            self._limiter.enter(self._user_id)
         return self
 
     def __exit__(self, *_: object) -> None:
         if self._counted:
-            self._gate.leave(self._user_id)
+            self._limiter.leave(self._user_id)
 
     def __call__(self, user_id: str | None) -> bool:
         """See `Claim`."""
         if self._counted:
-            self._gate.leave(self._user_id)
-        full = self._gate.full(user_id)
+            self._limiter.leave(self._user_id)
+        full = self._limiter.full(user_id)
         self._counted = not full
         if not full:
             self._user_id = user_id
-            self._gate.enter(user_id)
+            self._limiter.enter(user_id)
         return not full

@@ -16,7 +16,7 @@ from twinwire.log import EventLog
 from twinwire.protocol.wire import HEARTBEAT
 from twinwire.transports import Verdict, asgi
 from twinwire.transports.asgi import AsgiTransport, Connection, Receive, Scope, Send
-from twinwire.transports.heartbeats import Sweep
+from twinwire.transports.heartbeats import Heartbeats
 from twinwire.transports.pump import Presence, Pump
 
 
@@ -57,7 +57,7 @@ async def serve(
     *,
     log: EventLog,
     presence: Presence,
-    sweep: Sweep,
+    heartbeats: Heartbeats,
     run_id: str,
     after: int,
     view: View,
@@ -80,7 +80,14 @@ async def serve(
     pump.say(opening, sent)
     del opening, sent
     rest = functools.partial(
-        _follow, run_id=run_id, after=after, view=view, entry=entry, transport=transport, pump=pump, sweep=sweep
+        _follow,
+        run_id=run_id,
+        after=after,
+        view=view,
+        entry=entry,
+        transport=transport,
+        pump=pump,
+        heartbeats=heartbeats,
     )
     await connection.go_on(rest)
 
@@ -94,8 +101,8 @@ async def _follow(
     entry: AbstractContextManager[Any],
     transport: SseTransport,
     pump: Pump,
-    sweep: Sweep,
+    heartbeats: Heartbeats,
 ) -> None:
     with entry:
         pump.attach(run_id, after, view)
-        await asgi.serve(connection, transport, pump, sweep)
+        await asgi.serve(connection, transport, pump, heartbeats)

@@ -27,8 +27,8 @@ from twinwire.runs.reserve import Reserve
 from twinwire.settings import Settings
 from twinwire.telemetry.metrics import Metrics
 from twinwire.transports import lifetime
-from twinwire.transports.heartbeats import Sweep
-from twinwire.transports.limiter import Gate
+from twinwire.transports.heartbeats import Heartbeats
+from twinwire.transports.limiter import Limiter
 from twinwire.web import access, answers, chat, guard, health, openapi, page, runs, socket
 from twinwire.web.answers import JsonResponse
 from twinwire.web.compat import ag_ui, ai_sdk, openai as openai_api
@@ -114,8 +114,8 @@ def create_app(
             reserve=Reserve(settings.reply_bytes, settings.send_timeout),
             metrics=metrics,
         ),
-        Sweep(heartbeat=settings.heartbeat, send_timeout=settings.send_timeout, logged_out=auth.logged_out),
-        Gate(total=lifetime.streams_at_most(settings.max_connections, accepted), each=settings.user_connections),
+        Heartbeats(heartbeat=settings.heartbeat, send_timeout=settings.send_timeout, logged_out=auth.logged_out),
+        Limiter(total=lifetime.streams_at_most(settings.max_connections, accepted), each=settings.user_connections),
         lifetime.Lifetimes(
             most=accepted,
             send_timeout=settings.send_timeout,

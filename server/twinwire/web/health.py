@@ -91,10 +91,10 @@ class Collected(Collector):
         yield _seconds("twinwire_cancel", "From a run's cancel to its terminal event", metrics.cancelled)
 
     def _connections(self) -> Iterator[Metric]:
-        sweep = self._service.sweep
+        heartbeats = self._service.heartbeats
         lag = Histogram(EVENTS)
         connections, followers = Counter({"sse": 0, "ws": 0}), Counter({"sse": 0, "ws": 0})
-        for pump in sweep.pumps:
+        for pump in heartbeats.pumps:
             lags = [*pump.lags()]
             connections[pump.transport] += 1
             followers[pump.transport] += len(lags)
@@ -116,7 +116,7 @@ class Collected(Collector):
         closed = CounterMetricFamily(
             "twinwire_connections_closed", "Connections that ended, by why", labels=["transport", "verdict"]
         )
-        for (transport, verdict), count in sweep.closed.items():
+        for (transport, verdict), count in heartbeats.closed.items():
             closed.add_metric([transport, verdict.name.lower()], count)
         yield closed
 

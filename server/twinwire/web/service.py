@@ -14,9 +14,9 @@ from twinwire.runs.probe import probe
 from twinwire.settings import Settings
 from twinwire.telemetry.metrics import Metrics
 from twinwire.transports import Verdict
-from twinwire.transports.heartbeats import Sweep
+from twinwire.transports.heartbeats import Heartbeats
 from twinwire.transports.lifetime import Lifetimes
-from twinwire.transports.limiter import Gate
+from twinwire.transports.limiter import Limiter
 
 DRAIN_SECONDS = 0.7
 
@@ -27,8 +27,8 @@ class Service(Struct, frozen=True):
     settings: Settings
     auth: Auth
     runs: Runs
-    sweep: Sweep
-    gate: Gate
+    heartbeats: Heartbeats
+    limiter: Limiter
     lifetimes: Lifetimes
     metrics: Metrics
     local: LocalModel | None = None
@@ -54,14 +54,14 @@ class Service(Struct, frozen=True):
 
     def _logged_out(self, user_id: str, when: float) -> None:
         if self.auth.log_out(user_id, when):
-            self.sweep.end_of(user_id, Verdict.UNAUTHENTICATED)
+            self.heartbeats.end_of(user_id, Verdict.UNAUTHENTICATED)
 
     async def drain(self) -> None:
         """End what goes on, in bounded time: runs first, so that their followers still see how they end. Idempotent."""
         if self.runs.draining:
             return
         await self.runs.drain(self.settings.drain_timeout)
-        await self.sweep.drain(Verdict.RESTART, DRAIN_SECONDS)
+        await self.heartbeats.drain(Verdict.RESTART, DRAIN_SECONDS)
         await self.runs.log.close()
         if self.local is not None:
             await self.local.aclose()

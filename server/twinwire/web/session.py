@@ -30,7 +30,7 @@ from twinwire.runs import RunSpec
 from twinwire.transports import Direct, Verdict, asgi
 from twinwire.transports.asgi import Connection, Message, Receive, Scope, Send
 from twinwire.transports.follower import Follower
-from twinwire.transports.heartbeats import Sweep
+from twinwire.transports.heartbeats import Heartbeats
 from twinwire.transports.limiter import Claim
 from twinwire.transports.pump import MAX_FOLLOWED, Pump
 from twinwire.transports.websocket import WebSocketTransport
@@ -233,7 +233,9 @@ async def serve(
         pump.by = by
     socket = kind(service, pump, by)
     await connection.go_on(
-        functools.partial(_listen, socket=socket, entry=entry, transport=transport, pump=pump, sweep=service.sweep)
+        functools.partial(
+            _listen, socket=socket, entry=entry, transport=transport, pump=pump, heartbeats=service.heartbeats
+        )
     )
 
 
@@ -244,7 +246,7 @@ async def _listen(
     entry: AbstractContextManager[Claim],
     transport: WebSocketTransport,
     pump: Pump,
-    sweep: Sweep,
+    heartbeats: Heartbeats,
 ) -> None:
     patience = None
     if not socket.named:
@@ -254,7 +256,7 @@ async def _listen(
         patience = asyncio.get_running_loop().call_later(AUTH_SECONDS, socket.give_up)
     try:
         with entry as socket.claim:
-            await asgi.serve(connection, transport, pump, sweep, socket.take)
+            await asgi.serve(connection, transport, pump, heartbeats, socket.take)
     finally:
         if patience is not None:
             patience.cancel()

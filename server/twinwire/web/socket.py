@@ -83,7 +83,7 @@ async def _serve(
             verdict = Verdict.UNAUTHENTICATED
     user_id = None if by is None else by.user_id
     stranger = by is None
-    if not stranger and service.gate.full(user_id):
+    if not stranger and service.limiter.full(user_id):
         verdict = verdict or Verdict.BUSY
     refusal = None
     try:
@@ -110,6 +110,6 @@ async def _serve(
         send,
         service=service,
         by=by,
-        entry=service.gate.stranger() if stranger else service.gate.entered(user_id),
+        entry=service.limiter.stranger() if stranger else service.limiter.entered(user_id),
         kind=socket_of,
     )

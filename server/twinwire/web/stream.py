@@ -103,12 +103,12 @@ class EventStream(Response[None]):
         return self._serve
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
-        settings, gate = self._service.settings, self._service.gate
+        settings, limiter = self._service.settings, self._service.limiter
         if answers.is_head(scope):
             await _head_alone(send, self._headers)
             return
         await asyncio.sleep(0)  # a run that has just started asks its model before the answer to this begins
-        full = gate.full(self._user_id)
+        full = limiter.full(self._user_id)
         retry = _retry(FULL_RETRY_MS if full else settings.retry_ms)
         opening = self._opening or sse_open(self._run_id, self._after, retry)
         if full:
@@ -123,12 +123,12 @@ class EventStream(Response[None]):
             send,
             log=self._service.runs.log,
             presence=self._service.runs,
-            sweep=self._service.sweep,
+            heartbeats=self._service.heartbeats,
             run_id=self._run_id,
             after=self._after,
             view=self._view,
             by=self._by,
-            entry=gate.entered(self._user_id),
+            entry=limiter.entered(self._user_id),
             headers=self._headers,
             opening=opening,
             sent=claim,
@@ -209,7 +209,7 @@ def chosen(service: Service, how: FollowQuery) -> Format | None:
 
 def puts_off(service: Service, kind: Format | None, user_id: str | None) -> bool:
     """Return whether a start is answered with `PutOff`, since its client may be an EventSource and there is no room."""
-    return (kind is None or kind.any_cursor) and service.gate.full(user_id)
+    return (kind is None or kind.any_cursor) and service.limiter.full(user_id)
 
 
 def admit(service: Service, kind: Format | None, user_id: str | None) -> None:
@@ -218,7 +218,7 @@ def admit(service: Service, kind: Format | None, user_id: str | None) -> None:
     EventSource, which would never come again, is put off instead when it is answered, as who has an app's own format.
     """
     if kind is not None and not kind.any_cursor:
-        service.gate.check(user_id)
+        service.limiter.check(user_id)
 
 
 async def played(
@@ -282,8 +282,8 @@ async def answered(service: Service, spec: RunSpec, request: Request[Any, Any, A
     unless it may be the repetition of a start.
     """
     if spec.idempotency_key is None:
-        service.gate.check(spec.user_id)
-    with service.gate.entered(spec.user_id):
+        service.limiter.check(spec.user_id)
+    with service.limiter.entered(spec.user_id):
         info, _ = await service.runs.start(spec)
         with begun(spec, info.run_id):
             return info.run_id, await result(service, info.run_id, request)
