@@ -1,4 +1,4 @@
-"""A conversation in a terminal: lines in, runs out, commands between. What a run looks like is `terminal`'s.
+"""A conversation in a terminal: lines in, runs out, commands between. What a run looks like is `render`'s.
 
 Lines are read while a run goes on, so that `/stop` can be typed; other lines wait for its end. What was said before is
 the server's to know: each conversation is a session.

@@ -1,1 +1,5 @@
-"""uvicorn within bounds: connections, frames, HTTP/2, worker processes."""
+"""uvicorn within bounds.
+
+`shell` is the server and its protocols. `bounds` limits HTTP/1.1, `websocket` frames, `http2` HTTP/2. `direct` writes
+frames without ASGI. `workers` supervises processes, `allocator` returns memory, `ceiling` says what all may come to.
+"""

@@ -1,7 +1,7 @@
 """uvicorn's HTTP/1.1 within bounds: of what a client may send, and for how long, before anything of ours sees it.
 
 What uvicorn and its parser leave open: the size of a request's head, the time that its head and body take, how much is
-parsed before it is needed. What is wrong is answered as the app answers, in JSON. For WebSockets see `frames`.
+parsed before it is needed. What is wrong is answered as the app answers, in JSON. For WebSockets see `websocket`.
 """
 
 from __future__ import annotations

@@ -2,9 +2,7 @@
 
 Every event is committed before anybody sees it. What is committed survives `kill -9`; it survives a loss of power only
 with `?synchronous=full`, which waits for the disk at each commit. The newest events of runs that go on are in memory,
-too, so that followers who keep up read no file. `sqlite_file` is the file, `sqlite_lock` who may use it,
-`sqlite_watch` whether it is still there, `sqlite_writer` the thread that writes it, `sqlite_tables` what that writes,
-`sqlite_reader` what is read.
+too, so that followers who keep up read no file.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """What the SQLite log writes, as transactions on one connection: runs, events, conversations, and what is deleted.
 
-No threads and no asyncio; who calls it when is `sqlite_writer`'s.
+No threads and no asyncio; who calls it when is `writer`'s.
 """
 
 from __future__ import annotations
