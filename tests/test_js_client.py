@@ -8,11 +8,15 @@ from collections import Counter, defaultdict
 from collections.abc import AsyncGenerator
 from pathlib import Path
 
+import pytest
+
 from node import CLIENT, node
 from serving import serving
 from twinwire import RunRequest, StreamEvent
 
 TSC = "node_modules/typescript/bin/tsc"
+
+FILES = sorted(str(path.relative_to(CLIENT)) for path in (CLIENT / "test").rglob("*.test.*"))
 
 
 class Told:
@@ -46,8 +50,9 @@ def _chunk(text: str) -> StreamEvent:
     return StreamEvent(type="LLM_CHUNK", data={"content": text, "delta": text})
 
 
-async def test_against_real_servers(tmp_path: Path) -> None:
-    """What vitest has, against a server that takes anybody, one that wants a token, and one whose tokens expire."""
+@pytest.mark.parametrize("file", FILES)
+async def test_against_real_servers(file: str, tmp_path: Path) -> None:
+    """A file of vitest's, against a server for anybody, one that wants a token, and one whose tokens expire."""
     token = ("alice:alice-secret-token",)
     key = tmp_path / "key"
     key.write_text("an HMAC secret of 32 bytes or more")
@@ -59,6 +64,7 @@ async def test_against_real_servers(tmp_path: Path) -> None:
         await node(
             "node_modules/vitest/vitest.mjs",
             "run",
+            file,
             TWINWIRE_URL=anybody.url,
             TWINWIRE_AUTH_URL=guarded.url,
             TWINWIRE_JWT_URL=expiring.url,

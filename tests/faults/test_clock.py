@@ -11,7 +11,7 @@ import pytest
 
 from faults.leaks import leakless
 from followers import KINDS, attach, rest, start
-from serving import Puppets, serving
+from serving import Puppets, serving, until
 
 HOUR = 3600.0
 
@@ -34,7 +34,10 @@ async def test_the_wall_clock_jumps(
         puppet.say("a")
         await follower.next()
         monkeypatch.setattr(time, "time", lambda: clock() + jump)
-        await asyncio.sleep(0.5)  # two heartbeats of the new time
+        (pump,) = server.service.heartbeats.pumps
+        for _ in range(2):
+            beat_at = pump._beat_at
+            await until(lambda beat_at=beat_at: pump._beat_at > beat_at)  # type: ignore[misc]
         puppet.say("b")
         assert await rest(await attach(kind, server, ended.run_id)) == before
         abandoned = await start(kind, server, on_disconnect="cancel_after:0.3")
