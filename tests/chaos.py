@@ -39,6 +39,8 @@ class Link:
                 continue
             if self._budget is not None:
                 data, self._budget = data[: self._budget], self._budget - len(data)
+                if self._budget <= 0 and self._proxy.spares_ids and not data.endswith(b"\n\n"):
+                    data = data.removesuffix(b"\n")
             for piece in (data[i : i + 1] for i in range(len(data))) if self._split else [data]:
                 self._client.write(piece)
                 await asyncio.sleep(0)  # so that the loop sends them one by one
@@ -71,6 +73,8 @@ class Proxy:
         self.budgets: deque[int] = deque()
         self.mute = 0
         self.split = False
+        self.spares_ids = False
+        """Whether no cut comes between an event's id, the last line of its block, and the blank line behind it."""
         self.dead = False
         """Whether nothing passes any more and nobody is told, as behind a router that was switched off."""
         self.links: dict[asyncio.Task[None], Link] = {}

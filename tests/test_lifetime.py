@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 import pytest
+import uvloop
 
 from twinwire.transports import lifetime
 
@@ -46,3 +48,29 @@ async def test_a_buffer_that_is_filled_again(monkeypatch: pytest.MonkeyPatch) ->
     table._tick()
     assert carrier.dropped
     assert (table.accepted, table.refused["unread"]) == (0, 1)
+
+
+class Late(Full):
+    """A carrier whose time is over."""
+
+    expired = False
+
+    def expire(self) -> None:
+        self.expired = True
+
+
+@pytest.mark.parametrize("loop", [asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
+def test_a_time_that_has_come(loop: Callable[[], asyncio.AbstractEventLoop]) -> None:
+    """A phase whose time has come already ends in the next turn of the loop, and others may begin before."""
+
+    async def two() -> tuple[Late, Late]:
+        table = lifetime.Lifetimes(most=10, send_timeout=10, answer_seconds=60)
+        carriers = Late(), Late()
+        for carrier in carriers:
+            table.accept(carrier, -1)
+        for _ in range(3):
+            await asyncio.sleep(0)
+        return carriers
+
+    with asyncio.Runner(loop_factory=loop) as runner:
+        assert [carrier.expired for carrier in runner.run(two())] == [True, True]

@@ -175,11 +175,12 @@ class Lifetimes:
         self.most = most
         self.answer_seconds = answer_seconds
         self.accepted = 0
-        self._refused = Counter() if refused is None else refused
+        self.refused = Counter() if refused is None else refused
         self._send_timeout = send_timeout
         self._watched: dict[Lifetime, None] = {}  # all but STREAMING, in the order in which they entered their phases
         self._unsent = 0
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer: asyncio.Handle | None = None
+        self._timer_at = inf  # uvloop's handle of a time that has come does not tell
         self._stopping = False
         self._empty: asyncio.Future[None] | None = None
 
@@ -224,7 +225,7 @@ class Lifetimes:
 
     def dropped(self, code: str) -> None:
         """Count a connection that is dropped."""
-        self._refused[code] += 1
+        self.refused[code] += 1
 
     def count_unsent(self, lifetime: Lifetime, unsent: int) -> None:
         """Note what an answer has unsent; drop who has taken nothing for longest while that is too much in all."""
@@ -253,9 +254,10 @@ class Lifetimes:
 
     def _schedule(self, when: float) -> None:
         if self._timer is not None:
-            if self._timer.when() <= when:
+            if self._timer_at <= when:
                 return
             self._timer.cancel()
+        self._timer_at = when
         self._timer = asyncio.get_running_loop().call_at(when, self._tick)
 
     def _tick(self) -> None:
