@@ -128,7 +128,7 @@ async def test_model_error_is_told() -> None:
     model = Scripted([[Text("Hel")], UpstreamTimeout(30)])
     events = await collect(ReActAgent("bot", model).arun_stream("go"))
     assert types(events) == "AGENT_START STEP_START LLM_CHUNK ERROR"
-    text = "the model was silent for 30 s"
+    text = "The model sent nothing for 30 s."
     assert events[-1].data == {"error_type": "upstream_timeout", "message": text, "error": text}
 
 
@@ -138,8 +138,8 @@ async def test_unexpected_error_is_not_told(caplog: pytest.LogCaptureFixture) ->
     assert events[-1].type == "ERROR"
     assert events[-1].data == {
         "error_type": "agent_error",
-        "message": "the agent failed",
-        "error": "the agent failed",
+        "message": "The agent failed.",
+        "error": "The agent failed.",
     }
     assert "sk-canary" in caplog.text
 

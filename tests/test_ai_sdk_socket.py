@@ -142,7 +142,7 @@ async def test_socket_of_nobody(message: dict[str, Any], puppets: Puppets) -> No
     async with serving({"mine": puppets}, **AUTH) as server:
         async with opened(server) as socket:
             await socket.send(json.dumps(message))
-            assert json.loads(await socket.recv())["errorText"] == "authentication is needed"
+            assert json.loads(await socket.recv())["errorText"] == "A valid credential is required."
             with pytest.raises(ConnectionClosed):
                 await socket.recv()
             assert socket.close_code == 4501

@@ -87,7 +87,7 @@ async def test_nobody_gets_in(guarded: Running, puppets: Puppets, headers: dict[
             response = await client.request(method, path)
             assert (response.status_code, response.headers["www-authenticate"]) == (401, "Bearer"), path
             bodies.add(response.content)
-    assert bodies == {b'{"code":"unauthenticated","message":"authentication is needed"}'}
+    assert bodies == {b'{"code":"unauthenticated","message":"A valid credential is required."}'}
     assert puppets.started == 0
 
 
@@ -236,7 +236,10 @@ async def test_where_authentication_is_off(server: Running, puppets: Puppets) ->
         assert run["user_id"] == "carol"
         for path in ("/tickets", "/login"):
             response = await client.post(path)
-            assert (response.status_code, response.json()["message"]) == (400, "authentication is off on this server")
+            assert (response.status_code, response.json()["message"]) == (
+                400,
+                "Authentication is off on this server: no ticket or login is required.",
+            )
     async with socket(server, subprotocols=["twinwire.v1", protocol("any")]) as connection:
         assert connection.subprotocol == "twinwire.v1"
         assert (await say(connection, type="auth", token="any"))["code"] == "bad_request"

@@ -117,7 +117,7 @@ def test_chat_with_a_token(folder: Path, transport: str) -> None:
         with Process(*common, cwd=folder, environ={"TWINWIRE_TOKEN": "wrong"}) as chat:
             code, out, err = chat.end()
             assert (code, out, err.count("\n")) == (1, "", 1)
-            assert "authentication is needed" in err
+            assert "A valid credential is required." in err
     with Process("chat", "hi", "--token-file", "nope", cwd=folder) as chat:
         assert chat.end() == (2, "", "twinwire: --token-file: cannot be read\n")
     with Process("chat", "hi", cwd=folder, environ={"TWINWIRE_TOKEN": "é"}) as chat:

@@ -35,7 +35,7 @@ async def test_a_budget_ends_a_run(kind: str, settings: dict[str, int], spent: s
     async with serving({"endless": endless}, **settings) as server:
         seen = await rest(await start(kind, server))
         last = seen[-1]["data"]
-        assert (last["error_type"], last["message"]) == ("budget", f"the run's budget of {spent} is spent")
+        assert (last["error_type"], last["message"]) == ("budget", f"The run exceeded its budget of {spent}.")
         assert 11 <= len(seen) <= 25
         sizes = [len(json.dumps(event)) for event in seen[:-2]]
         assert sum(sizes) < 6_000
@@ -102,7 +102,7 @@ async def test_all_runs_share_what_goes_on(puppets: Puppets) -> None:
         small.say("y" * 30_000)
         seen = await rest(other)
         assert seen[-1]["data"]["error_type"] == "budget"
-        assert seen[-1]["data"]["message"] == "the run's budget of 100000 bytes that all runs share is spent"
+        assert seen[-1]["data"]["message"] == "The run exceeded its budget of 100000 bytes that all runs share."
         large.end()
         assert (await rest(follower))[-1]["data"]["status"] == "completed"
         again = await start("ws", server)

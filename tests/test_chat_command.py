@@ -164,13 +164,13 @@ def test_failed_run(parrot: str) -> None:
     done = chat("fail", "--url", parrot)
     assert done.returncode == 1
     assert done.stdout == "🚀 parrot start\n"
-    assert done.stderr == "twinwire: agent_error: the agent failed\n"
+    assert done.stderr == "twinwire: agent_error: The agent failed.\n"
 
 
 def test_unknown_agent(demo: str) -> None:
     """An agent that the server does not have is one line and exit code 1."""
     done = chat("hi", "--url", demo, "--agent", "nobody")
-    assert (done.returncode, done.stdout, done.stderr) == (1, "", "twinwire: agent: no such agent\n")
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", "twinwire: The server has no agent of this name.\n")
 
 
 def test_unreachable() -> None:

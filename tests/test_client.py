@@ -92,7 +92,7 @@ async def test_gap(transport: Transport, puppets: Puppets) -> None:
 async def test_verdicts(transport: Transport, server: Running, puppets: Puppets) -> None:
     """What the server refuses is told at once, by its kind, and not tried again."""
     async with connected(server.url, max_attempts=1) as client:
-        with pytest.raises(RunNotFound, match="no such run"):
+        with pytest.raises(RunNotFound, match=r"The run does not exist\."):
             async with client.attach(NOWHERE, transport=transport):
                 pass
         with pytest.raises(AgentNotFound) as caught:

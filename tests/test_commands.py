@@ -91,7 +91,7 @@ def test_the_largest_ref_comes_back() -> None:
 @pytest.mark.parametrize(
     ("error", "body"),
     [
-        (RunNotFound(), {"code": "run_not_found", "message": "no such run"}),
+        (RunNotFound(), {"code": "run_not_found", "message": "The run does not exist."}),
         (BadRequest("no", field="after"), {"code": "bad_request", "message": "no", "field": "after"}),
         (CursorGone(3, 9), {"code": "gap", "message": str(CursorGone(3, 9)), "first": 3, "last": 9}),
         (SessionBusy(), {"code": "session_busy", "message": str(SessionBusy()), "field": "session_id"}),

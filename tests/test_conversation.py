@@ -65,7 +65,7 @@ def test_a_conversation(talk: Talk, transport: str) -> None:
             if known is not None:
                 assert "🚀 parrot start\n" in typist.sees(f"{said}, {known} before\n🎉 done\n")
             elif said == "fail":
-                typist.sees("🚀 parrot start\ntwinwire: agent_error: the agent failed\n")
+                typist.sees("🚀 parrot start\ntwinwire: agent_error: The agent failed.\n")
         typist.sees("> ")
         typist.press(b"\x04")
         assert typist.end() == (0, "\n")
@@ -250,8 +250,8 @@ def test_follow_and_cancel(server: str, transport: str) -> None:
         (("follow",), 2, "the following arguments are required: RUN"),
         (("list", "a" * 26), 2, "unrecognized arguments: a+"),
         (("smoke",), 2, "argument ACTION: invalid choice: 'smoke' .*"),
-        (("follow", "a" * 26), 1, "no such run"),
-        (("cancel", "../x"), 1, "no such run"),
+        (("follow", "a" * 26), 1, "The run does not exist."),
+        (("cancel", "../x"), 1, "The run does not exist."),
     ],
 )
 def test_runs_usage(server: str, arguments: tuple[str, ...], code: int, complaint: str) -> None:

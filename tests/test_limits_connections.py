@@ -76,7 +76,7 @@ async def test_sockets_over_the_bound_are_closed_with_4029(puppets: Puppets) -> 
         stream = await start("sse", server)
         async with connect(server.ws_url, compression=None, proxy=None) as socket:
             async with connect(server.ws_url, compression=None, proxy=None) as refused:
-                assert await closed(refused) == (4029, "too much at once; reconnect later")
+                assert await closed(refused) == (4029, "The client exceeded a limit. Reconnect later.")
             await socket.send('{"type":"ping"}')
             assert json.loads(await socket.recv()) == {"type": "pong"}
             await stream.close()
@@ -98,7 +98,7 @@ async def test_a_socket_counts_once_it_says_whose_it_is(puppets: Puppets) -> Non
                 async with connect(server.ws_url, proxy=None, additional_headers=headers) as refused:
                     if headers is None:
                         await refused.send(hello)
-                    assert await closed(refused) == (4029, "too much at once; reconnect later")
+                    assert await closed(refused) == (4029, "The client exceeded a limit. Reconnect later.")
             async with connect(server.ws_url, proxy=None) as other:
                 await other.send(json.dumps({"type": "auth", "token": TOKENS["bob"]}))
                 assert json.loads(await other.recv()) == {"type": "authenticated"}
@@ -120,7 +120,7 @@ async def test_a_socket_that_says_too_much(puppets: Puppets) -> None:
             assert json.loads(await loud.recv()) == {"type": "pong", "ref": i}
         for _ in range(100):
             await loud.send("no JSON is counted too")
-        assert await closed(loud) == (4029, "too much at once; reconnect later")
+        assert await closed(loud) == (4029, "The client exceeded a limit. Reconnect later.")
         await other.send('{"type":"ping"}')
         assert json.loads(await other.recv()) == {"type": "pong"}
 

@@ -170,7 +170,7 @@ async def test_a_sockets_query_is_checked(path: str, field: str, server: Running
         with pytest.raises(ConnectionClosed):
             await socket.recv()
         assert socket.close_code == 4500
-        assert (socket.close_reason or "").startswith(f"{field}: ")
+        assert (socket.close_reason or "").startswith(f"`{field}` ")
 
 
 @pytest.mark.parametrize("path", ["/ws", "/ai-sdk/ws"])
@@ -187,7 +187,7 @@ async def test_a_chats_socket_has_options_in_its_query(server: Running, puppets:
     async with connect(url, compression=None, proxy=None) as socket:
         client = Transport(socket)
         await client.say("send", "r1", **ASKED)
-        assert (await client.next())["errorText"] == "agent: no such agent"
+        assert (await client.next())["errorText"] == "The server has no agent of this name."
         await client.say("send", "r2", **{**ASKED, "body": {"agent": "mine"}})
         puppet = await puppets.next()
         assert puppet.request.user_id == "ann"

@@ -104,7 +104,7 @@ export class Exchange {
   /** A connection could not be had. @param {string | null} said  what the server said of it */
   #retry(said) {
     if (this.follow.cursor > 0) return; // that it is to be resumed is told
-    const [why] = (said ?? 'No connection').split(';');
+    const [why] = (said ?? 'No connection').split(/[.;](?: |$)/);
     this.notice = `${why}, trying again…`;
     this.#page.changed(this);
   }

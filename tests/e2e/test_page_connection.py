@@ -102,8 +102,8 @@ async def test_a_refused_start_is_shown(
     await visit.choose(transport)
     monkeypatch.setattr(server.runs, "default_agent", "other")
     await visit.ask()
-    await expect(visit.page.locator(".flow .error")).to_have_text("agent: no such agent")
-    await expect(visit.notice).to_have_text("Failed: agent: no such agent")
+    await expect(visit.page.locator(".flow .error")).to_have_text("The server has no agent of this name.")
+    await expect(visit.notice).to_have_text("Failed: The server has no agent of this name.")
     assert puppets.started == 0
     visit.forgive("status of 404")
 
@@ -116,7 +116,7 @@ async def test_a_refusal_that_passes_is_tried_again(
     await visit.choose(transport)
     monkeypatch.setattr(server.runs, "_max_runs", 0)
     await visit.ask()
-    await expect(visit.notice).to_have_text("0 runs are going already, trying again…")
+    await expect(visit.notice).to_have_text("The limit of 0 runs at once is reached, trying again…")
     monkeypatch.undo()
     (await puppets.next()).end()
     await expect(visit.notice).to_have_text("Completed")

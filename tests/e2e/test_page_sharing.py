@@ -116,7 +116,7 @@ async def test_the_list_of_runs(visit: Visit, puppets: Puppets) -> None:
 async def test_a_run_that_is_no_more(visit: Visit) -> None:
     """An address of no run says so."""
     await visit.page.goto(f"{visit.base}/#{NOWHERE}")
-    await expect(visit.notice).to_have_text("Failed: no such run")
+    await expect(visit.notice).to_have_text("Failed: The run does not exist.")
     visit.forgive("status of 404")
 
 

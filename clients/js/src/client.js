@@ -57,7 +57,7 @@ function randomKey() {
 
 /** It goes into a path. @param {string} runId */
 function checkRunId(runId) {
-  if (!isRunId(runId)) throw new RunNotFound({ code: 'run_not_found', message: 'no such run' }, null);
+  if (!isRunId(runId)) throw new RunNotFound({ code: 'run_not_found', message: 'The run does not exist.' }, null);
   return runId;
 }
 

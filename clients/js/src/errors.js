@@ -36,8 +36,8 @@ export class ApiError extends TwinwireError {
    * @param {number | null} status
    */
   constructor(body, status) {
-    const message = body.message || `the server answered ${status}`;
-    super(body.field ? `${body.field}: ${message}` : message);
+    const message = body.message || `The server answered ${status}.`;
+    super(message);
     /** The machine code. @type {string} */
     this.code = body.code || 'unknown';
     /** The part of the input that was wrong, if one was. @type {string | null} */

@@ -89,7 +89,7 @@ class WsConnection {
   /** See `Connection`. */
   async cancel() {
     const { status } = await this.#session.ask({ type: 'cancel', run_id: this.#at.runId });
-    if (status === 'not_found') throw new RunNotFound({ code: 'run_not_found', message: 'no such run' }, null);
+    if (status === 'not_found') throw new RunNotFound({ code: 'run_not_found', message: 'The run does not exist.' }, null);
     return String(status);
   }
 

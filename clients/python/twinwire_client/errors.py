@@ -38,11 +38,11 @@ class ApiError(TwinwireClientError):
     """
 
     def __init__(self, body: Mapping[str, Any], status: int | None) -> None:
-        message = body.get("message") or f"the server answered {status}"
+        message = body.get("message") or f"The server answered {status}."
         self.code: str = body.get("code") or "unknown"
         self.field: str | None = body.get("field")
         self.status = status
-        super().__init__(f"{self.field}: {message}" if self.field else message)
+        super().__init__(message)
 
 
 class Unauthenticated(ApiError):

@@ -54,13 +54,13 @@ class Identity(Struct, frozen=True):
         if self.user_id is None:
             return claimed
         if claimed not in {None, self.user_id}:
-            raise BadRequest("is not the user who is authenticated", field="user_id")
+            raise BadRequest("`user_id` must be the authenticated user, or left out.", field="user_id")
         return self.user_id
 
     def check(self, scope: Scope) -> None:
         """Raise `Forbidden` if this identity, a ticket for one run, does not cover the scope."""
         if self.run_id is not None and scope is Scope.WHOLE:
-            raise Forbidden("this ticket is for following one run only")
+            raise Forbidden("This ticket only allows a client to follow one run.")
 
     def owner(self, run_id: str) -> str | None:
         """Return whose run this has to be for them to see it: None if anybody's will do, `NOBODY` if none will."""
@@ -136,7 +136,7 @@ class Auth:
         streams it opened when it expires itself.
         """
         if by.user_id is None:
-            raise BadRequest("authentication is off on this server")
+            raise BadRequest("Authentication is off on this server: no ticket or login is required.")
         now = self.clock()
         until = min(now + self._lives[kind], by.expires_at or float("inf"))
         expires_at = until if kind == "login" else by.expires_at

@@ -17,7 +17,7 @@ HearLogOut = Callable[[str, float], None]
 MAX_RECENT = 100
 """How many of a user's runs can be listed."""
 
-STOPPING = "the server is shutting down"
+STOPPING = "The server is shutting down."
 LOST_EVENTS = "the log has lost events of this run"
 
 SessionKey = tuple[str | None, str | None]

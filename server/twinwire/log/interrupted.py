@@ -5,7 +5,7 @@ from __future__ import annotations
 from twinwire.log.base import RunInfo
 from twinwire.protocol.events import Record, StreamEvent, StreamEventType, encode
 
-MESSAGE = "the server stopped before the run had ended"
+MESSAGE = "The server stopped before the run ended."
 
 
 def interrupted(run: RunInfo, last: int) -> list[Record]:

@@ -58,7 +58,7 @@ class Attach(Command, frozen=True, kw_only=True):
 
     def __post_init__(self) -> None:
         if self.snapshot and self.after != 0:
-            raise ValueError("a snapshot takes the place of after")
+            raise ValueError("`snapshot` takes the place of `after`: send one of the two.")
 
 
 class Detach(Command, frozen=True, kw_only=True):
@@ -75,7 +75,7 @@ class Cancel(Command, frozen=True, kw_only=True):
 
     def __post_init__(self) -> None:
         if (self.run_id is None) == (self.request_id is None):
-            raise ValueError("exactly one of run_id and request_id is needed")
+            raise ValueError("Exactly one of `run_id` and `request_id` is required.")
 
 
 class Auth(Command, frozen=True, kw_only=True):

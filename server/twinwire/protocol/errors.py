@@ -51,7 +51,10 @@ from typing import Any, ClassVar
 
 
 class TwinwireError(Exception):
-    """The root of the tree. `field` names the part of the input that was wrong, if one was."""
+    """The root of the tree. `field` names the part of the input that was wrong, if one was.
+
+    `message` is whole sentences that name the field themselves: nothing is put before them.
+    """
 
     status: ClassVar[int] = 500
     code: str = "internal"
@@ -90,14 +93,14 @@ class HeadTooLarge(BadRequest):
     status, code = 431, "head_too_large"
 
     def __init__(self, size: int, fields: int) -> None:
-        super().__init__(f"a request's head may have {size} bytes and {fields} fields")
+        super().__init__(f"The request's head must have at most {size} bytes and {fields} fields.")
 
 
 class RequestTimeout(BadRequest):
     status, code = 408, "request_timeout"
 
     def __init__(self, seconds: float) -> None:
-        super().__init__(f"the request was not all there within {seconds:g} s")
+        super().__init__(f"The request must be complete within {seconds:g} s.")
 
 
 class UpgradeRequired(BadRequest):
@@ -116,7 +119,7 @@ class IdempotencyMismatch(BadRequest):
     status, code = 422, "idempotency_mismatch"
 
     def __init__(self) -> None:
-        super().__init__("this key was used for a different request", field="idempotency_key")
+        super().__init__("`idempotency_key` was used for a different request. Send a new key.", field="idempotency_key")
 
 
 class Unauthenticated(TwinwireError):
@@ -125,7 +128,7 @@ class Unauthenticated(TwinwireError):
     status, code, close_code = 401, "unauthenticated", 4501
 
     def __init__(self) -> None:
-        super().__init__("authentication is needed")
+        super().__init__("A valid credential is required.")
 
 
 class Forbidden(TwinwireError):
@@ -140,7 +143,7 @@ class OriginNotAllowed(Forbidden):
     code = "origin_not_allowed"
 
     def __init__(self) -> None:
-        super().__init__("a page of another site may not do this; --cors-origin allows one")
+        super().__init__("Pages of this origin may not use the server. Its `--cors-origin` setting allows an origin.")
 
 
 class BadHost(TwinwireError):
@@ -149,7 +152,9 @@ class BadHost(TwinwireError):
     status, code = 421, "bad_host"
 
     def __init__(self) -> None:
-        super().__init__("this server does not go by that name; --allowed-host adds one", field="host")
+        super().__init__(
+            "`Host` must be a name of this server. Its `--allowed-host` setting adds a name.", field="host"
+        )
 
 
 class NotFound(TwinwireError):
@@ -162,14 +167,14 @@ class RunNotFound(NotFound):
     code = "run_not_found"
 
     def __init__(self) -> None:
-        super().__init__("no such run")
+        super().__init__("The run does not exist.")
 
 
 class AgentNotFound(NotFound):
     code = "agent_not_found"
 
     def __init__(self) -> None:
-        super().__init__("no such agent", field="agent")
+        super().__init__("The server has no agent of this name.", field="agent")
 
 
 class CursorGone(TwinwireError):
@@ -178,7 +183,7 @@ class CursorGone(TwinwireError):
     status, code = 410, "gap"
 
     def __init__(self, first: int, last: int) -> None:
-        super().__init__(f"the cursor cannot be served: the log holds events {first} to {last}")
+        super().__init__(f"The cursor must be within the log, which has events {first} to {last}.")
         self.first = first
         self.last = last
 
@@ -190,7 +195,9 @@ class SessionBusy(TwinwireError):
     status, code = 409, "session_busy"
 
     def __init__(self) -> None:
-        super().__init__('a run of this session is still going; "interrupt": true would end it', field="session_id")
+        super().__init__(
+            'A run of this `session_id` is still running. Send `"interrupt": true` to end it.', field="session_id"
+        )
 
 
 class StaleWriter(TwinwireError):
@@ -199,17 +206,17 @@ class StaleWriter(TwinwireError):
     status, code = 409, "stale_writer"
 
     def __init__(self, expected: int, last: int) -> None:
-        super().__init__(f"expected the last event to be {expected}, it is {last}")
+        super().__init__(f"The run's last event must have number {expected}, but it has number {last}.")
 
 
 class TooManyRuns(TwinwireError):
     """So many go on. `retry_after` is in whole seconds."""
 
     status, code, close_code = 429, "too_many_runs", 4029
-    limited = "runs are going already"
+    limited = "runs at once"
 
     def __init__(self, limit: int, seconds: float = 1.0) -> None:
-        super().__init__(f"{limit} {self.limited}; try again later")
+        super().__init__(f"The limit of {limit} {self.limited} is reached. Try again later.")
         self.retry_after = max(1, math.ceil(seconds))
 
     def payload(self) -> dict[str, Any]:
@@ -220,14 +227,14 @@ class RateLimited(TooManyRuns):
     """So many were started within a minute."""
 
     code = "rate_limited"
-    limited = "runs were started within a minute"
+    limited = "started runs a minute"
 
 
 class TooManyConnections(TooManyRuns):
     """So many are open. Only who cannot be put off, as EventSource can, is told so over SSE."""
 
     code = "too_many_connections"
-    limited = "streams and sockets are open already"
+    limited = "open streams and sockets"
 
 
 class TooManyFollowed(TwinwireError):
@@ -236,20 +243,22 @@ class TooManyFollowed(TwinwireError):
     status, code, close_code = 429, "too_many_followed", 4029
 
     def __init__(self, limit: int) -> None:
-        super().__init__(f"This socket follows {limit} runs already. Detach from one, or open another socket.")
+        super().__init__(
+            f"This socket follows {limit} runs, as many as it may. Detach from one, or open another socket."
+        )
 
 
 class Draining(TwinwireError):
     status, code, close_code = 503, "draining", 1012
 
     def __init__(self) -> None:
-        super().__init__("this server is shutting down; ask another or try again")
+        super().__init__("The server is shutting down. Try again later.")
 
 
 class LogUnavailable(TwinwireError):
     status, code, close_code = 503, "log_unavailable", 4013
 
-    def __init__(self, message: str = "the event log cannot be reached; try again later") -> None:
+    def __init__(self, message: str = "The event log cannot be reached. Try again later.") -> None:
         super().__init__(message)
 
 
@@ -257,7 +266,7 @@ class LogLost(LogUnavailable):
     """The log is gone for as long as the process lives: whoever waits for it is told, and waits no longer."""
 
     def __init__(self) -> None:
-        super().__init__("the event log was lost; its operator has to restore it and restart the server")
+        super().__init__("The event log was lost. The operator must restore it and restart the server.")
 
 
 class Busy(TwinwireError):
@@ -275,7 +284,7 @@ class ModelUnavailable(TwinwireError):
     status, code, close_code = 503, "model_unavailable", 4013
 
     def __init__(self) -> None:
-        super().__init__("the local model is not running; try again later")
+        super().__init__("The local model is not running. Try again later.")
 
 
 class RunsUnavailable(TwinwireError):
@@ -284,7 +293,7 @@ class RunsUnavailable(TwinwireError):
     status, code, close_code = 503, "runs_unavailable", 4013
 
     def __init__(self) -> None:
-        super().__init__("This server cannot carry out runs; its log says why.")
+        super().__init__("The server cannot carry out runs. Its log says why.")
 
 
 class FailedDependency(TwinwireError):
@@ -325,7 +334,7 @@ class RunError(TwinwireError):
     code = "agent_error"
 
     def __init__(
-        self, message: str = "the agent failed", *, code: str | None = None, retry_after: int | None = None
+        self, message: str = "The agent failed.", *, code: str | None = None, retry_after: int | None = None
     ) -> None:
         super().__init__(message)
         self.retry_after = retry_after
@@ -339,7 +348,7 @@ class RunTimeout(RunError):
     code = "timeout"
 
     def __init__(self, seconds: float) -> None:
-        super().__init__(f"the run reached its deadline of {seconds:g} s")
+        super().__init__(f"The run reached its deadline of {seconds:g} s.")
 
 
 class BudgetSpent(RunError):
@@ -348,7 +357,7 @@ class BudgetSpent(RunError):
     code = "budget"
 
     def __init__(self, limit: int, what: str) -> None:
-        super().__init__(f"the run's budget of {limit} {what} is spent")
+        super().__init__(f"The run exceeded its budget of {limit} {what}.")
 
 
 class UpstreamError(RunError):
@@ -363,7 +372,7 @@ class UpstreamTimeout(UpstreamError):
     code = "upstream_timeout"
 
     def __init__(self, seconds: float) -> None:
-        super().__init__(f"the model was silent for {seconds:g} s")
+        super().__init__(f"The model sent nothing for {seconds:g} s.")
 
 
 class SettingsError(TwinwireError):

@@ -57,7 +57,7 @@ def check_run_id(text: str) -> str:
 def _seq(digits: str, name: str) -> int:
     value = int(digits)
     if value > MAX_SEQ:
-        raise BadRequest("a cursor's number is at most 2^63 - 1", field=name)
+        raise BadRequest(f"The number in `{name}` must be at most 2^63 - 1.", field=name)
     return value
 
 
@@ -65,7 +65,7 @@ def parse_cursor(text: str, field: str) -> Cursor:
     """The cursor in an event id, `evt-<run>-<seq>` in ASCII. Raises `BadRequest` for anything else."""
     match = _CURSOR.fullmatch(text)
     if not match:
-        raise BadRequest("not an event id (evt-<run>-<number>)", field=field)
+        raise BadRequest(f"`{field}` must be an event id of the form `evt-<run>-<number>`.", field=field)
     return Cursor(match[1], _seq(match[2], field))
 
 
@@ -76,7 +76,7 @@ def parse_after(value: str | int, run_id: str, field: str = "after") -> int:
         return _seq(text, field)
     cursor = parse_cursor(text, field)
     if cursor.run_id != run_id:
-        raise BadRequest("this event id is of another run", field=field)
+        raise BadRequest(f"`{field}` must be an event id of this run, not of another.", field=field)
     return cursor.seq
 
 
@@ -88,7 +88,9 @@ def parse_on_disconnect(text: str) -> float | None:
         return 0.0
     match = _SECONDS.fullmatch(text)
     if not match:
-        raise BadRequest('"continue", "cancel" or "cancel_after:<seconds>"', field="on_disconnect")
+        raise BadRequest(
+            "`on_disconnect` must be `continue`, `cancel` or `cancel_after:<seconds>`.", field="on_disconnect"
+        )
     return float(match[1])
 
 
@@ -100,10 +102,10 @@ def check_types(types: Sequence[str] | None) -> frozenset[str] | None:
     if types is None:
         return None
     if len(types) > MAX_TYPES:
-        raise BadRequest(f"`types` has more than {MAX_TYPES} names.", field="types")
+        raise BadRequest(f"`types` must have at most {MAX_TYPES} names.", field="types")
     for name in types:
         if len(name) > MAX_TYPE or not TYPE_PATTERN.fullmatch(name):
-            raise BadRequest(f"{name[:64]!r} is no event type ([A-Z][A-Z0-9_]*)", field="types")
+            raise BadRequest(f"`types` must have event types ([A-Z][A-Z0-9_]*), not {name[:64]!r}.", field="types")
     return frozenset(types)
 
 
@@ -161,7 +163,25 @@ def named_error(error: msgspec.ValidationError) -> BadRequest:
     text = str(error)
     named, at = _NAMED.search(text), _AT.search(text)
     path = [part for part in (at[1] if at else "", named[1] if named else "") if part]
-    return BadRequest(_AT.sub("", text)[:256], field=".".join(path)[:128] or None)
+    field = ".".join(path)[:128]
+    return BadRequest(sentence(_AT.sub("", text)[:256], f"`{field}`" if field else "The JSON"), field=field or None)
+
+
+def sentence(text: str, subject: str) -> str:
+    """Return what msgspec says is wrong as a sentence about `subject`, such as "`limit` must be `int` >= 1.".
+
+    What a Struct's own check says is a sentence that stays as it is.
+    """
+    if text.endswith("."):
+        return text
+    if text.startswith("Expected "):
+        right, _, wrong = text.removeprefix("Expected ").partition(", got ")
+        return f"{subject} must be {right}, not {wrong}." if wrong else f"{subject} must be {right}."
+    if text.startswith("Object missing required field"):
+        return f"{subject} is required."
+    if text.startswith("Object contains unknown field"):
+        return f"{subject} is not a known field. Leave it out."
+    return f"{subject} is not valid: {text[:1].lower()}{text[1:]}."
 
 
 def converted(value: Any, shape: type[T]) -> T:
@@ -179,8 +199,8 @@ def decode_json(data: bytes | str, decoder: msgspec.json.Decoder[T]) -> T:
     except msgspec.ValidationError as error:
         raise named_error(error) from None
     except msgspec.DecodeError as error:
-        raise BadRequest(f"not JSON: {error}") from None
+        raise BadRequest(f"The JSON is malformed: {str(error).removeprefix('JSON is malformed: ')}.") from None
     except RecursionError:
-        raise BadRequest("not acceptable: nested too deeply") from None
+        raise BadRequest("The JSON must not be nested as deeply.") from None
     except (UnicodeError, ValueError):
-        raise BadRequest("not JSON: it is not valid UTF-8") from None
+        raise BadRequest("The JSON must be valid UTF-8.") from None

@@ -388,7 +388,7 @@ class Run:
         """Complete a terminal event, whose nulls count as left out."""
         data = event.data
         if event.type == StreamEventType.ERROR:
-            text = data.get("message") or data.get("error") or "the agent failed"
+            text = data.get("message") or data.get("error") or "The agent failed."
             data = {**data, "error_type": data.get("error_type") or "agent_error", "message": text, "error": text}
         else:
             known = {name: value for name, value in data.items() if value is not None or name == "result"}

@@ -69,7 +69,7 @@ class RunSpec(Struct, frozen=True, kw_only=True):
         """
         by.check(Scope.WHOLE)
         if asked.message is None or not asked.message.strip():
-            raise BadRequest("a message is needed", field="message")
+            raise BadRequest("`message` is required, and must not be blank.", field="message")
         return cls(
             message=asked.message,
             agent=asked.agent,

@@ -200,7 +200,7 @@ class BoundedHttp(HttpToolsProtocol):
                 data, at = self._head(b"upgrade") + data[at:], 0
                 continue
             except httptools.HttpParserError:
-                self._refuse(self._refusal or BadRequest("this is not HTTP/1.1"))
+                self._refuse(self._refusal or BadRequest("The request must be valid HTTP/1.1."))
                 return
             at = end
             if self._reading is Part.HEAD and self.headers is begun:  # a field that has no end is nowhere else seen
@@ -282,11 +282,11 @@ class BoundedHttp(HttpToolsProtocol):
             if name in fields:
                 fields[name].append(value)
         if len(fields[b"host"]) > 1 or (not fields[b"host"] and self.parser.get_http_version() == "1.1"):
-            self._fail(BadRequest("exactly one Host is required", field="host"))
+            self._fail(BadRequest("`Host` must be there exactly once.", field="host"))
         if not self.url.startswith((b"/", b"*")):
             self._aim()
         if self.parser.get_method() == b"CONNECT":
-            self._fail(BadRequest("this server is no proxy: CONNECT is not supported"))
+            self._fail(BadRequest("CONNECT is not supported: this server is not a proxy."))
         self._check_codings(fields[b"transfer-encoding"])
         if self._declines_upgrade():
             return
@@ -295,7 +295,7 @@ class BoundedHttp(HttpToolsProtocol):
         self._left = None if chunked else int(next(iter(fields[b"content-length"]), b"0"))
         if (chunked or self._left) and self.parser.should_upgrade() and self._should_upgrade():
             field = "transfer-encoding" if chunked else "content-length"
-            self._fail(BadRequest("the handshake of a WebSocket has no body", field=field))
+            self._fail(BadRequest("The handshake of a WebSocket must not have a body.", field=field))
         super().on_headers_complete()
 
     def _check_codings(self, values: list[bytes]) -> None:
@@ -318,7 +318,7 @@ class BoundedHttp(HttpToolsProtocol):
         """Replace the Host by that of an absolute-form target, as all of the request is about that (section 3.2.2)."""
         target = _ABSOLUTE.match(self.url)
         if target is None:
-            self._fail(BadRequest("the target of a request is a path, or a URL with a host and without a user"))
+            self._fail(BadRequest("The request's target must be a path, or a URL with a host and without a user."))
         else:
             self.headers[:] = [(name, target[1] if name == b"host" else value) for name, value in self.headers]
             self.url = b"/" + self.url[target.end() :].removeprefix(b"/")

@@ -15,14 +15,14 @@ class Verdict(Enum):
     """Why a connection ends. The value is the WebSocket close code (RFC 6455, section 7.4) and its reason."""
 
     DONE = (1000, "")  # everything was sent
-    LEFT = (1001, "the client has gone")  # nobody is there to be told
-    RESTART = (1012, "the server is restarting; resume at your cursor")
-    EXPIRED = (4001, "the token has expired; reconnect with a new one")
-    UNAUTHENTICATED = (4501, "authentication is needed")
-    BUSY = (4029, "too much at once; reconnect later")
-    SLOW = (4008, "too slow; resume at your cursor")
-    BINARY = (1003, "text messages only")
-    BROKEN = (1011, "internal error; resume at your cursor")
+    LEFT = (1001, "The client has left.")  # nobody is there to be told
+    RESTART = (1012, "The server is restarting. Resume at your cursor.")
+    EXPIRED = (4001, "The token has expired. Reconnect with a new one.")
+    UNAUTHENTICATED = (4501, "A valid credential is required.")
+    BUSY = (4029, "The client exceeded a limit. Reconnect later.")
+    SLOW = (4008, "The client reads too slowly. Resume at your cursor.")
+    BINARY = (1003, "Messages must be text, not binary.")
+    BROKEN = (1011, "The server had an internal error. Resume at your cursor.")
 
     def __init__(self, code: int, reason: str) -> None:
         self.code = code

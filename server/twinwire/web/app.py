@@ -205,7 +205,10 @@ def _failed(request: Request[Any, Any, Any], error: FailedDependency) -> Respons
 
 def _http_error(request: Request[Any, Any, Any], error: HTTPException) -> Response[dict[str, Any]]:
     """The framework's own refusals: no such route, wrong method, a bad Host."""
-    known = {404: ("not_found", "no such path"), 405: ("method_not_allowed", "this path does not take this method")}
+    known = {
+        404: ("not_found", "The path does not exist."),
+        405: ("method_not_allowed", "The path does not allow this method. `Allow` lists the methods that it allows."),
+    }
     named = error.__class__.__name__.removesuffix("Exception").lower()
     code, message = known.get(error.status_code, (named, error.detail))
     refusal = TwinwireError(message)
@@ -229,4 +232,4 @@ def _body(request: Request[Any, Any, Any], error: TwinwireError, status: int) ->
 
 def _unexpected(request: Request[Any, Any, Any], error: Exception) -> Response[dict[str, Any]]:
     logger.error("%s %s failed", request.method, request.scope["path"], exc_info=error)
-    return JsonResponse(_body(request, TwinwireError("internal error"), 500), status_code=500)
+    return JsonResponse(_body(request, TwinwireError("The server had an internal error."), 500), status_code=500)

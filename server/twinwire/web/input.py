@@ -114,7 +114,7 @@ async def body(request: Request[Any, Any, Any], limit: int) -> bytes:
     while True:
         message: Any = await request.receive()
         if message["type"] == "http.disconnect":
-            raise BadRequest("the request ended early")
+            raise BadRequest("The request ended before its body was complete.")
         size += len(message["body"])
         too_large = too_large or size > limit
         if not too_large:
@@ -122,15 +122,17 @@ async def body(request: Request[Any, Any, Any], limit: int) -> bytes:
         if not message["more_body"] or size > DRAIN_BYTES:
             break
     if too_large:
-        raise PayloadTooLarge(f"a body may have {limit} bytes")
+        raise PayloadTooLarge(f"The body must have at most {limit} bytes.")
     if not size:
         return b""
     if (request.headers.get("content-encoding") or "identity").lower() != "identity":
-        raise UnsupportedMediaType("a body is not compressed", field="content-encoding")
+        raise UnsupportedMediaType(
+            "`Content-Encoding` must be `identity`: the server reads no compressed bodies.", field="content-encoding"
+        )
     if not re.fullmatch(
         r"application/json\s*(;.*)?", (request.headers.get("content-type") or "").strip(), re.IGNORECASE
     ):
-        raise UnsupportedMediaType("a body is application/json", field="content-type")
+        raise UnsupportedMediaType("`Content-Type` must be `application/json`.", field="content-type")
     return b"".join(chunks)
 
 
@@ -146,7 +148,7 @@ def fields(data: bytes) -> dict[str, Any]:
         try:
             found[name] = decode_json(bytes(value), _any)
         except BadRequest as error:
-            raise BadRequest(error.message, field=name[:128]) from None
+            raise BadRequest(f"`{name[:128]}` is not valid. {error.message}", field=name[:128]) from None
     return found
 
 
@@ -161,7 +163,7 @@ def last_event_id(request: Request[Any, Any, Any]) -> str | None:
     """Return the header by which EventSource resumes (WHATWG HTML, section 9.2.4)."""
     values = [value for name, value in request.scope["headers"] if name == b"last-event-id"]
     if len(values) > 1:
-        raise BadRequest("only one is allowed", field="last-event-id")
+        raise BadRequest("`Last-Event-ID` must not be there more than once.", field="last-event-id")
     return values[0].decode("latin-1") if values else None
 
 
@@ -193,4 +195,4 @@ def accepts_events(request: Request[Any, Any, Any]) -> None:
     """Raise `NotAcceptable` if the client takes no event stream."""
     accept = header(request.scope["headers"], b"accept") or "*/*"
     if not quality(accept, "text/event-stream", "text/*", "*/*"):
-        raise NotAcceptable("The answer is text/event-stream, which `Accept` does not allow.", field="accept")
+        raise NotAcceptable("`Accept` must allow `text/event-stream`, the type of the answer.", field="accept")

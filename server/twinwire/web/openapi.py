@@ -32,7 +32,7 @@ def config() -> OpenAPIConfig:
 
     def known(request: Request[Any, Any, Any]) -> None:
         if request.path_params:  # Litestar has a page for any other path
-            raise NotFound("no such path")
+            raise NotFound("The path does not exist.")
 
     return OpenAPIConfig(
         "Twinwire",

@@ -54,7 +54,7 @@ def check(
             raise BadRequest(f"`{name}` has no effect in the query here; send it in the body.", field=name)
         elif name != _TICKET:
             if (right := _meant(name, {*known, *body, _TICKET})) is not None:
-                raise BadRequest(f"There is no such parameter; `{right}` is the right name.", field=name[:128])
+                raise BadRequest(f"`{name[:128]}` is not a parameter; the right name is `{right}`.", field=name[:128])
             ignored.append(name)
     return values, ignored
 
@@ -65,7 +65,7 @@ def _pairs(query: bytes) -> list[tuple[str, str]]:
     except UnicodeError:
         raise BadRequest("The query must be UTF-8, percent-encoded.") from None
     except ValueError:
-        raise BadRequest(f"The query may have {MAX_PARAMETERS} parameters.") from None
+        raise BadRequest(f"The query must have at most {MAX_PARAMETERS} parameters.") from None
 
 
 @functools.cache  # as many as there are paths

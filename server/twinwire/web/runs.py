@@ -56,7 +56,7 @@ async def start_run(request: Request[Any, Any, Any], service: NamedDependency[Se
     """201 with the run, or 200 with the one that was started with this idempotency key before."""
     data = await incoming.body(request, service.settings.max_body)
     if not data:
-        raise BadRequest("a JSON body is needed")
+        raise BadRequest("A JSON body is required.")
     asked = incoming.struct(data, StartBody)
     by = starter(request, service)
     spec = RunSpec.of(asked, by, "continue", interrupt=asked.interrupt)

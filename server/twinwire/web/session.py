@@ -136,10 +136,12 @@ class Socket:
     def _authenticate(self, token: str) -> Identity | None:
         """Who this is, or still is; None where that ends the socket. Raises `TwinwireError`, and nothing changes."""
         if not self._known.on:
-            raise BadRequest("authentication is off on this server")
+            raise BadRequest("Authentication is off on this server: send no `auth`.")
         by = self._known.bearer(token)
         if self._by is not None and self._by.user_id != by.user_id:
-            raise Forbidden("a socket is one user's; open another for another", field="token")
+            raise Forbidden(
+                "`token` must be of the user of this socket. Open another socket for another user.", field="token"
+            )
         if self._by is None and not self.claim(by.user_id):
             self._metrics.refused[Verdict.BUSY.name.lower()] += 1
             self._pump.end(Verdict.BUSY)
@@ -151,7 +153,7 @@ class Socket:
 
     async def _start(self, command: Start, by: Identity) -> None:
         if command.request_id in self._requests:
-            raise BadRequest("this request_id is in use on this socket", field="request_id")
+            raise BadRequest("`request_id` is in use on this socket. Send another one.", field="request_id")
         view = native.view("ws", check_types(command.types))
         self._check_followed()
         info, _ = await self._runs.start(RunSpec.of(command, by, DEFAULT_ON_DISCONNECT, interrupt=command.interrupt))

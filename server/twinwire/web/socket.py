@@ -96,7 +96,7 @@ async def _serve(
     await send({"type": "websocket.accept", "subprotocol": chosen, "headers": query.ignored_header(scope)})
     if verdict is None and refusal is not None:
         service.metrics.refused[refusal.code] += 1
-        reason = f"{refusal.field}: {refusal.message}".encode()[:MAX_REASON].decode(errors="ignore")
+        reason = refusal.message.encode()[:MAX_REASON].decode(errors="ignore")
         await send({"type": "websocket.close", "code": refusal.close_code, "reason": reason})
         return
     if verdict is not None:

@@ -184,7 +184,7 @@ async def follow(
             asked = decode(first.body).data.get("input")
             if isinstance(asked, str) and asked != message:
                 raise BadRequest(
-                    "The cursor is the end of a run that was asked something else; leave the cursor out to ask this.",
+                    "`message` must be the one of the ended run at the cursor. Leave the cursor out to start a run.",
                     field="message",
                 )
         return Response(None, status_code=204, headers={RUN_HEADER: run_id})
@@ -200,10 +200,10 @@ def chosen(service: Service, how: FollowQuery) -> Format | None:
         how.kinds  # noqa: B018 - it is read here as well
         return None
     if how.format not in service.formats:
-        raise BadRequest(f"there are native, {', '.join(service.formats)}", field="format")
+        raise BadRequest(f"`format` must be one of: native, {', '.join(service.formats)}.", field="format")
     for name in ("types", "envelope"):
         if getattr(how, name):
-            raise BadRequest("goes with the native format alone", field=name)
+            raise BadRequest(f"`{name}` is only valid with the native format.", field=name)
     return service.formats[how.format]
 
 
@@ -247,7 +247,9 @@ async def played(
             await asyncio.sleep(0)  # a long run is read in turns with everybody else's
         opening = view.join() or opening
     elif after:
-        raise BadRequest("this format begins with the run's first event", field="after")
+        raise BadRequest(
+            "`after` is not valid with this format, which begins with the run's first event.", field="after"
+        )
     return EventStream(service, run, after, view, by, opening=opening, claim=claim, headers=kind.headers)
 
 
@@ -272,7 +274,7 @@ def begun(spec: RunSpec, run_id: str) -> Iterator[None]:
         raise FailedDependency(error.message, error.code, run_id) from error
     except Exception as error:
         logger.exception("run %s: the answer to the request that began it failed", run_id)
-        raise FailedDependency("internal error", "internal", run_id) from error
+        raise FailedDependency("The server had an internal error.", "internal", run_id) from error
 
 
 async def answered(service: Service, spec: RunSpec, request: Request[Any, Any, Any]) -> tuple[str, StreamEvent | None]:
@@ -303,7 +305,7 @@ async def result(service: Service, run_id: str, request: Request[Any, Any, Any])
         seconds = math.ceil(after) if isinstance(after, (int, float)) and 0 <= after < 2**31 else None
         raise kind(str(data["message"]), code, run_id, retry_after=seconds)
     if data["status"] == "cancelled":
-        raise FailedDependency("the run was cancelled", "cancelled", run_id, result=data["result"])
+        raise FailedDependency("The run was cancelled.", "cancelled", run_id, result=data["result"])
     return event
 
 

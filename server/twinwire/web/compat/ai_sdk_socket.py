@@ -148,8 +148,7 @@ class ChatSocket(Socket):
                     self._pump.say(commands.reply("authenticated", asked.ref, requestId="", expires_at=expires_at))
         except TwinwireError as error:
             self._metrics.refused[error.code] += 1
-            told = error.message if error.field is None else f"{error.field}: {error.message}"
-            self._pump.say(message("error", request_id, errorText=told))
+            self._pump.say(message("error", request_id, errorText=error.message))
 
     def _who(self, asked: Said) -> Identity | None:
         """Who asks: by `auth`, by a bearer token (RFC 6750) in the message's `headers`, else whose the socket is.

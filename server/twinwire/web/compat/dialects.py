@@ -98,7 +98,7 @@ def _only(thing: Body, known: Collection[str], path: str) -> None:
     """Raise `BadRequest` where a thing has something in a field that is not `known`."""
     for name, value in thing.items():
         if name not in known and (_answers(name, value) or not empty(value)):
-            raise _refused(f"{path}.{name}" if path else name, "is not known here, and could change what is asked")
+            raise _refused(f"{path}.{name}" if path else name, "is not known, and could change the question")
 
 
 def _refused(path: str, why: str, then: str = "leave it out") -> BadRequest:
@@ -154,7 +154,7 @@ def ai_sdk(body: Body) -> tuple[Said, list[str]]:
     else:
         messages = _ui_listed(body.get("messages"))
         if body.get("message") is not None:
-            raise _refused("message", "goes without `messages`", "send one of the two")
+            raise _refused("message", "must not be there beside `messages`", "send one of the two")
     ignored = without_effect(body, AI_SDK)
     if not empty(trigger) and trigger not in _TRIGGERS:
         raise _wrong("trigger", "submit-message or regenerate-message")
@@ -182,7 +182,7 @@ def _listed(messages: Any) -> list[tuple[Any, str]]:
     if not isinstance(messages, list):
         raise _wrong("messages", "a list of messages")
     if not messages or not isinstance(messages[-1], dict) or messages[-1].get("role") != "user":
-        raise BadRequest("The conversation must end with the user's message.", field="messages")
+        raise BadRequest("`messages` must end with the user's message.", field="messages")
     if len(messages) > MAX_SENT:
         raise BadRequest(f"`messages` must have {MAX_SENT:,} entries at most.", field="messages")
     return [(said, f"messages[{index}]") for index, said in enumerate(messages)]
@@ -319,7 +319,7 @@ def _openai_settings(body: Body) -> None:
     }
     for name, wrong in refused.items():
         if wrong:
-            raise _refused(name, "is more than an agent has, which answers with one text and calls its own tools")
+            raise _refused(name, "is not supported, since an agent answers with one text and calls its own tools")
     if isinstance(options := body.get("stream_options"), dict):
         _only(options, _STREAM_OPTIONS, "stream_options")
 
@@ -346,7 +346,7 @@ def question(said: Sequence[tuple[str, str]], limit: int) -> tuple[str, list[Mes
     Raise `BadRequest` if the last one has none.
     """
     if not said[-1][1].strip():
-        raise BadRequest("The user's message must have a text.", field="messages")
+        raise BadRequest("The user's last message must have a text.", field="messages")
     history: list[Message] = []
     for role, words in reversed(said[:-1]):
         if not words.strip():
