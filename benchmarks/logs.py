@@ -34,7 +34,7 @@ from twinwire.transports import Verdict
 from twinwire.transports.pump import PAGE_EVENTS, Pump
 
 sys.path.insert(0, str(ROOT / "tests"))
-import redis_server
+from support import redis_server
 
 URLS: dict[str, Callable[[str], str]] = {
     "memory": lambda _: "memory://",

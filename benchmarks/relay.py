@@ -2,11 +2,11 @@
 
     uv run python -m benchmarks.relay [--runs 100] [--rate 50] [--seconds 10] [--rounds 3] [--json]
 
-A model's server of our own (tests/model_server.py) gives each token the time at which it was sent. In each round the
-same number of streams is read straight from it, through nginx without buffering (the floor), and through Twinwire over
-SSE and over WebSocket, by raw sockets in this process; what is measured has a processor of its own. `ratio` is the CPU
-over nginx's; added latency is the difference of the percentiles. Cancel is measured from the command's sending to the
-moment the model's server sees its connection closed.
+A model's server of our own (tests/support/model_server.py) gives each token the time at which it was sent. In each
+round the same number of streams is read straight from it, through nginx without buffering (the floor), and through
+Twinwire over SSE and over WebSocket, by raw sockets in this process; what is measured has a processor of its own.
+`ratio` is the CPU over nginx's; added latency is the difference of the percentiles. Cancel is measured from the
+command's sending to the moment the model's server sees its connection closed.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from benchmarks.load import masked
 from benchmarks.processes import ROOT, Program, percentiles, program, twinwire
 
 sys.path.insert(0, str(ROOT / "tests"))
-from model_server import ModelServer, Request, Script, steady
+from support.model_server import ModelServer, Request, Script, steady
 
 _STAMP = re.compile(rb'"content":\s?"(\d{9,}) "')
 _HEADERS = "Host: 127.0.0.1\r\nContent-Type: application/json\r\n"
@@ -178,7 +178,7 @@ async def run(runs: int, rate: float, seconds: float, rounds: int, cancels: int)
     """All of it. The rounds' medians."""
     environ = {"OPENAI_API_KEY": "none", "TWINWIRE_RUN_TIMEOUT": "600"}
     steady_rate = ("--stamp", "--rate", f"{rate}", "--tokens", f"{int(rate * seconds)}")
-    model = (sys.executable, ROOT / "tests/model_server.py", *steady_rate)
+    model = (sys.executable, ROOT / "tests/support/model_server.py", *steady_rate)
     taken: dict[str, list[dict[str, Any]]] = {name: [] for name in ("straight", "nginx", "sse", "ws")}
     with contextlib.ExitStack() as stack:
         upstream = stack.enter_context(program(*model))

@@ -11,7 +11,7 @@ from importlib.util import find_spec
 import pytest
 import uvloop
 
-from serving import Puppets, Running, plain, serving
+from support.serving import Puppets, Running, plain, serving
 
 # The browser's driver is in a dependency group of its own; CI has it, or fails in e2e/conftest.py.
 BROWSER = find_spec("playwright") is not None or "CI" in os.environ

@@ -11,7 +11,7 @@ from playwright.async_api import Browser, BrowserContext, async_playwright, expe
 
 from e2e.proxy import Proxy, proxying
 from e2e.visit import Visit
-from serving import Puppets, Running, serving
+from support.serving import Puppets, Running, serving
 
 CHROMIUM = "/usr/bin/chromium"
 ARGUMENTS = [

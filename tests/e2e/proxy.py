@@ -6,7 +6,7 @@ import asyncio
 import re
 from contextlib import AbstractAsyncContextManager
 
-from chaos import Link, Proxy as ChaosProxy, listening
+from support.chaos import Link, Proxy as ChaosProxy, listening
 
 _REQUEST = re.compile(rb"^(?:GET|POST) (\S+) HTTP/1\.1\r\n(.*?)\r\n\r\n", re.MULTILINE | re.DOTALL)
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 from playwright.async_api import BrowserContext, Page
 
-from credentials import AUTH, TOKENS, protocol
 from e2e.proxy import proxying
-from e2e.test_guide import a_site
-from serving import Puppets, serving
+from support.credentials import AUTH, TOKENS, protocol
+from support.serving import Puppets, serving
+from support.site import a_site
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 

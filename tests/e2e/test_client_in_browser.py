@@ -8,7 +8,7 @@ import pytest
 from playwright.async_api import Browser
 
 from e2e.proxy import Proxy
-from serving import Puppets, Running, serving, until
+from support.serving import Puppets, Running, serving, until
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 

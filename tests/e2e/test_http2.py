@@ -9,9 +9,9 @@ import pytest
 import pytest_asyncio
 from playwright.async_api import Browser, Page
 
-from certificates import Certificate
 from e2e.proxy import Proxy, proxying
-from serving import Puppet, Puppets, Running, serving, until
+from support.certificates import Certificate
+from support.serving import Puppet, Puppets, Running, serving, until
 from twinwire.transports import Verdict
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")

@@ -8,7 +8,7 @@ import pytest
 from playwright.async_api import expect
 
 from e2e.visit import Transport, Visit, answer, both
-from serving import Puppets
+from support.serving import Puppets
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 

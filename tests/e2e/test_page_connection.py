@@ -7,7 +7,7 @@ from playwright.async_api import Browser, expect
 
 from e2e.proxy import Proxy
 from e2e.visit import Transport, Visit, both
-from serving import Puppets, Running
+from support.serving import Puppets, Running
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 

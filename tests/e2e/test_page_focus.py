@@ -9,7 +9,7 @@ from playwright.async_api import Locator, expect
 
 from e2e.proxy import Proxy
 from e2e.visit import Transport, Visit, both
-from serving import Puppets
+from support.serving import Puppets
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 

@@ -13,8 +13,8 @@ from playwright.async_api import Browser, Page, expect
 
 from e2e.proxy import Proxy
 from e2e.visit import Visit, answer
-from node import CLIENT, needed, node
-from serving import Puppets, Running
+from support.node import CLIENT, needed, node
+from support.serving import Puppets, Running
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 from playwright.async_api import Browser, expect
 
-from credentials import AUTH, TOKENS
 from e2e.visit import Transport, Visit, both
-from serving import Puppets, serving
+from support.credentials import AUTH, TOKENS
+from support.serving import Puppets, serving
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 

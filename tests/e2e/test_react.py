@@ -10,9 +10,9 @@ import pytest
 import pytest_asyncio
 from playwright.async_api import BrowserContext, Page, expect
 
-from node import node
-from raw_server import listening, receive, whole
-from serving import Puppets, Running, serving
+from support.node import node
+from support.raw_server import listening, receive, whole
+from support.serving import Puppets, Running, serving
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 both = pytest.mark.parametrize("transport", ["sse", "ws"])

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from playwright.async_api import BrowserContext, Page, expect
 
-from serving import Puppets, Running
+from support.serving import Puppets, Running
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 

@@ -7,7 +7,7 @@ from typing import Literal
 import pytest
 from playwright.async_api import ConsoleMessage, Dialog, Locator, Page, Request
 
-from serving import Puppet
+from support.serving import Puppet
 
 Transport = Literal["SSE", "WebSocket"]
 both = pytest.mark.parametrize("transport", ["SSE", "WebSocket"])

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Callable
 import pytest
 
 from faults.leaks import leakless
-from serving import Puppets, Running, serving
+from support.serving import Puppets, Running, serving
 
 
 @pytest.fixture

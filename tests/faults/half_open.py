@@ -13,8 +13,8 @@ import struct
 import sys
 import time
 
-from followers import start
-from serving import Puppets, serving, until
+from support.followers import start
+from support.serving import Puppets, serving, until
 from twinwire.serving import shell as ours
 
 SECONDS = 1.5

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import httpx
 
-from serving import Running
+from support.serving import Running
 
 SECONDS = 15
 

@@ -11,8 +11,8 @@ from collections.abc import AsyncGenerator
 import pytest
 
 from faults.leaks import leakless
-from followers import KINDS, cancel, rest, start
-from serving import serving
+from support.followers import KINDS, cancel, rest, start
+from support.serving import serving
 from twinwire import RunRequest, StreamEvent
 
 AT_ONCE = 8

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from faults.leaks import leakless
-from followers import KINDS, attach, rest, start
-from serving import Puppets, serving, until
+from support.followers import KINDS, attach, rest, start
+from support.serving import Puppets, serving, until
 
 HOUR = 3600.0
 

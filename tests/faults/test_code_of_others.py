@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from followers import KINDS, rest, start, text
-from processes import Process
+from support.followers import KINDS, rest, start, text
+from support.processes import Process
 
 PROGRAM = """
 import argparse, asyncio, concurrent.futures, sys, threading, time

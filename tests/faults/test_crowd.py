@@ -13,8 +13,8 @@ import pytest
 
 from faults import bare
 from faults.leaks import descriptors, resident, settled
-from followers import KINDS, AnyFollower, attach
-from processes import Process
+from support.followers import KINDS, AnyFollower, attach
+from support.processes import Process
 
 MINE = """
 import asyncio, time

@@ -11,11 +11,11 @@ import httpx
 import pytest
 from websockets.exceptions import WebSocketException
 
-from chaos import Proxy, chaos
 from faults.leaks import leakless
-from followers import KINDS, AnyFollower, Broken, attach, number
-from serving import Running, serving, until
-from talker import Talker
+from support.chaos import Proxy, chaos
+from support.followers import KINDS, AnyFollower, Broken, attach, number
+from support.serving import Running, serving, until
+from support.talker import Talker
 
 CLIENTS = 16
 GONE = (Broken, OSError, httpx.TransportError, WebSocketException)

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from credentials import TOKENS
 from faults.leaks import resident
-from processes import Process
-from test_http_wire import GET, HOST, POST, UPGRADE as FIELDS, VERSION
+from support.credentials import TOKENS
+from support.http_wire import GET, HOST, POST, UPGRADE as FIELDS, VERSION
+from support.processes import Process
 
 MINE = """
 from twinwire import StreamEvent

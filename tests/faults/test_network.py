@@ -14,8 +14,8 @@ import pytest
 from websockets.asyncio.client import connect
 
 from faults import half_open
-from followers import KINDS, check, events, rest, start
-from serving import Puppets, Running, until
+from support.followers import KINDS, check, events, rest, start
+from support.serving import Puppets, Running, until
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -14,9 +14,9 @@ import pytest
 
 from faults import bare
 from faults.leaks import descriptors, settled
-from followers import KINDS, Broken, attach, events, rest, start, text
-from processes import Process, stopped
-from redis_server import fresh
+from support.followers import KINDS, Broken, attach, events, rest, start, text
+from support.processes import Process, stopped
+from support.redis_server import fresh
 
 MINE = """
 import asyncio, time

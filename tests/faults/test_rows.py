@@ -14,14 +14,14 @@ import pytest
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
-from chaos import chaos
-from credentials import AUTH, asking, bearer
 from faults.leaks import leakless
-from followers import KINDS, attach, cancel, check, rest, start, text
-from model_server import ModelServer, Script
-from scripted import CALLS, Scripted, Stuck, call, registry
-from serving import Puppets, Running, serving, until
-from test_openai_failures import KEY, REFUSED
+from support.chaos import chaos
+from support.credentials import AUTH, asking, bearer
+from support.followers import KINDS, attach, cancel, check, rest, start, text
+from support.model_failures import KEY, REFUSED
+from support.model_server import ModelServer, Script
+from support.scripted import CALLS, Scripted, Stuck, call, registry
+from support.serving import Puppets, Running, serving, until
 from twinwire import OpenAIChatModel, ReActAgent, SimpleAgent
 from twinwire.agents import Agent
 from twinwire.protocol.wire import new_run_id

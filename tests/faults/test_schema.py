@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from processes import Process
+from support.processes import Process
 
 MINE = """
 from twinwire import StreamEvent

@@ -10,8 +10,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from node import CLIENT, needed, node
-from serving import Puppets, Running
+from support.node import CLIENT, needed, node
+from support.serving import Puppets, Running
 
 PARSER = (Path(__file__).with_name("sse_oracle.mjs")).read_text()
 ODD = ["\r", "\n", "\r\n", "\n\n", "data: x\n\n", "id: evil\n", "event: EVIL\r\r", "\0", "\u2028", "\u2029", ":"]

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from faults.leaks import leakless
-from followers import KINDS, AnyFollower, Refused, attach, start
-from redis_server import fresh
-from serving import serving
+from support.followers import KINDS, AnyFollower, Refused, attach, start
+from support.redis_server import fresh
+from support.serving import serving
 from twinwire import RunRequest, StreamEvent
 from twinwire.protocol.errors import RunError
 

@@ -9,10 +9,10 @@ from collections.abc import AsyncIterator
 import pytest
 
 from faults.leaks import leakless
-from followers import KINDS, cancel, rest, start, text
-from following import Transport
-from model_server import ModelServer, answer, end, headers, joined, stall, text as tokens
-from serving import serving
+from support.followers import KINDS, cancel, rest, start, text
+from support.following import Transport
+from support.model_server import ModelServer, answer, end, headers, joined, stall, text as tokens
+from support.serving import serving
 from twinwire import OpenAIChatModel, RunRequest, SimpleAgent, StreamEvent
 from twinwire.agents import Agent
 from twinwire_client import Client

@@ -13,9 +13,9 @@ import httpx
 import pytest
 from websockets.asyncio.client import ClientConnection, connect
 
-from credentials import TOKENS, asking, bearer
 from faults.leaks import leakless
-from serving import serving
+from support.credentials import TOKENS, asking, bearer
+from support.serving import serving
 from twinwire import RunRequest, StreamEvent
 
 USERS: dict[str, Any] = {

@@ -10,9 +10,9 @@ from typing import Any
 import httpx
 import pytest
 
-from interop_scenes import Scenes, playing
-from serving import Running
 from suites.environment import HERE, Record, needed, tell, version
+from support.interop_scenes import Scenes, playing
+from support.serving import Running
 
 PROGRAM = HERE / ".venv/bin/ag-ui-validate"
 MESSAGES = ["tools", "history", "fail", "slow", "cancelled", "nothing"]

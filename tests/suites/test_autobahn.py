@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from litestar import Litestar, WebSocket, websocket
 
-from serving import serving
 from suites.environment import HERE, PYTHON, Record, needed, run, tell, version
+from support.serving import serving
 
 PARTS = {
     "on each commit": ["1.*", "2.*", "3.*", "4.*", "5.*", "6.2.*", "7.*", "10.*"],

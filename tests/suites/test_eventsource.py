@@ -13,12 +13,12 @@ from pathlib import Path
 import httpx
 import pytest
 
-from chaos import chaos
-from interop_scenes import NODE, PROGRAMS, needs_node
-from serving import Running, serving, until
 from suites import environment
 from suites.environment import PYTHON, Record, tell, version
-from talker import Talker
+from support.chaos import chaos
+from support.interop_scenes import NODE, PROGRAMS, needs_node
+from support.serving import Running, serving, until
+from support.talker import Talker
 
 NPM = [
     "@microsoft/fetch-event-source",

@@ -15,8 +15,8 @@ from hypothesis import HealthCheck, Phase, given, seed, settings, strategies as 
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 
-from processes import parrot
 from suites.environment import Record, tell
+from support.processes import parrot
 from twinwire.protocol.commands import Command
 
 AGENT = """

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from processes import Process
 from suites.environment import HERE, PYTHON, Record, needed, run, tell, version
+from support.processes import Process
 
 PATHS = [
     "/",

@@ -11,8 +11,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from processes import Process
 from suites.environment import Record, tell
+from support.processes import Process
 
 MODES = {
     "slow heads": ("-H", "/healthz"),

@@ -1,0 +1,153 @@
+"""The interface of tools and their registry."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from support.tool_files import write
+from twinwire.tools import ReadTool, SearchTool, Tool, ToolError, ToolRegistry, ToolResult
+
+
+class Probe(Tool):
+    """A tool that does what a test tells it to."""
+
+    name = "Probe"
+    description = "Does what a test needs."
+
+    def __init__(self, answer: Any = "done", *, error: BaseException | None = None, stubborn: bool = False) -> None:
+        self.answer = answer
+        self.error = error
+        self.stubborn = stubborn
+        self.waits = asyncio.Event()
+        self.cancelled = asyncio.Event()
+        self.release = asyncio.Event()
+
+    async def run(self, parameters: Mapping[str, Any]) -> str:
+        if self.error is not None:
+            raise self.error
+        if not parameters.get("wait"):
+            return self.answer  # type: ignore[no-any-return]
+        self.waits.set()
+        try:
+            await self.release.wait()
+        except asyncio.CancelledError:
+            self.cancelled.set()
+            if not self.stubborn:
+                raise
+            await self.release.wait()
+        return "late"
+
+
+async def test_registry_runs_a_tool_and_lists_it() -> None:
+    """A registered tool is in the specs in OpenAI's form, and a call gives its text."""
+    registry = ToolRegistry()
+    registry.register_tool(Probe())
+    assert [spec["function"]["name"] for spec in registry.specs] == ["Probe"]
+    assert await registry.call("Probe", {}, 5) == ToolResult("done", "ok")
+
+
+async def test_registry_refuses_a_second_tool_of_the_same_name() -> None:
+    """A name belongs to one tool."""
+    registry = ToolRegistry()
+    registry.register_tool(Probe())
+    with pytest.raises(ValueError, match="'Probe' is registered already"):
+        registry.register_tool(Probe())
+    assert len(registry) == 1
+
+
+async def test_unknown_tool_is_an_error_that_names_the_known_ones() -> None:
+    """A model that makes up a tool is told which there are."""
+    registry = ToolRegistry()
+    assert (await registry.call("Nope", {}, 5)).text == "there is no tool named 'Nope'; the tools are: none"
+    registry.register_tool(Probe())
+    assert await registry.call("Nope", {}, 5) == ToolResult(
+        "there is no tool named 'Nope'; the tools are: Probe", "error"
+    )
+
+
+@pytest.mark.parametrize(
+    "probe",
+    [
+        {"error": RuntimeError("password=hunter2")},
+        {"error": TimeoutError("hunter2")},
+        {"error": asyncio.CancelledError("hunter2")},
+        {"answer": {"hunter2": 1}},
+    ],
+    ids=["exception", "its own timeout", "cancelled itself", "no text"],
+)
+async def test_tool_that_breaks_is_an_error_without_its_text(
+    probe: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    """What a tool raises is logged here and told to nobody."""
+    registry = ToolRegistry()
+    registry.register_tool(Probe(**probe))
+    with caplog.at_level(logging.ERROR, "twinwire.tools"):
+        assert await registry.call("Probe", {}, 5) == ToolResult("Probe failed", "error")
+    assert caplog.records[0].exc_info
+
+
+async def test_tool_error_is_told_in_its_words() -> None:
+    """A ToolError's text is the result."""
+    registry = ToolRegistry()
+    registry.register_tool(Probe(error=ToolError("no such page")))
+    assert await registry.call("Probe", {}, 5) == ToolResult("no such page", "error")
+
+
+@pytest.mark.parametrize("stubborn", [False, True])
+async def test_late_tool_is_an_error_that_names_the_limit(stubborn: bool) -> None:
+    """A tool that is late is cancelled, and one that will not stop is not waited for."""
+    registry, probe = ToolRegistry(), Probe(stubborn=stubborn)
+    registry.register_tool(probe)
+    assert await registry.call("Probe", {"wait": True}, 0.02) == ToolResult("Probe did not finish in 0.02 s", "error")
+    await probe.cancelled.wait()
+    probe.release.set()
+
+
+async def test_cancellation_passes_through_to_the_tool() -> None:
+    """Cancelling a call raises CancelledError from it and cancels its tool."""
+    registry, probe = ToolRegistry(), Probe()
+    registry.register_tool(probe)
+    call = asyncio.create_task(registry.call("Probe", {"wait": True}, 30))
+    await probe.waits.wait()
+    call.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await call
+    await probe.cancelled.wait()
+
+
+@pytest.mark.parametrize("text", ['{"a":', "nonsense", "[1]", "null", "[" * 100_000, '"a"'])
+def test_bad_arguments_text_is_a_tool_error(text: str) -> None:
+    """Arguments that are no JSON object are a ToolError, whatever the model wrote."""
+    with pytest.raises(ToolError, match="the call's arguments are not"):
+        ToolRegistry.parse_arguments(text)
+
+
+def test_arguments_text_is_parsed() -> None:
+    """An empty text is a call without parameters."""
+    assert ToolRegistry.parse_arguments("") == {}
+    assert ToolRegistry.parse_arguments('{"path": "a"}') == {"path": "a"}
+
+
+@pytest.mark.parametrize("tool", [ReadTool, SearchTool])
+def test_root_that_is_no_folder_is_a_value_error(tmp_path: Path, tool: type[ReadTool | SearchTool]) -> None:
+    """A tool is not made for a root that is missing or a file."""
+    write(tmp_path, {"file": ""})
+    for root in ("file", "missing"):
+        with pytest.raises(ValueError, match="is not a folder"):
+            tool(tmp_path / root)
+
+
+def test_tools_are_made_as_in_the_guide() -> None:
+    """The guide's constructors work, and tell a model of every parameter."""
+    registry = ToolRegistry()
+    registry.register_tool(ReadTool(project_root="./"))
+    registry.register_tool(SearchTool())
+    read, search = registry.specs
+    assert read["function"]["parameters"]["required"] == ["path"]
+    assert set(search["function"]["parameters"]["properties"]) == {"pattern", "regex", "glob"}

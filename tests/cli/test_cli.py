@@ -1,0 +1,191 @@
+"""The command line as users type it: what it refuses, in one line, and what it says of itself."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import signal
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from support.processes import Process
+from twinwire.settings import SECRETS, Settings, flag
+
+MINE = """
+number = 5
+text = "app"
+class Agent: ...
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a user's modules, good and bad."""
+    folder = tmp_path_factory.mktemp("cli")
+    (folder / "mine.py").write_text(MINE)
+    (folder / "foreign.py").write_text("from litestar import Litestar\napp = Litestar()\n")
+    (folder / "package").mkdir()
+    (folder / "package/__init__.py").write_text("")
+    (folder / "broken.py").write_text("def agent(request):\n    pass\n\n1 / 0\n")
+    (folder / "unmet.py").write_text("import a_package_that_is_not_installed\n")
+    (folder / "syntax.py").write_text("def agent(:\n")
+    (folder / "interrupted.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n")
+    (folder / "bad_port.py").write_text("from twinwire import create_app\napp = create_app()\n")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def taken() -> Iterator[int]:
+    """A port that somebody listens on."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        yield listener.getsockname()[1]
+
+
+BAD: dict[str, tuple[list[str], str]] = {
+    "no command": ([], "COMMAND"),
+    "unknown command": (["sreve"], "'sreve'"),
+    "unknown flag": (["serve", "--prot", "8000"], "--prot"),
+    "shortened flag": (["serve", "--por", "8000"], "--por"),
+    "flag without a value": (["serve", "--port"], "--port: expected one argument"),
+    "no flag for the key": (["serve", "--api-key", "k"], "--api-key"),
+    "two apps": (["serve", "a:b", "c:d"], "c:d"),
+    "bad port": (["serve", "--port", "http"], "--port: expected `int`, got 'http'"),
+    "port out of range": (["serve", "--port", "65536"], "--port: "),
+    "port that is no UTF-8": (["serve", "--port", "\udcff"], "--port: not UTF-8"),
+    "empty host": (["serve", "--host", ""], "--host: "),
+    "unknown host": (["serve", "--host", "no-such-host.invalid"], "--host: 'no-such-host.invalid' is no address"),
+    "long host": (["serve", "--host", "a" * 64], "--host: "),
+    "host of dots": (["serve", "--host", "a..b"], "--host: "),
+    "host that is no UTF-8": (["serve", "--host", "\udcff"], "--host: "),
+    "foreign address": (["serve", "--host", "192.0.2.1", "--port", "0"], "--host: cannot listen on 192.0.2.1:0: "),
+    "bad base URL": (["serve", "--base-url", "localhost:1"], "--base-url: it is no URL"),
+    "bad origin": (["serve", "--cors-origin", "*", "--cors-origin", "x"], "--cors-origin: 'x' is no origin"),
+    "bad folder": (["serve", "--project-root", "nowhere"], "--project-root: 'nowhere' is not a folder"),
+    "unknown log": (["serve", "--port", "0", "--log", "redid://u:secret@h"], "--log: this is no log"),
+    "server but no model": (["serve", "--port", "0", "--base-url", "http://127.0.0.1:1/v1"], "--model: "),
+    "no colon": (["serve", "--port", "0", "mine"], "'mine' is not of the form module:name"),
+    "no name": (["serve", "--port", "0", "mine:"], "'mine:' is not of the form"),
+    "only a name": (["serve", "--port", "0", ":app"], "':app' is not of the form"),
+    "a path": (["serve", "--port", "0", "./mine.py:text"], "'./mine.py:text' is not of the form"),
+    "a file": (["serve", "--port", "0", "mine.py:text"], "there is no module 'mine.py'"),
+    "no module": (["serve", "--port", "0", "nothing:app"], "there is no module 'nothing'"),
+    "no module in a package": (["serve", "--port", "0", "package.nothing:app"], "there is no module 'package.nothing'"),
+    "no package deep down": (["serve", "--port", "0", "package.a.b.c:app"], "there is no module 'package.a.b.c'"),
+    "a relative module": (["serve", "--port", "0", ".mine:text"], "'.mine:text' is not of the form"),
+    "dots": (["serve", "--port", "0", "..:text"], "'..:text' is not of the form"),
+    "no attribute": (["serve", "--port", "0", "mine:nothing"], "mine has no 'nothing'"),
+    "no attribute of an attribute": (["serve", "--port", "0", "mine:text.no.thing"], "mine has no 'text.no.thing'"),
+    "not callable": (["serve", "--port", "0", "mine:number"], "mine:number is neither an app nor an agent"),
+    "a class": (["serve", "--port", "0", "mine:Agent"], "mine:Agent is neither"),
+    "somebody else's app": (["serve", "--port", "0", "foreign:app"], "foreign:app is a Litestar app, but not"),
+}
+
+
+def refused(process: Process, text: str) -> None:
+    """The command ends with 2 and one line, which is for people."""
+    code, out, err = process.end()
+    assert code == 2, err
+    assert out == ""
+    assert err.startswith("twinwire: ")
+    assert err.count("\n") == 1, err
+    assert err.endswith("\n")
+    assert text in err
+    assert "secret" not in err
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_what_is_wrong_is_one_line(case: str, folder: Path) -> None:
+    """Bad input ends the command with 2 and one line on standard error that names what is wrong; no traceback."""
+    arguments, text = BAD[case]
+    with Process(*arguments, cwd=folder) as process:
+        refused(process, text)
+
+
+@pytest.mark.parametrize(
+    ("environ", "text"),
+    [
+        ({"TWINWIRE_PORT": "http"}, "TWINWIRE_PORT: expected `int`, got 'http'"),
+        ({"TWINWIRE_HOST": "no-such-host.invalid"}, "'no-such-host.invalid' is no address"),
+        ({"TWINWIRE_RUN_TIMEOUT": "soon"}, "TWINWIRE_RUN_TIMEOUT: expected `float`, got 'soon'"),
+        ({"TWINWIRE_CORS_ORIGIN": "http://a, b"}, "TWINWIRE_CORS_ORIGIN: 'b' is no origin"),
+        ({"OPENAI_API_KEY": "sk-secret", "TWINWIRE_PORT": "0"}, "--model: no model is named"),
+        ({"TWINWIRE_API_KEY": "sk-secret\u00e9", "TWINWIRE_MODEL": "m", "TWINWIRE_PORT": "0"}, "TWINWIRE_API_KEY: "),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_bad_variable_is_one_line(environ: dict[str, str], text: str, folder: Path) -> None:
+    """So do bad variables; a key is never shown."""
+    with Process("serve", cwd=folder, environ=environ) as process:
+        refused(process, text)
+
+
+def test_a_port_in_use(taken: int, folder: Path) -> None:
+    """Somebody else's port is one clear line, from a flag and from a variable."""
+    with (
+        Process("serve", "--port", str(taken), cwd=folder) as first,
+        Process("serve", cwd=folder, environ={"TWINWIRE_PORT": str(taken)}) as second,
+    ):
+        for process in (first, second):
+            refused(process, f"--port: cannot listen on 127.0.0.1:{taken}: Address already in use")
+
+
+@pytest.mark.skipif(
+    shutil.which("setpriv") is None or int(Path("/proc/sys/net/ipv4/ip_unprivileged_port_start").read_text()) <= 80,
+    reason="everybody may use port 80 here, or there is no telling",
+)
+def test_a_privileged_port(folder: Path) -> None:
+    """A port that only root may use is one clear line for everybody else."""
+    prefix = ("setpriv", "--inh-caps=-net_bind_service", "--bounding-set=-net_bind_service", "--no-new-privs")
+    with Process("serve", "--port", "80", cwd=folder, prefix=prefix) as process:
+        refused(process, "--port: cannot listen on 127.0.0.1:80: Permission denied")
+
+
+@pytest.mark.parametrize(
+    ("module", "text"),
+    [
+        ("broken", "ZeroDivisionError: division by zero"),
+        ("unmet", "No module named 'a_package_that_is_not_installed'"),
+        ("syntax", "SyntaxError: "),
+    ],
+)
+def test_a_user_s_own_bug_shows_its_traceback(module: str, text: str, folder: Path) -> None:
+    """A module that fails when it is imported is its author's to debug: he sees where, and what."""
+    with Process("serve", "--port", "0", f"{module}:agent", cwd=folder) as process:
+        code, out, err = process.end()
+    assert (code, out) == (1, "")
+    assert "Traceback" in err
+    assert f"{module}.py" in err
+    assert text in err
+
+
+def test_an_app_with_bad_settings(folder: Path) -> None:
+    """An app that the user's module makes from a bad environment is one line all the same."""
+    with Process("serve", "--port", "0", "bad_port:app", cwd=folder, environ={"TWINWIRE_LOG": "x://"}) as process:
+        refused(process, "--log: this is no log")
+
+
+def test_interrupted_while_it_starts(folder: Path) -> None:
+    """Ctrl-C before the server is up ends it without a traceback."""
+    with Process("serve", "--port", "0", "interrupted:app", cwd=folder) as process:
+        code, out, err = process.end()
+    assert (out, err) == ("", "")
+    assert code == -signal.SIGINT
+
+
+def test_help(folder: Path) -> None:
+    """`--help` tells the commands; that of `serve` each flag with what it means and its default."""
+    with Process("--help", cwd=folder) as top, Process("serve", "--help", cwd=folder) as serve:
+        assert (found := top.end())[0] == 0
+        assert "serve" in found[1]
+        code, out, err = serve.end()
+    assert (code, err) == (0, "")
+    for name in Settings.__struct_fields__:
+        assert bool(re.search(rf"{flag(name)}\s", out)) == (name not in SECRETS)
+    words = " ".join(out.split())
+    assert "port to listen on; 0 picks a free one; default 8000" in words
+    assert "+-50 %; default 1000" in words
+    assert "--run-timeout SECONDS a run's deadline; default 60 " in words
+    assert "None" not in out

@@ -1,0 +1,88 @@
+"""The JS client's own tests (`clients/js/test`), run against real servers, and its types."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections import Counter, defaultdict
+from collections.abc import AsyncGenerator
+from pathlib import Path
+
+import pytest
+
+from support.node import CLIENT, node
+from support.serving import serving
+from twinwire import RunRequest, StreamEvent
+
+TSC = "node_modules/typescript/bin/tsc"
+
+FILES = sorted(str(path.relative_to(CLIENT)) for path in (CLIENT / "test").rglob("*.test.*"))
+
+
+class Told:
+    """An agent that does what its message says."""
+
+    def __init__(self) -> None:
+        self._gates: dict[str, asyncio.Event] = defaultdict(asyncio.Event)
+        self._counts: Counter[str] = Counter()
+
+    async def __call__(self, request: RunRequest) -> AsyncGenerator[StreamEvent, None]:
+        verb, _, name = request.message.partition(" ")
+        if verb == "words":
+            for number in range(1, int(name) + 1):
+                yield _chunk(f"{number} ")
+        elif verb == "umlauts":
+            yield _chunk("ä€😀")
+        elif verb == "count":
+            self._counts[name] += 1
+            yield _chunk(str(self._counts[name]))
+        elif verb == "open":
+            self._gates[name].set()
+        elif verb == "fail":
+            raise RuntimeError("as told")
+        else:  # gate, forever
+            yield _chunk("before ")
+            await self._gates[name].wait()
+            yield _chunk("after")
+
+
+def _chunk(text: str) -> StreamEvent:
+    return StreamEvent(type="LLM_CHUNK", data={"content": text, "delta": text})
+
+
+@pytest.mark.parametrize("file", FILES)
+async def test_against_real_servers(file: str, tmp_path: Path) -> None:
+    """A file of vitest's, against a server for anybody, one that wants a token, and one whose tokens expire."""
+    token = ("alice:alice-secret-token",)
+    key = tmp_path / "key"
+    key.write_text("an HMAC secret of 32 bytes or more")
+    async with (
+        serving({"mine": Told()}) as anybody,
+        serving({"mine": Told()}, auth_tokens=token) as guarded,
+        serving({"mine": Told()}, jwt_key_file=str(key), heartbeat=0.4) as expiring,
+    ):
+        await node(
+            "node_modules/vitest/vitest.mjs",
+            "run",
+            file,
+            TWINWIRE_URL=anybody.url,
+            TWINWIRE_AUTH_URL=guarded.url,
+            TWINWIRE_JWT_URL=expiring.url,
+            TWINWIRE_JWT_KEY=key.read_text(),
+        )
+
+
+async def test_types() -> None:
+    """The strict type check of sources and tests finds nothing."""
+    await node(TSC, "--project", str(CLIENT))
+
+
+async def test_package(tmp_path: Path) -> None:
+    """All that the package exports is in it, with its declarations."""
+    await node(TSC, "--project", str(CLIENT / "tsconfig.types.json"), "--outDir", str(tmp_path))
+    package = json.loads((CLIENT / "package.json").read_text())
+    for export in package["exports"].values():
+        assert (CLIENT / export["default"]).is_file()
+        assert (tmp_path / Path(export["types"]).name).is_file()
+    assert package["files"] == ["src", "types"]
+    assert "dependencies" not in package

@@ -1,0 +1,139 @@
+"""Every snippet of README.md and PROTOCOL.md does what it says. Those in JavaScript are run in a browser, in e2e/."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import sys
+from pathlib import Path
+
+import httpx
+import pytest
+
+from support.documents import README, ROOT, run, snippets
+from support.serving import serving
+from twinwire.protocol import commands
+from twinwire.protocol.events import StreamEventType, decode
+from twinwire.protocol.wire import parse_cursor
+from twinwire.settings import Settings
+
+PROTOCOL = (ROOT / "server/PROTOCOL.md").read_text()
+
+
+def snippet(text: str, language: str, word: str) -> str:
+    """The only snippet with this word in it."""
+    (found,) = (block for block in snippets(text, language) if word in block)
+    return found
+
+
+async def test_watch_an_agent() -> None:
+    """The curl command shows an agent that really reads this project."""
+    async with serving() as server:
+        code, out, err = await run("bash", "-c", snippet(README, "sh", "/chat/stream"), server=server)
+        assert code == 0, err
+        assert "event: TOOL_CALL_FINISH" in out
+        assert '"tool_name":"Read"' in out
+        assert "# Twinwire" in out
+        assert "event: AGENT_FINISH" in out
+
+
+async def test_start_follow_resume_cancel() -> None:
+    """The script starts one run, follows it, resumes it after event 10 and cancels it."""
+    async with serving(demo_rate=Settings().demo_rate) as server:
+        _, out, err = await run("bash", "-c", snippet(README, "sh", "RUN="), server=server)
+        assert server.runs.started == 1, err
+        numbers = [int(number) for number in re.findall(r"^id: evt-\w+-(\d+)$", out, re.MULTILINE)]
+        resumed = numbers.index(10, numbers.index(10) + 1)
+        assert numbers[:resumed] == list(range(resumed))
+        assert numbers[resumed:] == list(range(10, 10 + len(numbers) - resumed))
+        ack, info = (json.loads(line) for line in re.findall(r"\{\"run_id\".*?\}(?=\{|$)", out.splitlines()[-1]))
+        assert ack["status"] == "accepted"
+        assert (info["run_id"], info["status"]) == (ack["run_id"], "cancelled")
+
+
+@pytest.mark.parametrize(
+    ("target", "told"),
+    [
+        ("mine:app", ['event: LIFT_OFF\ndata: {"asked":"go"}', '"result":"3… 2… 1… "']),
+        ("mine:countdown", ['event: LIFT_OFF\ndata: {"asked":"go"}', '"result":"3… 2… 1… "']),
+        ("mine:asked", ['"result":"You asked: go"']),
+        ("gambler", ['"tool_name":"Dice"', '"status":"ok"', '"result":"You rolled ']),
+    ],
+)
+async def test_an_agent_of_ones_own(target: str, told: list[str], tmp_path: Path) -> None:
+    """README's agents, saved as mine.py, are served by the command that README gives."""
+    word = {"mine:asked": "async def asked", "gambler": "class Gambler"}.get(target, "countdown")
+    (tmp_path / "mine.py").write_text(snippet(README, "python", word))
+    if word == "countdown":
+        assert f"twinwire serve {target}" in " ".join(README.split())
+    target = "mine:app" if target == "gambler" else target
+    process = await asyncio.create_subprocess_exec(
+        Path(sys.executable).parent / "twinwire", "serve", target, "--port", "0", cwd=tmp_path, stdout=-1
+    )
+    try:
+        assert process.stdout is not None
+        ready = (await process.stdout.readline()).decode()
+        url = re.search(r"http://\S+", ready)
+        assert url, ready
+        async with httpx.AsyncClient(base_url=url[0], trust_env=False, verify=False) as client:
+            answer = (await client.get("/chat?message=go")).text
+        assert all(part in answer for part in told), answer
+    finally:
+        process.terminate()
+        await process.wait()
+
+
+async def test_the_library() -> None:
+    """README's library snippet answers from the folder it runs in."""
+    async with serving() as server:
+        code, out, err = await run(sys.executable, "-c", snippet(README, "python", "arun_stream"), server=server)
+        assert (code, err) == (0, "")
+        assert "Twinwire" in out
+
+
+async def test_the_client_and_the_terminal() -> None:
+    """README's client prints the events, its chat command the answer."""
+    async with serving() as server:
+        code, out, err = await run(sys.executable, "-c", snippet(README, "python", "Client("), server=server)
+        assert (code, err) == (0, "")
+        assert out.splitlines()[0].startswith("AGENT_START")
+        assert out.splitlines()[-1].startswith("AGENT_FINISH")
+        chat = snippet(README, "sh", "twinwire chat").replace("uv run --frozen ", "").strip()
+        code, out, err = await run("bash", "-c", f"{chat} --url http://127.0.0.1:8000", server=server)
+        assert (code, err) == (0, "")
+        assert "🔧 Read... ✅" in out
+
+
+def test_the_protocols_event() -> None:
+    """The protocol's example is an event, and its table has just the types there are."""
+    (example,) = snippets(PROTOCOL, "json")
+    event = decode(example)
+    assert parse_cursor(event.id, "id").seq == 7
+    table = PROTOCOL.partition("| type | data |")[2].partition("\n\n")[0]
+    assert set(re.findall(r"`([A-Z_]{5,})`", table)) == set(StreamEventType)
+
+
+def test_the_protocols_commands() -> None:
+    """Each command that the protocol shows is one, with the type the protocol says."""
+    shown = re.findall(r"^\| (`\{\"type\".*?\}`.*?) \|", PROTOCOL, re.MULTILINE)
+    texts = [text for cell in shown for text in re.findall(r"`(\{.*?\})`", cell)]
+    types = [type(commands.decode_command(text)).__name__ for text in texts]
+    assert types == ["Start", "Attach", "Detach", "Cancel", "Cancel", "Auth", "Ping"]
+
+
+def test_the_protocols_codes() -> None:
+    """Every error code the protocol names is one that the server has."""
+    from twinwire.protocol import errors
+
+    known = {
+        kind.code for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, errors.TwinwireError)
+    }
+    table = PROTOCOL.partition("| status | code | when |")[2].partition("\n\n")[0]
+    named = {
+        code
+        for row in table.splitlines()
+        for code in re.findall(r"`([a-z_]+)`", row.split("|")[2] if "|" in row else "")
+    }
+    assert named - {"method_not_allowed"} <= known
+    assert len(named) > 10

@@ -1,0 +1,174 @@
+"""`/metrics` and `/readyz`: each figure says what happened, and readiness says why not."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from pathlib import Path
+
+import httpx
+import pytest
+
+from support.followers import KINDS, Broken, Refused, attach, cancel, rest, start
+from support.metrics import figures
+from support.redis_server import fresh, own_server
+from support.serving import Puppets, Running, serving, until
+from twinwire.protocol.errors import RunsUnavailable
+from twinwire.runs.run import Run
+from twinwire.runs.writer import TIMED
+from twinwire.telemetry.metrics import Histogram
+
+NOWHERE = "a" * 26
+
+
+def test_histogram() -> None:
+    """A value that is a bound counts below it; the last bucket has all."""
+    histogram = Histogram((1, 10))
+    for value in (0.5, 1, 2, 10, 11):
+        histogram.add(value)
+    assert list(histogram.buckets()) == [("1", 2), ("10", 4), ("+Inf", 5)]
+    assert histogram.total == 24.5
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_runs_and_followers(kind: str, server: Running, puppets: Puppets) -> None:
+    """Runs are counted by state, followers by transport, and each run's first token and its gaps are timed."""
+    follower = await start(kind, server)
+    puppet = await puppets.next()
+    for word in "a" * 2 * TIMED:
+        puppet.say(word)
+        while (await follower.next() or b"").find(b'"LLM_CHUNK"') < 0:
+            pass
+    now = await figures(server.url)
+    assert now["twinwire_runs_live",] == now["twinwire_runs_started_total",] == 1
+    other = {"sse": "ws", "ws": "sse"}[kind]
+    for name in ("twinwire_connections", "twinwire_followers"):
+        assert (now[name, kind], now[name, other]) == (1, 0)
+    assert now["twinwire_cursor_lag_events_bucket", "0"] == now["twinwire_cursor_lag_events_gcount",] == 1
+    assert now["twinwire_first_token_seconds_count",] == 1
+    assert 1 <= now["twinwire_token_gap_seconds_count",] <= 2
+    assert now["twinwire_append_seconds_count",] == 0  # the log is in memory
+    puppet.end()
+    await rest(await attach(kind, server, follower.run_id, 0))
+    await follower.close()
+    await until(lambda: not server.service.heartbeats.pumps)
+    now = await figures(server.url)
+    assert (now["twinwire_runs_live",], now["twinwire_runs_ended_total", "completed"]) == (0, 1)
+    assert now["twinwire_connections", kind] == now["twinwire_followers", kind] == 0
+    assert sum(value for (name, *_), value in now.items() if name == "twinwire_connections_closed_total") == 2
+    assert now["process_open_fds",] > 0
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_who_does_not_read(kind: str, puppets: Puppets) -> None:
+    """How far a follower is behind shows while it stalls; that it was dropped is counted."""
+    async with serving({"mine": puppets}, send_timeout=0.4) as server:
+        follower = await start(kind, server, on_disconnect="continue")
+        puppet = await puppets.next()
+        for _ in range(250):
+            puppet.emit("NOISE", noise="x" * 60_000)
+        lag: list[float] = []
+        while not lag or not lag[-1]:
+            lag.append((await figures(server.url)).get(("twinwire_cursor_lag_events_gsum",), 0))
+        await until(lambda: not server.service.heartbeats.pumps)
+        assert (await figures(server.url))["twinwire_connections_closed_total", kind, "slow"] == 1
+        with pytest.raises(Broken):
+            while await follower.next() is not None:
+                pass
+        await follower.close()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_cursors_refusals_and_cancels(kind: str, server: Running, puppets: Puppets) -> None:
+    """Each verdict on a cursor, each refusal and each cancel is counted once, on either transport."""
+    follower = await start(kind, server, on_disconnect="continue")
+    (await puppets.next()).say("a")
+    await follower.next()
+    await (await attach(kind, server, follower.run_id, 1)).close()
+    for run_id, after in ((follower.run_id, 99), (NOWHERE, 0)):
+        with pytest.raises(Refused):
+            await attach(kind, server, run_id, after)
+    assert await cancel(kind, server, follower.run_id) == "accepted"
+    seen = await rest(follower)
+    await (await attach(kind, server, follower.run_id, seen[-1]["id"])).close()
+    now = await figures(server.url)
+    begun = 1 if kind == "sse" else 0  # a start follows its run at once: over SSE in a request of the same kind
+    verdicts = {labels[0]: count for (name, *labels), count in now.items() if name == "twinwire_cursors_total"}
+    assert verdicts == {"resumed": 1, "gap": 1, "not_found": 1, "ended": 1} | ({"begun": begun} if begun else {})
+    refused = {labels[0]: count for (name, *labels), count in now.items() if name == "twinwire_refusals_total"}
+    assert refused == {"gap": 1, "run_not_found": 1}
+    assert now["twinwire_cancel_seconds_count",] == now["twinwire_runs_ended_total", "cancelled"] == 1
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_a_gap_told_to_who_follows(kind: str, puppets: Puppets) -> None:
+    """Who is overtaken by the log's trimming is counted: on a socket as it is told, over SSE as it comes again."""
+    async with serving({"mine": puppets}, log_events=100) as server:
+        follower = await start(kind, server, on_disconnect="continue")
+        (await puppets.next()).say(*(str(i) for i in range(3000)))
+        with pytest.raises(Broken if kind == "sse" else Refused):
+            while await follower.next() is not None:
+                pass
+        await follower.close()
+        if kind == "sse":
+            with pytest.raises(Refused):
+                await attach(kind, server, follower.run_id, 1)
+        assert (await figures(server.url))["twinwire_cursors_total", "gap"] == 1
+
+
+async def test_appends_to_a_file_are_timed(puppets: Puppets, tmp_path: Path) -> None:
+    """A log that is not in memory says how long it takes."""
+    async with serving({"mine": puppets}, log=f"sqlite:///{tmp_path}/runs.db") as server:
+        follower = await start("sse", server)
+        (await puppets.next()).end()
+        await rest(follower)
+        await until(lambda: not len(server.runs))
+        assert (await figures(server.url))["twinwire_append_seconds_count",] >= 1
+
+
+async def test_each_worker_says_which_it_is(puppets: Puppets) -> None:
+    """Where there are more processes each sample has its process's label, so that two are never taken for one."""
+    async with serving({"mine": puppets}, log=fresh(), workers=2) as server:
+        now = await figures(server.url)
+    assert len(now) > 30
+    assert {str(os.getpid())} == {worker for name, *labels in now for worker in labels[-1:]}
+
+
+async def test_a_log_that_is_away_is_told(puppets: Puppets, tmp_path: Path) -> None:
+    """A server that cannot reach its log is not ready, and says that this is why; with the log back it is."""
+    with own_server(tmp_path) as redis:
+        async with (
+            serving({"mine": puppets}, log=redis.url) as server,
+            httpx.AsyncClient(base_url=server.url, trust_env=False, verify=False, timeout=20) as client,
+        ):
+            with redis.frozen():
+                response = await client.get("/readyz")
+                assert (response.status_code, response.json()["code"]) == (503, "log_unavailable")
+            async with asyncio.timeout(20):
+                while (await client.get("/readyz")).status_code != 200:
+                    pass
+
+
+async def test_a_server_that_cannot_run_is_not_ready(
+    puppets: Puppets, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """If no run can be carried out, `/readyz` is 503 and the log says why; a server does not even start then."""
+
+    def refuse(_: Run) -> None:
+        raise TypeError("a coroutine was expected")
+
+    async with (
+        serving({"mine": puppets}) as server,
+        httpx.AsyncClient(base_url=server.url, trust_env=False, verify=False) as client,
+    ):
+        assert (await client.get("/readyz")).status_code == 200
+        with monkeypatch.context() as patch:
+            patch.setattr(Run, "start", refuse)
+            response = await client.get("/readyz")
+            assert (response.status_code, response.json()["code"]) == (503, "runs_unavailable")
+            assert "a coroutine was expected" in caplog.text
+            assert "coroutine" not in response.text
+            with pytest.raises(RunsUnavailable):
+                await server.service.start()
+        assert (await client.get("/readyz")).json() == {"status": "ready"}
+        assert (server.runs.started, len(server.runs)) == (0, 0)

@@ -1,0 +1,132 @@
+"""The processes that use one log, as the machine in `test_log_machine` ends them: one class for each log."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence, Set as AbstractSet
+from pathlib import Path
+
+from msgspec import structs
+
+from support.logs import LIMITS
+from support.redis_server import fresh
+from support.redis_workers import Listener, die
+from support.sqlite_logs import Clock
+from twinwire.log import Store
+from twinwire.log.memory import MemoryLog
+from twinwire.log.redis.log import RedisLog
+from twinwire.log.sqlite.log import SqliteLog
+from twinwire.protocol.events import Record
+
+BOUND = structs.replace(LIMITS, max_events=16, max_bytes=10**6, retention=60.0)
+
+
+class Workers(ABC):
+    """The processes that use one log, each with its `Listener`; `end` puts a new one in the place of one of them."""
+
+    forgets = False  # a process takes its runs with it
+
+    def __init__(self) -> None:
+        self.clock = Clock()
+        self.folder = Path(tempfile.mkdtemp(prefix="log-machine-"))
+        self.logs: list[Store] = []
+        self.owner = Listener()
+
+    async def open(self, log: Store) -> Store:
+        await log.open(self.owner)
+        return log
+
+    @abstractmethod
+    async def start(self) -> None: ...
+
+    @abstractmethod
+    async def end(self, at: int, *, crash: bool) -> None: ...
+
+    async def close(self) -> None:
+        for log in self.logs:
+            await log.close()
+        shutil.rmtree(self.folder)
+
+    @abstractmethod
+    def check(self, kept: Mapping[str, Sequence[Record]], going: AbstractSet[str]) -> None:
+        """What only this log can be asked: what is kept of each run, and the runs that go on or are followed."""
+
+
+class Memory(Workers):
+    forgets = True
+
+    async def start(self) -> None:
+        self.logs = [await self.open(MemoryLog(structs.replace(BOUND, max_bytes=6000), self.clock))]
+
+    async def end(self, at: int, *, crash: bool) -> None:  # noqa: ARG002 - it makes no difference
+        await self.start()
+
+    def check(self, kept: Mapping[str, Sequence[Record]], going: AbstractSet[str]) -> None:  # noqa: ARG002 - the others'
+        """The count of bytes is right, and bounded: a run that goes on keeps its newest event whatever others take."""
+        [log] = self.logs
+        assert isinstance(log, MemoryLog)
+        sizes = [len(record.body) for batch in kept.values() for record in batch]
+        assert log.size == sum(sizes) <= 6000 + len(kept) * max(sizes, default=0)
+        assert set(log._runs) == set(kept)
+        assert set(log._keys.values()) <= set(kept)
+
+
+class Sqlite(Workers):
+    lives = 0
+
+    async def start(self) -> None:
+        folder = self.folder / str(self.lives)
+        folder.mkdir(exist_ok=True)
+        self.logs = [await self.open(SqliteLog(f"sqlite:///{folder}/log.db", BOUND, self.clock))]
+
+    async def end(self, at: int, *, crash: bool) -> None:
+        """A crash leaves the files as they are at that moment."""
+        if crash:
+            shutil.copytree(self.folder / str(self.lives), self.folder / str(self.lives + 1))
+            self.lives += 1
+        await self.logs[at].close()
+        await self.start()
+
+    def check(self, kept: Mapping[str, Sequence[Record]], going: AbstractSet[str]) -> None:  # noqa: ARG002 - the others'
+        """Memory holds nothing else than these runs."""
+        [log] = self.logs
+        assert isinstance(log, SqliteLog)
+        assert set(log._live) <= going
+
+
+class Redis(Workers):
+    """Two workers. The lease of one that is gone runs out when the machine says so, and the other one sweeps."""
+
+    url = ""
+
+    async def start(self) -> None:
+        self.url = fresh("&lease=60")
+        self.dead: list[Store] = []
+        self.logs = [await self.open(RedisLog(self.url, BOUND)) for _ in range(2)]
+
+    async def end(self, at: int, *, crash: bool) -> None:
+        gone, other = self.logs[at], self.logs[1 - at]
+        assert isinstance(gone, RedisLog)
+        assert isinstance(other, RedisLog)
+        if crash:
+            die(gone)
+            self.dead.append(gone)
+            await other._link.call("DEL", other._keys.worker(gone.worker))
+        else:
+            await gone.close()
+        for run_id in await other._leases._orphans():
+            await other._leases._interrupt(run_id)
+        self.logs[at] = await self.open(RedisLog(self.url, BOUND))
+
+    async def close(self) -> None:
+        for log in self.dead:
+            await log.close()
+        await super().close()
+
+    def check(self, kept: Mapping[str, Sequence[Record]], going: AbstractSet[str]) -> None:  # noqa: ARG002 - the others'
+        """Memory holds nothing else than these runs."""
+        for log in self.logs:
+            assert isinstance(log, RedisLog)
+            assert set(log._reader.held) <= going

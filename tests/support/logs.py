@@ -1,0 +1,103 @@
+"""The logs that the tests of `Store` run against, and how they are written to."""
+
+from __future__ import annotations
+
+import importlib
+import os
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
+
+from support.redis_server import fresh
+from twinwire.log import Limits, RunInfo, Store, open_log
+from twinwire.protocol.events import Record, StreamEvent, encode, timestamp
+from twinwire.protocol.wire import new_run_id
+
+LogFactory = Callable[[Path], AbstractAsyncContextManager[Store]]
+"""Takes a folder of the test's own."""
+
+LIMITS = Limits(
+    max_events=1000, max_bytes=2**20, retention=60.0, max_sessions=1000, session_bytes=2**16, session_idle=3600.0
+)
+
+
+class Nobody:
+    """An `Owner` that nothing need be said to."""
+
+    def cancel_here(self, run_id: str) -> None: ...
+
+    def unfollowed(self, run_id: str) -> None: ...
+
+    def interrupt(self, run_ids: Collection[str] | None = None, why: str = "") -> None: ...
+
+    def owns(self, run_id: str) -> bool:  # noqa: ARG002 - the protocol's
+        return True
+
+
+@asynccontextmanager
+async def opened(url: str, limits: Limits = LIMITS) -> AsyncIterator[Store]:
+    """The log of this URL, open until the block ends."""
+    log = open_log(url, limits)
+    await log.open(Nobody())
+    try:
+        yield log
+    finally:
+        await log.close()
+
+
+def memory(_: Path) -> AbstractAsyncContextManager[Store]:
+    return opened("memory://")
+
+
+def sqlite(folder: Path) -> AbstractAsyncContextManager[Store]:
+    return opened(f"sqlite:///{folder}/log.db")
+
+
+def redis(_: Path) -> AbstractAsyncContextManager[Store]:
+    return opened(fresh())
+
+
+def another(name: str) -> LogFactory:
+    """The factory that `module:name` names, of a log that is not ours."""
+    module, _, attribute = name.partition(":")
+    factory: LogFactory = getattr(importlib.import_module(module), attribute)
+    return factory
+
+
+FACTORIES: list[LogFactory] = [another(name)] if (name := os.environ.get("TEST_LOG")) else [memory, sqlite, redis]
+"""Each gives an empty log that keeps what `LIMITS` says. `TEST_LOG=module:factory` tries another log instead."""
+
+
+def run_info(user_id: str | None = None, fingerprint: str = "f") -> RunInfo:
+    """A new run."""
+    return RunInfo(
+        run_id=new_run_id(),
+        agent="react",
+        created=timestamp(),
+        user_id=user_id,
+        session_id="s",
+        fingerprint=fingerprint,
+    )
+
+
+def records(run_id: str, after: int, count: int, *, end: bool = False, size: int = 0) -> list[Record]:
+    """`count` records after number `after`, their data `size` characters; the last one terminal where `end`."""
+    types = ["LLM_CHUNK"] * (count - end) + ["AGENT_FINISH"] * end
+    return [
+        encode(StreamEvent(name, {"n": seq, "text": "x" * size}), run_id, seq)
+        for seq, name in enumerate(types, after + 1)
+    ]
+
+
+async def append(log: Store, run_id: str, expected_last: int, batch: Sequence[Record]) -> None:
+    """Append, whether the log is done at once or not."""
+    if (done := log.append(run_id, expected_last, batch)) is not None:
+        await done
+
+
+async def started(log: Store, count: int = 0, *, end: bool = False, user_id: str | None = None) -> str:
+    """A new run with `count` events: its id."""
+    info = await log.create(run_info(user_id), idempotency_key=None)
+    if count:
+        await append(log, info.run_id, 0, records(info.run_id, 0, count, end=end))
+    return info.run_id

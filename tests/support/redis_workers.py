@@ -1,0 +1,149 @@
+"""Workers that share a log in Redis, and what a test does with them."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from collections.abc import AsyncIterator, Callable, Collection
+from contextlib import asynccontextmanager
+from typing import Any
+
+import httpx
+import msgspec
+from redis.asyncio import Redis
+from websockets.exceptions import WebSocketException
+
+from support.followers import Address, AnyFollower, Broken, Refused, attach, check, events, number, start
+from support.logs import LIMITS, Nobody, append, records, run_info
+from support.redis_server import shared
+from twinwire.log import Limits, RunInfo
+from twinwire.log.redis.log import RedisLog
+
+
+class Listener(Nobody):
+    """An `Owner` that keeps what it is told. It owns all but what it has `lost`."""
+
+    def __init__(self) -> None:
+        self.cancelled: list[str] = []
+        self.left: list[str] = []
+        self.interrupted: set[str] = set()
+        self.lost: set[str] = set()
+
+    def cancel_here(self, run_id: str) -> None:
+        self.cancelled.append(run_id)
+
+    def unfollowed(self, run_id: str) -> None:
+        self.left.append(run_id)
+
+    def interrupt(self, run_ids: Collection[str] | None = None, why: str = "") -> None:  # noqa: ARG002 - the protocol's
+        self.interrupted.update(run_ids or ())
+
+    def owns(self, run_id: str) -> bool:
+        return run_id not in self.lost
+
+
+@asynccontextmanager
+async def worker(url: str, owner: Listener | None = None, limits: Limits = LIMITS) -> AsyncIterator[RedisLog]:
+    """One worker's log, open until the block ends."""
+    log = RedisLog(url, limits)
+    await log.open(owner or Listener())
+    try:
+        yield log
+    finally:
+        await log.close()
+
+
+@asynccontextmanager
+async def raw() -> AsyncIterator[Redis]:
+    """A client that sees the keys."""
+    async with Redis(port=shared().port, protocol=2) as client:
+        yield client
+
+
+async def begun(log: RedisLog, count: int = 0, key: str | None = None) -> RunInfo:
+    """Start a run that this worker owns."""
+    info = msgspec.structs.replace(run_info(), owner=log.worker)
+    await log.create(info, idempotency_key=key)
+    if count:
+        await append(log, info.run_id, 0, records(info.run_id, 0, count))
+    return info
+
+
+def die(log: RedisLog) -> None:
+    """Stop this worker as `kill -9` would, as far as the others can tell: its lease is not renewed."""
+    for task in log._tasks:
+        task.cancel()
+
+
+async def follow(log: RedisLog, run_id: str) -> list[int]:
+    """The numbers of all events of the run, read as a pump reads, as far as they come until the run ends."""
+    news = asyncio.Event()
+    leave = log.subscribe(run_id, news.set)
+    seen: list[int] = []
+    while True:
+        page = await log.page(run_id, seen[-1] if seen else 0, 100)
+        seen += [record.seq for record in page.records]
+        if page.records:
+            continue
+        if page.ended:
+            leave()
+            return seen
+        await news.wait()
+        news.clear()
+
+
+class Client:
+    """Starts a run, or follows one, and after each break goes on at its cursor, on whichever server `choose()` gives.
+
+    What it has `seen` when it is done is checked: from the first event to the terminal one, each once.
+    """
+
+    def __init__(self, kind: str, choose: Callable[[], Address], *, message: str = "", run_id: str = "") -> None:
+        self.kind = kind
+        self.seen: list[dict[str, Any]] = []
+        self.known = asyncio.Event()  # that there is a run
+        self.started_on: Address | None = None
+        self.breaks = 0
+        self.ended = 0.0  # on the monotonic clock
+        self.run_id = run_id
+        self._message = message
+        self._key = secrets.token_hex(8)
+        self._choose = choose
+
+    async def run(self, first: Address | None = None) -> list[dict[str, Any]]:
+        """Until the run has ended; `first` is the server to begin with."""
+        server = first or self._choose()
+        while not self.over:
+            try:
+                follower = await self._open(server)
+                try:
+                    async for event in events(follower):
+                        self.seen.append(event)
+                finally:
+                    await follower.close()
+            except (Broken, OSError, httpx.TransportError, WebSocketException):
+                self.breaks += 1
+                await asyncio.sleep(0.02)
+            except Refused as refused:
+                if refused.code not in {"draining", "log_unavailable"}:
+                    raise
+                await asyncio.sleep(0.02)
+            server = self._choose()
+        self.ended = time.monotonic()
+        check(self.seen)
+        assert number(self.seen[0]) == 1
+        return self.seen
+
+    @property
+    def over(self) -> bool:
+        """Whether it has seen the terminal event."""
+        return bool(self.seen) and self.seen[-1]["type"] in {"AGENT_FINISH", "ERROR"}
+
+    async def _open(self, server: Address) -> AnyFollower:
+        if self.run_id:
+            return await attach(self.kind, server, self.run_id, number(self.seen[-1]) if self.seen else 0)
+        follower = await start(self.kind, server, self._message, idempotency_key=self._key, on_disconnect="continue")
+        self.run_id, self.started_on = follower.run_id, server
+        self.known.set()
+        return follower
