@@ -125,7 +125,7 @@ async def reply(socket: ClientConnection, command: dict[str, Any], run_id: str) 
 
 def refused(answer: dict[str, Any]) -> bool:
     """Say whether a reply, of either protocol, tells that the ticket is not for this."""
-    return answer.get("code") == "forbidden" or "one run only" in answer.get("errorText", "")
+    return answer.get("code") == "forbidden" or "follow one run" in answer.get("errorText", "")
 
 
 @pytest.mark.parametrize("path", SAID)

@@ -245,8 +245,8 @@ def test_follow_and_cancel(server: str, transport: str) -> None:
 @pytest.mark.parametrize(
     ("arguments", "code", "complaint"),
     [
-        ((), 1, "user_id: `user_id` is required when authentication is off."),
-        (("--user", "u", "--limit", "101"), 1, "limit: .*100.*"),
+        ((), 1, "`user_id` is required when authentication is off."),
+        (("--user", "u", "--limit", "101"), 1, "`limit` .*100.*"),
         (("follow",), 2, "the following arguments are required: RUN"),
         (("list", "a" * 26), 2, "unrecognized arguments: a+"),
         (("smoke",), 2, "argument ACTION: invalid choice: 'smoke' .*"),

@@ -120,7 +120,7 @@ async def test_socket_of_a_user(by: str, puppets: Puppets) -> None:
         run_id = (await client.until("chunk", "r2"))[-1]["chunk"]["messageId"]
         assert (await server.runs.state(run_id, ANYBODY)).info.user_id == "alice"
         await client.say("resume", "r3", id="c", headers=bearer("bob"))
-        assert (await client.until("error", "r3"))[-1]["errorText"].startswith("token: ")
+        assert (await client.until("error", "r3"))[-1]["errorText"].startswith("`token` ")
         async with opened(server) as other:
             stranger = Transport(other)
             await stranger.say("resume", "r1", id="c", headers=bearer("bob"))
