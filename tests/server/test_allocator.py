@@ -106,7 +106,7 @@ def test_another_allocator(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 HEAP = """
-from twinwire import allocator
+from twinwire.serving import allocator
 
 malloc = allocator.Allocator()
 malloc.look()
