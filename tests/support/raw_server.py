@@ -12,6 +12,43 @@ HEAD = b"HTTP/1.1 200 OK\r\n"
 CHUNKED = HEAD + b"Transfer-Encoding: chunked\r\n\r\n"
 OK = HEAD + b"Content-Length: 2\r\n\r\nok"
 
+WELL: dict[str, tuple[bytes, bytes, bool]] = {
+    "content-length": (OK, b"ok", True),
+    "empty": (HEAD + b"Content-Length: 0\r\n\r\n", b"", True),
+    "204": (b"HTTP/1.1 204 No Content\r\n\r\n", b"", True),
+    "chunked": (CHUNKED + b"1\r\no\r\n1\r\nk\r\n0\r\n\r\n", b"ok", True),
+    "extensions and trailers": (CHUNKED + b"2;a=b\r\nok\r\n0\r\nX-Sum: 1\r\n\r\n", b"ok", True),
+    "1xx before": (b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Hints\r\nLink: x\r\n\r\n" + OK, b"ok", True),
+    "1.0 with keep-alive": (b"HTTP/1.0 200 OK\r\nConnection: keep-alive\r\nContent-Length: 2\r\n\r\nok", b"ok", True),
+    "1.0": (b"HTTP/1.0 200 OK\r\nContent-Length: 2\r\n\r\nok", b"ok", False),
+    "close": (HEAD + b"Connection: close\r\nContent-Length: 2\r\n\r\nok", b"ok", False),
+    "until EOF": (HEAD + b"\r\nok", b"ok", False),
+    "surplus answer": (OK + OK, b"ok", False),
+    "surplus bytes": (OK + b"\0\0\0", b"ok", False),
+}
+"""Well-formed responses: the bytes, their body, and whether the connection can be used again."""
+
+BROKEN: dict[str, bytes] = {
+    "no answer": b"",
+    "half a head": HEAD,
+    "not HTTP": b"SSH-2.0-OpenSSH\r\n",
+    "an upgrade": b"HTTP/1.1 101 X\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n",
+    "a short body": HEAD + b"Content-Length: 3\r\n\r\nok",
+    "a cut chunk": CHUNKED + b"3\r\nok",
+    "no last chunk": CHUNKED + b"2\r\nok\r\n",
+    "a bad chunk": CHUNKED + b"2\r\nok\r\nzz\r\n",
+}
+"""Bytes that, followed by the end of file, are no whole response."""
+
+ENDLESS: dict[str, tuple[bytes, bytes]] = {
+    "a header": (HEAD + b"X: ", b"x"),
+    "headers": (HEAD, b"X: x\r\n"),
+    "1xx": (b"", b"HTTP/1.1 100 Continue\r\n\r\n"),
+    "a trailer": (CHUNKED + b"2\r\nok\r\n0\r\nX: ", b"x"),
+    "an extension": (CHUNKED + b"2\r\nok\r\n2;", b"x"),
+}
+"""The beginning of a response, and what may not follow it without end."""
+
 
 def whole(body: bytes, *fields: bytes) -> bytes:
     """Make an answer of this body and these further header lines."""

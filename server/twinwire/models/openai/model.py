@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     import httpx2
 
-    from twinwire.models.openai.exchange import Sink
+    from twinwire.models.openai.connection import Sink
 
 LINGER = 1.0
 """Seconds that the body's end may take after `[DONE]`, so that the connection can be used again."""
@@ -82,11 +82,11 @@ class _Done(Exception):
     """The answer is whole; its body may go on."""
 
 
-def _pusher(response: httpx2.Response) -> Callable[[Sink], Awaitable[None]]:
-    """Return what gives a sink the response's body, until its end."""
-    push: Callable[[Sink], Awaitable[None]] | None = response.extensions.get("push")
-    if push is not None:
-        return push
+def _for_each(response: httpx2.Response) -> Callable[[Sink], Awaitable[None]]:
+    """Return a function that gives the response's body to a sink. Over a proxy, httpx2's own transport is read."""
+    for_each: Callable[[Sink], Awaitable[None]] | None = response.extensions.get("for_each")
+    if for_each is not None:
+        return for_each
     body = response.aiter_raw()
 
     async def pull(sink: Sink) -> None:
@@ -159,10 +159,10 @@ class OpenAIChatModel:
             return room
 
         response = await self._ask(messages, tools)
-        push = _pusher(response)
+        for_each = _for_each(response)
         try:
             try:
-                await push(sink)
+                await for_each(sink)
             except _Done:
                 pass
             except httpx2.ReadTimeout:
@@ -175,7 +175,7 @@ class OpenAIChatModel:
                 return
             with contextlib.suppress(TimeoutError, httpx2.HTTPError):
                 async with asyncio.timeout(LINGER):
-                    await push(lambda _: None)
+                    await for_each(lambda _: None)
         finally:
             await response.aclose()
 

@@ -1,4 +1,4 @@
-"""What httpx2 sends a model's requests through: a pool of `http1` connections, at a fraction of its own one's cost.
+"""What httpx2 sends a model's requests through: a pool of connections, at a fraction of its own one's cost.
 
 It connects directly; proxies are left to httpx2's own transport, redirects and retries to httpx2 and the SDK. They
 need most of a call's time to write the same head each time: what they have written twice is written here from then on.
@@ -17,10 +17,10 @@ from typing import Any, NamedTuple, TypeAlias
 
 import httpx2
 
-from twinwire.models.openai.http1 import Connection
+from twinwire.models.openai.connection import Connection
 
 MAX_CONNECTIONS = 1000
-"""How many exchanges there may be at once; more wait. This and the next number are the SDK's."""
+"""How many requests there may be at once; more wait. This and the next number are the SDK's."""
 
 MAX_IDLE = 100
 """How many idle connections are kept."""
@@ -61,8 +61,8 @@ class _Head(NamedTuple):
 class Transport(httpx2.AsyncBaseTransport):
     """A pool of connections on one event loop, over TLS with the context `tls`.
 
-    `request.extensions["timeout"]` is heeded. Raises httpx2's errors. A response's extension `push` is the `push` of
-    its `http1.Exchange`.
+    `request.extensions["timeout"]` is heeded. Raises httpx2's errors. A response's extension
+    `for_each` is that method of its `connection.ResponseStream`.
     """
 
     def __init__(self, tls: ssl.SSLContext) -> None:
@@ -122,11 +122,11 @@ class Transport(httpx2.AsyncBaseTransport):
             self._slots.release()
             raise
         self._busy.add(connection)
-        exchange = connection.ask(b"%bcontent-length: %d\r\n\r\n%b" % (lines, len(body), body), timeouts)
+        stream = connection.send(b"%bcontent-length: %d\r\n\r\n%b" % (lines, len(body), body), timeouts)
         try:
-            return await exchange.answer()
+            return await stream.response()
         except (httpx2.ReadError, httpx2.RemoteProtocolError):
-            if idle is None or exchange.begun:
+            if idle is None or stream.begun:
                 raise
         # The server closed the idle connection as it was asked. The SDK would ask again too, but only after a pause.
         return await self._send(head, body, reuse=False)
