@@ -1,4 +1,4 @@
-"""What a server is told to do: one Struct, filled from defaults, the environment and flags, in that order.
+"""The settings of a server: one Struct, filled from defaults, the environment and flags, in that order.
 
 Every field is a flag (`--run-timeout`) and a variable (`TWINWIRE_RUN_TIMEOUT`); a bad value is one clear line.
 """

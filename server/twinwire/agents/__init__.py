@@ -1,4 +1,4 @@
-"""What an agent is: any callable that takes a RunRequest and tells StreamEvents, by yielding or by emitting them.
+"""The contract of an agent: a callable that takes a RunRequest and yields or emits StreamEvents.
 
 An agent knows nothing of runs, logs or transports; `react` and `simple` are agents that ask a ChatModel.
 """
@@ -74,7 +74,7 @@ nobody: Emit = _Nobody()
 
 
 class RunRequest(Struct):
-    """What a run is asked.
+    """The question of a run, and the means to answer it.
 
     `history` is the conversation before `message`, oldest first. `usage` is the agent's to add to as it goes, so that a
     run that is cancelled half-way can still tell what it has cost. `emit` is how an agent tells what it does not yield.

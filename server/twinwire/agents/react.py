@@ -54,7 +54,7 @@ async def _tell(emit: Take[StreamEvent], event: StreamEvent) -> None:
 
 
 class _Answer:
-    """What the model says in one step; its words are emitted as they come."""
+    """The model's answer in one step; its words are emitted as they come."""
 
     def __init__(self, step: int, emit: Take[StreamEvent]) -> None:
         self.calls: list[ToolCall] = []

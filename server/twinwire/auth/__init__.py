@@ -1,4 +1,4 @@
-"""Who asks, and what of it is allowed: identities, and the credentials that prove them.
+"""Identities, the credentials that prove them, and what each may do.
 
 `tokens` are the bearer tokens of a list, `jwt` those that somebody else signs, `grants` what this server signs itself:
 tickets for URLs, and logins for cookies. `scopes` says how much of an identity each route and command needs. Where a
@@ -38,7 +38,7 @@ def rfc3339(seconds: float | None) -> str | None:
 
 
 class Identity(Struct, frozen=True):
-    """Who asks. `user_id` is None for anybody, where authentication is off: then a request names its user itself.
+    """An identity. `user_id` is None for anybody, if authentication is off: then a request names its user itself.
 
     `expires_at` is the Unix time after which its streams end, `run_id` the only run that it is for, `log_outs` how many
     log-outs this process had heard of when it was proved.
@@ -75,7 +75,7 @@ ANYBODY = Identity()
 
 
 class _Verifier(Protocol):
-    """What knows bearer tokens of one kind."""
+    """A verifier of one kind of bearer tokens."""
 
     def verify(self, token: str) -> tuple[str, float | None] | None:
         """The user and when the token expires (Unix time), or None where it is none of these."""
@@ -123,7 +123,7 @@ class Auth:
         return Identity(grant.user_id, grant.expires_at, grant.run_id, self._log_outs)
 
     def logged_out(self, by: Identity) -> bool:
-        """Whether they have logged out since they were identified. It goes by what was heard first, not by clocks."""
+        """Return whether this user has logged out since they were identified, by order and not by clocks."""
         return by.user_id is not None and self._last_log_out(by.user_id)[1] > by.log_outs
 
     def _last_log_out(self, user_id: str) -> tuple[float, int]:
@@ -156,7 +156,7 @@ class Auth:
 
     @classmethod
     def of(cls, settings: Settings) -> Auth:
-        """What the settings ask for. Raises `SettingsError` for a file or a key that cannot be used."""
+        """Return the authentication that the settings ask for. Raise `SettingsError` for an unusable file or key."""
         verifiers: list[Tokens | Jwt] = []
         if tokens := Tokens.of(settings):
             verifiers.append(tokens)

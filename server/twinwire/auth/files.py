@@ -10,7 +10,7 @@ MAX_BYTES = 2**20
 
 
 def read(path: str, field: str) -> bytes:
-    """What is in the file, a megabyte at most. Raises `SettingsError`, which names the flag and not what is inside."""
+    """Return the content of a file, a megabyte at most. Raise `SettingsError`, which names the flag alone."""
     try:
         with Path(path).open("rb") as file:
             data = file.read(MAX_BYTES + 1)

@@ -1,4 +1,4 @@
-"""What this server signs itself: a ticket or a login is some JSON and its HMAC-SHA256, and is stored nowhere.
+"""The grants that this server signs itself: a ticket or a login is JSON with its HMAC-SHA256, stored nowhere.
 
 Anybody can read it; it holds no secret. Whether it is still good is for `Auth` to say.
 """

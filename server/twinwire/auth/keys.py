@@ -135,7 +135,7 @@ def _from_base64(text: bytes) -> bytes:
 
 
 def _is_der(data: bytes) -> bool:
-    """Whether it is one ASN.1 SEQUENCE (X.690, section 8.1) to its last byte or line break, as all DER keys are."""
+    """Return whether this is one ASN.1 SEQUENCE (X.690, section 8.1) to its end, as all DER keys are."""
     if len(data) < 40 or data[0] != 0x30:
         return False
     count = data[1] & 0x7F if data[1] & 0x80 else 0

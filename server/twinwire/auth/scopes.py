@@ -11,7 +11,7 @@ from typing import Any
 
 
 class Scope(enum.Enum):
-    """How much of an identity is needed.
+    """The part of an identity that a request needs.
 
     `OPEN`: none. `FOLLOW`: a ticket for one run is enough, for that run alone; whoever serves the request checks the
     run. `WHOLE`: a credential for everything that is the user's, which a ticket for one run is not.

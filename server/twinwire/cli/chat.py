@@ -41,7 +41,7 @@ def _on_terminal() -> bool:
 
 
 def _message(given: str | None) -> str:
-    """What to ask: what was given, or what comes on standard input."""
+    """Return the message to send: the argument, or standard input."""
     if given is None and (sys.stdin is None or sys.stdin.isatty()):
         raise SettingsError("is needed, or something on standard input", field="MESSAGE")
     try:

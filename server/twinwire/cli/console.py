@@ -1,4 +1,4 @@
-"""What the commands that talk to a server share: whom they ask, what they print, and how they end."""
+"""The parts that the commands which talk to a server share: options, output and exit codes."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ async def _cancel(run: Run, screen: Screen) -> None:
 
 
 def _token(path: str | None) -> str | None:
-    """Who asks: what is in the file, or in the environment."""
+    """Return the token, from the file or the environment."""
     try:
         token = os.environ.get("TWINWIRE_TOKEN", "") if path is None else Path(path).read_text()
         token.encode("ascii")

@@ -248,7 +248,7 @@ def _check_exposure(told: Settings, settings: Settings) -> None:
 
 
 def _app(target: str | None, settings: Settings) -> Litestar:
-    """What to serve."""
+    """Return the app to serve."""
     if target is not None:
         return load_app(target, settings)
 
@@ -258,7 +258,7 @@ def _app(target: str | None, settings: Settings) -> Litestar:
 
 
 def _model(target: str | None, settings: Settings) -> str:
-    """How to call the model of what is served."""
+    """Return the name of the model of the app that is served."""
     if target is not None:
         return f"the model of {target}"
     if settings.demo:

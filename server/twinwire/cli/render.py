@@ -23,7 +23,7 @@ class Terminal:
         self._line = ""  # what the unfinished line holds: "answer", "thinking", a tool's call, `BAR`, or nothing
 
     def render(self, event: StreamEvent) -> str:
-        """What this event adds to the screen."""
+        """Return what this event adds to the screen."""
         data = event.data
         match event.type:
             case "AGENT_START":
@@ -51,7 +51,7 @@ class Terminal:
         return ""
 
     def close(self) -> str:
-        """What ends an unfinished line."""
+        """Return the text that ends an unfinished line."""
         unfinished, self._line = self._line, ""
         if unfinished == BAR:
             return _ERASED

@@ -1,4 +1,4 @@
-"""A conversation in a terminal: lines in, runs out, commands between. What a run looks like is `render`'s.
+"""A conversation in a terminal: lines in, runs out, commands between. `render` draws a run.
 
 Lines are read while a run goes on, so that `/stop` can be typed; other lines wait for its end. What was said before is
 the server's to know: each conversation is a session.
@@ -46,7 +46,7 @@ class Last(Struct):
 
     @classmethod
     def load(cls) -> Self:
-        """What was saved last. Raises `SettingsError`."""
+        """Return what was saved last. Raises `SettingsError`."""
         try:
             return msgspec.json.decode(_file("last.json").read_bytes(), type=cls)
         except (OSError, msgspec.DecodeError):

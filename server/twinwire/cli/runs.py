@@ -11,7 +11,7 @@ from twinwire_client import Client
 
 
 def runs(arguments: argparse.Namespace) -> int:
-    """What was asked for; returns the exit code."""
+    """Carry out `twinwire runs`. Return the exit code."""
     screen = console.Screen(as_json=arguments.json)
 
     async def work(client: Client) -> int:

@@ -46,7 +46,7 @@ def sse_data(value: Any) -> bytes:
 
 
 class SseView:
-    """What `translate` gives, each an SSE block of its own; `end` is sent after the terminal event."""
+    """A view of what `translate` gives, each value an SSE block of its own; `end` is sent after the terminal event."""
 
     def __init__(self, translate: Translate, end: bytes = b"") -> None:
         self._translate = translate

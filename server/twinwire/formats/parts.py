@@ -1,4 +1,4 @@
-"""What is open while a run's events come: text, reasoning, tool calls, the step. The one state machine of all formats.
+"""The one state machine of all formats: the text, reasoning, tool calls and step that are open in a run.
 
 Other people's clients break on a delta without its start, a result without its call or an end too few; an agent may
 yield its events in any order. `Parts` takes any sequence of events and gives one in which everything is opened before
@@ -71,7 +71,7 @@ class Call(Struct, frozen=True):
 
 
 class Answer(Struct, frozen=True):
-    """What came of a call: any JSON, mostly a text; `ok` is false where it failed."""
+    """The outcome of a call: any JSON, mostly a text. `ok` is False if it failed."""
 
     id: str
     result: Any
@@ -129,7 +129,7 @@ class Parts:
         self._calls: dict[str, str] = {}  # open ones: our id, and the event's
 
     def take(self, event: StreamEvent) -> list[Part]:
-        """What the run's next event comes to. Never raises for an odd event."""
+        """Return the parts of the run's next event. Never raises for an odd event."""
         where, data = event.id.removeprefix("evt-"), event.data
         parts: list[Part] = []
         if not self._begun:

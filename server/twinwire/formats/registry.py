@@ -19,7 +19,7 @@ Transform = Callable[[StreamEvent], bytes | None]
 
 
 class Format(Struct, frozen=True):
-    """How a run's events look over SSE. `view` makes a new view of a run from its first event on.
+    """A format of a run's events over SSE. `view` makes a new view of a run from its first event on.
 
     `any_cursor` is whether the view may also begin after any other event; `headers` are the answer's.
     """

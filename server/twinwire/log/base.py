@@ -1,4 +1,4 @@
-"""What a log is: `EventLog` keeps events, `Control` what all its workers know of runs, and a `Store` is both."""
+"""The protocols of a log: `EventLog` for events, `Control` for what all workers know of runs, `Store` for both."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ HearLogOut = Callable[[str, float], None]
 """Called with a user, and the Unix time when they logged out."""
 
 MAX_RECENT = 100
-"""How many of a user's runs can be listed."""
+"""The most runs of a user that can be listed."""
 
 STOPPING = "The server is shutting down."
 LOST_EVENTS = "the log has lost events of this run"
@@ -25,7 +25,7 @@ SessionKey = tuple[str | None, str | None]
 
 
 class Limits(Struct, frozen=True, kw_only=True):
-    """How much a log keeps.
+    """The bounds of a log.
 
     The newest `max_events` events of a run; `max_bytes` bytes of events of all runs, of which those that ended first go
     first; an ended run for `retention` seconds. Of conversations `max_sessions`, `session_bytes` bytes of each (its
@@ -45,7 +45,7 @@ class Limits(Struct, frozen=True, kw_only=True):
 
 
 class Quota(Struct, frozen=True, kw_only=True):
-    """What one user may have: `runs` at once, of which each ends within `longest` seconds, and `starts` in a minute."""
+    """The quota of one user: `runs` at once, of which each ends within `longest` seconds, and `starts` in a minute."""
 
     runs: int
     starts: int
@@ -53,7 +53,7 @@ class Quota(Struct, frozen=True, kw_only=True):
 
 
 class RunInfo(Struct, frozen=True, kw_only=True):
-    """What is known of a run from its start; what became of it is in its events.
+    """The facts of a run that are known from its start. Its outcome is in its events.
 
     `created` is RFC 3339, `owner` the worker that started it. `fingerprint` tells whether a request that repeats an
     idempotency key is the same.
@@ -106,7 +106,7 @@ class RunSummary(Struct, frozen=True):
 
 
 class Sink(Protocol):
-    """What is given a run's records as they are appended, without a page being read. Hashable.
+    """A receiver of a run's records as they are appended, without a page being read. Hashable.
 
     Neither method may raise, and both may have this sink or another leave.
     """
@@ -121,7 +121,7 @@ class Sink(Protocol):
 
 
 class EventLog(Protocol):
-    """Where events are kept. One writer per run, any number of readers."""
+    """The store of events: one writer per run, any number of readers."""
 
     async def create(self, run: RunInfo, *, idempotency_key: str | None, quota: Quota | None = None) -> RunInfo:
         """Open the log of a run.
@@ -135,8 +135,9 @@ class EventLog(Protocol):
     def append(self, run_id: str, expected_last: int, records: Sequence[Record]) -> Awaitable[None] | None:
         """Append records, at least one, whose numbers follow `expected_last`, and wake the followers.
 
-        Returns None where it is done, else an awaitable: a log in memory costs its writer no coroutine.
-        Refused whole with `StaleWriter` where the log is elsewhere or has ended; the same append again is no error.
+        Return None if it is done, else an awaitable: a log in memory costs its writer no coroutine.
+        Raise `StaleWriter`, having appended nothing, if the log is elsewhere or has ended. To append the same again is
+        no error.
         """
         ...
 
@@ -163,7 +164,7 @@ class EventLog(Protocol):
         ...
 
     async def page(self, run_id: str, after: int, limit: int) -> Page:
-        """At most `limit` events after number `after`, fewer where they are large; never waits for more.
+        """Return at most `limit` events after number `after`, fewer if they are large. Never wait for more.
 
         Raises `RunNotFound`, `CursorGone` for a cursor that was trimmed or lies in the future, and `LogUnavailable`;
         then who has subscribed is woken when it is time to try again.
@@ -171,7 +172,7 @@ class EventLog(Protocol):
         ...
 
     async def ping(self) -> None:
-        """Raises `LogUnavailable` where the log cannot be reached."""
+        """Raise `LogUnavailable` if the log cannot be reached."""
         ...
 
     def newest(self, run_id: str) -> int | None:
@@ -199,7 +200,7 @@ class EventLog(Protocol):
 
 
 class Owner(Protocol):
-    """What a log tells the process whose runs it keeps: the `Runs`."""
+    """The process whose runs a log keeps, which is `Runs`: the log calls it."""
 
     def cancel_here(self, run_id: str) -> None:
         """Somebody, on any worker, cancels a run that this process owns."""
@@ -217,12 +218,12 @@ class Owner(Protocol):
         ...
 
     def owns(self, run_id: str) -> bool:
-        """Whether this process still writes this run, which it created: false once it has ended, or given it up."""
+        """Return whether this process still writes this run, which it created and has neither ended nor given up."""
         ...
 
 
 class Control(Protocol):
-    """What is about runs and not in them, for all workers that use one log.
+    """The facts about runs that are no events, for all workers that use one log.
 
     `worker` names this process among them; the runs it starts are its own (`RunInfo.owner`). `heard` is called with
     each log-out on any worker, maybe more than once; it is set before `open`, which calls it with those that count yet.
@@ -244,7 +245,7 @@ class Control(Protocol):
         ...
 
     async def holder(self, session: SessionKey) -> str | None:
-        """The run that goes on in this session, or has just ended; None where there is none."""
+        """Return the run that goes on in this session, or has just ended; None if there is none."""
         ...
 
     async def vacate(self, session: SessionKey, run_id: str) -> None:

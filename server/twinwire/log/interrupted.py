@@ -9,7 +9,7 @@ MESSAGE = "The server stopped before the run ended."
 
 
 def interrupted(run: RunInfo, last: int) -> list[Record]:
-    """What ends the run after event number `last`: an ERROR of type `interrupted`, shaped as a run's own.
+    """Return the records that end a run after event number `last` with an ERROR of type `interrupted`.
 
     A run that had no event yet gets its AGENT_START first, without the input, which is nowhere kept.
     """

@@ -1,4 +1,4 @@
-"""What one user has started, for a log that one process has to itself, and what a start over it is told."""
+"""The starts of each user, for a log of one process, and the refusal of a start over the user's quota."""
 
 from __future__ import annotations
 

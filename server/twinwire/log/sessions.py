@@ -24,7 +24,7 @@ class _Session(Struct):
 
     @property
     def cost(self) -> int:
-        """What it takes in memory, in bytes."""
+        """Return the bytes that this session takes in memory."""
         return SESSION_COST + TURN_COST * len(self.turns) + self.size
 
 
@@ -106,5 +106,5 @@ def messages(turns: Sequence[tuple[str, str]]) -> list[dict[str, str]]:
 
 
 def turn_size(question: str, answer: str) -> int:
-    """How much a turn counts towards `max_bytes`."""
+    """Return how much a turn counts towards `max_bytes`."""
     return len(question.encode("utf-8", "replace")) + len(answer.encode("utf-8", "replace"))

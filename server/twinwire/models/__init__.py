@@ -1,4 +1,4 @@
-"""What a chat model is to an agent: messages and tools in, batches of parts out, as the model gives them.
+"""The contract of a chat model: messages and tools in, batches of parts out, as the model gives them.
 
 A model knows nothing of runs, logs or transports. `openai` asks any OpenAI-compatible server, `local` runs a GGUF
 file on this machine, `demo` needs neither key nor network.

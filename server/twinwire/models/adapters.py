@@ -1,4 +1,4 @@
-"""`PushStream`: what agents and models give, pushed where it arises. It knows nothing of either."""
+"""`PushStream`: the items of an agent or a model, pushed as they arise. It knows nothing of either."""
 
 from __future__ import annotations
 

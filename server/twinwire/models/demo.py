@@ -59,7 +59,7 @@ _Calls = list[tuple[str, dict[str, Any]]]
 
 
 class _Result(NamedTuple):
-    """What a tool was asked, and what it said."""
+    """A call of a tool, and its answer."""
 
     tool: str
     parameters: dict[str, Any]

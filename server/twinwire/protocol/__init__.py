@@ -1,1 +1,1 @@
-"""What server/PROTOCOL.md says, without I/O: events, errors, commands, and how each is written on a wire."""
+"""The content of server/PROTOCOL.md, without I/O: events, errors, commands, and how each is written on a wire."""

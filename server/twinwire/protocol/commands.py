@@ -112,8 +112,14 @@ def error_reply(error: TwinwireError, **fields: Any) -> bytes:
     return reply("error", **{**error.payload(), **fields})
 
 
+def labels_of(command: AnyCommand) -> dict[str, str | int]:
+    """Return the `run_id`, `request_id` and `ref` of a command, if it has them, for its error to carry."""
+    fields = msgspec.structs.asdict(command)
+    return {name: fields[name] for name in ("run_id", "request_id", "ref") if fields.get(name) is not None}
+
+
 def labels(text: str) -> dict[str, str | int]:
-    """The `ref` and `request_id` of a message that is no good command, so that its error can carry them."""
+    """Return the `ref` and `request_id` of a message that is no good command, for its error to carry."""
     try:
         message = decode_json(text, msgspec.json.Decoder())
     except BadRequest:

@@ -37,7 +37,7 @@ class OpenTool(Struct, frozen=True):
 
 
 class Fold(Struct):
-    """What a run's events have come to; `state` is the same as a JSON object.
+    """The state that a run's events have come to; `state` is the same as a JSON object.
 
     `status` is `running`, `completed`, `cancelled`, `max_steps` or `error`. `result` is the finished answer,
     `error_type` and `error` what an ERROR told. `tools` are the open tool calls by id, none after the end.

@@ -1,4 +1,4 @@
-"""How much one run may come to, beside its time and its steps, and all runs that go on in this process."""
+"""The budgets of one run, beside its time and its steps, and of all runs of this process."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MESSAGE_COST = 320
 
 
 class Check(Protocol):
-    """What a run asks before it writes an event."""
+    """The check that a run makes before it writes an event."""
 
     def check(self, request: RunRequest, events: int, size: int) -> None:
         """Raise `BudgetSpent` if a run may not have so many events, or so many bytes of them."""
@@ -46,7 +46,7 @@ class Budget(Struct, frozen=True, kw_only=True):
 
 
 class Live:
-    """What all runs that go on in this process hold: at most `limit` bytes of events and conversations."""
+    """The memory of all runs that go on in this process: at most `limit` bytes of events and conversations."""
 
     __slots__ = ("limit", "taken")
 

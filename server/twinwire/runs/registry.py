@@ -217,7 +217,7 @@ class Runs:
             logger.warning("run %s: its turn in the conversation may be lost: the log is unavailable", run.info.run_id)
 
     async def state(self, run_id: str, by: Identity) -> RunState:
-        """What is known of a run. Raises `RunNotFound`, also for a run that is not for `by` to see."""
+        """Return what is known of a run. Raises `RunNotFound`, also for a run that is not for `by` to see."""
         return await self.log.state(check_run_id(run_id), by.owner(run_id))
 
     async def seek(self, run_id: str, after: int, by: Identity) -> RunState:

@@ -1,4 +1,4 @@
-"""What a run's events in the log come to, of a run that goes on elsewhere or has ended."""
+"""The state that a run's events in the log come to, if the run goes on elsewhere or has ended."""
 
 from __future__ import annotations
 

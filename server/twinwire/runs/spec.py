@@ -1,4 +1,4 @@
-"""What somebody wants run, whichever way it was asked for."""
+"""The specification of a run, whichever way the start came."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Asked(Protocol):
 
 
 class RunSpec(Struct, frozen=True, kw_only=True):
-    """What somebody wants run. `linger` is for how many seconds it may go on with nobody following, None for ever.
+    """The specification of a run. `linger` is for how many seconds it may go on with nobody following, None for ever.
 
     `one_off` is a conversation of its own, whoever the user is. `history` is the conversation before, oldest first, of
     one who has brought it; None for the session's.
@@ -56,14 +56,14 @@ class RunSpec(Struct, frozen=True, kw_only=True):
         return None if self.one_off or not (self.user_id or self.session_id) else (self.user_id, self.session_id)
 
     def fingerprint(self, agent: str) -> str:
-        """What a start that repeats the idempotency key must have too, the agent's name in it; empty without a key."""
+        """Return what a start that repeats this idempotency key must be equal in; empty without a key."""
         if self.idempotency_key is None:
             return ""
         return hashlib.sha256(msgspec.json.encode([agent, self.message, self.session_id])).hexdigest()
 
     @classmethod
     def of(cls, asked: Asked, by: Identity, on_disconnect: str, *, interrupt: bool) -> RunSpec:
-        """What `asked` asks for on behalf of `by`; `on_disconnect` is the policy where it names none.
+        """Return what `asked` asks for on behalf of `by`. `on_disconnect` is the policy if it names none.
 
         Raises `BadRequest`, and `Forbidden` for who may start nothing.
         """

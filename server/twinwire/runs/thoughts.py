@@ -45,7 +45,7 @@ def _end(text: str, *, ended: bool, more: bool) -> int:
 
 
 class Thought:
-    """What a run has thought since its last phrase. `text` is empty if nothing is held back.
+    """The thought of a run since its last phrase. `text` is empty if nothing is held back.
 
     Once anything was quoted, a sentence that ends with its increment waits for the next one, which may begin with the
     closing quote, unless it has that. A CR waits for its LF.

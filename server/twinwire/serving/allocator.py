@@ -21,7 +21,7 @@ _STATM = Path("/proc/self/statm")
 
 
 class _Usage(ctypes.Structure):
-    """What mallinfo2 returns; see mallinfo(3)."""
+    """The struct that mallinfo2 returns; see mallinfo(3)."""
 
     _fields_ = [
         (name, ctypes.c_size_t)

@@ -34,7 +34,7 @@ _ABSOLUTE = re.compile(rb"https?://([^/?#@]+)(?=[/?]|\Z)", re.IGNORECASE)
 
 
 class Part(Enum):
-    """What is being read of a request."""
+    """The part of a request that is being read."""
 
     HEAD = "head"
     BODY = "body"

@@ -1,4 +1,4 @@
-"""What one worker may come to in memory, by its settings: `python -m twinwire.serving.ceiling` prints it.
+"""The most memory that one worker may come to, by its settings: `python -m twinwire.serving.ceiling` prints it.
 
 Each part has an owner that bounds it. The figures are the worst that clients can bring about, all parts at once; a
 server that nobody abuses has a small fraction of it. Agents, tools and what they import come on top.

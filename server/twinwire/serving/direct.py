@@ -20,7 +20,7 @@ Rest = Callable[[Any, Any], Awaitable[None]]
 
 
 def rest_of(direct: _Connection, receive: Any, send: Any) -> Awaitable[None] | None:
-    """What the app has left to be awaited, if anything."""
+    """Return what the app has left to be awaited, or None."""
     rest, direct.rest = direct.rest, None
     return None if rest is None else rest(receive, send)
 
@@ -31,7 +31,7 @@ def is_large(frames: Sequence[bytes]) -> bool:
 
 
 class _Connection:
-    """What both have."""
+    """The base of both connections."""
 
     __slots__ = ("_lifetime", "on_lost", "on_pause", "push", "rest", "transport")
 

@@ -165,7 +165,7 @@ class Handshake:
 
 
 class _Chosen(asyncio.Protocol):
-    """What the loop asks for before it is known which protocol there will be."""
+    """The protocol of a connection before it is known which one the client will speak."""
 
     def __init__(self, config: TlsConfig, options: dict[str, Any], lifetime: Lifetime) -> None:
         self._config = config

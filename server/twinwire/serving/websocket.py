@@ -52,7 +52,7 @@ def light(event: asyncio.Event) -> None:
 
 
 class Inbox:
-    """What a socket's app has yet to take; one task at a time does. An `asyncio.Queue` is three kilobytes."""
+    """The messages that a socket's app has yet to take, in one task. An `asyncio.Queue` is three kilobytes."""
 
     __slots__ = ("_items", "_news")
 

@@ -104,7 +104,7 @@ class Supervisor:
         loop.add_reader(self._life, orphaned)
 
     def _hear(self) -> None:
-        """Who has become ready."""
+        """Note the workers that have become ready, and stop one to be replaced for each."""
         try:
             news = os.read(self._news, 64 * _PID.size)
         except BlockingIOError:
@@ -118,7 +118,7 @@ class Supervisor:
             self._all_ready()
 
     def _reap(self) -> None:
-        """Who has died."""
+        """Collect the workers that have died."""
         while self._started:
             pid, status = os.waitpid(-1, os.WNOHANG)
             if pid == 0:

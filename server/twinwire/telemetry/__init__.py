@@ -1,1 +1,1 @@
-"""What the server tells its operator: log lines without secrets, and metrics."""
+"""The view of an operator: log lines without secrets, and metrics."""

@@ -1,4 +1,4 @@
-"""The metrics of one process, counted where they arise: plain numbers, written by one event loop and read by a scrape.
+"""The metrics of one process, counted as they arise: plain numbers, written by one event loop and read by a scrape.
 
 No Prometheus here: its objects take a lock at each call. What can be read from somewhere when it is asked for, such as
 how many runs go on, is not here either.
@@ -18,7 +18,7 @@ TOKENS = frozenset({"LLM_CHUNK", "THINKING"})
 
 
 class Histogram:
-    """How many values there were up to each bound, and their sum."""
+    """A histogram: the number of values up to each bound, and their sum."""
 
     __slots__ = ("_bounds", "_counts", "total")
 
@@ -38,7 +38,7 @@ class Histogram:
 
 
 class Metrics:
-    """What is counted. Times are seconds.
+    """The metrics of one process. Times are seconds.
 
     `first_token` is from a run's start to the first thing the model says, `token_gap` (a sample) between two appends of
     what it says with nothing else in between, `append` what an append takes that is not done at once, `cancelled` from

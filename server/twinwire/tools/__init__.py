@@ -1,4 +1,4 @@
-"""What a tool is to an agent, and the registry an agent looks tools up in.
+"""The contract of a tool, and the registry an agent looks tools up in.
 
 A tool knows nothing of runs, logs or transports.
 """

@@ -24,7 +24,7 @@ class ToolError(Exception):
 
 
 class ToolResult(Struct, frozen=True):
-    """What came of a call: the text for the model, and whether it is a result or an error."""
+    """The outcome of a call: the text for the model, and whether it is a result or an error."""
 
     text: str
     status: Literal["ok", "error"]

@@ -1,4 +1,4 @@
-"""What of a folder a tool may see: regular files without a dot before any name, not ignored by git, no symlinks.
+"""The files that a tool may see: regular ones, without a dot before any name, not ignored by git, no symlinks.
 
 Both tools look through this room alone, so what Search does not list Read does not open. Every name of a path is
 opened by itself, relative to the folder that is already open, so a folder swapped for a symlink leads nowhere.
@@ -209,7 +209,7 @@ def _walk(folder: _Folder, root: int, depth: int, check: Callable[[], None]) -> 
 
 
 def _entries(folder: _Folder, check: Callable[[], None]) -> list[os.DirEntry[str]]:
-    """What lies in a folder under names that may be seen, sorted; nothing where it cannot be listed."""
+    """Return the names in a folder that may be seen, sorted; none if the folder cannot be listed."""
     entries = []
     try:
         with os.scandir(folder.fd) as scan:

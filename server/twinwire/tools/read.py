@@ -22,7 +22,7 @@ _HEAD_BYTES = 1024
 
 
 class ReadParameters(Struct, forbid_unknown_fields=True):
-    """What a model gives."""
+    """The parameters that a model gives."""
 
     path: Annotated[
         str, Meta(max_length=4096, description="The file, relative to the project's root, e.g. src/main.py")

@@ -36,7 +36,7 @@ class _Stopped(Exception):
 
 
 class SearchParameters(Struct, forbid_unknown_fields=True):
-    """What a model gives."""
+    """The parameters that a model gives."""
 
     pattern: Annotated[
         str | None,

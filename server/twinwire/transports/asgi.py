@@ -1,4 +1,4 @@
-"""What both adapters need of an ASGI connection: to hear that the client has gone, and to cut it off.
+"""The part of an ASGI connection that both adapters need: to hear that the client has gone, and to cut it off.
 
 ASGI can only be awaited, message by message, and has no way to break a response off. Our server's protocol classes
 offer a `Direct` in the scope, as the extension `twinwire.direct`; then frames are written straight to the connection.
@@ -40,7 +40,7 @@ def gone(scope: Scope) -> bool:
 
 
 class Connection:
-    """One ASGI connection; `direct` where our own server is below, `unsent` where its HTTP/2 is."""
+    """One ASGI connection. It has `direct` if our own server is below, and `unsent` if that speaks HTTP/2."""
 
     def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self.send = send
@@ -103,7 +103,7 @@ class Connection:
 
 
 class AsgiTransport(ABC):
-    """What both have in common as a `Transport`: frames go straight to the connection, or wait to be sent."""
+    """The base of both transports: frames go straight to the connection, or wait to be sent."""
 
     name: str
     asks = False

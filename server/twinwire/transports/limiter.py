@@ -1,4 +1,4 @@
-"""How many streams and sockets this process has open, in all and for each named user, and whether there is room."""
+"""The connection limiter: it counts the streams and sockets of this process, in all and for each named user."""
 
 from __future__ import annotations
 

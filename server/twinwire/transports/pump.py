@@ -26,7 +26,7 @@ MAX_FOLLOWED = 100
 
 
 class Presence(Protocol):
-    """Who counts the followers of a run."""
+    """The count of the followers of each run."""
 
     def follow(self, run_id: str) -> None:
         """One more."""
@@ -201,7 +201,7 @@ class Pump:
         self._wake()
 
     def tick(self, now: float, heartbeat: float, send_timeout: float) -> None:
-        """What is due at this time (of the loop's clock): a heartbeat, or the end of who takes nothing or must go."""
+        """Send a heartbeat, or end a connection that takes nothing or has expired, if that is due at this loop time."""
         if self._verdict is not None:
             return
         expires_at = self._by.expires_at

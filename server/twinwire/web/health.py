@@ -1,4 +1,4 @@
-"""Whether the server lives, whether it can serve, and its figures for Prometheus."""
+"""The liveness, the readiness and the metrics of the server."""
 
 from __future__ import annotations
 

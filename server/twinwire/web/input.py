@@ -54,7 +54,7 @@ class ListQuery(Struct, frozen=True, kw_only=True):
 
 
 class FollowQuery(Struct, frozen=True, kw_only=True):
-    """How one follows a run over SSE."""
+    """The query of a request that follows a run over SSE."""
 
     after: Annotated[str | None, Meta(description="the last event seen: its id, or (of a known run) its number")] = None
     last_event_id: Annotated[

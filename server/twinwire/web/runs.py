@@ -88,7 +88,7 @@ async def list_runs(request: Request[Any, Any, Any], service: NamedDependency[Se
 async def get_run(
     request: Request[Any, Any, Any], run_id: FromPath[str], service: NamedDependency[Service]
 ) -> HeldJson:
-    """What is known of the run."""
+    """Answer with what is known of the run."""
     return await told(service, await service.runs.state(run_id, asker(request)))
 
 

@@ -1,4 +1,4 @@
-"""What one server process shares between its routes, and how it stops."""
+"""The objects that the routes of one server process share, and the start and end of that process."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ DRAIN_SECONDS = 0.7
 
 
 class Service(Struct, frozen=True):
-    """What the routes of one server process share. `local` is the model that it runs itself, if it does."""
+    """The objects that the routes of one server process share. `local` is the model that it runs itself, if it does."""
 
     settings: Settings
     auth: Auth

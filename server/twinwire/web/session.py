@@ -42,7 +42,7 @@ BURST_SECONDS = 10  # as many messages as may come in this time may come in one 
 
 
 class Socket:
-    """What one client says on its socket, at most `socket_rate` messages a second for long, and what it is answered.
+    """The session of one client on a WebSocket, which sends at most `socket_rate` messages a second for long.
 
     `by` is None for who has yet to say who they are; then `claim` counts the socket as theirs.
     """
@@ -94,12 +94,8 @@ class Socket:
         else:
             try:
                 await self._obey(command)
-            except CursorGone as error:
-                self._metrics.refused[error.code] += 1
-                self._gap(getattr(command, "run_id", ""), error, command.ref)
             except TwinwireError as error:
-                named = {name: getattr(command, name, None) for name in ("run_id", "request_id", "ref")}
-                self._refuse(error, **named)
+                self._refuse(error, **commands.labels_of(command))
                 if self._by is None and isinstance(command, Auth):
                     self.give_up()
 
@@ -124,7 +120,11 @@ class Socket:
             case Start():
                 await self._start(command, by)
             case Attach():
-                await self._attach(command, by)
+                try:
+                    await self._attach(command, by)
+                except CursorGone as error:
+                    self._metrics.refused[error.code] += 1
+                    self._gap(command.run_id, error, command.ref)
             case Detach(run_id=run_id):
                 self._pump.detach(run_id)
                 self._pump.say(commands.reply("detached", command.ref, run_id=run_id))
@@ -134,7 +134,7 @@ class Socket:
                 self._pump.say(commands.reply("pong", command.ref))
 
     def _authenticate(self, token: str) -> Identity | None:
-        """Who this is, or still is; None where that ends the socket. Raises `TwinwireError`, and nothing changes."""
+        """Return the identity of this token, or None if the socket ends. Raise `TwinwireError`, and change nothing."""
         if not self._known.on:
             raise BadRequest("Authentication is off on this server: send no `auth`.")
         by = self._known.bearer(token)

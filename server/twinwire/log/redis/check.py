@@ -1,4 +1,4 @@
-"""Whether Redis still has the runs that are written or followed here. What it has lost is told within a lease.
+"""A check that Redis still has the runs that are written or followed here. What it has lost is told within a lease.
 
 A Redis that was emptied, or has evicted or deleted a key, says nothing: no read fails, nothing comes. So one timer of
 each worker asks about all its runs, some hundreds in one command.

@@ -37,7 +37,7 @@ class RedisControl(ABC):
     @property
     @abstractmethod
     def _link(self) -> Link:
-        """What commands go through."""
+        """Return the link that commands go through."""
 
     async def history(self, session: SessionKey) -> list[dict[str, str]]:
         """See `Control`."""

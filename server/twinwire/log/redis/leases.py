@@ -1,4 +1,4 @@
-"""Who owns a run: a worker with a lease that it renews. Whose lease is gone is dead, and any worker ends its runs."""
+"""The owners of runs, which renew a lease: any worker ends the runs of one whose lease is gone."""
 
 from __future__ import annotations
 

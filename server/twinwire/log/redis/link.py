@@ -42,7 +42,7 @@ class WrongType(LogUnavailable):
 
 
 class Address:
-    """What a `redis://` or `rediss://` URL says; `name` is host and port, the only part of it that is ever shown.
+    """The parts of a `redis://` or `rediss://` URL; `name` is host and port, the only part of it that is ever shown.
 
     Its query may have `namespace`, `lease` (the seconds after which a silent worker is taken for dead), and for
     `rediss://` what redis-py knows as `ssl_…` (`ssl_ca_certs`). Raises `SettingsError`.

@@ -1,4 +1,4 @@
-"""What one worker holds in memory of the runs that are written or followed here, and the one reader that keeps it so.
+"""The newest events of the runs that are written or followed on this worker, and the one reader of them.
 
 A run written here grows by its acknowledged appends. All others are read over one connection, by one blocking XREAD,
 together with what is said to this worker and to all.
@@ -171,7 +171,7 @@ class Held:
         self.tail.wake()
 
     def interrupt(self) -> None:
-        """What comes next may be missed: no longer current, until `resume`."""
+        """Note that events may be missed from now on, until `resume`."""
         if self.awaited:
             self.current = False
             self.shown = self.tail.last

@@ -1,4 +1,4 @@
-"""What must happen in Redis as one step, in Lua, and the names of the keys; see "Keys in Redis" in PROTOCOL.md.
+"""The steps that Redis must take as one, in Lua, and the names of the keys; see "Keys in Redis" in PROTOCOL.md.
 
 All keys of a namespace carry one hash tag: they lie in one slot of a cluster, and each script names all it touches.
 """
@@ -39,15 +39,15 @@ class Keys:
         return f"{self._tag}:worker:{worker}"
 
     def commands(self, worker: str) -> str:
-        """What is said to a worker."""
+        """Return the key of the stream of commands to a worker."""
         return f"{self._tag}:worker:{worker}:commands"
 
     def idempotency(self, user_id: str | None, key: str) -> str:
-        """What a user started with this key."""
+        """Return the key of the run that a user started with this idempotency key."""
         return f"{self._tag}:key:{dump([user_id, key]).decode()}"
 
     def starts(self, user_id: str | None) -> str:
-        """What a user has started."""
+        """Return the key of a user's starts."""
         return f"{self._tag}:starts:{dump(user_id).decode()}"
 
     def recent(self, user_id: str | None) -> str:

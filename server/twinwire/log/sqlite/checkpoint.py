@@ -22,7 +22,7 @@ SECONDS = 1.0
 
 
 class Moved(NamedTuple):
-    """What a checkpoint found: pages in the write-ahead log, and how many of them are in the file."""
+    """The outcome of a checkpoint: pages in the write-ahead log, and how many of them are in the file."""
 
     frames: int
     done: int
@@ -47,7 +47,7 @@ class Checkpoints:
 
     @contextmanager
     def counted(self, size: int = 0) -> Iterator[None]:
-        """What is committed in it, rows of about `size` bytes, is to be moved."""
+        """Within this block, count what is committed: rows of about `size` bytes, to be moved later."""
         before = self._db.total_changes
         yield
         if rows := self._db.total_changes - before:

@@ -52,7 +52,7 @@ class Place(Struct, frozen=True):
 
 
 def parse(url: str) -> Place:
-    """What `sqlite:///file`, `sqlite:////absolute/file` and `?synchronous=` mean. Raises `SettingsError`."""
+    """Return the place that a URL such as `sqlite:///file?synchronous=full` names. Raises `SettingsError`."""
     parts = urlsplit(url)
     name = unquote(parts.path[1:])
     if parts.netloc or not url.startswith("sqlite:///") or parts.fragment or not name or "\0" in name:

@@ -1,4 +1,4 @@
-"""Who owns a SQLite log's file: the server that holds a lock on the file itself, whatever name it was opened by.
+"""The owner of a SQLite log's file: the server that holds a lock on the file itself, whatever name it was opened by.
 
 A lock on `<file>.lock` alone would be a lock on a name: a symbolic link, a hard link or a cleaner of temporary files
 lets a second server in. So on Linux the file itself is locked, by its open file description, at a place that SQLite

@@ -1,4 +1,4 @@
-"""What the SQLite log writes, as transactions on one connection: runs, events, conversations, and what is deleted.
+"""The writes of the SQLite log, as transactions on one connection: runs, events, conversations, and what is deleted.
 
 No threads and no asyncio; who calls it when is `writer`'s.
 """
@@ -52,7 +52,7 @@ _turns = msgspec.json.Decoder(list[tuple[str, str]])
 
 
 class _Head(Struct, gc=False):
-    """Where a run's events stand in the file, with those of the transaction that goes on."""
+    """The place of a run's events in the file, with those of the transaction that goes on."""
 
     id: int
     first: int

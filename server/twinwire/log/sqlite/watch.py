@@ -1,4 +1,4 @@
-"""Whether the files of a SQLite log are still those that were opened, and whole.
+"""A watch over the files of a SQLite log: they must be those that were opened, and whole.
 
 SQLite goes on with a file that was deleted, and serves one that was cut or overwritten for as long as its caches last:
 all that clients see then is lost with the process. So the thread that writes looks, once a second, by `stat` alone and

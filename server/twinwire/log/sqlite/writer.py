@@ -264,7 +264,7 @@ def _resolve(future: asyncio.Future[None]) -> None:
 
 
 def _settle(jobs: list[Job], results: list[Any]) -> None:
-    """What became of the jobs of one transaction."""
+    """Tell the jobs of one transaction their outcome."""
     for job, result in zip(jobs, results, strict=True):
         if isinstance(result, TwinwireError):
             if not job.future.done():

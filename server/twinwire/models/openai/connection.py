@@ -16,10 +16,10 @@ import httptools
 import httpx2
 
 MAX_OVERHEAD = 64 * 2**10
-"""How many bytes may come with none of the body among them: headers, trailers, extensions of chunks."""
+"""The most bytes that may come with none of the body among them: headers, trailers, extensions of chunks."""
 
 HIGH_WATER = 256 * 2**10
-"""How many bytes of a body may wait to be read before no more is received."""
+"""The most bytes of a body that wait to be read; then no more is received."""
 
 _FOREVER = 1e8
 
@@ -28,7 +28,7 @@ Sink: TypeAlias = Callable[[bytes], Awaitable[None] | None]
 
 
 class State(Enum):
-    """How far a response has come."""
+    """The progress of a response."""
 
     HEAD = auto()
     BODY = auto()
@@ -180,7 +180,7 @@ class ResponseStream(httpx2.AsyncByteStream):
     async def for_each(self, sink: Sink) -> None:
         """Give the body's bytes to `sink` as they come, until its end. Raise what `sink` raises.
 
-        The event loop calls `sink` where it reads the bytes, in no task. Only bytes that have waited are given here.
+        The event loop calls `sink` as it reads the bytes, in no task. Only bytes that have waited are given here.
         """
         while True:
             while self._chunks:

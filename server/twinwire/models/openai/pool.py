@@ -1,4 +1,4 @@
-"""What httpx2 sends a model's requests through: a pool of connections, at a fraction of its own one's cost.
+"""The transport of httpx2 for a model's requests: a pool of connections, at a fraction of the cost of httpx2's own.
 
 It connects directly; proxies are left to httpx2's own transport, redirects and retries to httpx2 and the SDK. They
 need most of a call's time to write the same head each time: what they have written twice is written here from then on.
@@ -20,7 +20,7 @@ import httpx2
 from twinwire.models.openai.connection import Connection
 
 MAX_CONNECTIONS = 1000
-"""How many requests there may be at once; more wait. This and the next number are the SDK's."""
+"""The most requests at once; more wait. This and the next number are the SDK's."""
 
 MAX_IDLE = 100
 """How many idle connections are kept."""
@@ -51,7 +51,7 @@ def first(outcome: httpx2.Response | httpx2.TransportError | None) -> Iterator[N
 
 
 class _Head(NamedTuple):
-    """What requests have in common that differ in their bodies alone."""
+    """The part that requests have in common if they differ in their bodies alone."""
 
     origin: Origin
     lines: bytes

@@ -33,7 +33,7 @@ class RunAgentInput(Struct, frozen=True, rename="camel"):
 
 
 class Query(Options, frozen=True, kw_only=True):
-    """What an app may add."""
+    """The fields that an app may add."""
 
     reasoning: Annotated[bool, Meta(description="false for npm's client before 0.0.45, which fails on it")] = True
 

@@ -40,7 +40,7 @@ ABORT_GRACE = 1.0  # seconds in which the client may resume a chat again whose f
 
 
 class Chat(Options, frozen=True, kw_only=True):
-    """What the SDK sends to have a message answered. `dialects.ai_sdk` reads the messages."""
+    """The SDK's request to have a message answered. `dialects.ai_sdk` reads the messages."""
 
     id: Annotated[Name, Meta(description="the chat, which is the session")]
     messages: Annotated[
@@ -71,7 +71,7 @@ class Frame(Struct, frozen=True, kw_only=True, tag_field="type", tag=str.lower, 
 
 
 class Ask(Frame, frozen=True, kw_only=True):
-    """What is asked about a chat. `body` is `Options`; of the `headers`, in lower case, `authorization` counts."""
+    """A request about a chat. `body` is `Options`; of the `headers`, in lower case, `authorization` counts."""
 
     id: Name
     body: dict[str, Any] = msgspec.field(default_factory=dict)
@@ -113,7 +113,7 @@ def _request_id(data: str) -> str:
 
 
 class ChatSocket(Socket):
-    """What the client's transport says on its socket, and what it is answered.
+    """The session of the AI SDK's transport on a WebSocket.
 
     `options` are the socket's own, from its query; a message's `body` wins over them. A request is known by its id
     until it is aborted; one run is followed for one request at a time.
@@ -151,7 +151,7 @@ class ChatSocket(Socket):
             self._pump.say(message("error", request_id, errorText=error.message))
 
     def _who(self, asked: Said) -> Identity | None:
-        """Who asks: by `auth`, by a bearer token (RFC 6750) in the message's `headers`, else whose the socket is.
+        """Return the identity of a message: by `auth`, by a bearer token (RFC 6750) in its `headers`, or the socket's.
 
         Raises `TwinwireError`; a socket that is nobody's then ends.
         """

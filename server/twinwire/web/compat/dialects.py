@@ -49,7 +49,7 @@ _ANSWERS = {
 
 
 class Fields(NamedTuple):
-    """What a body may have: fields that are `honoured`, and those that are `harmless` and have no effect."""
+    """The fields that a body may have: those that are `honoured`, and those that are `harmless` and have no effect."""
 
     honoured: set[str]
     harmless: set[str]

@@ -1,4 +1,4 @@
-"""What the requests of other protocols have in common: they bring the conversation along."""
+"""The requests of other protocols bring the conversation along: the start that such a request makes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from twinwire.web.compat.dialects import Said, question
 
 
 class Options(Struct, frozen=True, kw_only=True):
-    """What an app may add to another protocol's own requests."""
+    """The fields that an app may add to another protocol's own requests."""
 
     agent: AgentName = None
     user_id: UserId = None
@@ -28,7 +28,7 @@ class Options(Struct, frozen=True, kw_only=True):
 
 
 class _Turn(Options, frozen=True, kw_only=True):
-    """What is asked of an agent, as `RunSpec.of` takes it."""
+    """A question to an agent, as `RunSpec.of` takes it."""
 
     message: Message
     session_id: SessionId = None
