@@ -104,7 +104,7 @@ async def test_control_frames_without_end(opcode: Opcode, server: Running) -> No
         writer.write(masked(opcode, b"") * 2)
         while (told := await heard(reader))[0] == Opcode.PONG:
             pass
-        assert told == (Opcode.CLOSE, struct.pack("!H", 4029) + b"too many pings or pongs")
+        assert told == (Opcode.CLOSE, struct.pack("!H", 4029) + b"The client sent too many pings or pongs.")
 
 
 @pytest.mark.parametrize("count", [10, 2000], ids=["few", "many"])

@@ -200,7 +200,7 @@ class BoundedWebSocket(WebSocketsSansIOProtocol):
         While a message waits for the app nothing is read: then the answer may have come.
         """
         if self.frames and not self.read_paused and not self._has_time():
-            self._close(Verdict.SLOW.code, "the message took too long")
+            self._close(Verdict.SLOW.code, "The fragments of a message took too long to come.")
         elif self._asked and not self.read_paused:
             self.keepalive_timeout()
         elif not self.close_sent and not self.transport.is_closing():
@@ -294,7 +294,7 @@ class BoundedWebSocket(WebSocketsSansIOProtocol):
         if self._controls > CONTROL_FRAMES:
             now = self.loop.time()
             if now - self._controls_since < CONTROL_SECONDS:
-                self._close(Verdict.BUSY.code, "too many pings or pongs")
+                self._close(Verdict.BUSY.code, "The client sent too many pings or pongs.")
             self._controls, self._controls_since = 1, now
 
     def handle_cont(self, event: Frame) -> None:
@@ -305,7 +305,7 @@ class BoundedWebSocket(WebSocketsSansIOProtocol):
                 self.frames = [b"".join(self.frames)]
             super().handle_cont(event)
         else:
-            self._close(CloseCode.MESSAGE_TOO_BIG, "too many fragments")
+            self._close(CloseCode.MESSAGE_TOO_BIG, "A message has too many fragments.")
 
     def handle_ping(self) -> None:
         """See `WebSocketsSansIOProtocol`, and RFC 6455, section 5.5.3: to who does not read the last is enough."""
