@@ -62,11 +62,11 @@ async def test_tools_finish_as_they_are_done() -> None:
 @pytest.mark.parametrize(
     ("asked", "told"),
     [
-        (call(1, "echo", '{"text": '), "the call's arguments are not valid JSON"),
-        (call(1, "echo", "[1]"), "the call's arguments are not a JSON object"),
-        (call(1, "nope", "{}"), "there is no tool named 'nope'; the tools are: echo, raising"),
+        (call(1, "echo", '{"text": '), "The call's arguments must be valid JSON."),
+        (call(1, "echo", "[1]"), "The call's arguments must be a JSON object."),
+        (call(1, "nope", "{}"), "There is no tool named 'nope'. The tools are: echo, raising."),
         (call(1, "raising", "{}"), "no luck"),
-        (call(1, "echo", "{}"), "echo failed"),
+        (call(1, "echo", "{}"), "The tool echo failed."),
     ],
 )
 async def test_failed_calls_are_told(asked: ToolCall, told: str) -> None:
@@ -86,7 +86,7 @@ async def test_tool_that_cancels_itself() -> None:
     """A tool that ends by a cancellation of its own fails like any other and does not cancel the run."""
     model = Scripted([[call(1, "raising", "{}")], CALLS], [[Text("Well.")], STOP])
     events = await collect(ReActAgent("bot", model, registry(raising(asyncio.CancelledError()))).arun_stream("go"))
-    assert [data["result"] for data in named(events, "TOOL_CALL_FINISH")] == ["raising failed"]
+    assert [data["result"] for data in named(events, "TOOL_CALL_FINISH")] == ["The tool raising failed."]
     assert events[-1].data["status"] == "completed"
 
 
@@ -95,7 +95,9 @@ async def test_tool_timeout() -> None:
     stuck = Stuck()
     model = Scripted([[call(1, "stuck", "{}")], CALLS], [[Text("Well.")], STOP])
     events = await collect(ReActAgent("bot", model, registry(stuck.tool), tool_timeout=0.01).arun_stream("go"))
-    assert [data["result"] for data in named(events, "TOOL_CALL_FINISH")] == ["stuck did not finish in 0.01 s"]
+    assert [data["result"] for data in named(events, "TOOL_CALL_FINISH")] == [
+        "The tool stuck did not finish in 0.01 s."
+    ]
     assert (events[-1].data["status"], stuck.inside) == ("completed", 0)
 
 

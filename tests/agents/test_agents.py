@@ -94,7 +94,7 @@ async def test_messages_to_the_model() -> None:
             ],
         },
         {"role": "tool", "tool_call_id": "c1", "content": "hi"},
-        {"role": "tool", "tool_call_id": "c2", "content": "Error: there is no tool named 'nope'; the tools are: echo"},
+        {"role": "tool", "tool_call_id": "c2", "content": "Error: There is no tool named 'nope'. The tools are: echo."},
     ]
     assert len(history) == 2
 

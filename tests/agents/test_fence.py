@@ -256,7 +256,7 @@ async def test_a_tool_that_raises(kind: str, thread: bool, puppets: Puppets, cap
             for name in names:
                 caplog.clear()
                 seen = await rest(await start(kind, server, agent=name))
-                assert seen[-1]["data"]["result"] == "Error: Raising failed", name
+                assert seen[-1]["data"]["result"] == "Error: The tool Raising failed.", name
                 assert CANARY not in str(seen)
                 assert [record.getMessage() for record in error_lines(caplog)] == ["tool Raising failed"]
 

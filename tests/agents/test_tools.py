@@ -64,10 +64,10 @@ async def test_registry_refuses_a_second_tool_of_the_same_name() -> None:
 async def test_unknown_tool_is_an_error_that_names_the_known_ones() -> None:
     """A model that makes up a tool is told which there are."""
     registry = ToolRegistry()
-    assert (await registry.call("Nope", {}, 5)).text == "there is no tool named 'Nope'; the tools are: none"
+    assert (await registry.call("Nope", {}, 5)).text == "There is no tool named 'Nope'. The tools are: none."
     registry.register_tool(Probe())
     assert await registry.call("Nope", {}, 5) == ToolResult(
-        "there is no tool named 'Nope'; the tools are: Probe", "error"
+        "There is no tool named 'Nope'. The tools are: Probe.", "error"
     )
 
 
@@ -88,7 +88,7 @@ async def test_tool_that_breaks_is_an_error_without_its_text(
     registry = ToolRegistry()
     registry.register_tool(Probe(**probe))
     with caplog.at_level(logging.ERROR, "twinwire.tools"):
-        assert await registry.call("Probe", {}, 5) == ToolResult("Probe failed", "error")
+        assert await registry.call("Probe", {}, 5) == ToolResult("The tool Probe failed.", "error")
     assert caplog.records[0].exc_info
 
 
@@ -104,7 +104,9 @@ async def test_late_tool_is_an_error_that_names_the_limit(stubborn: bool) -> Non
     """A tool that is late is cancelled, and one that will not stop is not waited for."""
     registry, probe = ToolRegistry(), Probe(stubborn=stubborn)
     registry.register_tool(probe)
-    assert await registry.call("Probe", {"wait": True}, 0.02) == ToolResult("Probe did not finish in 0.02 s", "error")
+    assert await registry.call("Probe", {"wait": True}, 0.02) == ToolResult(
+        "The tool Probe did not finish in 0.02 s.", "error"
+    )
     await probe.cancelled.wait()
     probe.release.set()
 
@@ -124,7 +126,7 @@ async def test_cancellation_passes_through_to_the_tool() -> None:
 @pytest.mark.parametrize("text", ['{"a":', "nonsense", "[1]", "null", "[" * 100_000, '"a"'])
 def test_bad_arguments_text_is_a_tool_error(text: str) -> None:
     """Arguments that are no JSON object are a ToolError, whatever the model wrote."""
-    with pytest.raises(ToolError, match="the call's arguments are not"):
+    with pytest.raises(ToolError, match="The call's arguments must be"):
         ToolRegistry.parse_arguments(text)
 
 

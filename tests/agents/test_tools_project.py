@@ -73,7 +73,7 @@ async def test_read_refuses(hostile: Path, monkeypatch: pytest.MonkeyPatch, path
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind("socket")
         words = await refusal(ReadTool(hostile), path=path)
-    assert words.startswith(repr(path))
+    assert words.startswith((f"The path {path!r} ", f"The file {path!r} "))
     assert why in words
     assert str(hostile.parent) not in words
 
@@ -197,8 +197,8 @@ async def test_root_that_has_gone_is_a_tool_error(tmp_path: Path) -> None:
     (tmp_path / "root").mkdir()
     read, search = ReadTool(tmp_path / "root"), SearchTool(tmp_path / "root")
     (tmp_path / "root").rmdir()
-    assert await refusal(read, path="a") == "'a' does not exist"
-    assert await refusal(search, glob="*") == "the project's folder cannot be opened"
+    assert await refusal(read, path="a") == "The path 'a' does not exist."
+    assert await refusal(search, glob="*") == "The project's folder cannot be opened."
 
 
 async def test_no_file_stays_open(hostile: Path) -> None:

@@ -49,9 +49,9 @@ async def test_read_goes_by_lines(tmp_path: Path) -> None:
         "2\n3\n\n[cut: lines 2 to 3 are shown; read on with offset 4]"
     )
     assert await read.run({"path": "a", "offset": 4, "limit": 10**30}) == "4"
-    assert await refusal(read, path="a", offset=5) == "'a' has only 4 lines"
-    assert await refusal(read, path="b", offset=3) == "'b' has only 2 lines"
-    assert await refusal(read, path="b", offset=10**30) == "'b' has only 2 lines"
+    assert await refusal(read, path="a", offset=5) == "The file 'a' has only 4 lines."
+    assert await refusal(read, path="b", offset=3) == "The file 'b' has only 2 lines."
+    assert await refusal(read, path="b", offset=10**30) == "The file 'b' has only 2 lines."
 
 
 async def test_read_pages_through_a_long_file(tmp_path: Path) -> None:

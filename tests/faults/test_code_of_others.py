@@ -134,7 +134,7 @@ async def test_nothing_ends_the_server(kind: str, process: Process) -> None:
         assert told == ENDS.get(verb, "on"), verb
         assert text(seen) == ("begun " if verb in ENDS else "begun on"), verb
     seen = await rest(await start(kind, process, "hi", agent="react"))
-    assert seen[-1]["data"]["result"] == "Error: Arguments failed"
+    assert seen[-1]["data"]["result"] == "Error: The tool Arguments failed."
     process.popen.send_signal(signal.SIGTERM)
     assert (await rest(other))[-1]["data"]["error_type"] == "interrupted"
     code, _, err = await asyncio.to_thread(process.end, 10)

@@ -107,7 +107,7 @@ async def test_more_than_the_context(server: Process) -> None:
     async with connected(server.url) as client:
         *_, end = await run(client, "word " * 2 * CONTEXT)
     assert (end.type, end.data["error_type"]) == ("ERROR", "upstream_context_length")
-    assert end.data["message"] == "the conversation is too long for the model (400)"
+    assert end.data["message"] == "The conversation is too long for the model (400)."
 
 
 async def ready(server: Process) -> httpx.Response:

@@ -87,7 +87,7 @@ async def test_tool_calls_of_a_step_are_bounded() -> None:
     results = named(await collect(agent.arun_stream("go")), "TOOL_CALL_FINISH")
     assert echo.runs == 5
     refused = [result["result"] for result in results if result["status"] == "error"]
-    assert refused == ["only the first 5 calls of a step are run"] * 95
+    assert refused == ["Only the first 5 calls of a step are run."] * 95
     assert [message["content"] for message in model.asked[1][0]].count(f"Error: {refused[0]}") == 95
 
 

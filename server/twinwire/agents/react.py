@@ -203,7 +203,7 @@ class ReActAgent:
                 await ask(self.model, messages, tools, answer.take)
                 finish = answer.finish
                 if finish is None:
-                    raise UpstreamError("the model's answer broke off before its end", code="upstream_truncated")
+                    raise UpstreamError("The model's answer broke off before its end.", code="upstream_truncated")
                 if finish.usage is not None:
                     request.usage.add(finish.usage)
                 calls = self._calls(answer.calls, seen)
@@ -231,7 +231,7 @@ class ReActAgent:
     def _calls(self, parts: Sequence[ToolCall], seen: Counter[tuple[str, str]]) -> list[_Call]:
         calls = [_Call(part, seen) for part in parts]
         for call in calls[self.max_tool_calls :]:
-            call.refuse(f"only the first {self.max_tool_calls} calls of a step are run")
+            call.refuse(f"Only the first {self.max_tool_calls} calls of a step are run.")
         return calls
 
     def _conversation(self, request: RunRequest) -> list[Message]:

@@ -84,7 +84,7 @@ class LocalModel:
     def stream(self, messages: Sequence[Message], tools: Sequence[ToolSpec] = ()) -> PushStream[Sequence[Part]]:
         """Call the model once, as `OpenAIChatModel.stream`. Raise `upstream_unreachable` while it is not running."""
         if self._model is None:
-            raise UpstreamError("the local model is not running; try again later", code="upstream_unreachable")
+            raise UpstreamError("The local model is not running. Try again later.", code="upstream_unreachable")
         return self._model.stream(messages, tools)
 
     async def _launch(self) -> Process:

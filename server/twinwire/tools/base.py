@@ -59,7 +59,7 @@ def parse(parameters: Mapping[str, Any], into: type[P]) -> P:
     try:
         return msgspec.convert(parameters, into)
     except msgspec.ValidationError as error:
-        raise ToolError(f"bad parameters: {error}") from None
+        raise ToolError(f"The parameters are not valid: {error}.") from None
 
 
 class ToolRegistry:
@@ -92,9 +92,9 @@ class ToolRegistry:
         try:
             parameters = msgspec.json.decode(text or "{}")
         except (ValueError, RecursionError):
-            raise ToolError("the call's arguments are not valid JSON") from None
+            raise ToolError("The call's arguments must be valid JSON.") from None
         if not isinstance(parameters, dict):
-            raise ToolError("the call's arguments are not a JSON object")
+            raise ToolError("The call's arguments must be a JSON object.")
         return parameters
 
     async def call(self, name: str, parameters: Mapping[str, Any], timeout: float) -> ToolResult:
@@ -105,7 +105,7 @@ class ToolRegistry:
         tool = self._tools.get(name)
         if tool is None:
             known = ", ".join(self._tools) or "none"
-            return ToolResult(f"there is no tool named {name!r}; the tools are: {known}", "error")
+            return ToolResult(f"There is no tool named {name!r}. The tools are: {known}.", "error")
         task = asyncio.create_task(_run(name, tool, parameters))
         try:
             await asyncio.wait({task}, timeout=timeout)
@@ -114,8 +114,8 @@ class ToolRegistry:
             raise
         if not task.done():
             self._leave(task)
-            return ToolResult(f"{name} did not finish in {timeout:g} s", "error")
-        return ToolResult(f"{name} failed", "error") if task.cancelled() else task.result()
+            return ToolResult(f"The tool {name} did not finish in {timeout:g} s.", "error")
+        return ToolResult(f"The tool {name} failed.", "error") if task.cancelled() else task.result()
 
     def _leave(self, task: asyncio.Task[ToolResult]) -> None:
         """Cancel a tool and keep it until it stops; what comes of it is nobody's."""
@@ -134,4 +134,4 @@ async def _run(name: str, tool: Tool, parameters: Mapping[str, Any]) -> ToolResu
         if not isinstance(text, str):
             raise TypeError(f"a tool's result is a str, not {type(text).__name__}")
         return ToolResult(str.__str__(text), "ok")  # of a subclass, the text alone
-    return ToolResult(f"{name} failed", "error")
+    return ToolResult(f"The tool {name} failed.", "error")

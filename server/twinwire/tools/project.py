@@ -139,7 +139,7 @@ class Project:
             reason = "does not exist"
         except OSError:
             reason = "cannot be opened"
-        raise ToolError(f"{path!r} {reason}")
+        raise ToolError(f"The path {path!r} {reason}.")
 
     def files(self, check: Callable[[], None]) -> Generator[File, None, None]:
         """All files that are seen, each folder in the order of its names; close the iterator when done with it.
@@ -151,7 +151,7 @@ class Project:
             try:
                 root = self._enter_root(stack)
             except OSError:
-                raise ToolError("the project's folder cannot be opened") from None
+                raise ToolError("The project's folder cannot be opened.") from None
             yield from _walk(root, len(root.path), MAX_DEPTH, check)
 
     def _open(self, path: str) -> BinaryIO:

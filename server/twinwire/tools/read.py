@@ -53,16 +53,16 @@ class ReadTool(Tool):
         with self._project.open(asked.path) as file:
             try:
                 if b"\0" in file.read(_HEAD_BYTES):
-                    raise ToolError(f"{asked.path!r} is a binary file")
+                    raise ToolError(f"The file {asked.path!r} is binary; only text can be read.")
                 file.seek(0)
                 _skip_lines(file, first - 1, asked.path)
                 data = file.read(MAX_BYTES + 1)
             except OSError:
-                raise ToolError(f"{asked.path!r} cannot be read") from None
+                raise ToolError(f"The file {asked.path!r} cannot be read.") from None
         if data:
             return _piece(data, first, asked.limit)
         if first > 1:
-            raise ToolError(f"{asked.path!r} has only {first - 1} lines")
+            raise ToolError(f"The file {asked.path!r} has only {first - 1} lines.")
         return "[the file is empty]"
 
 
@@ -74,11 +74,11 @@ def _skip_lines(file: BinaryIO, lines: int, path: str) -> None:
     while found < lines:
         position += len(block)
         if position >= MAX_SKIPPED_BYTES:
-            raise ToolError(f"line {lines + 1} of {path!r} is out of reach: its first 64 MiB have {found} line ends")
+            raise ToolError(f"Line {lines + 1} of {path!r} is out of reach: its first 64 MiB have {found} line ends.")
         unended = block[-1:] not in {b"", b"\n"}
         block = file.read(MAX_BYTES)
         if not block:
-            raise ToolError(f"{path!r} has only {found + unended} lines")
+            raise ToolError(f"The file {path!r} has only {found + unended} lines.")
         found += block.count(b"\n")
         end = len(block)
     for _ in range(found - lines + 1 if lines else 0):

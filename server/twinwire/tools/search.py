@@ -75,7 +75,7 @@ class SearchTool(Tool):
         """The matches, or a line that says that there are none. Raises `ToolError`. A cancel stops the search."""
         asked = parse(parameters, SearchParameters)
         if not asked.pattern and not asked.glob:
-            raise ToolError("bad parameters: give `pattern`, `glob` or both")
+            raise ToolError("The parameters must have `pattern`, `glob` or both.")
         expression = _expression(asked.pattern, literal=not asked.regex) if asked.pattern else None
         chosen = _glob(asked.glob) if asked.glob else None
         cancelled = threading.Event()
@@ -158,7 +158,7 @@ def _excerpt(line: bytes, match: int) -> str:
 
 def _expression(pattern: str, *, literal: bool) -> Any:
     if literal and "\n" in pattern:
-        raise ToolError("`pattern` holds a line break; lines are searched one at a time")
+        raise ToolError("`pattern` must not have a line break: lines are searched one at a time.")
     return _compile("pattern", pattern if literal else f"(?m){pattern}", literal=literal)
 
 
@@ -197,8 +197,8 @@ def _compile(parameter: str, expression: str, *, literal: bool) -> Any:
     try:
         return re2.compile(expression, options)
     except UnicodeEncodeError:
-        raise ToolError(f"`{parameter}` is not valid Unicode") from None
+        raise ToolError(f"`{parameter}` must be valid Unicode.") from None
     except re2.error as error:
         reason = error.args[0]
         text = reason.decode("utf-8", "replace") if isinstance(reason, bytes) else str(reason)
-        raise ToolError(f"`{parameter}` is no expression that RE2 can run: {text}") from None
+        raise ToolError(f"`{parameter}` must be an expression that RE2 can run: {text}.") from None

@@ -64,7 +64,7 @@ _decode = msgspec.json.Decoder(_Chunk).decode
 
 
 def _garbage(what: str) -> UpstreamError:
-    return UpstreamError(f"the model's server sent {what}", code="upstream_garbage")
+    return UpstreamError(f"The model's server sent {what}.", code="upstream_garbage")
 
 
 def _decode_chunk(data: bytes) -> _Chunk:
@@ -191,7 +191,7 @@ class ChunkDecoder:
     def end(self) -> list[Part]:
         """Return the tool calls and the `Finish`. Raises `UpstreamError`: `upstream_truncated` without a reason."""
         if self.reason is None:
-            raise UpstreamError("the model's answer broke off", code="upstream_truncated")
+            raise UpstreamError("The model's answer broke off.", code="upstream_truncated")
         self.done = True
         calls = [
             ToolCall(call.id or f"call_{uuid.uuid4().hex}", call.name, "".join(call.arguments)) for call in self._calls
@@ -216,7 +216,7 @@ class ChunkDecoder:
 
     def _add(self, chunk: _Chunk, parts: list[Part]) -> None:
         if chunk.error is not None:
-            raise UpstreamError("the model's server reported an error in mid-answer")
+            raise UpstreamError("The model's server reported an error in the middle of its answer.")
         self._usage = chunk.usage or self._usage
         for choice in chunk.choices or ():
             self.reason = choice.finish_reason or self.reason

@@ -56,15 +56,15 @@ def _tls() -> ssl.SSLContext:
 def _refused(status: int, body: object, retry_after: int | None) -> UpstreamError:
     """Build the error for an answer of this status. Its body is looked at but not told: it may hold what was sent."""
     if status == 429:
-        message, code = "the model's server limits the rate of requests (429)", "upstream_rate_limited"
+        message, code = "The model's server limits the rate of requests (429).", "upstream_rate_limited"
         return UpstreamError(message, code=code, retry_after=retry_after)
     if status in {401, 403}:
-        return UpstreamError(f"the model's server refused the key ({status})", code="upstream_auth")
+        return UpstreamError(f"The model's server refused the key ({status}).", code="upstream_auth")
     if status >= 500:
-        return UpstreamError(f"the model's server failed ({status})", retry_after=retry_after)
+        return UpstreamError(f"The model's server failed ({status}).", retry_after=retry_after)
     if _CONTEXT.search(str(body)):
-        return UpstreamError(f"the conversation is too long for the model ({status})", code="upstream_context_length")
-    return UpstreamError(f"the model's server refused the request ({status})", code="upstream_rejected")
+        return UpstreamError(f"The conversation is too long for the model ({status}).", code="upstream_context_length")
+    return UpstreamError(f"The model's server refused the request ({status}).", code="upstream_rejected")
 
 
 def _retry_after(headers: Mapping[str, str]) -> int | None:
@@ -238,7 +238,7 @@ class OpenAIChatModel:
         except openai.APIStatusError as error:
             raise _refused(error.status_code, error.body, _retry_after(error.response.headers)) from None
         except openai.OpenAIError:
-            raise UpstreamError("the model's server cannot be reached", code="upstream_unreachable") from None
+            raise UpstreamError("The model's server cannot be reached.", code="upstream_unreachable") from None
         response = cast("httpx2.Response", answer)
         if self._transport is not None and not response.history:
             self._transport.learn(response.request)
