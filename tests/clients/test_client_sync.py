@@ -8,14 +8,15 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
-from typing import TypeVar
+from types import FrameType
+from typing import Any, TypeVar
 
 import pytest
 
 from support.credentials import AUTH, TOKENS
 from support.following import NOWHERE, Transport, both, numbers, words
 from support.serving import Puppets, Running, serving
-from twinwire_client import Client, RunNotFound, SyncClient, Unauthenticated
+from twinwire_client import Client, RunNotFound, SyncClient, Unauthenticated, sync
 
 T = TypeVar("T")
 
@@ -123,6 +124,48 @@ async def test_an_interrupted_wait_loses_nothing(transport: Transport, server: R
     puppet.end()
     out, problems = await process.communicate()
     assert (out.decode(), problems.decode(), process.returncode) == ("['b']\n", "", 0)
+
+
+@both
+async def test_interrupted_anywhere(transport: Transport, server: Running, puppets: Puppets) -> None:
+    """Ctrl-C at any line of the client that waits for an event loses none, and the next call goes on."""
+
+    def interrupt(after: int) -> Any:
+        left = after
+
+        def trace(frame: FrameType, event: str, _: object) -> object:
+            nonlocal left
+            if frame.f_code.co_filename != sync.__file__:
+                return None
+            left -= event == "line"
+            if left < 0:
+                raise KeyboardInterrupt
+            return trace
+
+        return trace
+
+    def program() -> list[str]:
+        seen, interrupted = [], 0
+        with SyncClient(server.url, transport=transport) as client, client.stream("m") as run:
+            assert next(run).type == "AGENT_START"
+            for lines in range(40):
+                sys.settrace(interrupt(lines))
+                try:
+                    seen.append(next(run))
+                except KeyboardInterrupt:
+                    interrupted += 1
+                finally:
+                    sys.settrace(None)
+            seen += run
+        assert 5 < interrupted < 40
+        return words(seen)
+
+    working = asyncio.ensure_future(beside(program))
+    puppet = await puppets.next()
+    for number in range(50):
+        puppet.say(str(number))
+    puppet.end()
+    assert await working == [str(number) for number in range(50)]
 
 
 async def test_token(puppets: Puppets) -> None:

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections import deque
 from collections.abc import Callable, Coroutine
-from functools import wraps
+from concurrent.futures import Future, wait
+from functools import partial, wraps
 from types import TracebackType
-from typing import Any, Concatenate, ParamSpec, Self, TypeVar
+from typing import Any, Concatenate, Generic, ParamSpec, Self, TypeVar
 
 from twinwire_client.client import Client
 from twinwire_client.events import Event, Snapshot
@@ -22,6 +24,35 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
+class _Call(Generic[T]):
+    """One call of `work` in the loop's thread. It can be given up at any moment, also before it has begun."""
+
+    def __init__(self, work: Callable[[], Coroutine[Any, Any, T]]) -> None:
+        self.outcome: Future[T] = Future()
+        self._work = work
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Begin, unless it was given up. Called in the loop's thread, as `give_up` is."""
+        if not self.outcome.cancelled():
+            self._task = asyncio.get_running_loop().create_task(self._carry_out())
+
+    def give_up(self) -> None:
+        """Cancel the work."""
+        if self._task is None:
+            self.outcome.cancel()
+        else:
+            self._task.cancel()
+
+    async def _carry_out(self) -> None:
+        try:
+            result = await self._work()
+        except BaseException as error:  # noqa: BLE001 - it is raised in the thread that waits
+            self.outcome.set_exception(error)
+        else:
+            self.outcome.set_result(result)
+
+
 class _Loop:
     """An event loop in a daemon thread, so that a program that forgets to close its client still ends."""
 
@@ -30,25 +61,17 @@ class _Loop:
         self._thread = threading.Thread(target=self._loop.run_forever, name="twinwire-client", daemon=True)
         self._thread.start()
 
-    def run(self, work: Coroutine[Any, Any, T]) -> T:
-        """What `work` returns or raises."""
+    def run(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """Return what `work()` returns, or raise what it raises. Ctrl-C cancels it, and waits until it has let go."""
         if self._loop.is_closed():
-            work.close()
             raise RuntimeError("the client is closed")
-        over = threading.Event()
-
-        async def tracked() -> T:
-            try:
-                return await work
-            finally:
-                over.set()
-
-        future = asyncio.run_coroutine_threadsafe(tracked(), self._loop)
+        call = _Call(work)
         try:
-            return future.result()
+            self._loop.call_soon_threadsafe(call.start)
+            return call.outcome.result()
         except KeyboardInterrupt:
-            if future.cancel():
-                over.wait(CANCEL_SECONDS)  # what is cancelled must have let go before anything else is asked
+            self._loop.call_soon_threadsafe(call.give_up)
+            wait([call.outcome], CANCEL_SECONDS)
             raise
 
     def close(self) -> None:
@@ -64,6 +87,7 @@ class SyncRun:
     def __init__(self, loop: _Loop, run: Run) -> None:
         self._loop = loop
         self._run = run
+        self._events: deque[Event] = deque()  # that have come, and were not returned before a Ctrl-C
 
     @property
     def run_id(self) -> str:
@@ -91,7 +115,7 @@ class SyncRun:
         return self._run.snapshot
 
     def __enter__(self) -> Self:
-        self._loop.run(self._run.__aenter__())
+        self._loop.run(self._run.__aenter__)
         return self
 
     def __exit__(
@@ -104,21 +128,26 @@ class SyncRun:
 
     def __next__(self) -> Event:
         try:
-            return self._loop.run(self._run.__anext__())
+            if not self._events:
+                self._loop.run(self._fetch)
         except StopAsyncIteration:
             raise StopIteration from None
+        return self._events.popleft()
+
+    async def _fetch(self) -> None:
+        self._events.append(await self._run.__anext__())
 
     def cancel(self) -> str:
         """See `Run`; any thread may do so."""
-        return self._loop.run(self._run.cancel())
+        return self._loop.run(self._run.cancel)
 
     def wait(self) -> str:
         """See `Run`."""
-        return self._loop.run(self._run.wait())
+        return self._loop.run(self._run.wait)
 
     def close(self) -> None:
         """Follow it no longer, as leaving the block does."""
-        self._loop.run(self._run.aclose())
+        self._loop.run(self._run.aclose)
 
 
 def _taking(
@@ -140,7 +169,7 @@ def _asking(
 ) -> Callable[Concatenate[SyncClient, P], T]:
     @wraps(method)
     def ask(self: SyncClient, /, *args: P.args, **kwargs: P.kwargs) -> T:
-        return self._loop.run(method(self._client, *args, **kwargs))
+        return self._loop.run(partial(method, self._client, *args, **kwargs))
 
     return ask
 
@@ -169,5 +198,5 @@ class SyncClient:
 
     def close(self) -> None:
         """Close all connections and end the thread."""
-        self._loop.run(self._client.aclose())
+        self._loop.run(self._client.aclose)
         self._loop.close()
