@@ -11,6 +11,7 @@ import asyncio
 import json
 import sys
 import tempfile
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
@@ -18,6 +19,7 @@ from typing import Any, NoReturn
 import msgspec
 import uvloop
 
+from benchmarks import exact
 from benchmarks.processes import ROOT, step_aside
 from benchmarks.profiles import FULL, Sizes
 from benchmarks.report import page
@@ -50,7 +52,14 @@ def parser() -> argparse.ArgumentParser:
         action="store_true",
         help="eight minutes: longer, larger, more rounds, TLS, a slow reader",
     )
-    top.add_argument("--profiles", help=f"only these, with commas between: {', '.join(PROFILES)}")
+    top.add_argument(
+        "--exact", action="store_true",
+        help="count the server's instructions, system calls and bytes per event, with valgrind and strace",
+    )  # fmt: skip
+    top.add_argument(
+        "--profiles",
+        help=f"only these, with commas between: {', '.join(PROFILES)}; with --exact: {', '.join(exact.ROWS)}",
+    )
     top.add_argument("--rounds", type=_positive, help="how often to measure each; fewer than 3 allow no verdict")
     top.add_argument("--seconds", type=_seconds, help="how long a run of most profiles goes on")
     top.add_argument("--seed", type=int, default=1, help="of the tokens' times and lengths; default %(default)s")
@@ -149,6 +158,18 @@ def writable(folder: Path) -> None:
         raise Unusable(f"--out: {folder}: {error.strerror}") from None
 
 
+def count(names: Sequence[str], folder: Path) -> None:
+    """Count what the server does per event, print, write. Raises `Unusable`."""
+    for name in names:
+        if name not in exact.ROWS:
+            raise Unusable(f"--profiles: {name!r} is none of {', '.join(exact.ROWS)}")
+    writable(folder)
+    result = uvloop.run(exact.run(names))
+    exact.keep(result, folder)
+    print(exact.table(result))
+    print(f"\n{folder / 'exact.json'}")
+
+
 def measure(wanted: Settings, folder: Path) -> None:
     """Measure, print, write; also where it ends early."""
     writable(folder)
@@ -186,6 +207,8 @@ def main() -> None:
             print(change(*map(read, flags.compare)))
         elif flags.html:
             draw(flags.html)
+        elif flags.exact:
+            count(flags.profiles.split(",") if flags.profiles else tuple(exact.ROWS), flags.out)
         else:
             measure(settings(flags), flags.out)
     except Unusable as error:

@@ -1,4 +1,4 @@
-"""The command line of the programs that measure one thing: a flag for each number, a table for a person, or JSON."""
+"""The command line of the programs that measure one thing: a flag for each figure, a table for a person, or JSON."""
 
 from __future__ import annotations
 
@@ -17,10 +17,16 @@ Report = dict[str, Any]
 def command(
     about: str, run: Callable[..., Coroutine[Any, Any, Report]], table: Callable[[Report], str], **numbers: float
 ) -> None:
-    """Run with `numbers`, each of which is the default of a flag, beside what is measured; print the report."""
+    """Run with `numbers`, each of which is the default of a flag, beside what is measured; print the report.
+
+    The flag of one that is False is a switch.
+    """
     parser = argparse.ArgumentParser(description=about, allow_abbrev=False)
     for name, number in numbers.items():
-        parser.add_argument(f"--{name}", type=type(number), default=number, help="default: %(default)s")
+        if number is False:
+            parser.add_argument(f"--{name}", action="store_true")
+        else:
+            parser.add_argument(f"--{name}", type=type(number), default=number, help="default: %(default)s")
     parser.add_argument("--json", action="store_true")
     flags = vars(parser.parse_args())
     as_json = flags.pop("json")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import platform
+import subprocess
 import time
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -40,6 +41,16 @@ def _processor() -> str:
     except OSError:
         return platform.processor()
     return next((line.partition(": ")[2] for line in lines if line.startswith("model name")), platform.machine())
+
+
+def commit(folder: str) -> str:
+    """Return the last commit that changed this folder of the project, and whether its files differ from that."""
+
+    def git(*command: str) -> str:
+        asked = ["git", *command, "--", folder]
+        return subprocess.run(asked, cwd=Path(__file__).parents[1], capture_output=True, text=True, check=False).stdout
+
+    return git("log", "-1", "--format=%h").strip() + (", changed" if git("diff", "HEAD", "--name-only") else "")
 
 
 def calibration() -> float:

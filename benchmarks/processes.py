@@ -84,9 +84,12 @@ def program(*command: str | Path, measured: bool = False, environ: dict[str, str
 
 
 @contextmanager
-def twinwire(*flags: str, environ: dict[str, str] | None = None) -> Iterator[tuple[Program, int]]:
-    """A Twinwire server, which is measured, and its port."""
-    command: Sequence[str | Path] = [Path(sys.executable).parent / "twinwire", "serve", "--port", "0", *flags]
+def twinwire(
+    *flags: str, environ: dict[str, str] | None = None, under: Sequence[str] = ()
+) -> Iterator[tuple[Program, int]]:
+    """A Twinwire server, which is measured, and its port; `under` is a command that runs its command."""
+    script = Path(sys.executable).parent / "twinwire"
+    command: Sequence[str | Path] = [*under, sys.executable, script, "serve", "--port", "0", *flags]
     with program(*command, measured=True, environ=environ) as server:
         yield server, int(server.line.partition("://")[2].split()[0].rpartition(":")[2])
 

@@ -1,10 +1,11 @@
 """What Twinwire adds to a model's tokens on their way: latency, CPU per token, and how soon a cancel reaches the model.
 
-    uv run python -m benchmarks.relay [--runs 100] [--rate 50] [--seconds 10] [--rounds 3] [--json]
+    uv run python -m benchmarks.relay [--runs 100] [--rate 50] [--seconds 10] [--rounds 3] [--obfuscated] [--json]
 
 A model's server of our own (tests/support/model_server.py) gives each token the time at which it was sent. In each
 round the same number of streams is read straight from it, through nginx without buffering (the floor), and through
 Twinwire over SSE and over WebSocket, by raw sockets in this process; what is measured has a processor of its own.
+With `--obfuscated` each chunk has the random field that api.openai.com adds.
 `ratio` is the CPU over nginx's; added latency is the difference of the percentiles. Cancel is measured from the
 command's sending to the moment the model's server sees its connection closed.
 """
@@ -174,11 +175,12 @@ def nginx(upstream: str) -> Iterator[tuple[Program, int]]:
             yield server, port
 
 
-async def run(runs: int, rate: float, seconds: float, rounds: int, cancels: int) -> Report:
+async def run(runs: int, rate: float, seconds: float, rounds: int, cancels: int, *, obfuscated: bool) -> Report:
     """All of it. The rounds' medians."""
     environ = {"OPENAI_API_KEY": "none", "TWINWIRE_RUN_TIMEOUT": "600"}
     steady_rate = ("--stamp", "--rate", f"{rate}", "--tokens", f"{int(rate * seconds)}")
-    model = (sys.executable, ROOT / "tests/support/model_server.py", *steady_rate)
+    chunks = ("--obfuscated",) if obfuscated else ()
+    model = (sys.executable, ROOT / "tests/support/model_server.py", *steady_rate, *chunks)
     taken: dict[str, list[dict[str, Any]]] = {name: [] for name in ("straight", "nginx", "sse", "ws")}
     with contextlib.ExitStack() as stack:
         upstream = stack.enter_context(program(*model))
@@ -229,7 +231,7 @@ def table(report: Report) -> str:
 def main() -> None:
     """The command."""
     about = "Measure what Twinwire adds to a model's tokens."
-    command(about, run, table, runs=100, rate=50.0, seconds=10.0, rounds=3, cancels=200)
+    command(about, run, table, runs=100, rate=50.0, seconds=10.0, rounds=3, cancels=200, obfuscated=False)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,8 @@ a clean EOF without finish_reason), and the connection is kept for the next requ
 `ModelServer(respond)` asks `respond(request)` for a script where none is queued.
 As a program, `python tests/model_server.py --port 0 --rate 50 --tokens 200` prints its URL and answers every request
 with that many tokens at that rate, the first one at once. With `--stamp` each token is
-`<time.monotonic_ns() at its sending> `. Both serve `GET /v1/models`. It knows HTTP no further than clients need here.
+`<time.monotonic_ns() at its sending> `. With `--obfuscated` each chunk has the random field that api.openai.com adds.
+Both serve `GET /v1/models`. It knows HTTP no further than clients need here.
 """
 
 from __future__ import annotations
@@ -28,7 +29,9 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import random
 import socket
+import string
 import struct
 import time
 from collections import deque
@@ -86,10 +89,16 @@ def sse(data: object) -> bytes:
     return b"data: " + json.dumps(data, ensure_ascii=False).encode() + b"\n\n"
 
 
-def delta(fields: Fields, finish_reason: str | None = None) -> bytes:
-    """Make a chunk with this delta."""
+def delta(fields: Fields, finish_reason: str | None = None, **more: object) -> bytes:
+    """Make a chunk with this delta, and with `more` behind its choices."""
     choices = [{"index": 0, "delta": fields, "finish_reason": finish_reason}]
-    return sse({"id": "c1", "object": "chat.completion.chunk", "created": 1, "model": "scripted", "choices": choices})
+    chunk = {"id": "c1", "object": "chat.completion.chunk", "created": 1, "model": "scripted", "choices": choices}
+    return sse(chunk | more)
+
+
+def obfuscation(chance: random.Random) -> Fields:
+    """Return the field that api.openai.com adds to each chunk, so that its size does not tell the token's."""
+    return {"obfuscation": "".join(chance.choices(string.ascii_letters + string.digits, k=chance.randint(1, 16)))}
 
 
 def text(*tokens: str) -> list[bytes]:
@@ -190,14 +199,16 @@ async def stall(exchange: Exchange) -> None:
     await exchange.request.closed.wait()
 
 
-def steady(rate: float, tokens: int, *, stamp: bool = False) -> Script:
-    """`tokens` tokens, `rate` a second (0: no pause), the first at once."""
+def steady(rate: float, tokens: int, *, stamp: bool = False, obfuscated: bool = False) -> Script:
+    """`tokens` tokens, `rate` a second (0: no pause), the first at once; `obfuscated` as `obfuscation` tells."""
+    chance = random.Random(1)
 
     async def act(exchange: Exchange) -> None:
         start = time.monotonic()
         for number in range(tokens):
             await asyncio.sleep(start + number / rate - time.monotonic() if rate else 0)
-            exchange.send(delta({"content": f"{time.monotonic_ns()} " if stamp else f"token{number} "}))
+            content = f"{time.monotonic_ns()} " if stamp else f"token{number} "
+            exchange.send(delta({"content": content}, **(obfuscation(chance) if obfuscated else {})))
 
     return [headers, act, *end(usage=(1, tokens))]
 
@@ -284,10 +295,11 @@ async def main() -> None:
     parser.add_argument("--rate", type=float, default=50.0, help="tokens a second of each answer; 0: no pause")
     parser.add_argument("--tokens", type=int, default=200, help="tokens of each answer")
     parser.add_argument("--stamp", action="store_true", help="each token is the time.monotonic_ns() of its sending")
+    parser.add_argument("--obfuscated", action="store_true", help="each chunk has a random field, as OpenAI's have")
     flags = parser.parse_args()
 
     def respond(_: Request) -> Script:
-        return steady(flags.rate, flags.tokens, stamp=flags.stamp)
+        return steady(flags.rate, flags.tokens, stamp=flags.stamp, obfuscated=flags.obfuscated)
 
     async with ModelServer(respond, port=flags.port) as server:
         print(server.url, flush=True)
