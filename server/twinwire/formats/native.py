@@ -9,6 +9,7 @@ from weakref import WeakValueDictionary
 from twinwire.protocol.events import Record
 
 SHARED_BYTES = 64 * 1024
+"""An event of more bytes, alone in an append or a page, is sent from the record's own bytes."""
 
 
 def sse_block(record: Record) -> bytes:
@@ -43,42 +44,24 @@ _FRAMES = {"sse": sse_block, "sse+envelope": sse_envelope, "ws": ws_message}
 class NativeView:
     """Turn records into frames one to one, and leave out those of other types. The terminal event always passes.
 
-    Followers of one run share a view. A view without a filter, of which there is one of each kind in a process, keeps
-    its last answer, because they mostly ask for the same records in turn. An event over `SHARED_BYTES` is not kept.
+    A view keeps nothing: followers with one filter share it.
     """
 
     def __init__(self, kind: str, types: frozenset[str] | None) -> None:
         self._kind = kind
         self._frame = _FRAMES[kind]
         self._types = types
-        self._records: Sequence[Record] = ()
-        self._frames: Sequence[bytes] = ()
 
     def frames(self, records: Sequence[Record]) -> Sequence[bytes]:
         """See `View`."""
-        types, frame = self._types, self._frame
-        if types is not None:
-            if len(records) == 1 and len(records[0].body) > SHARED_BYTES:
-                return self._large(records[0])
-            return [frame(record) for record in records if record.last or record.type in types]
-        kept = self._records
-        if kept and records and records[0] is kept[0] and records[-1] is kept[-1] and len(records) == len(kept):
-            return self._frames
-        if len(records) == 1:
-            record = records[0]
-            if len(record.body) > SHARED_BYTES:
-                return self._large(record)
-            frames = [frame(record)]
-        else:
-            frames = [frame(record) for record in records]
-        if len(records) <= 64:  # the live edge; a page of a replay would only be held in memory
-            self._records, self._frames = records, frames
-        return frames
+        if (types := self._types) is not None:
+            records = [record for record in records if record.last or record.type in types]
+        if len(records) == 1 and len(records[0].body) > SHARED_BYTES:
+            return self._large(records[0])
+        return [self._frame(record) for record in records]
 
     def _large(self, record: Record) -> Sequence[bytes]:
-        """Return the frames of one event that is too large to be copied or kept."""
-        if self._types is not None and not record.last and record.type not in self._types:
-            return []
+        """Return the frames of one event that is too large to be copied."""
         if self._kind == "ws":
             return [record.body]
         start, stop = (record.start, record.stop) if self._kind == "sse" else (0, len(record.body))
