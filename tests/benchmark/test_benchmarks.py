@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -105,13 +106,13 @@ def test_a_bad_network_loses_nothing(tmp_path: Path) -> None:
 
 
 async def test_a_bad_network_keeps_the_order() -> None:
-    """What goes through it in many small pieces, late ones among them, comes out as it went in, until it is cut."""
-    pieces = [b"%06d" % number for number in range(600)]
+    """What goes through it in many small pieces comes late, some of it very, and in order, until it is cut."""
+    count = 600
 
     async def speak(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with suppress(ConnectionError):
-            for piece in pieces:
-                writer.write(piece)
+        for number in range(count):
+            if not writer.is_closing():
+                writer.write(b"%06d %020d\n" % (number, time.monotonic_ns()))
                 await asyncio.sleep(0.0005)
         writer.close()
 
@@ -119,19 +120,25 @@ async def test_a_bad_network_keeps_the_order() -> None:
     port = server.sockets[0].getsockname()[1]
     with program(sys.executable, "-m", "benchmarks.lossy", str(port), "1") as proxy:
 
-        async def heard() -> bytes:
+        async def heard() -> list[tuple[int, float]]:
             reader, writer = await asyncio.open_connection("127.0.0.1", int(proxy.line))
-            came = bytearray()
-            with suppress(ConnectionError):
-                while data := await reader.read(65536):
-                    came += data
+            came: list[tuple[int, float]] = []
+            with suppress(ConnectionError, asyncio.IncompleteReadError):
+                while True:
+                    number, sent = (await reader.readuntil(b"\n")).split()
+                    came.append((int(number), (time.monotonic_ns() - int(sent)) / 1e9))
             writer.close()
-            return bytes(came)
+            return came
 
         every = await asyncio.gather(*(heard() for _ in range(40)))
     server.close()
-    assert max(map(len, every)) > 600
-    assert [came for came in every if not b"".join(pieces).startswith(came)] == []
+    assert [came for came in every if [number for number, _ in came] != list(range(len(came)))] == []
+    lengths = [len(came) for came in every]
+    assert max(lengths) > 100
+    assert min(lengths) < count
+    late = [delay for came in every for _, delay in came]
+    assert min(late) > DELAY * 0.95
+    assert max(late) > AGAIN
 
 
 @pytest.mark.full

@@ -9,19 +9,10 @@ import sys
 import pytest
 
 import twinwire_client
+from support.chaos import chaos
 from support.following import NOWHERE, Transport, both, connected, numbers, words
 from support.serving import Puppets, Running, echo, serving
-from twinwire_client import (
-    AgentNotFound,
-    ApiError,
-    Client,
-    Gap,
-    Run,
-    RunFailed,
-    RunNotFound,
-    SessionBusy,
-    TwinwireClientError,
-)
+from twinwire_client import AgentNotFound, ApiError, Client, Gap, Run, RunFailed, RunNotFound, SessionBusy
 
 
 @both
@@ -223,11 +214,13 @@ async def test_leaving_follows_no_more(transport: Transport, server: Running, pu
 
 @both
 async def test_not_the_client_s_business(transport: Transport, server: Running) -> None:
-    """What answers, but is no Twinwire server, is an error that says so, not a loop."""
-    async with connected(f"{server.url}/healthz", max_attempts=1) as client:
-        with pytest.raises(TwinwireClientError):
+    """What answers, but is no Twinwire server, is an error with its status after one request, not a loop."""
+    async with chaos(server.port) as proxy, connected(f"{proxy.url}/healthz") as client:
+        with pytest.raises(ApiError) as told:
             async with client.stream("m", transport=transport):
                 pass
+        assert told.value.status == (404 if transport == "sse" else 403)  # a handshake for another path is refused
+        assert proxy.accepted == 1
 
 
 async def test_imports_no_server() -> None:

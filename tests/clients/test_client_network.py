@@ -10,7 +10,7 @@ import pytest
 
 from support.chaos import Proxy, chaos
 from support.following import NOWHERE, QUICK, Transport, both, connected, numbers, words
-from support.serving import Puppets, Running, echo, serving
+from support.serving import Puppets, Running, echo, serving, until
 from twinwire.transports import Verdict
 from twinwire_client import Backoff, Client, ConnectionLost
 from twinwire_client.api import network
@@ -163,15 +163,23 @@ async def test_type_filter(transport: Transport, proxy: Proxy, puppets: Puppets)
 
 @both
 async def test_cancelled_while_entering(transport: Transport, proxy: Proxy, puppets: Puppets) -> None:
-    """A start that is cancelled while its answer is awaited leaves nothing behind."""
+    """A start that is cancelled while its answer is awaited is made once, and its connection or following ends."""
     proxy.mute = 1
     async with connected(proxy.url) as client:
-        entering = asyncio.ensure_future(client.stream("m", transport=transport).__aenter__())
-        # Over WebSocket the handshake's answer is missing already, and no start is sent.
-        await (puppets.next() if transport == "sse" else proxy.arrived.wait())
+        entering = asyncio.ensure_future(client.stream("m", transport=transport, on_disconnect="cancel").__aenter__())
+        # Over WebSocket the handshake's answer is missing already, and the start is sent once that has come.
+        if transport == "sse":
+            await puppets.next()
+        await proxy.arrived.wait()
         entering.cancel()
         with pytest.raises(asyncio.CancelledError):
             await entering
+        if transport == "sse":
+            await until(lambda: not proxy.links)
+        else:
+            proxy.flow()
+            await (await puppets.next()).closed.wait()
+        assert (proxy.accepted, puppets.started) == (1, 1)
 
 
 @both

@@ -15,7 +15,7 @@ import pytest
 
 from support.credentials import AUTH, TOKENS
 from support.following import NOWHERE, Transport, both, numbers, words
-from support.serving import Puppets, Running, serving
+from support.serving import Puppets, Running, serving, until
 from twinwire_client import Client, RunNotFound, SyncClient, Unauthenticated, sync
 
 T = TypeVar("T")
@@ -64,11 +64,17 @@ async def test_runs_in_threads(transport: Transport, server: Running, puppets: P
             return words(list(run))
 
     working = [asyncio.ensure_future(beside(lambda i=i: follow(i))) for i in range(5)]  # type: ignore[misc]
-    for _ in range(5):
-        puppet = await puppets.next()
+    started = sorted([await puppets.next() for _ in range(5)], key=lambda puppet: puppet.request.message)
+    for puppet in started:
         puppet.say(puppet.request.message)
+    await until(lambda: all(run._run._seen for run in runs))
+    assert len(server.service.heartbeats.pumps) == (1 if transport == "ws" else 5)
+    await beside(runs[4].close)
+    with pytest.raises(RuntimeError, match="async with"):
+        await working.pop()
+    for puppet in started:
         puppet.end()
-    assert await asyncio.gather(*working) == [[f"m{i}"] for i in range(5)]
+    assert await asyncio.gather(*working) == [[f"m{i}"] for i in range(4)]
     await beside(client.close)
     with pytest.raises(RuntimeError, match="the client is closed"):
         await beside(lambda: client.get(NOWHERE))

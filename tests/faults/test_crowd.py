@@ -7,6 +7,7 @@ import json
 import signal
 import time
 from pathlib import Path
+from statistics import median
 
 import httpx
 import pytest
@@ -47,7 +48,7 @@ async def delays(follower: AnyFollower, seconds: float) -> list[float]:
 
 @pytest.mark.parametrize("kind", KINDS)
 async def test_stalled_readers(kind: str, tmp_path: Path) -> None:
-    """They are dropped soon after the send timeout and are counted; another run's follower sees its events in time."""
+    """They are dropped within twice the send timeout and are counted; another run's follower is served as before."""
     (tmp_path / "mine.py").write_text(MINE)
     flags = ("--port", "0", "--send-timeout", str(SEND_TIMEOUT), "--run-timeout", "60")
     with Process("serve", "mine:mine", *flags, cwd=tmp_path) as process:
@@ -64,13 +65,15 @@ async def test_stalled_readers(kind: str, tmp_path: Path) -> None:
             sockets = await bare.sockets(process, STALLED, type="attach", run_id=noisy)
             for socket in sockets:
                 socket.transport.pause_reading()
+            joined = time.monotonic()
             crowded = asyncio.create_task(delays(follower, SEND_TIMEOUT))  # what came before tells of this process
             most, slow = before, 0
             while slow < 2 * STALLED:
                 most = max(most, resident(pid))
                 lines = (await client.get("/metrics")).text.splitlines()
                 slow = sum(int(float(line.split()[-1])) for line in lines if 'verdict="slow"' in line)
-                assert time.monotonic() - began < 40
+                assert slow == 0 or time.monotonic() - began > SEND_TIMEOUT
+                assert time.monotonic() - joined < 2 * SEND_TIMEOUT
                 await asyncio.sleep(0.1)
             took = time.monotonic() - began
             late = await crowded
@@ -85,11 +88,11 @@ async def test_stalled_readers(kind: str, tmp_path: Path) -> None:
         process.popen.terminate()
         code, _, err = await asyncio.to_thread(process.end, 10)
     assert (code, err) == (-signal.SIGTERM, "")
-    p50, p99 = late[len(late) // 2], late[len(late) * 99 // 100]
+    p50, alone50 = median(late), median(alone)
     print(
         f"{2 * STALLED} stalled, dropped {took:.1f} s after the first came; memory +{(most - before) / 2**20:.0f} MiB; "
-        f"{kind} follower's p50 {p50 * 1000:.1f} ms and p99 {p99 * 1000:.1f} ms, alone "
-        f"{alone[len(alone) // 2] * 1000:.1f} and {alone[len(alone) * 99 // 100] * 1000:.1f} ms"
+        f"{kind} follower's p50 {p50 * 1000:.1f} ms and p99 {late[len(late) * 99 // 100] * 1000:.1f} ms, alone "
+        f"{alone50 * 1000:.1f} and {alone[len(alone) * 99 // 100] * 1000:.1f} ms"
     )
     assert most - before < 2 * STALLED * QUEUED + 64 * 2**20
-    assert p50 < 0.25
+    assert p50 < 5 * alone50

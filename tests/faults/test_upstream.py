@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from collections.abc import AsyncIterator
+from statistics import median
 
 import pytest
 
@@ -21,22 +23,36 @@ from twinwire_client import Client
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("said", [0, 3])
 async def test_a_cancel_closes_the_model_s_connection(kind: str, said: int) -> None:
-    """Before the first token and in the middle: the model's server sees its client go."""
+    """Before the first token and in the middle: the model's server sees its client go, about as soon as a cancel takes.
+
+    The measure is a second cancel of the same run, which does nothing.
+    """
     async with ModelServer() as upstream:
-        upstream.script(headers, *tokens(*"abc"[:said]), stall)
         agent = SimpleAgent("simple", OpenAIChatModel("scripted", base_url=upstream.url, api_key="none"))
+        closes, controls = [], []
         async with serving({"simple": agent}) as server, leakless(server):
-            follower = await start(kind, server)
-            request = await upstream.arrived()
-            for _ in range(said):
-                while b"LLM_CHUNK" not in (await follower.next() or b""):
-                    pass
-            began = time.monotonic()
-            assert await cancel(kind, server, follower.run_id) == "accepted"
-            async with asyncio.timeout(10):  # the model's own timeout would close it after 30 s
-                await request.closed.wait()
-            print(f"{kind}: the model's connection closed {(time.monotonic() - began) * 1000:.0f} ms after the cancel")
-            await follower.close()
+            for _ in range(9):
+                upstream.script(headers, *tokens(*"abc"[:said]), stall)
+                follower = await start(kind, server)
+                request = await upstream.arrived()
+                for _ in range(said):
+                    while b"LLM_CHUNK" not in (await follower.next() or b""):
+                        pass
+                began = time.perf_counter()
+                assert await cancel(kind, server, follower.run_id) == "accepted"
+                async with asyncio.timeout(10):  # the model's own timeout would close it after 30 s
+                    await request.closed.wait()
+                closes.append(time.perf_counter() - began)
+                began = time.perf_counter()
+                assert await cancel(kind, server, follower.run_id) == "already_finished"
+                controls.append(time.perf_counter() - began)
+                await follower.close()
+        closed, control = median(closes), median(controls)
+        print(
+            f"{kind}: the model's connection closed {closed * 1000:.0f} ms after the cancel, "
+            f"which takes {control * 1000:.0f} ms alone"
+        )
+        assert closed < 6 * control
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -72,12 +88,16 @@ async def lateness(done: asyncio.Event) -> float:
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("whose", ["model", "agent"])
 async def test_one_delta_of_10_mb(kind: Transport, whose: str) -> None:
-    """It is one event, and comes whole, on either transport; nobody else waits for it for a second."""
+    """It is one event, and comes whole, on either transport; nobody else waits much longer than it takes to parse."""
     async with ModelServer() as upstream:
         upstream.script(answer(HUGE))
         model = OpenAIChatModel("scripted", base_url=upstream.url, api_key="none")
         agent: Agent = SimpleAgent("simple", model) if whose == "model" else huge
         async with serving({"mine": agent}) as server, leakless(server), Client(server.url) as client:
+            began = time.perf_counter()
+            for _ in range(3):
+                json.loads(json.dumps(HUGE))
+            parsing = (time.perf_counter() - began) / 3
             done = asyncio.Event()
             waiting = asyncio.create_task(lateness(done))
             async with client.stream("hi", transport=kind) as run:
@@ -85,10 +105,10 @@ async def test_one_delta_of_10_mb(kind: Transport, whose: str) -> None:
             done.set()
             worst = await waiting
             await model.aclose()
-            print(f"{kind}, {whose}: all else waited {worst * 1000:.0f} ms at most")
+            print(f"{kind}, {whose}: all else waited {worst * 1000:.0f} ms at most, JSON takes {parsing * 1000:.0f} ms")
             assert [event.data["delta"] == HUGE for event in seen if event.type == "LLM_CHUNK"] == [True]
             assert (seen[-1].type, seen[-1].data["result"] == HUGE) == ("AGENT_FINISH", True)
-            assert worst < 1
+            assert worst < 10 * parsing
 
 
 @pytest.mark.parametrize("kind", KINDS)

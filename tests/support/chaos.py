@@ -91,6 +91,11 @@ class Proxy:
         for link in self.links.values():
             link.flows.clear()
 
+    def flow(self) -> None:
+        """Let through what was stalled."""
+        for link in self.links.values():
+            link.flows.set()
+
     def accept(self, reader: asyncio.StreamReader, client: asyncio.StreamWriter) -> None:
         """One connection more."""
         self.accepted += 1

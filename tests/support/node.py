@@ -23,13 +23,13 @@ def needed() -> None:
     pytest.skip(missing)
 
 
-async def node(*arguments: str, stdin: str = "", **environment: str) -> str:
-    """What a Node program of the client's folder prints. It must succeed, and is killed where the test is over."""
+async def node(*arguments: str, stdin: str = "", cwd: Path = CLIENT, **environment: str) -> str:
+    """Return what a Node program prints. It must succeed, and is killed if the test ends before it does."""
     needed()
     process = await asyncio.create_subprocess_exec(
         "node",
         *arguments,
-        cwd=CLIENT,
+        cwd=cwd,
         env={**os.environ, **environment},
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,

@@ -125,7 +125,7 @@ class Run:
         await self.aclose()
 
     async def aclose(self) -> None:
-        """Follow it no longer, as leaving the block does."""
+        """Follow it no longer, as leaving the block does. Whoever waits for an event of it gets a `RuntimeError`."""
         self._left = True
         await self._drop()
 
@@ -133,15 +133,17 @@ class Run:
         return self
 
     async def __anext__(self) -> Event:
-        if self._left:
-            raise RuntimeError("a run's events are read inside its async with block")
-        while not self._ended:
+        while not self._ended or self._left:
+            if self._left:
+                raise RuntimeError("a run's events are read inside its async with block")
             try:
                 if self._connection is None:
                     await self._reconnect()
                 else:
                     return self._take(await self._connection.receive())
             except Broken as error:
+                if self._left:
+                    continue
                 if self._connection is not None:
                     self._attempts.succeeded(asyncio.get_running_loop().time() - self._connected_at)
                     await self._drop()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, suppress
+from types import AsyncGeneratorType
 from typing import cast
 
 import httpx
@@ -78,9 +79,12 @@ class _Connection:
         """See `run.Connection`.
 
         Then the generators of the libraries between are run to their end, where they find the connection closed:
-        left alone, each of them would be closed some time later, by a task of the event loop's.
+        left alone, each of them would be closed some time later, by a task of the event loop's. If another task waits
+        in them, it is that task that finds the connection closed.
         """
         await self._response.aclose()
+        if cast("AsyncGeneratorType[ServerSentEvent, None]", self._blocks).ag_running:
+            return
         with suppress(SSEError, httpx.HTTPError, httpx.StreamError, TimeoutError):
             async for _ in self._blocks:
                 pass

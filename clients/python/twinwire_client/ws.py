@@ -111,6 +111,7 @@ class _Connection:
     async def aclose(self) -> None:
         """See `run.Connection`."""
         self._session.leave(self._at.run_id, self)
+        self.fail(Broken("the run is followed no longer"))
 
     def put(self, text: str, *, last: bool) -> None:
         """See `Channel`. A reader that is far behind lags in the server's log, not here."""
