@@ -53,17 +53,20 @@ from typing import Any, ClassVar
 class TwinwireError(Exception):
     """The root of the tree. `field` names the part of the input that was wrong, if one was.
 
-    `message` is whole sentences that name the field themselves: nothing is put before them.
+    `message` is whole sentences that name the field themselves: nothing is put before them. Many classes have a message
+    of their own, which an argument replaces.
     """
 
     status: ClassVar[int] = 500
     code: str = "internal"
     close_code: ClassVar[int] = 4500
+    message: str = "The server had an internal error."
+    field: str | None = None
 
-    def __init__(self, message: str, *, field: str | None = None) -> None:
-        super().__init__(message)
-        self.message = message
-        self.field = field
+    def __init__(self, message: str | None = None, *, field: str | None = None) -> None:
+        self.message = self.message if message is None else message
+        self.field = field or self.field
+        super().__init__(self.message)
 
     def payload(self) -> dict[str, Any]:
         """`{"code", "message", "field"?}`: the body of an HTTP error and of a WebSocket `error`."""
@@ -117,18 +120,15 @@ class IdempotencyMismatch(BadRequest):
     """The key was used before, for another request."""
 
     status, code = 422, "idempotency_mismatch"
-
-    def __init__(self) -> None:
-        super().__init__("`idempotency_key` was used for a different request. Send a new key.", field="idempotency_key")
+    message = "`idempotency_key` was used for a different request. Send a new key."
+    field = "idempotency_key"
 
 
 class Unauthenticated(TwinwireError):
     """No credential, or none that is good; which of the two, and why, is nobody's business."""
 
     status, code, close_code = 401, "unauthenticated", 4501
-
-    def __init__(self) -> None:
-        super().__init__("A valid credential is required.")
+    message = "A valid credential is required."
 
 
 class Forbidden(TwinwireError):
@@ -141,20 +141,15 @@ class OriginNotAllowed(Forbidden):
     """A page of a site that is not allowed has a browser ask."""
 
     code = "origin_not_allowed"
-
-    def __init__(self) -> None:
-        super().__init__("Pages of this origin may not use the server. Its `--cors-origin` setting allows an origin.")
+    message = "Pages of this origin may not use the server. Its `--cors-origin` setting allows an origin."
 
 
 class BadHost(TwinwireError):
     """A name that this server does not go by: DNS may have been made to point here (DNS rebinding)."""
 
     status, code = 421, "bad_host"
-
-    def __init__(self) -> None:
-        super().__init__(
-            "`Host` must be a name of this server. Its `--allowed-host` setting adds a name.", field="host"
-        )
+    message = "`Host` must be a name of this server. Its `--allowed-host` setting adds a name."
+    field = "host"
 
 
 class NotFound(TwinwireError):
@@ -165,16 +160,13 @@ class RunNotFound(NotFound):
     """No such run, a run of somebody else, or no well-formed run id: one answer for all three."""
 
     code = "run_not_found"
-
-    def __init__(self) -> None:
-        super().__init__("The run does not exist.")
+    message = "The run does not exist."
 
 
 class AgentNotFound(NotFound):
     code = "agent_not_found"
-
-    def __init__(self) -> None:
-        super().__init__("The server has no agent of this name.", field="agent")
+    message = "The server has no agent of this name."
+    field = "agent"
 
 
 class CursorGone(TwinwireError):
@@ -193,11 +185,8 @@ class CursorGone(TwinwireError):
 
 class SessionBusy(TwinwireError):
     status, code = 409, "session_busy"
-
-    def __init__(self) -> None:
-        super().__init__(
-            'A run of this `session_id` is still running. Send `"interrupt": true` to end it.', field="session_id"
-        )
+    message = 'A run of this `session_id` is still running. Send `"interrupt": true` to end it.'
+    field = "session_id"
 
 
 class StaleWriter(TwinwireError):
@@ -250,50 +239,39 @@ class TooManyFollowed(TwinwireError):
 
 class Draining(TwinwireError):
     status, code, close_code = 503, "draining", 1012
-
-    def __init__(self) -> None:
-        super().__init__("The server is shutting down. Try again later.")
+    message = "The server is shutting down. Try again later."
 
 
 class LogUnavailable(TwinwireError):
     status, code, close_code = 503, "log_unavailable", 4013
-
-    def __init__(self, message: str = "The event log cannot be reached. Try again later.") -> None:
-        super().__init__(message)
+    message = "The event log cannot be reached. Try again later."
 
 
 class LogLost(LogUnavailable):
     """The log is gone for as long as the process lives: whoever waits for it is told, and waits no longer."""
 
-    def __init__(self) -> None:
-        super().__init__("The event log was lost. The operator must restore it and restart the server.")
+    message = "The event log was lost. The operator must restore it and restart the server."
 
 
 class Busy(TwinwireError):
     """The memory for large replies is in use by others."""
 
     status, code, close_code = 503, "busy", 4013
-
-    def __init__(self) -> None:
-        super().__init__("The server is sending too many large replies at the moment. Try again later.")
+    message = "The server is sending too many large replies at the moment. Try again later."
 
 
 class ModelUnavailable(TwinwireError):
     """The local model's process has died and is not up again yet; a run meanwhile ends in an ERROR of its own."""
 
     status, code, close_code = 503, "model_unavailable", 4013
-
-    def __init__(self) -> None:
-        super().__init__("The local model is not running. Try again later.")
+    message = "The local model is not running. Try again later."
 
 
 class RunsUnavailable(TwinwireError):
     """This process cannot carry a run out, whatever the agent: a fault of the installation, or of Twinwire."""
 
     status, code, close_code = 503, "runs_unavailable", 4013
-
-    def __init__(self) -> None:
-        super().__init__("The server cannot carry out runs. Its log says why.")
+    message = "The server cannot carry out runs. Its log says why."
 
 
 class FailedDependency(TwinwireError):
@@ -332,10 +310,9 @@ class RunError(TwinwireError):
     """
 
     code = "agent_error"
+    message = "The agent failed."
 
-    def __init__(
-        self, message: str = "The agent failed.", *, code: str | None = None, retry_after: int | None = None
-    ) -> None:
+    def __init__(self, message: str | None = None, *, code: str | None = None, retry_after: int | None = None) -> None:
         super().__init__(message)
         self.retry_after = retry_after
         if code is not None:

@@ -232,4 +232,4 @@ def _body(request: Request[Any, Any, Any], error: TwinwireError, status: int) ->
 
 def _unexpected(request: Request[Any, Any, Any], error: Exception) -> Response[dict[str, Any]]:
     logger.error("%s %s failed", request.method, request.scope["path"], exc_info=error)
-    return JsonResponse(_body(request, TwinwireError("The server had an internal error."), 500), status_code=500)
+    return JsonResponse(_body(request, TwinwireError(), 500), status_code=500)
