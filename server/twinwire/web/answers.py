@@ -6,13 +6,14 @@ The head of each answer, also of the framework's errors, passes `fields`.
 from __future__ import annotations
 
 import re
+from abc import abstractmethod
 from collections.abc import Awaitable, Callable, Mapping
 from types import MappingProxyType
 from typing import Any
 
 from litestar import Response
 from litestar.serialization import default_serializer
-from litestar.types import Message, Scope, Send, Serializer
+from litestar.types import ASGIApp, Message, Receive, Scope, Send, Serializer
 
 from twinwire.protocol.events import dump
 from twinwire.settings import Settings
@@ -53,6 +54,23 @@ class JsonResponse(Response[Any]):
         if isinstance(content, (dict, list)):
             return dump(content)
         return super().render(content, media_type, enc_hook)
+
+
+class OwnAnswer(Response[None]):
+    """The base of answers that are ASGI apps: a route returns one, and it sends itself."""
+
+    def to_asgi_response(self, *_: Any, **__: Any) -> ASGIApp:  # type: ignore[override]
+        """See `Response`."""
+        return self.serve
+
+    @abstractmethod
+    async def serve(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer the request."""
+
+
+def encoded(fields: Mapping[str, str]) -> list[tuple[bytes, bytes]]:
+    """Return header fields as ASGI has them."""
+    return [(name.encode(), value.encode()) for name, value in fields.items()]
 
 
 def fields(settings: Settings, *client_headers: str) -> Callable[[Message, Scope], Awaitable[None]]:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from litestar import Response
-from litestar.types import ASGIApp, Receive, Scope, Send
+from litestar.types import Receive, Scope, Send
 
 from twinwire.protocol.events import dump
 from twinwire.runs.reserve import Claim
+from twinwire.web.answers import OwnAnswer, encoded
 
 
-class HeldJson(Response[None]):
+class HeldJson(OwnAnswer):
     """A JSON answer that is encoded when it is sent, and gives its claim back when the client has taken it."""
 
     def __init__(
@@ -22,17 +22,14 @@ class HeldJson(Response[None]):
         self._claim = claim
         self._fields = headers or {}
 
-    def to_asgi_response(self, *_: Any, **__: Any) -> ASGIApp:  # type: ignore[override]
-        """See `Response`: an ASGI app that serves itself."""
-        return self._serve
-
-    async def _serve(self, _scope: Scope, _receive: Receive, send: Send) -> None:
+    async def serve(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002
+        """See `OwnAnswer`."""
         try:
             body = dump(self._value)
             self._value = None
             fields = {"content-type": "application/json", "content-length": str(len(body)), **self._fields}
-            headers = [(name.encode(), value.encode()) for name, value in fields.items()]
-            await send({"type": "http.response.start", "status": self.status_code or 200, "headers": headers})
+            status = self.status_code or 200
+            await send({"type": "http.response.start", "status": status, "headers": encoded(fields)})
             await send({"type": "http.response.body", "body": body, "more_body": True})
             del body
             # A server waits before it sends more than a client has taken.

@@ -12,7 +12,7 @@ from types import MappingProxyType
 from typing import Any
 
 from litestar import Request, Response
-from litestar.types import ASGIApp, Receive, Scope, Send
+from litestar.types import Receive, Scope, Send
 
 from twinwire.auth import ANYBODY, Identity
 from twinwire.formats import JoiningView, View, native
@@ -26,6 +26,7 @@ from twinwire.runs.reserve import Claim
 from twinwire.transports import sse
 from twinwire.transports.limiter import AGAIN_SECONDS
 from twinwire.web import answers
+from twinwire.web.answers import OwnAnswer, encoded
 from twinwire.web.input import FollowQuery
 from twinwire.web.service import Service
 
@@ -34,8 +35,6 @@ logger = logging.getLogger("twinwire.web")
 RUN_HEADER = "twinwire-run"
 HEARTBEAT_HEADER = "twinwire-heartbeat"
 FULL_RETRY_MS = 1000 * AGAIN_SECONDS  # with its jitter less than the grace that a run has without a follower by default
-
-
 NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 SKIP_PAGE = 256
 
@@ -45,34 +44,44 @@ def _retry(milliseconds: float) -> int:
     return round(milliseconds * random.uniform(0.5, 1.5))
 
 
-class PutOff(Response[None]):
+class HeadAlone(OwnAnswer):
+    """The head of an answer that would have these fields: a HEAD request starts no run, and follows none."""
+
+    def __init__(self, fields: Mapping[str, str]) -> None:
+        super().__init__(None)
+        self._fields = encoded(fields)
+
+    async def serve(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002
+        """See `OwnAnswer`."""
+        await send({"type": "http.response.start", "status": 200, "headers": self._fields})
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+class PutOff(HeadAlone):
     """An SSE answer to a start for whose stream there is no room: a time to come again, and no run begins.
 
     It has no cursor, so that the reconnect is the same start.
     """
 
     def __init__(self, service: Service) -> None:
-        super().__init__(None)
+        super().__init__(stream_headers(service))
         self._service = service
 
-    def to_asgi_response(self, *_: Any, **__: Any) -> ASGIApp:  # type: ignore[override]
-        """See `Response`: an ASGI app that serves itself."""
-        return self._serve
-
-    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
-        headers = _encoded(stream_headers(self._service))
+    async def serve(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """See `OwnAnswer`."""
         if answers.is_head(scope):
-            await _head_alone(send, headers)
+            await super().serve(scope, receive, send)
             return
         self._service.metrics.refused["busy"] += 1
         opening = b"retry: %d\n\n" % _retry(FULL_RETRY_MS)
-        await sse.put_off(scope, receive, send, headers=headers, opening=opening)
+        await sse.put_off(scope, receive, send, headers=self._fields, opening=opening)
 
 
-class EventStream(Response[None]):
+class EventStream(HeadAlone):
     """An SSE answer: the events of a run after number `after`.
 
-    `opening` is what the body begins with, by default what EventSource takes its cursor from; `claim` is what it costs.
+    The body begins with `opening`, by default the block that EventSource takes its cursor from. `claim` is what that
+    costs.
     """
 
     def __init__(
@@ -87,7 +96,7 @@ class EventStream(Response[None]):
         claim: Claim | None = None,
         headers: Mapping[str, str] = NO_HEADERS,
     ) -> None:
-        super().__init__(None)
+        super().__init__({**stream_headers(service), RUN_HEADER: run.run_id, **headers})
         self._service = service
         self._run_id = run.run_id
         self._user_id = run.user_id
@@ -96,16 +105,12 @@ class EventStream(Response[None]):
         self._by = by
         self._opening = opening
         self._claim = claim
-        self._headers = _encoded({**stream_headers(service), RUN_HEADER: run.run_id, **headers})
 
-    def to_asgi_response(self, *_: Any, **__: Any) -> ASGIApp:  # type: ignore[override]
-        """See `Response`: an ASGI app that serves itself."""
-        return self._serve
-
-    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def serve(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """See `OwnAnswer`."""
         settings, limiter = self._service.settings, self._service.limiter
         if answers.is_head(scope):
-            await _head_alone(send, self._headers)
+            await super().serve(scope, receive, send)
             return
         await asyncio.sleep(0)  # a run that has just started asks its model before the answer to this begins
         full = limiter.full(self._user_id)
@@ -114,7 +119,7 @@ class EventStream(Response[None]):
         if full:
             self._service.metrics.refused["busy"] += 1
             self._claim = None
-            await sse.put_off(scope, receive, send, headers=self._headers, opening=opening)
+            await sse.put_off(scope, receive, send, headers=self._fields, opening=opening)
             return
         claim, self._claim, self._opening = self._claim, None, b""
         await sse.serve(
@@ -129,25 +134,10 @@ class EventStream(Response[None]):
             view=self._view,
             by=self._by,
             entry=limiter.entered(self._user_id),
-            headers=self._headers,
+            headers=self._fields,
             opening=opening,
             sent=claim,
         )
-
-
-class HeadAlone(Response[None]):
-    """The head of an answer that would have these fields: a HEAD request starts no run."""
-
-    def __init__(self, fields: Mapping[str, str]) -> None:
-        super().__init__(None)
-        self._fields = fields
-
-    def to_asgi_response(self, *_: Any, **__: Any) -> ASGIApp:  # type: ignore[override]
-        """See `Response`: an ASGI app that serves itself."""
-        return self._serve
-
-    async def _serve(self, _: Scope, __: Receive, send: Send) -> None:
-        await _head_alone(send, _encoded(self._fields))
 
 
 def stream_headers(service: Service) -> Mapping[str, str]:
@@ -157,15 +147,6 @@ def stream_headers(service: Service) -> Mapping[str, str]:
         "x-accel-buffering": "no",
         HEARTBEAT_HEADER: f"{service.settings.heartbeat:g}",
     }
-
-
-def _encoded(fields: Mapping[str, str]) -> list[tuple[bytes, bytes]]:
-    return [(name.encode(), value.encode()) for name, value in fields.items()]
-
-
-async def _head_alone(send: Send, fields: list[tuple[bytes, bytes]]) -> None:
-    await send({"type": "http.response.start", "status": 200, "headers": fields})
-    await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
 async def follow(
