@@ -10,23 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from twinwire.formats import SseView, sse_data
-from twinwire.formats.parts import (
-    Answer,
-    Begin,
-    Call,
-    Close,
-    Delta,
-    End,
-    Note,
-    Open,
-    Part,
-    Parts,
-    StepBegin,
-    StepEnd,
-    seconds,
-    usage,
-)
+from twinwire.formats import SseView, parts, sse_data
 from twinwire.protocol.events import Record, StreamEvent, decode, dump
 
 VERSION = "1.0"
@@ -65,48 +49,48 @@ class Events:
         self._modern = modern
         self._reasoning = reasoning
         self._toolless = toolless
-        self._parts = Parts()
+        self._parts = parts.Parts()
         self._parent: str | None = None  # the assistant message that the calls to come belong to
 
     def __call__(self, event: StreamEvent) -> list[Fields]:
         """See `Translate`. `timestamp` is in milliseconds; `metadata.id` is the id of the event it came from."""
         common = {
-            "timestamp": round(seconds(event) * 1000),
+            "timestamp": round(parts.seconds(event) * 1000),
             "metadata": {"id": event.id},
         }
         return [{**fields, **common} for part in self._parts.take(event) for fields in self._fields(part)]
 
-    def _fields(self, part: Part) -> list[Fields]:
+    def _fields(self, part: parts.Part) -> list[Fields]:
         match part:
-            case Begin(run_id):
+            case parts.Begin(run_id):
                 self._thread_id, self._run_id = self._thread_id or run_id, self._run_id or run_id
                 version = {"protocolVersion": VERSION} if self._modern else {}
                 started = {"type": "RUN_STARTED", **self._ids, **version}
                 return [started, dict(TOOLS_IGNORED)] if self._toolless else [started]
-            case Open("text", id):
+            case parts.Open("text", id):
                 self._parent = id
                 return [{"type": "TEXT_MESSAGE_START", "messageId": id, "role": "assistant"}]
-            case Delta("text", id, text):
+            case parts.Delta("text", id, text):
                 return [{"type": "TEXT_MESSAGE_CONTENT", "messageId": id, "delta": text}]
-            case Close("text", id):
+            case parts.Close("text", id):
                 return [{"type": "TEXT_MESSAGE_END", "messageId": id}]
-            case Open() | Delta() | Close() if not self._reasoning:
+            case parts.Open() | parts.Delta() | parts.Close() if not self._reasoning:
                 return []
-            case Open(_, id):
+            case parts.Open(_, id):
                 return [
                     {"type": "REASONING_START", "messageId": id},
                     {"type": "REASONING_MESSAGE_START", "messageId": id, "role": "reasoning"},
                 ]
-            case Delta(_, id, text):
+            case parts.Delta(_, id, text):
                 return [{"type": "REASONING_MESSAGE_CONTENT", "messageId": id, "delta": text}]
-            case Close(_, id):
+            case parts.Close(_, id):
                 return [{"type": "REASONING_MESSAGE_END", "messageId": id}, {"type": "REASONING_END", "messageId": id}]
-            case StepBegin(name):
+            case parts.StepBegin(name):
                 self._parent = None
                 return [{"type": "STEP_STARTED", "stepName": name}]
-            case StepEnd(name):
+            case parts.StepEnd(name):
                 return [{"type": "STEP_FINISHED", "stepName": name}]
-            case Call(id, name, parameters):
+            case parts.Call(id, name, parameters):
                 self._parent = self._parent or f"{id}-message"
                 return [
                     {
@@ -118,14 +102,14 @@ class Events:
                     {"type": "TOOL_CALL_ARGS", "toolCallId": id, "delta": dump(parameters).decode()},
                     {"type": "TOOL_CALL_END", "toolCallId": id},
                 ]
-            case Answer(id, result, ok):
+            case parts.Answer(id, result, ok):
                 text = result if isinstance(result, str) else dump(result).decode()
                 content = text if ok else f"Error: {text}"
                 about = {"messageId": f"{id}-result", "toolCallId": id, "content": content, "role": "tool"}
                 return [{"type": "TOOL_CALL_RESULT", **about}]
-            case Note(type, data):
+            case parts.Note(type, data):
                 return [{"type": "CUSTOM", "name": type, "value": data}]
-            case End(type, data):
+            case parts.End(type, data):
                 return [self._end(type, data)]
 
     @property
@@ -140,7 +124,7 @@ class Events:
             end["result"] = result
         if self._modern:
             end["outcome"] = {"type": "cancelled" if data.get("status") == "cancelled" else "success"}
-            end["usage"] = [usage(data)]
+            end["usage"] = [parts.usage(data)]
         return end
 
 

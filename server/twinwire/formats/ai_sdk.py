@@ -9,22 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from twinwire.formats import SseView
-from twinwire.formats.parts import (
-    Answer,
-    Begin,
-    Call,
-    Close,
-    Delta,
-    End,
-    Note,
-    Open,
-    Part,
-    Parts,
-    StepBegin,
-    StepEnd,
-    usage,
-)
+from twinwire.formats import SseView, parts
 from twinwire.protocol.events import Record, StreamEvent, decode, dump
 
 HEADERS = {"x-vercel-ai-ui-message-stream": "v1"}
@@ -37,40 +22,40 @@ class Chunks:
     """The chunks of one run."""
 
     def __init__(self) -> None:
-        self._parts = Parts()
+        self._parts = parts.Parts()
 
     def __call__(self, event: StreamEvent) -> list[dict[str, Any]]:
         """See `Translate`. A field that has no value is left out: the clients refuse a null."""
         return [chunk for part in self._parts.take(event) for chunk in self._chunks(part)]
 
-    def _chunks(self, part: Part) -> list[dict[str, Any]]:
+    def _chunks(self, part: parts.Part) -> list[dict[str, Any]]:
         match part:
-            case Begin(run_id):
+            case parts.Begin(run_id):
                 return [{"type": "start", "messageId": run_id, "messageMetadata": {"runId": run_id}}]
-            case Open(kind, id):
+            case parts.Open(kind, id):
                 return [{"type": f"{kind}-start", "id": id}]
-            case Delta(kind, id, text):
+            case parts.Delta(kind, id, text):
                 return [{"type": f"{kind}-delta", "id": id, "delta": text}]
-            case Close(kind, id):
+            case parts.Close(kind, id):
                 return [{"type": f"{kind}-end", "id": id}]
-            case StepBegin():
+            case parts.StepBegin():
                 return [{"type": "start-step"}]
-            case StepEnd():
+            case parts.StepEnd():
                 return [{"type": "finish-step"}]
-            case Call(id, name, parameters):
+            case parts.Call(id, name, parameters):
                 call = {"toolCallId": id, "toolName": name, **_RUN_HERE}
                 return [
                     {"type": "tool-input-start", **call},
                     {"type": "tool-input-available", **call, "input": parameters},
                 ]
-            case Answer(id, result, ok):
+            case parts.Answer(id, result, ok):
                 if ok:
                     return [{"type": "tool-output-available", "toolCallId": id, "output": result, **_RUN_HERE}]
                 text = result if isinstance(result, str) else dump(result).decode()
                 return [{"type": "tool-output-error", "toolCallId": id, "errorText": text, **_RUN_HERE}]
-            case Note(type, data):
+            case parts.Note(type, data):
                 return [{"type": f"data-{type.lower().replace('_', '-')}", "data": data, "transient": True}]
-            case End(type, data):
+            case parts.End(type, data):
                 return _end(type, data)
 
 
@@ -78,7 +63,7 @@ def _end(kind: str, data: dict[str, Any]) -> list[dict[str, Any]]:
     if kind == "ERROR":
         return [{"type": "error", "errorText": str(data.get("message", ""))}]
     status = data.get("status")
-    metadata = {"status": status, "usage": usage(data)}
+    metadata = {"status": status, "usage": parts.usage(data)}
     finish = {
         "type": "finish",
         "finishReason": "stop" if status == "completed" else "other",
