@@ -60,6 +60,12 @@ def test_typed() -> None:
 SLOW = ["asyncio", "httpx", "litestar", "openai", "prometheus_client", "uvicorn"]
 
 
+def loaded(statement: str, names: list[str]) -> list[str]:
+    """Return those of the modules that a fresh interpreter has loaded after this statement."""
+    code = f"{statement}\nimport sys\nprint(*(name for name in {names!r} if name in sys.modules))"
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+
+
 @pytest.mark.parametrize(
     ("statement", "unwanted"),
     [
@@ -70,10 +76,6 @@ SLOW = ["asyncio", "httpx", "litestar", "openai", "prometheus_client", "uvicorn"
         ("from twinwire import DemoModel, ReActAgent, ReadTool, SearchTool, ToolRegistry", [*SLOW[2:], "httpx"]),
         ("from twinwire import OpenAIChatModel", SLOW[1:]),
         ("import twinwire.cli.main", SLOW),
-        (
-            "import twinwire.runs, twinwire.log.memory, twinwire.transports.sse, twinwire.transports.websocket",
-            ["litestar", "openai", "redis", "uvicorn", "prometheus_client"],
-        ),
         ("from twinwire import create_app", ["openai", "uvicorn"]),
         ("from twinwire import *", ["openai", "uvicorn"]),
     ],
@@ -81,6 +83,22 @@ SLOW = ["asyncio", "httpx", "litestar", "openai", "prometheus_client", "uvicorn"
 )
 def test_lazy(statement: str, unwanted: list[str]) -> None:
     """A fresh interpreter shows that importing these names brings none of the slow packages along."""
-    code = f"{statement}\nimport sys\nprint(*(name for name in {unwanted!r} if name in sys.modules))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.split() == []
+    assert loaded(statement, unwanted) == []
+
+
+SPINE = [
+    *(f"twinwire.protocol.{path.stem}" for path in sorted(Path(twinwire.__file__).parent.glob("protocol/[a-z]*.py"))),
+    *("twinwire.log.memory", "twinwire.runs", "twinwire.transports.sse", "twinwire.transports.websocket"),
+]
+FRAMEWORKS = ["litestar", "openai", "prometheus_client", "redis", "uvicorn"]
+
+
+def test_the_spine_imports_no_framework() -> None:
+    """An interpreter that imports the protocol, runs, their log in memory and both transports loads no framework."""
+    assert len(SPINE) > 8
+    assert loaded(f"import {', '.join(SPINE)}", [*SPINE, *FRAMEWORKS]) == SPINE
+
+
+def test_a_framework_would_be_seen() -> None:
+    """The app loads Litestar, which shows that the test above would notice it."""
+    assert loaded("import twinwire.web.app", FRAMEWORKS) == ["litestar", "prometheus_client"]
