@@ -189,42 +189,23 @@ def restored(seq: int, kind: str, body: bytes, start: int, stop: int) -> Record:
     return Record(seq, kind, body, start, stop, kind in TERMINAL_TYPES)
 
 
-_NONE = msgspec.Raw(b"null")
 OUTCOME_BYTES = 4096
+_ENDING = ("status", "usage", "duration", "error_type", "message")
+"""The data of a terminal event that tells how its run ended, beside the result."""
 
 
-class Ending(Struct, frozen=True, gc=False):
-    """The data of a terminal event that tells how its run ended, each value as the JSON it is in the event."""
-
-    status: msgspec.Raw = _NONE
-    usage: msgspec.Raw = _NONE
-    duration: msgspec.Raw = _NONE
-    error_type: msgspec.Raw = _NONE
-    message: msgspec.Raw = _NONE
+class _Terminal(Struct):
+    data: dict[str, msgspec.Raw]
 
 
-class Ended(Ending, frozen=True, gc=False):
-    """The same with the result."""
-
-    result: msgspec.Raw = _NONE
+_terminal = msgspec.json.Decoder(_Terminal).decode
 
 
-class _Ending(Struct):
-    data: Ending
-
-
-class _Ended(Struct):
-    data: Ended
-
-
-_ending = msgspec.json.Decoder(_Ending).decode
-_ended = msgspec.json.Decoder(_Ended).decode
-
-
-def told(ending: Ending) -> dict[str, msgspec.Raw]:
-    """Return the values that are not null, by name."""
-    values = {name: getattr(ending, name) for name in ending.__struct_fields__}
-    return {name: value for name, value in values.items() if memoryview(value).nbytes != 4 or bytes(value) != b"null"}
+def _told(body: bytes, *names: str) -> dict[str, msgspec.Raw]:
+    """Return these data of a terminal event that are not null, each as the JSON that it is in the event."""
+    data = _terminal(body).data
+    found = {name: data[name] for name in names if name in data}
+    return {name: value for name, value in found.items() if memoryview(value).nbytes != 4 or bytes(value) != b"null"}
 
 
 def outcome(body: bytes) -> bytes:
@@ -232,7 +213,7 @@ def outcome(body: bytes) -> bytes:
 
     It has `OUTCOME_BYTES` at most: a longer value of an agent's own is left out.
     """
-    found = told(_ending(body).data)
+    found = _told(body, *_ENDING)
     while len(text := dump(found)) > OUTCOME_BYTES:
         del found[max(found, key=lambda name: memoryview(found[name]).nbytes)]
     return text
@@ -240,7 +221,7 @@ def outcome(body: bytes) -> bytes:
 
 def ended(body: bytes) -> dict[str, msgspec.Raw]:
     """Return all that a terminal event's body tells of its run's end, the result too, without reading into it."""
-    return told(_ended(body).data)
+    return _told(body, *_ENDING, "result")
 
 
 decode = msgspec.json.Decoder(StreamEvent).decode

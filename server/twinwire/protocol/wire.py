@@ -184,10 +184,10 @@ def sentence(text: str, subject: str) -> str:
     return f"{subject} is not valid: {text[:1].lower()}{text[1:]}."
 
 
-def converted(value: Any, shape: type[T]) -> T:
-    """Return decoded JSON as a Struct. Raise `BadRequest` that names the field."""
+def converted(value: Any, shape: type[T], *, strict: bool = True) -> T:
+    """Return decoded JSON as a Struct, or the texts of a query if not `strict`. Raise `BadRequest` with the field."""
     try:
-        return msgspec.convert(value, shape)
+        return msgspec.convert(value, shape, strict=strict)
     except msgspec.ValidationError as error:
         raise named_error(error) from None
 

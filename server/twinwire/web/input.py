@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Annotated, Any, TypeVar
 
 import msgspec
@@ -16,9 +16,9 @@ from twinwire.protocol.start import AgentName, IdempotencyKey, Interrupt, Messag
 from twinwire.protocol.wire import (
     Cursor,
     check_types,
+    converted,
     decode_json,
     listed_types,
-    named_error,
     parse_after,
     parse_cursor,
 )
@@ -95,15 +95,7 @@ class ChatBody(ChatQuery, frozen=True, kw_only=True, forbid_unknown_fields=True)
 
 def query(request: Request[Any, Any, Any], shape: type[T]) -> T:
     """Return the query, whose names the guard has checked, as the Struct that the route is documented with."""
-    return parameters(kept(request.scope), shape)
-
-
-def parameters(values: Mapping[str, str], shape: type[T]) -> T:
-    """Return the parameters of a query as a Struct. Raise `BadRequest`."""
-    try:
-        return msgspec.convert(values, shape, strict=False)
-    except msgspec.ValidationError as error:
-        raise named_error(error) from None
+    return converted(kept(request.scope), shape, strict=False)
 
 
 async def body(request: Request[Any, Any, Any], limit: int) -> bytes:
@@ -159,36 +151,31 @@ def merged(asked: ChatQuery, data: bytes) -> ChatBody:
     return msgspec.structs.replace(told, **{name: getattr(asked, name) for name in unsaid})
 
 
-def last_event_id(request: Request[Any, Any, Any]) -> str | None:
-    """Return the header by which EventSource resumes (WHATWG HTML, section 9.2.4)."""
+def _cursor(request: Request[Any, Any, Any], asked: FollowQuery) -> tuple[str, str | None]:
+    """Return the field that has the request's cursor, and its text, or None if there is none.
+
+    The header by which EventSource resumes (WHATWG HTML, section 9.2.4) wins over `last_event_id`, and that over `after`.
+    """
     values = [value for name, value in request.scope["headers"] if name == b"last-event-id"]
     if len(values) > 1:
         raise BadRequest("`Last-Event-ID` must not be there more than once.", field="last-event-id")
-    return values[0].decode("latin-1") if values else None
-
-
-def _event_id(request: Request[Any, Any, Any], asked: FollowQuery) -> tuple[str, Cursor] | None:
-    """Return the cursor that an EventSource sends, and where it stood. The header wins over the query."""
-    if (told := last_event_id(request)) is not None:
-        return "last-event-id", parse_cursor(told, "last-event-id")
-    if asked.last_event_id is not None:
-        return "last_event_id", parse_cursor(asked.last_event_id, "last_event_id")
-    return None
+    if values:
+        return "last-event-id", values[0].decode("latin-1")
+    return ("after", asked.after) if asked.last_event_id is None else ("last_event_id", asked.last_event_id)
 
 
 def chat_cursor(request: Request[Any, Any, Any], asked: FollowQuery) -> Cursor | None:
-    """Return the cursor that a request to `/chat*` resumes at, if it has one. An EventSource's wins over `after`."""
-    if (found := _event_id(request, asked)) is not None:
-        return found[1]
-    return None if asked.after is None else parse_cursor(asked.after, "after")
+    """Return the cursor that a request to `/chat*` resumes at, if it has one."""
+    field, text = _cursor(request, asked)
+    return None if text is None else parse_cursor(text, field)
 
 
 def run_cursor(request: Request[Any, Any, Any], asked: FollowQuery, run_id: str) -> int:
-    """Return the number of the last event seen of this run; 0 without a cursor. See `chat_cursor`."""
-    if (found := _event_id(request, asked)) is not None:
-        field, cursor = found
-        return parse_after(str(cursor), run_id, field)
-    return 0 if asked.after is None else parse_after(asked.after, run_id)
+    """Return the number of the last event seen of this run; 0 without a cursor."""
+    field, text = _cursor(request, asked)
+    if text is not None and field != "after":
+        parse_cursor(text, field)  # a bare number is valid in `after` alone
+    return 0 if text is None else parse_after(text, run_id, field)
 
 
 def accepts_events(request: Request[Any, Any, Any]) -> None:

@@ -15,9 +15,10 @@ from msgspec import Struct
 from twinwire.auth import ANYBODY, Identity
 from twinwire.protocol import commands
 from twinwire.protocol.errors import BadRequest, Unauthenticated, UpgradeRequired
+from twinwire.protocol.wire import converted
 from twinwire.transports import Verdict
 from twinwire.transports.pump import Pump
-from twinwire.web import input as incoming, query, session
+from twinwire.web import query, session
 from twinwire.web.answers import JsonResponse
 from twinwire.web.compat.ai_sdk_socket import Chat, ChatSocket
 from twinwire.web.compat.history import Options
@@ -43,7 +44,7 @@ async def chats(scope: Scope, receive: Receive, send: Send) -> None:
     """Serve the AI SDK's `WebSocketChatTransport`; its query has what an app may also put into `body`."""
 
     def kind(values: dict[str, str]) -> Kind:
-        return partial(ChatSocket, options=incoming.parameters(values, Options))
+        return partial(ChatSocket, options=converted(values, Options, strict=False))
 
     await _serve(scope, receive, send, kind, takes=Options, elsewhere=(Chat,))
 

@@ -6,17 +6,10 @@ import msgspec
 from msgspec import Struct
 
 from twinwire.auth import Identity
-from twinwire.protocol.start import (
-    DEFAULT_ON_DISCONNECT,
-    AgentName,
-    IdempotencyKey,
-    Message,
-    OnDisconnect,
-    SessionId,
-    UserId,
-)
+from twinwire.protocol.start import DEFAULT_ON_DISCONNECT, AgentName, OnDisconnect, UserId
 from twinwire.runs.spec import RunSpec
 from twinwire.web.compat.dialects import Said, question
+from twinwire.web.input import StartBody
 
 
 class Options(Struct, frozen=True, kw_only=True):
@@ -25,14 +18,6 @@ class Options(Struct, frozen=True, kw_only=True):
     agent: AgentName = None
     user_id: UserId = None
     on_disconnect: OnDisconnect = None
-
-
-class _Turn(Options, frozen=True, kw_only=True):
-    """A question to an agent, as `RunSpec.of` takes it."""
-
-    message: Message
-    session_id: SessionId = None
-    idempotency_key: IdempotencyKey = None
 
 
 def answer(
@@ -44,6 +29,6 @@ def answer(
     """
     message, history = question(said, limit)
     named = {name: getattr(options, name) for name in Options.__struct_fields__}
-    turn = _Turn(message=message, session_id=session_id, idempotency_key=key, **named)
-    spec = RunSpec.of(turn, by, DEFAULT_ON_DISCONNECT, interrupt=True)
+    start = StartBody(message=message, session_id=session_id, idempotency_key=key, **named)
+    spec = RunSpec.of(start, by, DEFAULT_ON_DISCONNECT, interrupt=True)
     return msgspec.structs.replace(spec, history=history)
