@@ -8,9 +8,9 @@ credential is found in a request is the business of `web`.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
@@ -74,14 +74,6 @@ class Identity(Struct, frozen=True):
 ANYBODY = Identity()
 
 
-class _Verifier(Protocol):
-    """A verifier of one kind of bearer tokens."""
-
-    def verify(self, token: str) -> tuple[str, float | None] | None:
-        """The user and when the token expires (Unix time), or None where it is none of these."""
-        ...
-
-
 class Auth:
     """The credentials this server takes; `on` where it asks for any.
 
@@ -92,7 +84,7 @@ class Auth:
 
     def __init__(
         self,
-        verifiers: tuple[_Verifier, ...],
+        verifiers: Sequence[Tokens | Jwt],
         signer: Signer,
         *,
         ticket_life: float,
@@ -165,7 +157,7 @@ class Auth:
 
             verifiers.append(Jwt.of(settings))
         return cls(
-            tuple(verifiers),
+            verifiers,
             Signer(settings.secret),
             ticket_life=settings.ticket_life,
             login_life=settings.login_life,

@@ -112,23 +112,13 @@ def error_reply(error: TwinwireError, **fields: Any) -> bytes:
     return reply("error", **{**error.payload(), **fields})
 
 
-def labels_of(command: AnyCommand) -> dict[str, str | int]:
-    """Return the `run_id`, `request_id` and `ref` of a command, if it has them, for its error to carry."""
-    fields = msgspec.structs.asdict(command)
-    return {name: fields[name] for name in ("run_id", "request_id", "ref") if fields.get(name) is not None}
-
-
-def labels(text: str) -> dict[str, str | int]:
-    """Return the `ref` and `request_id` of a message that is no good command, for its error to carry."""
+def labels(text: str, *names: str) -> dict[str, Any]:
+    """Return a message's `ref`, `request_id` and these other labels, if it has them, for its error to carry."""
     try:
         message = decode_json(text, msgspec.json.Decoder())
     except BadRequest:
         return {}
     if not isinstance(message, dict):
         return {}
-    found = {name: message.get(name) for name in ("ref", "request_id")}
-    return {
-        name: value
-        for name, value in found.items()
-        if isinstance(value, (str, int)) and not isinstance(value, bool) and len(str(value)) <= 128
-    }
+    found = {name: message.get(name) for name in (*names, "request_id", "ref")}
+    return {name: value for name, value in found.items() if type(value) in {str, int} and len(str(value)) <= 128}

@@ -154,6 +154,7 @@ class BadHost(TwinwireError):
 
 class NotFound(TwinwireError):
     status, code, close_code = 404, "not_found", 4504
+    message = "The path does not exist."
 
 
 class RunNotFound(NotFound):

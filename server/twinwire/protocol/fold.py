@@ -29,25 +29,19 @@ def _join(chunks: list[str]) -> str:
     return chunks[0] if chunks else ""
 
 
-class OpenTool(Struct, frozen=True):
-    """A tool call that has started and not finished."""
-
-    name: str
-    parameters: dict[str, Any]
-
-
 class Fold(Struct):
     """The state that a run's events have come to; `state` is the same as a JSON object.
 
     `status` is `running`, `completed`, `cancelled`, `max_steps` or `error`. `result` is the finished answer,
-    `error_type` and `error` what an ERROR told. `tools` are the open tool calls by id, none after the end.
+    `error_type` and `error` what an ERROR told. `tools` are the open tool calls by id, none after the end; each is
+    `{"name", "parameters"}`.
     After the terminal event nothing changes any more.
     """
 
     step: int | None = None
     max_steps: int | None = None
     progress: float | None = None
-    tools: dict[str, OpenTool] = field(default_factory=dict)
+    tools: dict[str, dict[str, Any]] = field(default_factory=dict)
     usage: dict[str, Any] | None = None
     status: str = "running"
     result: Any = None
@@ -68,20 +62,9 @@ class Fold(Struct):
 
     @property
     def state(self) -> dict[str, Any]:
-        """Everything above as one JSON object; `tools` is `{id: {"name", "parameters"}}`; what is unknown is null."""
-        return {
-            "text": self.text,
-            "thinking": self.thinking,
-            "step": self.step,
-            "max_steps": self.max_steps,
-            "progress": self.progress,
-            "tools": {key: {"name": tool.name, "parameters": tool.parameters} for key, tool in self.tools.items()},
-            "usage": self.usage,
-            "status": self.status,
-            "result": self.result,
-            "error_type": self.error_type,
-            "error": self.error,
-        }
+        """Everything above as one JSON object, which later events do not change; what is unknown is null."""
+        known = {name: getattr(self, name) for name in self.__struct_fields__ if not name.startswith("_")}
+        return {"text": self.text, "thinking": self.thinking, **known, "tools": dict(self.tools)}
 
     def say(self, text: str) -> None:
         """Take in an LLM_CHUNK with this increment, before the run's end."""
@@ -116,7 +99,8 @@ class Fold(Struct):
         elif kind == "TOOL_CALL_START":
             call_id, name, parameters = _text(data, "tool_call_id"), _text(data, "tool_name"), data.get("parameters")
             if call_id is not None:
-                self.tools[call_id] = OpenTool(name or "", parameters if isinstance(parameters, dict) else {})
+                known = parameters if isinstance(parameters, dict) else {}
+                self.tools[call_id] = {"name": name or "", "parameters": known}
         elif kind == "TOOL_CALL_FINISH":
             self.tools.pop(_text(data, "tool_call_id") or "", None)
         elif kind == "PROGRESS":

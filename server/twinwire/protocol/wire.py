@@ -130,11 +130,6 @@ def http_chunk_parts(frames: Sequence[bytes]) -> Sequence[bytes]:
     return [b"%x\r\n" % sum(map(len, frames)), *frames, b"\r\n"]
 
 
-def plain_body(frames: Sequence[bytes]) -> bytes:
-    """Return frames as they are in a body without chunks, as HTTP/1.0 has it."""
-    return b"".join(frames)
-
-
 def ws_text_parts(frames: Sequence[bytes]) -> list[bytes]:
     """Return each frame behind its header as one unmasked, unfragmented text message of a server.
 

@@ -66,8 +66,9 @@ class FollowQuery(Struct, frozen=True, kw_only=True):
 
     @property
     def kinds(self) -> frozenset[str] | None:
-        """The types asked for. Raises `BadRequest`."""
-        return None if self.types is None else listed_types(self.types)
+        """The types to send, from a text with commas or, in a body, a list; None for all. Raises `BadRequest`."""
+        types: str | Sequence[str] | None = self.types
+        return listed_types(types) if isinstance(types, str) else check_types(types)
 
 
 class ChatQuery(FollowQuery, frozen=True, kw_only=True):
@@ -86,11 +87,6 @@ class ChatBody(ChatQuery, frozen=True, kw_only=True, forbid_unknown_fields=True)
     """The same in a JSON body."""
 
     types: Annotated[str | Sequence[str] | None, Meta(description="event types to send; default all")] = None  # type: ignore[assignment]
-
-    @property
-    def kinds(self) -> frozenset[str] | None:
-        """The types asked for. Raises `BadRequest`."""
-        return listed_types(self.types) if isinstance(self.types, str) else check_types(self.types)
 
 
 def query(request: Request[Any, Any, Any], shape: type[T]) -> T:
@@ -154,7 +150,7 @@ def merged(asked: ChatQuery, data: bytes) -> ChatBody:
 def _cursor(request: Request[Any, Any, Any], asked: FollowQuery) -> tuple[str, str | None]:
     """Return the field that has the request's cursor, and its text, or None if there is none.
 
-    The header by which EventSource resumes (WHATWG HTML, section 9.2.4) wins over `last_event_id`, and that over `after`.
+    EventSource's header (WHATWG HTML, section 9.2.4) wins over `last_event_id`, and that over `after`.
     """
     values = [value for name, value in request.scope["headers"] if name == b"last-event-id"]
     if len(values) > 1:

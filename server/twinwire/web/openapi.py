@@ -13,7 +13,7 @@ from litestar import Request, Router
 from litestar.enums import MediaType
 from litestar.openapi.config import OpenAPIConfig
 from litestar.openapi.plugins import JsonRenderPlugin
-from litestar.openapi.spec import OpenAPIMediaType, OpenAPIType, Operation, Parameter, RequestBody, Schema
+from litestar.openapi.spec import OpenAPIMediaType, OpenAPIType, Operation, Parameter, Reference, RequestBody, Schema
 from msgspec import Struct
 
 from twinwire.protocol.errors import NotFound
@@ -32,7 +32,7 @@ def config() -> OpenAPIConfig:
 
     def known(request: Request[Any, Any, Any]) -> None:
         if request.path_params:  # Litestar has a page for any other path
-            raise NotFound("The path does not exist.")
+            raise NotFound
 
     return OpenAPIConfig(
         "Twinwire",
@@ -70,13 +70,9 @@ def documented(*, query: type[Struct] | None = None, body: type[Struct] | None =
     return Documented
 
 
-def _properties(shape: type[Struct]) -> dict[str, Schema]:
+def _properties(shape: type[Struct]) -> dict[str, Reference | Schema]:
     (ref,), components = msgspec.json.schema_components([shape], ref_template="{name}")
-    return _fields(components[ref["$ref"]], components)
-
-
-def _fields(struct: dict[str, Any], components: dict[str, Any]) -> dict[str, Schema]:
-    return {name: _schema(spec, components) for name, spec in struct["properties"].items()}
+    return _schema(components[ref["$ref"]], components).properties or {}
 
 
 def _schema(spec: dict[str, Any], components: dict[str, Any]) -> Schema:
@@ -91,5 +87,5 @@ def _schema(spec: dict[str, Any], components: dict[str, Any]) -> Schema:
         if "items" in option:
             schema.items = _schema(option["items"], components)
         if "properties" in option:
-            schema.properties = dict(_fields(option, components))
+            schema.properties = {name: _schema(inner, components) for name, inner in option["properties"].items()}
     return schema

@@ -101,7 +101,7 @@ class Folder:
         try:
             status = self._paths[name].stat()
         except (KeyError, FileNotFoundError):
-            raise NotFound("The path does not exist.") from None
+            raise NotFound from None
         stamp = (status.st_mtime_ns, status.st_size)
         file = self._files.get(name)
         if file is None or file.stamp != stamp:

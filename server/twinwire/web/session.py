@@ -62,10 +62,26 @@ class Socket:
         self._requests: dict[str, str] = {}
         pump.lost = self._lost
 
-    @property
-    def named(self) -> bool:
-        """Return whether it is known who speaks."""
-        return self._by is not None
+    async def listen(
+        self,
+        entry: AbstractContextManager[Claim],
+        transport: WebSocketTransport,
+        heartbeats: Heartbeats,
+        connection: Connection,
+    ) -> None:
+        """Serve the socket until it closes; a user who is not known has `AUTH_SECONDS` to say who they are."""
+        patience = None
+        if self._by is None:
+            if connection.direct is not None:
+                self.direct = connection.direct
+                connection.direct.stranger(unknown=True)
+            patience = asyncio.get_running_loop().call_later(AUTH_SECONDS, self.give_up)
+        try:
+            with entry as self.claim:
+                await asgi.serve(connection, transport, self._pump, heartbeats, self.take)
+        finally:
+            if patience is not None:
+                patience.cancel()
 
     async def take(self, message: Message) -> None:
         """One message. Whatever is wrong with it, the socket lives, but for binary, which is no protocol of ours.
@@ -95,7 +111,7 @@ class Socket:
             try:
                 await self._obey(command)
             except TwinwireError as error:
-                self._refuse(error, **commands.labels_of(command))
+                self._refuse(error, **commands.labels(text, "run_id"))
                 if self._by is None and isinstance(command, Auth):
                     self.give_up()
 
@@ -234,31 +250,4 @@ async def serve(
     if by is not None:
         pump.by = by
     socket = kind(service, pump, by)
-    await connection.go_on(
-        functools.partial(
-            _listen, socket=socket, entry=entry, transport=transport, pump=pump, heartbeats=service.heartbeats
-        )
-    )
-
-
-async def _listen(
-    connection: Connection,
-    *,
-    socket: Socket,
-    entry: AbstractContextManager[Claim],
-    transport: WebSocketTransport,
-    pump: Pump,
-    heartbeats: Heartbeats,
-) -> None:
-    patience = None
-    if not socket.named:
-        if connection.direct is not None:
-            socket.direct = connection.direct
-            connection.direct.stranger(unknown=True)
-        patience = asyncio.get_running_loop().call_later(AUTH_SECONDS, socket.give_up)
-    try:
-        with entry as socket.claim:
-            await asgi.serve(connection, transport, pump, heartbeats, socket.take)
-    finally:
-        if patience is not None:
-            patience.cancel()
+    await connection.go_on(functools.partial(socket.listen, entry, transport, service.heartbeats))
