@@ -21,7 +21,7 @@ from support.formats_rules import (
     paged,
     records,
 )
-from twinwire.formats import View, ag_ui, ai_sdk, openai
+from twinwire.formats import SseView, View, ag_ui, ai_sdk, openai
 from twinwire.formats.registry import TransformView, registry
 from twinwire.protocol.events import StreamEvent
 
@@ -51,7 +51,7 @@ def test_ai_sdk_on_a_socket(events: Events, size: int) -> None:
 @given(RUNS, SIZES)
 def test_ag_ui(events: Events, size: int) -> None:
     """Any run is a run of AG-UI 1.0, with nothing after its last event."""
-    seen = datas(paged(ag_ui.view(ag_ui.Events()), records(events), size))
+    seen = datas(paged(SseView(ag_ui.Events()), records(events), size))
     check_ag_ui(seen)
 
 
@@ -67,7 +67,7 @@ def test_ag_ui_late(events: Events, size: int, data: st.DataObject) -> None:
     assert bool(opening) == bool(joined)
     seen = datas([*([opening] if joined else []), *paged(late, run[joined:], size)])
     check_ag_ui(seen)
-    whole = datas(ag_ui.view(ag_ui.Events()).frames(run))
+    whole = datas(SseView(ag_ui.Events()).frames(run))
     told = [asked] if joined else []
     assert ag_ui_messages(seen) == ag_ui_messages([{"type": "MESSAGES_SNAPSHOT", "messages": told}, *whole])
 
@@ -98,7 +98,7 @@ def test_calls_without_an_end_are_bounded() -> None:
     late = [StreamEvent("TOOL_CALL_FINISH", {"tool_call_id": "c0", "result": "late"})]
     end = [StreamEvent("AGENT_FINISH", {"result": "", "status": "completed"})]
     run = records([StreamEvent("AGENT_START"), *calls, *late, *end])
-    check_ag_ui(datas(ag_ui.view(ag_ui.Events()).frames(run)))
+    check_ag_ui(datas(SseView(ag_ui.Events()).frames(run)))
     *chunks, _ = datas(ai_sdk.view().frames(run))
     check_ai_sdk(chunks)
     assert sum(chunk["type"].startswith("tool-output") for chunk in chunks) == 1501
@@ -122,12 +122,12 @@ def test_texts_of_steps_are_parted() -> None:
 def test_a_client_before_ag_ui_1_0() -> None:
     """It is told no version, outcome or usage: it would refuse a cancelled one."""
     run = records([StreamEvent("AGENT_FINISH", {"result": "so f", "status": "cancelled", "usage": {}})])
-    old = datas(ag_ui.view(ag_ui.Events("t", "r", modern=False)).frames(run))
+    old = datas(SseView(ag_ui.Events("t", "r", modern=False)).frames(run))
     for event in old:
         del event["timestamp"], event["metadata"]
     ids = {"threadId": "t", "runId": "r"}
     assert old == [{"type": "RUN_STARTED", **ids}, {"type": "RUN_FINISHED", **ids, "result": "so f"}]
-    new = datas(ag_ui.view(ag_ui.Events("t", "r")).frames(run))
+    new = datas(SseView(ag_ui.Events("t", "r")).frames(run))
     assert new[-1]["outcome"] == {"type": "cancelled"}
 
 
@@ -145,7 +145,7 @@ def test_ids_are_the_openers() -> None:
 
 
 @pytest.mark.parametrize("timestamp", ["", "yesterday", "0001-01-01T00:00:00+14:00", "9999-12-31"])
-@pytest.mark.parametrize("view", [ai_sdk.view, openai.view, lambda: ag_ui.view(ag_ui.Events())])
+@pytest.mark.parametrize("view", [ai_sdk.view, openai.view, lambda: SseView(ag_ui.Events())])
 def test_an_odd_timestamp(timestamp: str, view: Callable[[], View]) -> None:
     """A time that is none, of an agent's own, breaks nobody's stream."""
     run = records([StreamEvent("LLM_CHUNK", {"content": "x"}, timestamp), StreamEvent("ERROR", {}, timestamp)])

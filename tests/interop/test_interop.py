@@ -14,7 +14,7 @@ from support.credentials import AUTH, TOKENS
 from support.formats_rules import RUNS, paged, records
 from support.interop_scenes import TEXT, USAGE, cut, needs_node, node, playing
 from support.serving import until
-from twinwire.formats import ag_ui, ai_sdk
+from twinwire.formats import SseView, ag_ui, ai_sdk
 from twinwire.protocol.events import StreamEvent
 
 COUNTED = {"inputTokens": 20, "outputTokens": 10, "totalTokens": 30}
@@ -151,7 +151,7 @@ async def test_the_clients_own_verifiers() -> None:
         batch["ai_sdk"].append({"body": body, "failed": int(run[-1].type == "ERROR")})
         for name, old in (("ag_ui", False), ("ag_ui_before", True)):
             events_ = ag_ui.Events("t", "r", modern=not old, reasoning=not old)
-            batch[name].append(b"".join(paged(ag_ui.view(events_), run, 3)).decode())
+            batch[name].append(b"".join(paged(SseView(events_), run, 3)).decode())
     seen = await node("verify", "-", send=batch)
     assert seen == {"failures": [], "count": 3 * len(runs)}
 

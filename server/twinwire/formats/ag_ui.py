@@ -125,11 +125,6 @@ class Events:
         return end
 
 
-def view(events: Events) -> SseView:
-    """A run's events as SSE; nothing is sent after the last."""
-    return SseView(events)
-
-
 class Late:
     """A `JoiningView`: a follower that joins late has a snapshot of the messages first, then what is open.
 
@@ -138,7 +133,7 @@ class Late:
 
     def __init__(self, events: Events, messages: Iterable[Fields] = ()) -> None:
         self._events = events
-        self._view = view(events)
+        self._view = SseView(events)
         self._messages = {str(message.get("id")): message for message in messages}
         self._texts: dict[str, list[str]] = {}  # of those messages that are the run's
         self._started: list[Fields] = []  # RUN_STARTED, and a notice if there is one

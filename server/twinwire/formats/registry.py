@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from types import MappingProxyType
 
 from msgspec import Struct
@@ -67,8 +68,4 @@ def registry(own: Mapping[str, Transform]) -> Mapping[str, Format]:
     """All formats but `native`, with an app's own. Raises `ValueError` where one of those takes a name in use."""
     if taken := sorted({*own} & {"native", *FORMATS}):
         raise ValueError(f"these formats are there already: {', '.join(taken)}")
-    return {**FORMATS, **{name: _own(transform) for name, transform in own.items()}}
-
-
-def _own(transform: Transform) -> Format:
-    return Format(lambda: TransformView(transform), any_cursor=True)
+    return {**FORMATS, **{name: Format(partial(TransformView, own[name]), any_cursor=True) for name in own}}

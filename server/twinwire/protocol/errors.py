@@ -54,7 +54,7 @@ class TwinwireError(Exception):
     """The root of the tree. `field` names the part of the input that was wrong, if one was.
 
     `message` is whole sentences that name the field themselves: nothing is put before them. Many classes have a message
-    of their own, which an argument replaces.
+    of their own, which an argument replaces. `retry_after` is in whole seconds.
     """
 
     status: ClassVar[int] = 500
@@ -62,6 +62,7 @@ class TwinwireError(Exception):
     close_code: ClassVar[int] = 4500
     message: str = "The server had an internal error."
     field: str | None = None
+    retry_after: int | None = None
 
     def __init__(self, message: str | None = None, *, field: str | None = None) -> None:
         self.message = self.message if message is None else message
@@ -200,14 +201,14 @@ class StaleWriter(TwinwireError):
 
 
 class TooManyRuns(TwinwireError):
-    """So many go on. `retry_after` is in whole seconds."""
+    """So many go on."""
 
     status, code, close_code = 429, "too_many_runs", 4029
     limited = "runs at once"
 
     def __init__(self, limit: int, seconds: float = 1.0) -> None:
         super().__init__(f"The limit of {limit} {self.limited} is reached. Try again later.")
-        self.retry_after = max(1, math.ceil(seconds))
+        self.retry_after: int = max(1, math.ceil(seconds))
 
     def payload(self) -> dict[str, Any]:
         return {**super().payload(), "retry_after": self.retry_after}
@@ -316,8 +317,7 @@ class RunError(TwinwireError):
     def __init__(self, message: str | None = None, *, code: str | None = None, retry_after: int | None = None) -> None:
         super().__init__(message)
         self.retry_after = retry_after
-        if code is not None:
-            self.code = code
+        self.code = code or self.code
 
 
 class RunTimeout(RunError):

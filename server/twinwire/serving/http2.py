@@ -172,17 +172,14 @@ class Http2Protocol(ZttpH2Protocol):
 
     def handle_request(self, event: zttp.Request) -> None:
         """See `ZttpH2Protocol`, which answers 503 when it stops: no EventSource would come back from that."""
-        if self.shutdown_requested:
-            self.conn.stream(event.stream_id).reset(REFUSED_STREAM)
-            return
-        if len(self._exchanges) >= MAX_TASKS:
-            self.conn.stream(event.stream_id).reset(ENHANCE_YOUR_CALM)
-            return
-        if (
-            not event.path.isascii()
-        ):  # malformed (RFC 9113, section 8.1.1); uvicorn fails on it, and ends the connection
+        code = REFUSED_STREAM if self.shutdown_requested else None
+        if code is None and len(self._exchanges) >= MAX_TASKS:
+            code = ENHANCE_YOUR_CALM
+        if code is None and not event.path.isascii():  # malformed (RFC 9113, section 8.1.1); uvicorn fails on it
             service(self.config).metrics.refused["bad_request"] += 1
-            self.conn.stream(event.stream_id).reset(PROTOCOL_ERROR)
+            code = PROTOCOL_ERROR
+        if code is not None:
+            self.conn.stream(event.stream_id).reset(code)
             return
         self.app = functools.partial(self._respond, event.stream_id)
         super().handle_request(event)

@@ -80,7 +80,10 @@ class HttpProtocol(BoundedHttp):
 
     async def _respond(self, app: ASGI3Application, scope: Any, receive: Any, send: Any) -> None:
         del send  # a stream waits here: what it need not hold is let go
-        direct = self._offer(scope)
+        assert self._served is not None  # noqa: S101 - it is what is answered
+        kind = UnchunkedHttp if scope["http_version"] == "1.0" else DirectHttp
+        direct = self._direct = kind(self, self._served)
+        scope["extensions"] = {EXTENSION: direct}
         try:
             await app(scope, receive, direct.send)
             if (rest := rest_of(direct, receive, direct.send)) is not None:
@@ -91,13 +94,6 @@ class HttpProtocol(BoundedHttp):
                 raise
         direct.returned()
         scope.pop("extensions", None)  # it and `direct` refer to each other, and would wait for the collector
-
-    def _offer(self, scope: Any) -> DirectHttp:
-        assert self._served is not None  # noqa: S101 - it is what is answered
-        kind = UnchunkedHttp if scope["http_version"] == "1.0" else DirectHttp
-        direct = self._direct = kind(self, self._served)
-        scope["extensions"] = {EXTENSION: direct}
-        return direct
 
     def _forget(self, scope: Any) -> None:
         """Let go of a stream's request."""

@@ -21,7 +21,7 @@ from twinwire.auth import Auth
 from twinwire.formats.registry import Transform, registry
 from twinwire.log import Limits, Quota, open_log
 from twinwire.models.local import LocalModel
-from twinwire.protocol.errors import FailedDependency, TooManyRuns, TwinwireError
+from twinwire.protocol.errors import FailedDependency, TwinwireError
 from twinwire.runs import Budget, Runs
 from twinwire.runs.reserve import Reserve
 from twinwire.settings import Settings
@@ -38,8 +38,6 @@ from twinwire.web.stream import RUN_HEADER
 logger = logging.getLogger("twinwire.web")
 
 ANSWER_SECONDS = 30.0  # that an answer may take beside the run that it waits for
-
-
 MAX_PATH = 512  # characters; the longest path that there is has a name of 128 in it
 NO_PATH = "/too-long"  # there is no such path
 
@@ -126,7 +124,6 @@ def create_app(
         local=model if isinstance(model, LocalModel) else None,
         formats=registry(formats or {}),
     )
-    collectors = health.registry(service)
     site = page.Site.open()
 
     @asynccontextmanager
@@ -167,7 +164,6 @@ def create_app(
         ],
         dependencies={
             "service": Provide(lambda: service, sync_to_thread=False),
-            "collectors": Provide(lambda: collectors, sync_to_thread=False),
             "site": Provide(lambda: site, sync_to_thread=False),
         },
         exception_handlers={TwinwireError: _twinwire_error, HTTPException: _http_error, Exception: _unexpected},
@@ -184,23 +180,16 @@ def create_app(
 
 
 def _twinwire_error(request: Request[Any, Any, Any], error: TwinwireError) -> Response[dict[str, Any]]:
-    if isinstance(error, FailedDependency):
-        return _failed(request, error)
-    seconds = error.retry_after if isinstance(error, TooManyRuns) else 1
-    headers = {"retry-after": str(seconds)} if error.status in {429, 503} else {}
+    seconds = 1 if error.retry_after is None and error.status in {429, 503} else error.retry_after
+    headers = {} if seconds is None else {"retry-after": str(seconds)}
+    if isinstance(error, FailedDependency):  # OpenAI's clients obey `x-should-retry`, whatever the status
+        headers |= {"x-should-retry": "false", RUN_HEADER: error.run_id}
+        return JsonResponse(_body(request, error, error.status), status_code=error.status, headers=headers)
     if error.status == 413:
         headers["connection"] = "close"  # there may be more of it
     if error.status == 401:
         headers["www-authenticate"] = "Bearer"
     return _refused(request, error, error.status, headers)
-
-
-def _failed(request: Request[Any, Any, Any], error: FailedDependency) -> Response[dict[str, Any]]:
-    """Answer that a run began and has no result. OpenAI's clients obey `x-should-retry`, whatever the status."""
-    headers = {"x-should-retry": "false", RUN_HEADER: error.run_id}
-    if error.retry_after is not None:
-        headers["retry-after"] = str(error.retry_after)
-    return JsonResponse(_body(request, error, error.status), status_code=error.status, headers=headers)
 
 
 def _http_error(request: Request[Any, Any, Any], error: HTTPException) -> Response[dict[str, Any]]:

@@ -9,7 +9,7 @@ from itertools import chain
 
 from litestar import Response, get
 from litestar.di import NamedDependency
-from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
+from prometheus_client import ProcessCollector, generate_latest
 from prometheus_client.core import (
     CounterMetricFamily,
     GaugeHistogramMetricFamily,
@@ -24,6 +24,8 @@ from twinwire.runs.probe import probe
 from twinwire.telemetry.metrics import EVENTS, Histogram
 from twinwire.web.guard import PROBE
 from twinwire.web.service import Service
+
+_process = ProcessCollector(registry=None)
 
 
 @get("/healthz", opt=PROBE, summary="Liveness")
@@ -56,19 +58,18 @@ def _seconds(name: str, text: str, figure: Histogram) -> Metric:
 
 
 class Collected(Collector):
-    """Read when asked for: counting costs the hot path little, and what can be looked up nothing.
+    """The metrics of this process, read at a scrape: counting costs the hot path little, and a look-up nothing.
 
-    All of it is this process's. Where there are more, each sample says of which `worker` it is, by its pid.
+    If there are more processes, each sample has the pid of its `worker`.
     """
 
     def __init__(self, service: Service) -> None:
         self._service = service
-        self._process = ProcessCollector(registry=None)
 
     def collect(self) -> Iterator[Metric]:
         """See `Collector`."""
         worker = {"worker": str(os.getpid())} if self._service.settings.workers > 1 else {}
-        for family in chain(self._runs(), self._times(), self._connections(), self._process.collect()):
+        for family in chain(self._runs(), self._times(), self._connections(), _process.collect()):
             family.samples = [sample._replace(labels={**sample.labels, **worker}) for sample in family.samples]
             yield family
 
@@ -122,13 +123,6 @@ class Collected(Collector):
 
 
 @get("/metrics", summary="Figures for Prometheus", media_type="text/plain")
-async def metrics(collectors: NamedDependency[CollectorRegistry]) -> Response[bytes]:
+async def metrics(service: NamedDependency[Service]) -> Response[bytes]:
     """Prometheus text format."""
-    return Response(generate_latest(collectors), media_type="text/plain; version=0.0.4")
-
-
-def registry(service: Service) -> CollectorRegistry:
-    """Return the metrics of one app."""
-    collectors = CollectorRegistry()
-    collectors.register(Collected(service))
-    return collectors
+    return Response(generate_latest(Collected(service)), media_type="text/plain; version=0.0.4")

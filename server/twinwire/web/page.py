@@ -10,7 +10,6 @@ from __future__ import annotations
 import base64
 import gzip
 import hashlib
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -91,10 +90,6 @@ class Folder:
         if sent.coding is not None:
             headers["content-encoding"] = sent.coding
         return Response(sent.body, status_code=200, headers=headers, media_type=file.media_type)
-
-    def names(self) -> Iterable[str]:
-        """Return the names of all files."""
-        return self._paths.keys()
 
     def file(self, name: str) -> StaticFile:
         """Return the file of this name as it is now. Raises `NotFound`."""

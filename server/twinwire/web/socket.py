@@ -76,34 +76,27 @@ async def _serve(
         await answer(scope, receive, send)
         return
     await receive()  # websocket.connect
-    verdict, by = None, ANYBODY if not service.auth.on else None
-    if service.auth.on:
-        try:
-            by = identify(scope, service.auth, service.settings.cors_origin)
-        except Unauthenticated:
-            verdict = Verdict.UNAUTHENTICATED
-    user_id = None if by is None else by.user_id
-    stranger = by is None
-    if not stranger and service.limiter.full(user_id):
-        verdict = verdict or Verdict.BUSY
-    refusal = None
+    refusal: tuple[str, int, str] | None = None  # its code, and that and the reason of the close frame
     try:
         values, ignored = query.check(scope["query_string"], takes, elsewhere)
         query.ignore(scope, ignored)
         socket_of = kind(values)
     except BadRequest as error:
-        refusal = error
+        refusal = error.code, error.close_code, error.message.encode()[:MAX_REASON].decode(errors="ignore")
+    by = None
+    try:
+        by = identify(scope, service.auth, service.settings.cors_origin) if service.auth.on else ANYBODY
+        verdict = Verdict.BUSY if by is not None and service.limiter.full(by.user_id) else None
+    except Unauthenticated:
+        verdict = Verdict.UNAUTHENTICATED
+    if verdict is not None:
+        refusal = verdict.name.lower(), verdict.code, verdict.reason
     chosen = SUBPROTOCOL if SUBPROTOCOL in scope["subprotocols"] else None
     await send({"type": "websocket.accept", "subprotocol": chosen, "headers": query.ignored_header(scope)})
-    if verdict is None and refusal is not None:
-        service.metrics.refused[refusal.code] += 1
-        reason = refusal.message.encode()[:MAX_REASON].decode(errors="ignore")
-        await send({"type": "websocket.close", "code": refusal.close_code, "reason": reason})
-        return
-    if verdict is not None:
-        service.metrics.refused[verdict.name.lower()] += 1
-        # Told on an open socket: a refused handshake tells a browser nothing.
-        await send({"type": "websocket.close", "code": verdict.code, "reason": verdict.reason})
+    if refusal is not None:  # told on an open socket: a refused handshake tells a browser nothing
+        code, number, reason = refusal
+        service.metrics.refused[code] += 1
+        await send({"type": "websocket.close", "code": number, "reason": reason})
         return
     await session.serve(
         scope,
@@ -111,6 +104,6 @@ async def _serve(
         send,
         service=service,
         by=by,
-        entry=service.limiter.stranger() if stranger else service.limiter.entered(user_id),
+        entry=service.limiter.stranger() if by is None else service.limiter.entered(by.user_id),
         kind=socket_of,
     )
