@@ -12,7 +12,7 @@ import pytest
 
 from support.serving import Puppets, Running, serving
 from twinwire.protocol.errors import NotFound
-from twinwire.web.page import CONTENT_SECURITY_POLICY, Folder, Site
+from twinwire.web.page import CLIENT, CONTENT_SECURITY_POLICY, PAGE, Folder
 
 FILES = ["/", "/page/page.js", "/page/vendor/purify.js", "/page/icon.svg", "/client/index.js"]
 
@@ -132,8 +132,7 @@ def test_a_changed_file(tmp_path: Path) -> None:
 
 def test_all_of_the_page_is_small() -> None:
     """All files together, compressed, are what a first visit costs at most."""
-    site = Site.open()
-    for folder, limit in ((site.page, 90_000), (site.client, 30_000)):
+    for folder, limit in ((PAGE, 90_000), (CLIENT, 30_000)):
         sizes = [len(folder.file(name).chosen("gzip").body) for name in folder._paths]
         assert sizes
         assert sum(sizes) < limit

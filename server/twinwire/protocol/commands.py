@@ -115,10 +115,8 @@ def error_reply(error: TwinwireError, **fields: Any) -> bytes:
 def labels(text: str, *names: str) -> dict[str, Any]:
     """Return a message's `ref`, `request_id` and these other labels, if it has them, for its error to carry."""
     try:
-        message = decode_json(text, msgspec.json.Decoder())
+        message = decode_json(text, msgspec.json.Decoder(dict[str, Any]))
     except BadRequest:
-        return {}
-    if not isinstance(message, dict):
         return {}
     found = {name: message.get(name) for name in (*names, "request_id", "ref")}
     return {name: value for name, value in found.items() if type(value) in {str, int} and len(str(value)) <= 128}

@@ -38,9 +38,6 @@ class Cursor(NamedTuple):
     run_id: str
     seq: int
 
-    def __str__(self) -> str:
-        return event_id(self.run_id, self.seq)
-
 
 def new_run_id() -> str:
     """128 random bits as 26 characters of lower-case base32 (RFC 4648, section 6) without padding."""
@@ -94,24 +91,21 @@ def parse_on_disconnect(text: str) -> float | None:
     return float(match[1])
 
 
-def check_types(types: Sequence[str] | None) -> frozenset[str] | None:
-    """Return the event types that a client asks for; None stands for all.
+def check_types(types: str | Sequence[str] | None) -> frozenset[str] | None:
+    """Return the event types that a client asks for, in a list or a text with commas; None stands for all.
 
     Raises `BadRequest` for a name that is none or has over `MAX_TYPE` characters, and for over `MAX_TYPES` names.
     """
     if types is None:
         return None
+    if isinstance(types, str):
+        types = types.split(",", MAX_TYPES)
     if len(types) > MAX_TYPES:
         raise BadRequest(f"`types` must have at most {MAX_TYPES} names.", field="types")
     for name in types:
         if len(name) > MAX_TYPE or not TYPE_PATTERN.fullmatch(name):
             raise BadRequest(f"`types` must have event types ([A-Z][A-Z0-9_]*), not {name[:64]!r}.", field="types")
     return frozenset(types)
-
-
-def listed_types(text: str) -> frozenset[str] | None:
-    """Return the types in a text that has commas between them, as `check_types`."""
-    return check_types(text.split(",", MAX_TYPES))
 
 
 def sse_open(run_id: str, after: int, retry_ms: int) -> bytes:

@@ -96,7 +96,7 @@ def fields(settings: Settings, *client_headers: str) -> Callable[[Message, Scope
     exposed = [(b"access-control-expose-headers", ", ".join(EXPOSED_HEADERS).encode())]
 
     def shared(scope: Scope) -> list[tuple[bytes, bytes]]:
-        asked = {name: value for name, value in scope["headers"] if name in _ASKED}
+        asked = dict(scope["headers"])
         if (origin := asked.get(b"origin")) in listed:
             told = [(b"access-control-allow-origin", origin)]
             if settings.authenticates and origin != b"null":
@@ -125,9 +125,6 @@ def fields(settings: Settings, *client_headers: str) -> Callable[[Message, Scope
         message["headers"] = [*kept, *told.items(), *query.ignored_header(scope)]
 
     return complete
-
-
-_ASKED = {b"origin", b"access-control-request-method"}
 
 
 def head_only(scope: Scope, send: Send) -> tuple[Scope, Send]:

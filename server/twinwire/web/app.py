@@ -124,7 +124,6 @@ def create_app(
         local=model if isinstance(model, LocalModel) else None,
         formats=registry(formats or {}),
     )
-    site = page.Site.open()
 
     @asynccontextmanager
     async def lifespan(_: Litestar) -> AsyncIterator[None]:
@@ -162,10 +161,7 @@ def create_app(
             page.page,
             page.client,
         ],
-        dependencies={
-            "service": Provide(lambda: service, sync_to_thread=False),
-            "site": Provide(lambda: site, sync_to_thread=False),
-        },
+        dependencies={"service": Provide(lambda: service, sync_to_thread=False)},
         exception_handlers={TwinwireError: _twinwire_error, HTTPException: _http_error, Exception: _unexpected},
         middleware=[lambda app: guard.Guard(app, service)],
         response_class=JsonResponse,

@@ -18,7 +18,6 @@ from twinwire.protocol.wire import (
     check_types,
     converted,
     decode_json,
-    listed_types,
     parse_after,
     parse_cursor,
 )
@@ -66,9 +65,8 @@ class FollowQuery(Struct, frozen=True, kw_only=True):
 
     @property
     def kinds(self) -> frozenset[str] | None:
-        """The types to send, from a text with commas or, in a body, a list; None for all. Raises `BadRequest`."""
-        types: str | Sequence[str] | None = self.types
-        return listed_types(types) if isinstance(types, str) else check_types(types)
+        """The types to send; None for all. Raises `BadRequest`."""
+        return check_types(self.types)
 
 
 class ChatQuery(FollowQuery, frozen=True, kw_only=True):

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 from litestar import Request, Response, get
-from litestar.di import NamedDependency
 from litestar.params import FromPath
 from msgspec import Struct
 
@@ -109,35 +108,23 @@ def _folder(name: str, in_checkout: str) -> Folder:
     return Folder(packaged if packaged.is_dir() else Path(__file__).parents[3] / "clients" / in_checkout)
 
 
-class Site(Struct, frozen=True):
-    """The folders that are served."""
-
-    page: Folder
-    client: Folder
-
-    @staticmethod
-    def open() -> Site:
-        """Find the folders, which a package that was built without them lacks: then they are empty."""
-        return Site(_folder("page", "web"), _folder("client", "js/src"))
+# A package that was built without them lacks the folders: then they are empty.
+PAGE, CLIENT = _folder("page", "web"), _folder("client", "js/src")
 
 
 @get("/", include_in_schema=False)
-async def index(request: Request[Any, Any, Any], site: NamedDependency[Site]) -> Response[bytes | None]:
+async def index(request: Request[Any, Any, Any]) -> Response[bytes | None]:
     """The page."""
-    return site.page.answer("index.html", request)
+    return PAGE.answer("index.html", request)
 
 
 @get("/page/{file_path:path}", include_in_schema=False)
-async def page(
-    request: Request[Any, Any, Any], file_path: FromPath[Path], site: NamedDependency[Site]
-) -> Response[bytes | None]:
+async def page(request: Request[Any, Any, Any], file_path: FromPath[Path]) -> Response[bytes | None]:
     """A file of the page's."""
-    return site.page.answer(str(file_path).lstrip("/"), request)
+    return PAGE.answer(str(file_path).lstrip("/"), request)
 
 
 @get("/client/{file_path:path}", include_in_schema=False)
-async def client(
-    request: Request[Any, Any, Any], file_path: FromPath[Path], site: NamedDependency[Site]
-) -> Response[bytes | None]:
+async def client(request: Request[Any, Any, Any], file_path: FromPath[Path]) -> Response[bytes | None]:
     """A file of the JS client's."""
-    return site.client.answer(str(file_path).lstrip("/"), request)
+    return CLIENT.answer(str(file_path).lstrip("/"), request)

@@ -103,21 +103,16 @@ class Socket:
 
     async def _hear(self, text: str) -> None:
         """One message's text."""
+        command = None
         try:
             command = commands.decode_command(text)
-        except BadRequest as error:
-            self._refuse(error, **commands.labels(text))
-        else:
-            try:
-                await self._obey(command)
-            except TwinwireError as error:
-                self._refuse(error, **commands.labels(text, "run_id"))
-                if self._by is None and isinstance(command, Auth):
-                    self.give_up()
-
-    def _refuse(self, error: TwinwireError, **named: str | int | None) -> None:
-        self._metrics.refused[error.code] += 1
-        self._pump.say(commands.error_reply(error, **named))
+            await self._obey(command)
+        except TwinwireError as error:
+            labels = commands.labels(text) if command is None else commands.labels(text, "run_id")
+            self._metrics.refused[error.code] += 1
+            self._pump.say(commands.error_reply(error, **labels))
+            if self._by is None and isinstance(command, Auth):
+                self.give_up()
 
     def give_up(self) -> None:
         """End the socket of somebody who has not said who they are."""
