@@ -31,7 +31,7 @@ NOBODY = ""
 
 
 def rfc3339(seconds: float | None) -> str | None:
-    """A Unix time as events have theirs."""
+    """Return a Unix time in the form that events have."""
     if seconds is None:
         return None
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").removesuffix("+00:00") + "Z"
@@ -50,7 +50,7 @@ class Identity(Struct, frozen=True):
     log_outs: int = 0
 
     def named(self, claimed: str | None) -> str | None:
-        """The user of a run that names this one as its user. Raises `BadRequest` where that is somebody else."""
+        """Return the user of a run whose start names this one. Raise `BadRequest` if that is somebody else."""
         if self.user_id is None:
             return claimed
         if claimed not in {None, self.user_id}:
@@ -75,7 +75,7 @@ ANYBODY = Identity()
 
 
 class Auth:
-    """The credentials this server takes; `on` where it asks for any.
+    """The credentials that this server accepts; `on` if it asks for any.
 
     `ticket_life` and `login_life` are in seconds; `clock` tells Unix time, of which all workers should have the same.
     Log-outs are remembered by this process for as long as any grant lives, `memory` seconds; who tells it of those on
@@ -101,14 +101,14 @@ class Auth:
         self._log_outs = 0
 
     def bearer(self, token: str) -> Identity:
-        """Whose bearer token this is. Raises `Unauthenticated`."""
+        """Return the identity of a bearer token. Raise `Unauthenticated`."""
         for verifier in self._verifiers if len(token) <= MAX_TOKEN else ():
             if (known := verifier.verify(token)) is not None:
                 return Identity(*known, log_outs=self._log_outs)
         raise Unauthenticated
 
     def granted(self, kind: str, text: str) -> Identity:
-        """Whose ticket (`ticket`) or login (`login`) this is. Raises `Unauthenticated`, also once they logged out."""
+        """Return the identity of a `ticket` or a `login`. Raise `Unauthenticated`, also after a log-out."""
         grant = self._signer.read(kind, text) if len(text) <= MAX_TOKEN else None
         if grant is None or grant.until <= self.clock() or grant.issued <= self._last_log_out(grant.user_id)[0]:
             raise Unauthenticated
@@ -122,7 +122,7 @@ class Auth:
         return self._logged_out.get(user_id, (0.0, 0))
 
     def grant(self, kind: str, by: Identity, run_id: str | None = None) -> tuple[str, float]:
-        """A ticket or login for somebody, and until when it can be used.
+        """Return a ticket or a login for a user, and until when it can be used.
 
         What a ticket opens stays open for as long as the credential that it was given for is good; a login ends the
         streams it opened when it expires itself.
@@ -135,7 +135,7 @@ class Auth:
         return self._signer.sign(kind, Grant(by.user_id, now, until, expires_at, run_id)), until
 
     def log_out(self, user_id: str, when: float) -> bool:
-        """Take no ticket and no login of this user that was given until then; whether that is news."""
+        """Revoke the tickets and logins that this user was given until then. Return whether that is news."""
         oldest = self.clock() - self.memory
         if when <= max(oldest, self._last_log_out(user_id)[0]):
             return False

@@ -1,6 +1,6 @@
 """The grants that this server signs itself: a ticket or a login is JSON with its HMAC-SHA256, stored nowhere.
 
-Anybody can read it; it holds no secret. Whether it is still good is for `Auth` to say.
+Anybody can read it; it holds no secret. `Auth` decides if it is still good.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ class Signer:
         self._secret = secrets.token_bytes(32) if secret is None else secret.encode()
 
     def sign(self, kind: str, grant: Grant) -> str:
-        """`<JSON>.<HMAC>`, each in base64url without padding (RFC 4648, section 5)."""
+        """Return `<JSON>.<HMAC>`, each in base64url without padding (RFC 4648, section 5)."""
         body = _encoded(msgspec.json.encode(grant))
         return f"{body}.{self._mac(kind, body)}"
 
     def read(self, kind: str, text: str) -> Grant | None:
-        """The grant, if it is one of this kind and signed by us."""
+        """Return the grant if it is of this kind and signed by us, else None."""
         body, _, mac = text.partition(".")
         if not text.isascii() or not hmac.compare_digest(mac, self._mac(kind, body)):
             return None

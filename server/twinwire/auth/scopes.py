@@ -1,6 +1,6 @@
 """The scope that each route and each command needs: one table for HTTP and WebSocket.
 
-`web.guard` reads it for each request, a socket for each command. What is not in it needs the whole identity.
+`web.guard` reads it for each request, a socket for each command. A route that is not in it needs the whole identity.
 """
 
 from __future__ import annotations

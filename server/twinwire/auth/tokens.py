@@ -23,7 +23,7 @@ class Tokens:
         self._users = [(_digest(token), user) for user, token in entries]
 
     def verify(self, token: str) -> tuple[str, float | None] | None:
-        """The token's user; it never expires."""
+        """Return the token's user, and None: it never expires."""
         asked, found = _digest(token), None
         for digest, user in self._users:
             if hmac.compare_digest(asked, digest):
@@ -32,7 +32,7 @@ class Tokens:
 
     @classmethod
     def of(cls, settings: Settings) -> Tokens | None:
-        """The tokens the settings name, if they name any. Raises `SettingsError`, which shows none of them."""
+        """Return the tokens in the settings, if there are any. Raise `SettingsError`, which shows none of them."""
         users: dict[str, str] = {}  # by token
         _add(users, settings.auth_tokens, "TWINWIRE_AUTH_TOKENS", "entry")
         if settings.auth_tokens_file is not None:

@@ -16,7 +16,7 @@ class View(Protocol):
     """One format. A frame is a whole SSE block, or the payload of one WebSocket text message, in UTF-8."""
 
     def frames(self, records: Sequence[Record]) -> Sequence[bytes]:
-        """The frames of these records, in order; fewer or more than records, or none."""
+        """Return the frames of these records, in order; fewer or more than records, or none."""
         ...
 
 
@@ -37,11 +37,11 @@ class JoiningView(View, Protocol):
 
 
 Translate = Callable[[StreamEvent], Iterable[Any]]
-"""What each of a run's events comes to, as JSON values. It has a state: one per follower, from the first event on."""
+"""Turns each of a run's events into JSON values. It has a state: one per follower, from the first event on."""
 
 
 def sse_data(value: Any) -> bytes:
-    """A JSON value as an SSE block that has `data` alone."""
+    """Return a JSON value as an SSE block that has `data` alone."""
     return b"data: %b\n\n" % dump(value)
 
 

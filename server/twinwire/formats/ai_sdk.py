@@ -15,7 +15,7 @@ from twinwire.protocol.events import Record, StreamEvent, decode, dump
 HEADERS = {"x-vercel-ai-ui-message-stream": "v1"}
 DONE = b"data: [DONE]\n\n"
 _RUN_HERE = {"dynamic": True, "providerExecuted": True}
-"""Of a tool that the server runs. Without this a page that answers tools by itself would send the chat for ever."""
+"""Marks a tool as run by the server. Else a page that answers tools by itself would send the chat for ever."""
 
 
 class Chunks:

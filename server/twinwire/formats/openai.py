@@ -18,12 +18,12 @@ Fields = dict[str, Any]
 
 
 def finish_reason(data: Mapping[str, Any]) -> str:
-    """Why an AGENT_FINISH with this data ended: `length` where the steps ran out."""
+    """Return why a run with this AGENT_FINISH data ended: `length` if it ran out of steps."""
     return "length" if data.get("status") == "max_steps" else "stop"
 
 
 def error_type(code: str) -> str:
-    """The kind of an error that has no HTTP status of its own, since the stream has begun."""
+    """Return the kind of an error that has no HTTP status of its own, since the stream has begun."""
     return "rate_limit_error" if code == "upstream_rate_limited" else "server_error"
 
 

@@ -36,7 +36,7 @@ class Open(Struct, frozen=True):
 
 
 class Delta(Struct, frozen=True):
-    """More of it, never empty."""
+    """The next piece of a text or a reasoning, never empty."""
 
     kind: Kind
     id: str
@@ -44,7 +44,7 @@ class Delta(Struct, frozen=True):
 
 
 class Close(Struct, frozen=True):
-    """It is complete."""
+    """A text or a reasoning is complete."""
 
     kind: Kind
     id: str
@@ -57,7 +57,7 @@ class StepBegin(Struct, frozen=True):
 
 
 class StepEnd(Struct, frozen=True):
-    """It ends."""
+    """A step ends."""
 
     name: str
 
@@ -96,14 +96,14 @@ _USAGE = {"inputTokens": "prompt_tokens", "outputTokens": "completion_tokens", "
 
 
 def usage(data: Mapping[str, Any]) -> dict[str, int]:
-    """The tokens that an AGENT_FINISH with this data tells of, named as the AI SDK and AG-UI name them."""
+    """Return the tokens in the data of an AGENT_FINISH, named as the AI SDK and AG-UI name them."""
     told = data.get("usage")
     known = told if isinstance(told, dict) else {}
     return {theirs: known[ours] for theirs, ours in _USAGE.items() if type(known.get(ours)) is int}
 
 
 def seconds(event: StreamEvent) -> float:
-    """When the event was, in seconds since 1970; 0 where an agent gave it a time that is none."""
+    """Return the event's time in seconds since 1970; 0 if an agent gave it a time that is none."""
     try:
         return datetime.fromisoformat(event.timestamp).timestamp()
     except (ValueError, OverflowError):

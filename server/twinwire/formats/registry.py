@@ -65,7 +65,7 @@ class TransformView:
 
 
 def registry(own: Mapping[str, Transform]) -> Mapping[str, Format]:
-    """All formats but `native`, with an app's own. Raises `ValueError` where one of those takes a name in use."""
+    """Return all formats but `native`, with an app's own. Raise `ValueError` if one of those has a name in use."""
     if taken := sorted({*own} & {"native", *FORMATS}):
         raise ValueError(f"these formats are there already: {', '.join(taken)}")
     return {**FORMATS, **{name: Format(partial(TransformView, own[name]), any_cursor=True) for name in own}}

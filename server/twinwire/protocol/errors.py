@@ -201,7 +201,7 @@ class StaleWriter(TwinwireError):
 
 
 class TooManyRuns(TwinwireError):
-    """So many go on."""
+    """The limit of runs at once is reached."""
 
     status, code, close_code = 429, "too_many_runs", 4029
     limited = "runs at once"
@@ -215,14 +215,14 @@ class TooManyRuns(TwinwireError):
 
 
 class RateLimited(TooManyRuns):
-    """So many were started within a minute."""
+    """The limit of runs started within a minute is reached."""
 
     code = "rate_limited"
     limited = "started runs a minute"
 
 
 class TooManyConnections(TooManyRuns):
-    """So many are open. Only who cannot be put off, as EventSource can, is told so over SSE."""
+    """The limit of open streams is reached. EventSource never sees this: it is told to reconnect later."""
 
     code = "too_many_connections"
     limited = "open streams and sockets"
@@ -306,7 +306,7 @@ class ContextTooLong(FailedDependency):
 
 
 class RunError(TwinwireError):
-    """Why a run failed, as its ERROR event tells it: `error_type` is `code`, the text is `message`.
+    """The failure of a run, as its ERROR event tells it: `error_type` is `code`, the text is `message`.
 
     `retry_after` is the model server's own Retry-After, in seconds.
     """

@@ -1,6 +1,6 @@
 """The event: what an agent yields, and the one encoding of it that every connection sends.
 
-Only types and bytes: no I/O, no asyncio. What cursors, commands and replies look like is `wire`'s.
+Only types and bytes: no I/O, no asyncio. `wire` has the form of cursors, commands and replies.
 """
 
 from __future__ import annotations
@@ -153,7 +153,7 @@ def _one_line(body: bytes) -> bytes:
 def encode(event: StreamEvent, run_id: str, seq: int) -> Record:
     """The event as number `seq` of a run; its own id is not used.
 
-    Raises as `dump`, and `TypeError` where data or metadata is no JSON object, or the timestamp no text.
+    Raises as `dump`, and `TypeError` if data or metadata is no JSON object, or the timestamp no text.
     """
     kind = event.type
     try:
@@ -182,7 +182,7 @@ def restored(seq: int, kind: str, body: bytes, start: int, stop: int) -> Record:
     """Return the record whose parts a log has kept.
 
     Raises `ValueError` unless the data lie where `encode` puts them, and `TypeError` or `AttributeError` for a body
-    that is no bytes. What the data say is not read.
+    that is no bytes. The data are not read.
     """
     if not (start == 18 + len(kind) < stop and body.startswith(b',"timestamp":"', stop) and body[start] == _BRACE):
         raise ValueError("this is no event")
@@ -267,7 +267,7 @@ _TIMESTAMP = re.compile(
     r"\d{4}-(0[1-9]|1[0-2])-(0[1-9]|[12]\d|3[01])T([01]\d|2[0-3]):[0-5]\d:[0-5]\d\.\d{3}Z", re.ASCII
 )
 MAX_DEPTH = 100
-"""How deep objects and arrays may lie within each other: more is what some JSON parsers refuse."""
+"""The depth to which objects and arrays may be nested: some JSON parsers refuse more."""
 
 
 class NotAnEvent(ValueError):

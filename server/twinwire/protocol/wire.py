@@ -45,7 +45,7 @@ def new_run_id() -> str:
 
 
 def check_run_id(text: str) -> str:
-    """The run id itself. What is none is answered like a run that does not exist."""
+    """Return the run id. Raise `RunNotFound` for an ill-formed one, as for a run that does not exist."""
     if not _RUN_ID.fullmatch(text):
         raise RunNotFound
     return text

@@ -93,7 +93,7 @@ class DirectHttp(_Connection):
         await self._cycle.send(message)
 
     def returned(self) -> None:
-        """Note that the app has returned. What it left incomplete since the client is gone is not the app's error."""
+        """Note that the app has returned. An answer that is incomplete because the client left is no error."""
         if self.transport.is_closing() and not self._cycle.response_complete:
             self._cycle.disconnected = True
         if self._lifetime.phase is Phase.STREAMING:

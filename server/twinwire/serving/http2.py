@@ -124,7 +124,7 @@ class Http2Protocol(ZttpH2Protocol):
     # A `Carrier`
 
     def unsent(self) -> int:
-        """See `Carrier`. What waits for a stream's credit is the stream's to answer for."""
+        """See `Carrier`. Bytes that wait for a stream's credit are not among them."""
         return self.transport.get_write_buffer_size()
 
     def expire(self) -> None:

@@ -43,8 +43,8 @@ ACCEPTED_AT_ONCE = 100
 PAUSE_SECONDS = 1.0
 HELD_SECONDS = 1.0  # without a turn of the event loop, after which a server that was told to end has lost its patience
 MAX_HELD = 5  # times that what holds the loop is interrupted, before the process ends without it
-CLOSE_SECONDS = 1.0  # that answers may take when the server stops, after its streams have ended
-SHUTDOWN_SECONDS = 3600.0  # that TLS may take to send what is left; `Lifetimes` is stricter with who takes nothing
+CLOSE_SECONDS = 1.0  # for answers when the server stops, after its streams have ended
+SHUTDOWN_SECONDS = 3600.0  # for TLS to send the remaining bytes; `Lifetimes` is stricter if the client takes none
 
 
 def tune(transport: asyncio.BaseTransport) -> None:
@@ -118,10 +118,10 @@ class HttpProtocol(BoundedHttp):
 
 
 class Handshake:
-    """A TLS handshake, which so is counted and has a deadline; then hands over to what ALPN (RFC 7301) chose.
+    """A TLS handshake, which so is counted and has a deadline; then the protocol that ALPN (RFC 7301) chose takes over.
 
-    A `Carrier` of its connection until then. Where the loop makes the handshake in its own server, as uvicorn has it,
-    nobody knows of the connection before.
+    A `Carrier` of its connection until then. uvicorn leaves the handshake to the loop's own server, which tells of a
+    connection only afterwards.
     """
 
     transport = None
@@ -246,7 +246,7 @@ class TlsConfig(uvicorn.Config):
 
 
 class WebSocketProtocol(BoundedWebSocket):
-    """Offers a `Direct` to the app, and closes with 1007 where uvicorn logs a traceback."""
+    """Offers a `Direct` to the app, and closes with 1007 for bad UTF-8, for which uvicorn logs a traceback."""
 
     __slots__ = ("_direct",)
 
@@ -277,7 +277,7 @@ class WebSocketProtocol(BoundedWebSocket):
         super().send_receive_event_to_app()
 
     async def send(self, message: ASGISendEvent) -> None:
-        """See `WebSocketsSansIOProtocol`. What comes when the connection is being closed comes too late: no mistake."""
+        """See `WebSocketsSansIOProtocol`. A message to a connection that is being closed is no mistake."""
         await self.writable.wait()
         if self.transport.is_closing() or (self.close_sent and message["type"] == "websocket.close"):
             raise ClientDisconnected
@@ -438,7 +438,7 @@ def serve(app: Litestar, settings: Settings, listener: socket.socket, ready: Cal
     _raise_file_limit(settings, app.state.service.lifetimes)
 
     def settled() -> None:
-        # What was imported stays: without this each full collection walks it, for 100 ms and more.
+        # Imported objects stay. Without this each full collection walks them, for 100 ms and more.
         gc.collect()
         gc.freeze()
         ready()

@@ -49,7 +49,7 @@ class Supervisor:
         os.set_blocking(self._news, False)
 
     def run(self) -> None:
-        """Until a signal ends it, or a worker cannot start; then end the process in the same way."""
+        """Run until a signal comes or a worker cannot start; then end the process in the same way."""
         signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
         for _ in range(self._count):
             self._fork()
@@ -84,7 +84,7 @@ class Supervisor:
             code = 0
         except SystemExit as end:
             code = end.code if isinstance(end.code, int) else 1
-        except BaseException:  # this is where a process ends, whatever ends it
+        except BaseException:  # the process ends here, whatever ends it
             logger.critical("a worker failed", exc_info=True)
         finally:
             sys.stdout.flush()
@@ -134,7 +134,7 @@ class Supervisor:
                 self._stop(None)
 
     def _keep_up(self) -> None:
-        """Start who is missing: for those that died, and, one at a time, for those to be replaced."""
+        """Start the workers that are missing: for dead ones, and, one at a time, for those to be replaced."""
         self._to_replace = deque(pid for pid in self._to_replace if pid in self._started)
         wanted = self._count + bool(self._to_replace)
         starting = self._started - self._serving

@@ -25,9 +25,9 @@ ANYWHERE = 8
 AS_A_WORD = 4
 """A shorter one is hidden where it stands alone, between characters that belong to no word; one below this is not."""
 MAX_SECRETS = 2**16
-"""Of more secrets than this the ones that were hidden first are forgotten."""
+"""The most secrets that are known; over it those that were hidden first are forgotten."""
 MAX_TEXT = 2**16
-"""So many characters of a message or of an exception are written."""
+"""The most characters of a message or of an exception that are written."""
 
 _HIDDEN = "***"
 _NO_WORD = r"(?-i:(?=[A-Za-z]*[0-9._~+/=-]|[A-Za-z]*[a-z][A-Z]))"  # unlike the one after `basic` in a sentence
@@ -161,7 +161,7 @@ scrub = _redactor.scrub
 
 
 def in_url(url: str | None) -> Iterator[str]:
-    """Give the secrets of a URL: its password, or its user where there is none, and what its query calls one."""
+    """Give the secrets of a URL: its password, or its user if it has none, and fields of its query."""
     try:
         parts = urlsplit(url or "")
     except ValueError:

@@ -1,7 +1,7 @@
 """The metrics of one process, counted as they arise: plain numbers, written by one event loop and read by a scrape.
 
-No Prometheus here: its objects take a lock at each call. What can be read from somewhere when it is asked for, such as
-how many runs go on, is not here either.
+No Prometheus here: its objects take a lock at each call. A number that a scrape can look up, such as that of the
+runs that go on, is not here either.
 """
 
 from __future__ import annotations

@@ -39,7 +39,7 @@ class Tool(ABC):
 
     @abstractmethod
     async def run(self, parameters: Mapping[str, Any]) -> str:
-        """Do it. `parameters` come from a model: check them. Raises `ToolError`; may be cancelled."""
+        """Make the call. `parameters` come from a model: check them. Raise `ToolError`. The call may be cancelled."""
 
     @property
     def spec(self) -> dict[str, Any]:
@@ -49,13 +49,13 @@ class Tool(ABC):
 
 
 def schema(parameters: type[Struct]) -> dict[str, Any]:
-    """The JSON Schema of a Struct without inner Structs, for `Tool.parameters`."""
+    """Return the JSON Schema of a Struct without inner Structs, for `Tool.parameters`."""
     _, components = msgspec.json.schema_components([parameters])
     return {key: value for key, value in components[parameters.__name__].items() if key not in {"title", "description"}}
 
 
 def parse(parameters: Mapping[str, Any], into: type[P]) -> P:
-    """A model's parameters as a Struct. Raises `ToolError`, which names the one that is wrong."""
+    """Return a model's parameters as a Struct. Raise `ToolError`, which names the one that is wrong."""
     try:
         return msgspec.convert(parameters, into)
     except msgspec.ValidationError as error:
@@ -70,7 +70,7 @@ class ToolRegistry:
         self._left: set[asyncio.Task[ToolResult]] = set()
 
     def register_tool(self, tool: Tool) -> None:
-        """Add a tool. Raises `ValueError` where the name is taken."""
+        """Add a tool. Raise `ValueError` if its name is taken."""
         if tool.name in self._tools:
             raise ValueError(f"a tool named {tool.name!r} is registered already")
         self._tools[tool.name] = tool
@@ -88,7 +88,7 @@ class ToolRegistry:
 
     @staticmethod
     def parse_arguments(text: str) -> dict[str, Any]:
-        """The parameters in a model's `arguments` text; an empty text is no parameters. Raises `ToolError`."""
+        """Return the parameters in a model's `arguments` text, none for an empty one. Raise `ToolError`."""
         try:
             parameters = msgspec.json.decode(text or "{}")
         except (ValueError, RecursionError):
@@ -118,7 +118,7 @@ class ToolRegistry:
         return ToolResult(f"The tool {name} failed.", "error") if task.cancelled() else task.result()
 
     def _leave(self, task: asyncio.Task[ToolResult]) -> None:
-        """Cancel a tool and keep it until it stops; what comes of it is nobody's."""
+        """Cancel a tool and keep it until it stops. Nobody reads its result."""
         self._left.add(task)
         task.add_done_callback(self._left.discard)
         task.cancel()

@@ -1,6 +1,6 @@
 """The files that a tool may see: regular ones, without a dot before any name, not ignored by git, no symlinks.
 
-Both tools look through this room alone, so what Search does not list Read does not open. Every name of a path is
+Both tools look through this module alone, so what Search does not list Read does not open. Every name of a path is
 opened by itself, relative to the folder that is already open, so a folder swapped for a symlink leads nowhere.
 It does not keep the users of the machine apart (that is the file system's work) and does not read git's global
 excludes.
@@ -31,14 +31,14 @@ _BAD_CHARACTER = re.compile(r"[\x00-\x1f\x7f\x85\u2028\u2029\ud800-\udfff\\]")
 _INSIDE = re.compile(r"/\*\*(/?)$")
 """`a/**` is what lies inside a, not a itself (else `!a/b` could not bring b back): pathspec needs it as `a/**/*`."""
 _FOLDER_MARK = "(?P<ps_d>/)"
-"""Where pathspec's translation has matched a folder and goes on to match all inside it."""
+"""The place at which pathspec's translation has matched a folder and goes on to match all inside it."""
 _OUTSIDE = "leads out of the project; give a path relative to its root, such as src/main.py"
 
 
 class _IgnoreFile:
     """The lines of an ignore file as git reads them (gitignore(5)); one that is no pattern matches nothing.
 
-    pathspec translates a line, but asks a whole path at once, where a negated folder (`!app/`) brings back what
+    pathspec translates a line, but asks a whole path at once, in which a negated folder (`!app/`) brings back what
     another line ignores inside it. Here each name on the way down is asked for itself, as git does.
     """
 
@@ -60,7 +60,7 @@ class _IgnoreFile:
             self._set.Compile()
 
     def check(self, path: str) -> bool | None:
-        """Return whether the last line that matches ignores `path` or brings it back; None where none does."""
+        """Return whether the last line that matches ignores `path` or brings it back; None if none matches."""
         matches = self._set.Match(path.encode("utf-8", "replace")) if self._ignored else ()
         return self._ignored[max(matches)] if matches else None
 
@@ -70,7 +70,7 @@ Rules = tuple[tuple[int, _IgnoreFile], ...]
 
 
 class _Refused(Exception):
-    """Why a path is not opened, to be read after the path."""
+    """The reason why a path is not opened, to be read after the path."""
 
 
 class File(NamedTuple):
@@ -81,7 +81,7 @@ class File(NamedTuple):
     folder: int
 
     def open(self) -> BinaryIO:
-        """Open it for reading. Raises `OSError` where it has become something else."""
+        """Open it for reading. Raise `OSError` if it is no regular file any more."""
         return _open_file(self.name, self.folder)
 
 
@@ -103,7 +103,7 @@ class _Folder:
         return _Folder(os.open(name, _FOLDER, dir_fd=self.fd), f"{self.path}{name}/", self.rules)
 
     def ignores(self, name: str) -> bool:
-        """Return whether git ignores `name`, which ends with `/` where it is a folder: the innermost rule decides."""
+        """Return whether git ignores `name`, which ends with `/` if it is a folder: the innermost rule decides."""
         for length, file in reversed(self.rules):
             ignored = file.check(self.path[length:] + name)
             if ignored is not None:
@@ -111,7 +111,7 @@ class _Folder:
         return False
 
     def refusal(self, name: str, mode: int) -> str:
-        """Why an entry of this folder is not seen; empty where it is."""
+        """Return why an entry of this folder is not seen; empty if it is."""
         if stat.S_ISLNK(mode):
             return "is, or passes through, a symbolic link; links are not followed"
         if not stat.S_ISDIR(mode) and not stat.S_ISREG(mode):
@@ -122,7 +122,7 @@ class _Folder:
 
 
 class Project:
-    """A folder as tools see it. Raises `ValueError` where `root` is no folder."""
+    """A folder as tools see it. Raises `ValueError` if `root` is no folder."""
 
     def __init__(self, root: str | os.PathLike[str]) -> None:
         self._root = Path(root).resolve()
@@ -144,7 +144,7 @@ class Project:
     def files(self, check: Callable[[], None]) -> Generator[File, None, None]:
         """All files that are seen, each folder in the order of its names; close the iterator when done with it.
 
-        `check` is called again and again; what it raises (no `OSError`) ends the walk. Raises `ToolError` where
+        `check` is called again and again; what it raises (no `OSError`) ends the walk. Raises `ToolError` if
         the root is gone.
         """
         with ExitStack() as stack:
@@ -178,7 +178,7 @@ class Project:
     def _enter_root(self, stack: ExitStack) -> _Folder:
         """Open the root with the rules that hold there: a root inside a work tree has those of the folders above too.
 
-        Where they ignore the root itself, whoever chose it wants it seen: they do not count.
+        If they ignore the root itself they do not count: whoever chose it wants it seen.
         """
         top = next((each for each in (self._root, *self._root.parents) if (each / ".git").exists()), self._root)
         fd = os.open(top, os.O_RDONLY | os.O_DIRECTORY)
@@ -223,7 +223,7 @@ def _entries(folder: _Folder, check: Callable[[], None]) -> list[os.DirEntry[str
 
 
 def _name_refusal(name: str) -> str:
-    """Why no file of this name is seen; empty where it may be."""
+    """Return why no file of this name is seen; empty if it may be."""
     if name.startswith("."):
         return "is hidden (a name in it starts with a dot), and hidden files are not read"
     if _BAD_CHARACTER.search(name):
@@ -241,7 +241,7 @@ def _open_file(name: str, folder: int) -> BinaryIO:
 
 
 def _with_rules(rules: Rules, folder: int, name: str, length: int) -> Rules:
-    """`rules` and those of an ignore file, if it is there and can be read."""
+    """Return `rules` and those of an ignore file, if it is there and can be read."""
     try:
         with _open_file(name, folder) as file:
             text = file.read(_IGNORE_FILE_BYTES).decode("utf-8-sig", "replace")

@@ -15,9 +15,9 @@ from twinwire.tools.base import Tool, ToolError, parse, schema
 from twinwire.tools.project import Project
 
 MAX_BYTES = 64 * 1024
-"""How much of a file one result holds."""
+"""The most of a file that one result holds."""
 MAX_SKIPPED_BYTES = 64 * 1024 * 1024
-"""How far into a file `offset` reaches."""
+"""The part of a file that `offset` reaches."""
 _HEAD_BYTES = 1024
 
 
@@ -32,7 +32,7 @@ class ReadParameters(Struct, forbid_unknown_fields=True):
 
 
 class ReadTool(Tool):
-    """Reads files under `project_root`. Raises `ValueError` where that is no folder."""
+    """Reads files under `project_root`. Raises `ValueError` if that is no folder."""
 
     name = "Read"
     description = (
@@ -45,7 +45,7 @@ class ReadTool(Tool):
         self._project = Project(project_root)
 
     async def run(self, parameters: Mapping[str, Any]) -> str:
-        """The file's text. Raises `ToolError`, with the path as it was given."""
+        """Return the file's text. Raise `ToolError`, with the path as it was given."""
         return await asyncio.to_thread(self._read, parse(parameters, ReadParameters))
 
     def _read(self, asked: ReadParameters) -> str:
@@ -87,7 +87,7 @@ def _skip_lines(file: BinaryIO, lines: int, path: str) -> None:
 
 
 def _piece(data: bytes, first: int, limit: int | None) -> str:
-    """The lines that fit, of `data` that starts with line `first`, and a last line that says where more is."""
+    """Return the lines that fit, of `data` that starts with line `first`, and a last line with the next offset."""
     cut = len(data) > MAX_BYTES
     lines = io.BytesIO(data[:MAX_BYTES]).readlines()
     if cut and len(lines) == 1 and not lines[0].endswith(b"\n"):

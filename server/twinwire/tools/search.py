@@ -52,7 +52,7 @@ class SearchParameters(Struct, forbid_unknown_fields=True):
 class SearchTool(Tool):
     """Searches under `project_root`; a result has at most `max_hits` lines and takes `seconds`.
 
-    Raises `ValueError` where the root is no folder.
+    Raises `ValueError` if the root is no folder.
     """
 
     name = "Search"
@@ -118,7 +118,7 @@ class SearchTool(Tool):
 
 
 def _content(file: File) -> bytes:
-    """A text file's content as valid UTF-8 with LF; empty where it is skipped."""
+    """Return a text file's content as valid UTF-8 with LF; empty if it is skipped."""
     try:
         with file.open() as opened:
             data = opened.read(MAX_FILE_BYTES + 1)
@@ -130,7 +130,7 @@ def _content(file: File) -> bytes:
 
 
 def _matching_lines(data: bytes, expression: Any, check: Callable[[], None]) -> Iterator[tuple[int, str]]:
-    """The number of each line that matches, from 1, and what to show of it."""
+    """Give the number of each line that matches, from 1, and the part of it to show."""
     position, number, size = 0, 1, len(data.removesuffix(b"\n"))
     while position < len(data):
         check()
@@ -147,7 +147,7 @@ def _matching_lines(data: bytes, expression: Any, check: Callable[[], None]) -> 
 
 
 def _excerpt(line: bytes, match: int) -> str:
-    """The line, or what is around the match where it is long."""
+    """Return the line, or the part around the match if it is long."""
     text = line.decode()
     if len(text) <= _LINE_CHARACTERS:
         return text
@@ -163,7 +163,7 @@ def _expression(pattern: str, *, literal: bool) -> Any:
 
 
 def _glob(glob: str) -> Callable[[str], bool]:
-    """A test for paths: of the whole path where the glob holds a `/`, else of the file's name."""
+    """Return a test for paths: of the whole path if the glob has a `/`, else of the file's name."""
     glob = glob.removeprefix("./")
     matches = _compile("glob", _translate(glob + "**" if glob.endswith("/") else glob), literal=False).fullmatch
     if "/" in glob:
@@ -172,7 +172,7 @@ def _glob(glob: str) -> Callable[[str], bool]:
 
 
 def _translate(glob: str) -> str:
-    """A glob as a regular expression: `*`, `?`, `[a-z]`, `[!a-z]`, `{a,b}`, and `**` over any number of folders."""
+    """Return a glob as an expression: `*`, `?`, `[a-z]`, `[!a-z]`, `{a,b}`, and `**` over any number of folders."""
     wild = {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*", "?": "[^/]"}
     regex = ""
     for part in _GLOB_PART.findall(glob):

@@ -1,4 +1,4 @@
-"""`/tickets`, `/login`, `/logout`: what a browser authenticates with where it cannot send a header."""
+"""`/tickets`, `/login`, `/logout`: the credentials of a browser, which cannot send a header with each request."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class TicketBody(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 @post("/tickets", operation_class=documented(body=TicketBody), status_code=201, summary="A ticket for a URL")
 async def ticket(request: Request[Any, Any, Any], service: NamedDependency[Service]) -> Response[dict[str, Any]]:
-    """A ticket for `?ticket=`, which can be used again until it expires."""
+    """Return a ticket for `?ticket=`, which can be used again until it expires."""
     by = asker(request)
     data = await incoming.body(request, service.settings.max_body)
     run_id = incoming.struct(data, TicketBody).run_id if data else None
@@ -37,7 +37,7 @@ async def ticket(request: Request[Any, Any, Any], service: NamedDependency[Servi
 
 @post("/login", status_code=200, summary="A cookie for a browser")
 async def login(request: Request[Any, Any, Any], service: NamedDependency[Service]) -> Response[dict[str, Any]]:
-    """A cookie that no script can read, for as long as the login lasts."""
+    """Set a cookie that no script can read, for as long as the login lasts."""
     by = asker(request)
     text, until = service.auth.grant("login", by)
     life = int(service.settings.login_life)
@@ -47,7 +47,7 @@ async def login(request: Request[Any, Any, Any], service: NamedDependency[Servic
 
 @post("/logout", status_code=204, summary="End a login")
 async def logout(request: Request[Any, Any, Any], service: NamedDependency[Service]) -> Response[None]:
-    """The user's cookie is gone, their tickets and logins are good no more, and their streams end, on all workers."""
+    """Delete the user's cookie, revoke their tickets and logins, and end their streams, on all workers."""
     by = asker(request)
     if by.user_id is not None:
         await service.log_out(by.user_id)
@@ -55,6 +55,6 @@ async def logout(request: Request[Any, Any, Any], service: NamedDependency[Servi
 
 
 def _cookie(request: Request[Any, Any, Any], value: str, life: int) -> Cookie:
-    """No page of another site has a browser send it: not with a form, an image, a link nor a socket."""
+    """Return a cookie that no page of another site has a browser send, be it with a form, a link or a socket."""
     secure = request.scope["scheme"] == "https"
     return Cookie(COOKIE, value=value, max_age=life, httponly=True, samesite="strict", secure=secure)

@@ -83,7 +83,7 @@ def fields(settings: Settings, *client_headers: str) -> Callable[[Message, Scope
       origin that is listed itself may do so with the login's cookie: neither `*` nor `null`, which is what any page
       in a sandbox sends.
     - It names what of its request was ignored.
-    - `Allow` is complete: with OPTIONS, and HEAD where there is GET.
+    - `Allow` is complete: with OPTIONS, and with HEAD if it has GET.
     """
     listed = {origin.encode() for origin in settings.cors_origin if origin != "*"}
     everybody = "*" in settings.cors_origin

@@ -37,7 +37,7 @@ from twinwire.web.stream import RUN_HEADER
 
 logger = logging.getLogger("twinwire.web")
 
-ANSWER_SECONDS = 30.0  # that an answer may take beside the run that it waits for
+ANSWER_SECONDS = 30.0  # An answer may take so long beside the run that it waits for.
 MAX_PATH = 512  # characters; the longest path that there is has a name of 128 in it
 NO_PATH = "/too-long"  # there is no such path
 
@@ -66,7 +66,7 @@ def create_app(
     settings: Settings | None = None,
     formats: Mapping[str, Transform] | None = None,
 ) -> Litestar:
-    """A Twinwire app with these agents by name, or with `react` and `simple` where none are given.
+    """Return a Twinwire app with these agents by name, or with `react` and `simple` if none are given.
 
     `formats` are the app's own, by the name that `?format=` gives them: each turns an event into the `data` of an SSE
     block, or None to leave it out. `settings` come from the environment, and the flags of `twinwire serve`, where they

@@ -39,7 +39,7 @@ def at_once(app: ASGIApp) -> ASGIApp:  # noqa: ARG001 - nothing is passed on
     summary="Start a run and follow it; with a cursor, resume one and never start",
 )
 async def chat(request: Request[Any, Any, Any], service: NamedDependency[Service]) -> Response[Any]:
-    """Answer with the run's events as SSE, or with `{"result"}` where `stream` is false."""
+    """Answer with the run's events as SSE, or with `{"result"}` if `stream` is false."""
     asked: ChatQuery = incoming.query(request, ChatQuery)
     if request.method == "POST" and (data := await incoming.body(request, service.settings.max_body)):
         asked = incoming.merged(asked, data)
@@ -53,7 +53,7 @@ async def chat(request: Request[Any, Any, Any], service: NamedDependency[Service
     if asked.stream:
         incoming.accepts_events(request)
         kind = stream.chosen(service, asked)
-        stream.admit(service, kind, spec.user_id)  # what is refused must not start a run
+        stream.admit(service, kind, spec.user_id)  # a refused request must not start a run
         if stream.puts_off(service, kind, spec.user_id):
             return stream.PutOff(service)
     if answers.is_head(request.scope):

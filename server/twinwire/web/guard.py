@@ -117,7 +117,7 @@ def identify(scope: AsgiScope, auth: Auth, origins: Sequence[str]) -> Identity |
     """Return the identity of a request; None without a credential. Raise `Unauthenticated` for one that is not good.
 
     In this order: a bearer token (RFC 6750) in the Authorization header or, of a socket, in a subprotocol; a ticket in
-    the query of a GET; the cookie, which counts only where the page is ours or of a listed origin.
+    the query of a GET; the cookie, which counts only for our page and for those of listed origins.
     """
     headers = scope["headers"]
     scheme, _, token = (header(headers, b"authorization") or "").partition(" ")

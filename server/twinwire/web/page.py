@@ -22,14 +22,14 @@ from twinwire.web import answers
 from twinwire.web.guard import header
 
 # Everything comes from this server, nothing inline, nowhere else to talk to; whoever may frame it could click in it.
-# Trusted types make an assignment to innerHTML an error where the browser knows them, but for DOMPurify's own.
+# Trusted types make an assignment to innerHTML an error in browsers that know them, but for DOMPurify's own.
 CONTENT_SECURITY_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
     "require-trusted-types-for 'script'; trusted-types dompurify"
 )
 TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
-WORTHWHILE = 0.9  # of its size, at most, is what a file is sent compressed at
+WORTHWHILE = 0.9  # A file is sent compressed if that has at most this share of its size.
 
 
 class Representation(Struct, frozen=True):
@@ -114,17 +114,17 @@ PAGE, CLIENT = _folder("page", "web"), _folder("client", "js/src")
 
 @get("/", include_in_schema=False)
 async def index(request: Request[Any, Any, Any]) -> Response[bytes | None]:
-    """The page."""
+    """Return the page."""
     return PAGE.answer("index.html", request)
 
 
 @get("/page/{file_path:path}", include_in_schema=False)
 async def page(request: Request[Any, Any, Any], file_path: FromPath[Path]) -> Response[bytes | None]:
-    """A file of the page's."""
+    """Return a file of the page."""
     return PAGE.answer(str(file_path).lstrip("/"), request)
 
 
 @get("/client/{file_path:path}", include_in_schema=False)
 async def client(request: Request[Any, Any, Any], file_path: FromPath[Path]) -> Response[bytes | None]:
-    """A file of the JS client's."""
+    """Return a file of the JS client."""
     return CLIENT.answer(str(file_path).lstrip("/"), request)

@@ -1,6 +1,6 @@
 """The query of a request, against what its path takes: a name that looks like a known one is never passed over.
 
-Pure, but for where a request keeps what was found.
+Pure, except that a request keeps the result in its scope.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from twinwire.protocol.errors import BadRequest
 MAX_PARAMETERS = 256
 IGNORED_HEADER = "twinwire-ignored"
 IGNORED_NAMES = 16
-"""How many names the header has at most, of `IGNORED_LENGTH` characters each."""
+"""The most names that the header has, of `IGNORED_LENGTH` characters each."""
 IGNORED_LENGTH = 64
 CURSOR = "last_event_id"
 """The field that a cursor of an EventSource in the query goes into."""

@@ -29,7 +29,7 @@ _outcome = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
 
 def describe(run: RunState | RunSummary, ending: Mapping[str, Any]) -> dict[str, Any]:
-    """A run as JSON: what is known from its start, where its log stands, and how it ended, if it has."""
+    """Return a run as JSON: its start, the numbers of its first and last event, and its ending, if it has one."""
     body: dict[str, Any] = {
         "run_id": run.info.run_id,
         "agent": run.info.agent,
@@ -53,7 +53,7 @@ async def told(service: Service, state: RunState, **how: Any) -> HeldJson:
 
 @post("/runs", operation_class=documented(body=StartBody), summary="Start a run")
 async def start_run(request: Request[Any, Any, Any], service: NamedDependency[Service]) -> HeldJson:
-    """201 with the run, or 200 with the one that was started with this idempotency key before."""
+    """Answer 201 with the run, or 200 with the one that was started with this idempotency key before."""
     data = await incoming.body(request, service.settings.max_body)
     if not data:
         raise BadRequest("A JSON body is required.")
@@ -68,9 +68,9 @@ async def start_run(request: Request[Any, Any, Any], service: NamedDependency[Se
 
 @get("/runs", operation_class=documented(query=ListQuery), summary="A user's newest runs")
 async def list_runs(request: Request[Any, Any, Any], service: NamedDependency[Service]) -> dict[str, Any]:
-    """The runs that the asker may see and the log holds, the newest first, without their results.
+    """Return the runs that the user may see and the log holds, the newest first, without their results.
 
-    Runs of nobody in particular are in no list: who knows such a run's id may follow and cancel it.
+    A run without a user is in no list: whoever knows its id may follow and cancel it.
     """
     asked = incoming.query(request, ListQuery)
     by = asker(request)
@@ -100,7 +100,7 @@ async def get_run(
 async def run_events(
     request: Request[Any, Any, Any], run_id: FromPath[str], service: NamedDependency[Service]
 ) -> Response[None]:
-    """The run's events after the cursor; 204 after the last one."""
+    """Send the run's events after the cursor; answer 204 after the last one."""
     asked = incoming.query(request, FollowQuery)
     after = incoming.run_cursor(request, asked, check_run_id(run_id))
     incoming.accepts_events(request)
@@ -111,7 +111,7 @@ async def run_events(
 async def run_snapshot(
     request: Request[Any, Any, Any], run_id: FromPath[str], service: NamedDependency[Service]
 ) -> HeldJson:
-    """The state that the run's events up to number `seq` make; what follows comes after that cursor."""
+    """Return the state after the run's events up to number `seq`; that is the cursor to follow from."""
     by = asker(request)
     claim = await service.runs.claim(run_id, by)
     if gone(request.scope):
@@ -124,6 +124,6 @@ async def run_snapshot(
 async def cancel_run(
     request: Request[Any, Any, Any], run_id: FromPath[str], service: NamedDependency[Service]
 ) -> Response[dict[str, str]]:
-    """202 where the run is being cancelled, 200 where it had finished already."""
+    """Answer 202 if the run is being cancelled, 200 if it had finished already."""
     status = await service.runs.cancel(run_id, asker(request))
     return JsonResponse({"run_id": run_id, "status": status}, status_code=202 if status == "accepted" else 200)

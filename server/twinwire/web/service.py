@@ -46,9 +46,9 @@ class Service(Struct, frozen=True):
             await self.local.start()
 
     async def log_out(self, user_id: str) -> None:
-        """Take back what this user was given until now, and end their streams, on all workers.
+        """Revoke the tickets and logins that this user has until now, and end their streams, on all workers.
 
-        Raises `LogUnavailable` where the others cannot be told; then it is to be asked again.
+        Raise `LogUnavailable` if the other workers cannot be told: then the user must log out again.
         """
         await self.runs.log.log_out(user_id, self.auth.clock(), self.auth.memory)
 

@@ -37,14 +37,14 @@ from twinwire.transports.websocket import WebSocketTransport
 from twinwire.web.service import Service
 
 MAX_REQUEST_IDS = 128  # of the runs that were started last on a socket
-AUTH_SECONDS = 10.0  # how long a socket may be nobody's, where authentication is on
+AUTH_SECONDS = 10.0  # within which a socket must say whose it is, if authentication is on
 BURST_SECONDS = 10  # as many messages as may come in this time may come in one go
 
 
 class Socket:
     """The session of one client on a WebSocket, which sends at most `socket_rate` messages a second for long.
 
-    `by` is None for who has yet to say who they are; then `claim` counts the socket as theirs.
+    `by` is None until an `auth` names the user; then `claim` counts the socket as theirs.
     """
 
     claim: Claim
@@ -84,9 +84,9 @@ class Socket:
                 patience.cancel()
 
     async def take(self, message: Message) -> None:
-        """One message. Whatever is wrong with it, the socket lives, but for binary, which is no protocol of ours.
+        """Take one message. Whatever is wrong with it, the socket lives, unless it is binary.
 
-        It does not live where too many come for too long, however fast they are answered.
+        The socket ends if too many messages come for too long, however fast they are answered.
         """
         now = monotonic()
         self._credit = min(self._credit + (now - self._heard_at) * self._rate, self._rate * BURST_SECONDS) - 1
@@ -102,7 +102,7 @@ class Socket:
         await self._pump.room()
 
     async def _hear(self, text: str) -> None:
-        """One message's text."""
+        """Obey the command in a message, or answer with its error."""
         command = None
         try:
             command = commands.decode_command(text)
@@ -181,7 +181,7 @@ class Socket:
 
     async def _attach(self, command: Attach, by: Identity) -> None:
         if self._pump.gone:
-            return  # its commands are obeyed still, but there is nobody to follow
+            return  # commands are still obeyed, but nobody is there to follow
         run_id = check_run_id(command.run_id)
         after = parse_after(command.after, run_id)
         view = native.view("ws", check_types(command.types))

@@ -152,9 +152,9 @@ def stream_headers(service: Service) -> Mapping[str, str]:
 async def follow(
     service: Service, run_id: str, after: int, how: FollowQuery, by: Identity, *, message: str | None = None
 ) -> Response[None]:
-    """The run's events after number `after`, for `by`, or 204 after the last: EventSource then stays away for good.
+    """Return the run's events after number `after`, for `by`, or 204 after the last: EventSource then does not return.
 
-    `message` is what the request also asks, which must then be what the run was asked. Raises `RunNotFound`,
+    If the request has a `message`, it must be the run's own. Raise `RunNotFound`,
     `CursorGone`, and `BadRequest` as `chosen`.
     """
     kind = chosen(service, how)
@@ -176,7 +176,7 @@ async def follow(
 
 
 def chosen(service: Service, how: FollowQuery) -> Format | None:
-    """The format that is asked for, None for the native one. Raises `BadRequest`, also for what only that can do."""
+    """Return the format that the request names, None for the native one. Raise `BadRequest`."""
     if how.format == "native":
         how.kinds  # noqa: B018 - it is read here as well
         return None
@@ -194,9 +194,9 @@ def puts_off(service: Service, kind: Format | None, user_id: str | None) -> bool
 
 
 def admit(service: Service, kind: Format | None, user_id: str | None) -> None:
-    """Raises `TooManyConnections` where there is no room for this user's stream: best before a run starts for it.
+    """Raise `TooManyConnections` if there is no room for this user's stream. Call it before a run starts for that.
 
-    EventSource, which would never come again, is put off instead when it is answered, as who has an app's own format.
+    EventSource would never come again: in its formats, the native one and an app's own, the answer is `PutOff` instead.
     """
     if kind is not None and not kind.any_cursor:
         service.limiter.check(user_id)
@@ -205,9 +205,9 @@ def admit(service: Service, kind: Format | None, user_id: str | None) -> None:
 async def played(
     service: Service, state: RunState, kind: Format, view: View, by: Identity, *, after: int = 0
 ) -> EventStream:
-    """The run in a format that is not native, from the event after number `after` if the format can.
+    """Return the run in a format that is not native, from the event after number `after` if the format can.
 
-    Raises `BadRequest` where it cannot, `CursorGone` where a format that needs them no longer has the first events, and
+    Raise `BadRequest` if it cannot, `CursorGone` if it needs first events that the log no longer has, and
     `TooManyConnections` as `admit`.
     """
     run = state.info
@@ -235,7 +235,7 @@ async def played(
 
 
 async def whole(service: Service, run_id: str, kind: Format, view: View, by: Identity) -> EventStream:
-    """The run from its first event on, for `by`. Raises `RunNotFound`, and as `played`."""
+    """Return the run from its first event on, for `by`. Raise `RunNotFound`, and as `played`."""
     return await played(service, await service.runs.state(run_id, by), kind, view, by)
 
 

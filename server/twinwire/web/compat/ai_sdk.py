@@ -56,7 +56,7 @@ async def _active(request: Request[Any, Any, Any], service: Service, chat_id: st
 async def resume(
     request: Request[Any, Any, Any], chat_id: FromPath[str], service: NamedDependency[Service]
 ) -> Response[None]:
-    """The run that goes on in the chat, from its first event; 204 where none does."""
+    """Send the run that goes on in the chat, from its first event; answer 204 if none does."""
     run_id = await _active(request, service, chat_id)
     if run_id is None:
         return Response(None, status_code=204)
@@ -67,7 +67,7 @@ async def resume(
 async def stop(
     request: Request[Any, Any, Any], chat_id: FromPath[str], service: NamedDependency[Service]
 ) -> Response[dict[str, str] | None]:
-    """202 where the run that goes on in the chat is being cancelled, 204 where none does."""
+    """Cancel the run that goes on in the chat and answer 202; answer 204 if none does."""
     run_id = await _active(request, service, chat_id)
     if run_id is None:
         return Response(None, status_code=204)

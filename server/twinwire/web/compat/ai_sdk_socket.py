@@ -104,7 +104,7 @@ _decoder: msgspec.json.Decoder[Said] = msgspec.json.Decoder(Said)
 
 
 def _request_id(data: str) -> str:
-    """The request that a message which is no good one belongs to; the client knows no request of an empty name."""
+    """Return the id of a message's request; empty, which the client does not know, if it has none."""
     try:
         found = decode_json(data, msgspec.json.Decoder(dict[str, Any])).get("requestId")
     except BadRequest:
@@ -123,7 +123,7 @@ class ChatSocket(Socket):
         super().__init__(service, pump, by)
         self._limit = service.settings.session_bytes
         self._options = {name: value for name, value in msgspec.structs.asdict(options).items() if value is not None}
-        self._resumed: set[str] = set()  # those of the requests that are resumes
+        self._resumed: set[str] = set()  # the ids of requests that are resumes
         self._following: dict[str, str] = {}  # the request that a run is followed for
         self._stopping: dict[str, asyncio.Task[None]] = {}
 
@@ -210,7 +210,7 @@ class ChatSocket(Socket):
         self._pump.attach(run_id, 0, SocketView(request_id))
 
     async def _abort(self, request_id: str, by: Identity) -> None:
-        """Cancel the run: but where a resume is aborted only in a moment.
+        """Cancel the run; if the aborted request is a resume, only in a moment.
 
         Resuming twice, as two effects of one page do, is an abort of the first resume and then the second one.
         """

@@ -95,7 +95,7 @@ def without_effect(body: Body, fields: Fields) -> list[str]:
 
 
 def _only(thing: Body, known: Collection[str], path: str) -> None:
-    """Raise `BadRequest` where a thing has something in a field that is not `known`."""
+    """Raise `BadRequest` if a thing has a value in a field that is not `known`."""
     for name, value in thing.items():
         if name not in known and (_answers(name, value) or not empty(value)):
             raise _refused(f"{path}.{name}" if path else name, "is not known, and could change the question")

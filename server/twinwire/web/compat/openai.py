@@ -1,6 +1,6 @@
-"""`/v1`: an agent in front of whom OpenAI's clients stand, as if it were a model of that name.
+"""`/v1`: an agent for OpenAI's clients, as if it were a model of that name.
 
-The client brings the conversation, and gets text. `runs.dialects` has what else a request may ask for: what an agent
+The client brings the conversation, and gets text. `dialects` has what else a request may ask for: what an agent
 cannot honour is refused, and settings of a model's sampling (`temperature`, …) have no effect: the agent has its own.
 """
 
@@ -30,7 +30,7 @@ from twinwire.web.service import Service
 FORMAT = FORMATS["openai"]
 _SAID = "arch helper-method lang os package-version retry-count runtime runtime-version timeout"
 HEADERS = ["user-agent", *(f"x-stainless-{what}" for what in _SAID.split())]
-"""What OpenAI's npm client says of itself: a browser asks leave for each where the page is of another origin."""
+"""Headers in which OpenAI's npm client describes itself: a page of another origin needs leave for each."""
 _TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 
 
@@ -50,7 +50,7 @@ class Completion(Struct, frozen=True, kw_only=True):
 
 
 def error_body(error: TwinwireError, status: int) -> dict[str, Any]:
-    """An error as OpenAI's API tells it."""
+    """Return an error as OpenAI's API tells it."""
     if status == FailedDependency.status:
         kind = openai.error_type(error.code)
     else:
@@ -67,7 +67,7 @@ def error_body(error: TwinwireError, status: int) -> dict[str, Any]:
     status_code=200,
 )
 async def completions(request: Request[Any, Any, Any], service: NamedDependency[Service]) -> Response[Any]:
-    """The agent's answer, streamed or not; a client that leaves cancels it."""
+    """Send the agent's answer, streamed or not; a client that leaves cancels it."""
     body = incoming.fields(await incoming.body(request, service.settings.max_body))
     asked = converted(body, Completion)
     said, ignored = dialects.openai(body)
@@ -93,7 +93,7 @@ async def completions(request: Request[Any, Any, Any], service: NamedDependency[
 
 @get("/v1/models", summary="The agents, as models")
 async def models(service: NamedDependency[Service]) -> dict[str, Any]:
-    """All agents by name, the default one first."""
+    """List all agents by name, the default one first."""
     runs = service.runs
     names = sorted(runs.agents, key=lambda name: (name != runs.default_agent, name))
     return {"object": "list", "data": [_model(name) for name in names]}
@@ -101,7 +101,7 @@ async def models(service: NamedDependency[Service]) -> dict[str, Any]:
 
 @get("/v1/models/{name:str}", summary="An agent, as a model")
 async def model(name: FromPath[str], service: NamedDependency[Service]) -> dict[str, Any]:
-    """The agent of this name."""
+    """Return the agent of this name."""
     if name not in service.runs.agents:
         raise AgentNotFound
     return _model(name)
