@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import re
 import time
 from collections.abc import Sequence
@@ -11,9 +12,10 @@ from typing import Any
 import pytest
 from hypothesis import given, strategies as st
 
-from support.model_server import DONE, answer, call_deltas, calls, crlf, delta, end, reasoning, sse, text
+from support.model_server import DONE, answer, call_deltas, calls, crlf, delta, end, obfuscation, reasoning, sse, text
 from twinwire.models import Finish, Part, Text, Thinking, ToolCall, Usage
 from twinwire.models.openai import chunks
+from twinwire.models.openai.alike import MAX_MISSES
 from twinwire.models.openai.chunks import MAX_EVENT, ChunkDecoder
 from twinwire.protocol.errors import UpstreamError
 
@@ -227,6 +229,7 @@ LINES = st.sampled_from(
         '{"choices":[{"delta":{"content":%s},"finish_reason":"stop"}]}',
         '{"choices":[{"delta":{"content":%s},"logprobs":{"content":[{"token":"m"}]}}],"obfuscation":"m"}',
         '{"choices":[{"delta":{"content":"a"}}],"error":%s}',
+        '{"choices":[{"delta":{"content":%s,"tool_calls":[{"index":0,"id":"c","function":{"arguments":"1"}}]}}]}',
     ]
 )
 WORDS = (
@@ -239,22 +242,20 @@ WORDS = (
 
 @given(st.lists(st.tuples(LINES, st.lists(WORDS, min_size=1, max_size=6), st.booleans()), max_size=8))
 def test_what_was_learned_changes_nothing(lines: list[tuple[str, list[str], bool]]) -> None:
-    """Whatever a decoder has seen before, it makes of an event what a new one does, its usage and reason included."""
-    learned = ChunkDecoder()
-    usage = reason = None
+    """Events that come whole, and mostly are not decoded, come to the same as torn ones, which all are."""
+    learned, plain = ChunkDecoder(), ChunkDecoder()
     for line, words, escaped in lines:
         for word in words:
             event = b"data: %b\n\n" % (line % json.dumps(word, ensure_ascii=escaped)).encode("utf-8", "replace")
-            fresh = ChunkDecoder()
             try:
-                parts = fresh.feed(event)
+                parts = plain.feed(event[:1]) + plain.feed(event[1:])
             except UpstreamError as error:
                 with pytest.raises(UpstreamError, match=re.escape(str(error))):
                     learned.feed(event)
+                learned, plain = ChunkDecoder(), ChunkDecoder()
                 continue
             assert learned.feed(event) == parts
-            usage, reason = fresh._usage or usage, fresh.reason or reason
-            assert (learned._usage, learned.reason) == (usage, reason)
+            assert (learned.reason, learned._usage, learned._calls) == (plain.reason, plain._usage, plain._calls)
 
 
 @pytest.mark.parametrize("word", [":", ",", ": "])
@@ -281,6 +282,16 @@ def test_events_that_are_alike_are_not_decoded(key: str) -> None:
         assert decoder.feed(event("grün 🚀")) == [Text("grün 🚀")]
         with pytest.raises(TypeError):
             decoder.feed(event("\\n"))
+
+
+def test_events_that_are_never_alike() -> None:
+    """Where each event has a random field, a decoder soon stops to look for what is alike."""
+    decoder, chance = ChunkDecoder(), random.Random(1)
+    for number in range(MAX_MISSES):
+        assert decoder._alike is not None
+        assert decoder.feed(delta({"content": f"{number}"}, **obfuscation(chance))) == [Text(f"{number}")]
+    assert decoder._alike is None
+    assert decoder.feed(delta({"content": "a"}, **obfuscation(chance))) == [Text("a")]
 
 
 def test_torn_events_that_are_alike() -> None:

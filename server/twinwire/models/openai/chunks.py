@@ -15,6 +15,7 @@ import msgspec
 from msgspec import Struct
 
 from twinwire.models import Finish, Part, Text, Thinking, ToolCall, Usage
+from twinwire.models.openai.alike import MAX_MISSES, AlikeEvents
 from twinwire.protocol.errors import UpstreamError
 
 MAX_EVENT = 32 * 2**20
@@ -78,16 +79,16 @@ def _decode_chunk(data: bytes) -> _Chunk:
         raise _garbage("something that is not a chunk of a chat completion") from None
 
 
-_UNKNOWN = (b"", b"")
+def _whole_events(data: bytes) -> list[bytes]:
+    """Return the data of these events if each is a whole one of one line, as nearly always; else nothing.
 
-
-def _plain(text: bytes) -> str:
-    """Return the text, if these bytes are all of a JSON string (RFC 8259, section 7) and nothing in it is escaped."""
-    try:
-        plain = text.decode()
-    except UnicodeDecodeError:
-        return ""
-    return plain if plain.isprintable() and '"' not in plain and "\\" not in plain else ""
+    A fast path around `ChunkDecoder._split`, which takes any bytes.
+    """
+    if data.startswith(b"data: {") and data.endswith(b"}\n\n") and b"\r" not in data and b"[DONE]" not in data:
+        events = data[6:-2].split(b"\n\ndata: ")
+        if data.count(b"\n") == 2 * len(events):
+            return events
+    return []
 
 
 class ChunkDecoder:
@@ -98,13 +99,12 @@ class ChunkDecoder:
 
     __slots__ = (
         "_after_cr",
-        "_around",
+        "_alike",
         "_calls",
         "_data",
         "_first",
         "_line",
         "_open",
-        "_seen",
         "_torn",
         "_usage",
         "done",
@@ -114,8 +114,7 @@ class ChunkDecoder:
     def __init__(self) -> None:
         self.done = False
         self.reason: str | None = None
-        self._around = _UNKNOWN
-        self._seen = _UNKNOWN  # around the last text
+        self._alike: AlikeEvents | None = AlikeEvents()
         self._torn = False  # the bytes so far may end within an event
         self._usage: Usage | None = None
         self._calls: list[_Call] = []
@@ -131,22 +130,27 @@ class ChunkDecoder:
         What follows `[DONE]` is ignored. Raises `UpstreamError`: `upstream_garbage` for what is no chunk,
         `upstream_error` for an error object, and as `end`.
         """
-        before, behind = self._around
-        if before and data.startswith(before) and data.endswith(behind) and not self._torn:
-            text = _plain(data[len(before) : -len(behind)])
-            if text:
-                return [Text(text)]
+        if self._torn:
+            return self._split(data)
+        alike = self._alike
+        if alike is not None and (text := alike.text(data)):
+            return [Text(text)]
+        events = _whole_events(data)
+        if not events:
+            return self._split(data)
+        self._first = False
         parts: list[Part] = []
-        if data.startswith(b"data: {") and data.endswith(b"}\n\n") and not self._torn:
-            # Whole events, each of one line: what nearly all servers send nearly always.
-            blocks = data[6:-2].split(b"\n\ndata: ")
-            if data.count(b"\n") == 2 * len(blocks) and b"\r" not in data and b"[DONE]" not in data:
-                self._first = False
-                for block in blocks:
-                    self._add(_decode_chunk(block), parts)
-                if len(blocks) == len(parts) == 1:
-                    self._learn(data, parts[0])
-                return parts
+        for event in events:
+            self._add(_decode_chunk(event), parts)
+        if alike is not None and len(events) == len(parts) == 1 and isinstance(parts[0], Text):
+            alike.learn(data, parts[0].text, _sole_text)
+            if alike.misses >= MAX_MISSES:
+                self._alike = None
+        return parts
+
+    def _split(self, data: bytes) -> list[Part]:
+        """Take bytes that may begin, end or be torn anywhere."""
+        parts: list[Part] = []
         if self._after_cr and data:
             data = data.removeprefix(b"\n")  # the other half of a CRLF
             self._after_cr = False
@@ -168,25 +172,6 @@ class ChunkDecoder:
         if len(self._data) + len(self._line) > MAX_EVENT:
             raise _garbage(f"an event of more than {MAX_EVENT >> 20} MiB")
         return parts
-
-    def _learn(self, event: bytes, part: Part) -> None:
-        """Keep what is around a text that is all there is in an event, where it was the same in the event before.
-
-        Most events of a stream differ in their text alone, and are not decoded any more. That the text is all that
-        comes of an event is tried out with another one in its place.
-        """
-        text = part.text.encode() if isinstance(part, Text) else b""
-        if not _plain(text):
-            return
-        before, found, behind = event.partition(b'"%b"' % text)
-        seen, self._seen = self._seen, (before + b'"', b'"' + behind)
-        if found and seen == self._seen:
-            other = text + b"?"
-            trial, parts = ChunkDecoder(), list[Part]()
-            with suppress(UpstreamError):  # it may be what stands between two strings: a comma
-                trial._add(_decode_chunk(event[6:-2].replace(found, b'"%b"' % other, 1)), parts)
-            if parts == [Text(other.decode())] and trial.reason is None and trial._usage is None:
-                self._around = self._seen
 
     def end(self) -> list[Part]:
         """Return the tool calls and the `Finish`. Raises `UpstreamError`: `upstream_truncated` without a reason."""
@@ -244,3 +229,13 @@ class ChunkDecoder:
         call.name = call.name or function.name or ""
         if function.arguments:
             call.arguments.append(function.arguments)
+
+
+def _sole_text(data: bytes) -> str:
+    """Return the text of a chunk, if that is all that comes of it."""
+    decoder, parts = ChunkDecoder(), list[Part]()
+    with suppress(UpstreamError):
+        decoder._add(_decode_chunk(data), parts)
+        if decoder.reason is None and decoder._usage is None and not decoder._calls:
+            return "".join(part.text for part in parts if isinstance(part, Text)) if len(parts) == 1 else ""
+    return ""
