@@ -79,7 +79,7 @@ class Check:
             keys += [run, self._keys.events(run_id), key or run]
             arguments += [run_id, last]
         verdicts: list[bytes]
-        replaced, *verdicts = await self._link.call(*CHECK(*keys), *arguments)
+        replaced, *verdicts = await self._link.call(*CHECK(*keys, rest=arguments))
         if replaced:
             logger.warning("another program had written %d of this log's keys in Redis: they were deleted", replaced)
         return verdicts

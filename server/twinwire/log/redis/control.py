@@ -12,6 +12,7 @@ from twinwire.log.base import HearLogOut, Limits, RunInfo, SessionKey
 from twinwire.log.redis.link import Link, lenient
 from twinwire.log.redis.reader import COMMANDS_KEPT, MALFORMED, say
 from twinwire.log.redis.scripts import FOLLOW, OCCUPY, RECALL, REMEMBER, VACATE, Keys
+from twinwire.log.sessions import messages, turn_size
 from twinwire.protocol.errors import LogUnavailable
 from twinwire.protocol.events import dump
 
@@ -42,36 +43,32 @@ class RedisControl(ABC):
     async def history(self, session: SessionKey) -> list[dict[str, str]]:
         """See `Control`."""
         idle = round(self._limits.session_idle * 1000)
-        turns = await self._link.call(*RECALL(self._keys.session(session), self._keys.sessions), idle)
+        turns = await self._link.call(*RECALL(self._keys.session(session), self._keys.sessions, idle_ms=idle))
         try:
-            return [
-                {"role": role, "content": content}
-                for turn in turns
-                for role, content in zip(("user", "assistant"), json.loads(turn.partition(b" ")[2])[1:], strict=True)
-            ]
+            return messages([json.loads(turn.partition(b" ")[2])[1:] for turn in turns])
         except MALFORMED:
             logger.warning("Redis holds a conversation that another program has written: it is not used")
             return []
 
     async def remember(self, session: SessionKey, question: str, answer: str) -> None:
         """See `Control`."""
-        size = sum(len(text.encode("utf-8", "replace")) for text in (question, answer))
         # The token tells the same turn, sent again because its reply was lost, from a question asked twice.
-        turn = b"%d %b" % (size, dump([secrets.token_hex(8), question, answer]))
+        turn = b"%d %b" % (turn_size(question, answer), dump([secrets.token_hex(8), question, answer]))
         limits = self._limits
-        gone = await self._link.call(
-            *REMEMBER(self._keys.session(session), self._keys.sessions),
-            turn,
-            limits.session_bytes,
-            limits.max_sessions,
-            round(limits.session_idle * 1000),
+        command = REMEMBER(
+            self._keys.session(session),
+            self._keys.sessions,
+            turn=turn,
+            max_bytes=limits.session_bytes,
+            max_sessions=limits.max_sessions,
+            idle_ms=round(limits.session_idle * 1000),
         )
-        if gone:
+        if gone := await self._link.call(*command):
             await self._link.call("DEL", *gone)
 
     async def occupy(self, session: SessionKey, run_id: str) -> str | None:
         """See `Control`."""
-        holder: str = (await self._link.call(*OCCUPY(self._keys.busy(session)), run_id)).decode()
+        holder: str = (await self._link.call(*OCCUPY(self._keys.busy(session), run_id=run_id))).decode()
         return None if holder == run_id else holder
 
     async def holder(self, session: SessionKey) -> str | None:
@@ -81,7 +78,7 @@ class RedisControl(ABC):
 
     async def vacate(self, session: SessionKey, run_id: str) -> None:
         """See `Control`."""
-        await self._link.call(*VACATE(self._keys.busy(session)), run_id)
+        await self._link.call(*VACATE(self._keys.busy(session), run_id=run_id))
 
     async def cancel(self, run: RunInfo) -> None:
         """See `Control`."""
@@ -128,9 +125,9 @@ class RedisControl(ABC):
 
     async def _announce(self, run_ids: set[str]) -> None:
         """Tell Redis which of these runs have followers here."""
-        here = run_ids & self._following
-        names = [self._keys.followers(run_id) for run_id in here]
-        await asyncio.gather(*(self._link.call(*FOLLOW(name), self.worker, 3 * self._lease_ms) for name in names))
+        names = [self._keys.followers(run_id) for run_id in run_ids & self._following]
+        commands = [FOLLOW(name, worker=self.worker, life_ms=3 * self._lease_ms) for name in names]
+        await asyncio.gather(*(self._link.call(*command) for command in commands))
 
     async def _retract(self, run_ids: set[str]) -> None:
         """Tell Redis, then the runs' owners, that these runs have no followers here."""

@@ -139,5 +139,5 @@ class Leases:
             pass
         else:
             session = (stored.info.user_id, stored.info.session_id)
-            await self._link.call(*VACATE(self._keys.busy(session)), run_id)
+            await self._link.call(*VACATE(self._keys.busy(session), run_id=run_id))
         await self._link.call("HDEL", self._keys.live, run_id)

@@ -141,13 +141,20 @@ class RedisLog(RedisControl, Tails):
         """See `EventLog`."""
         keys = self._keys
         key = None if idempotency_key is None else keys.idempotency(run.user_id, idempotency_key)
-        names = [keys.run(run.run_id), keys.live, keys.starts(run.user_id), keys.recent(run.user_id)]
-        listed = [0 if run.user_id is None else MAX_RECENT, round((RECENT_SECONDS + self._limits.retention) * 1000)]
-        bounds = [] if quota is None or run.user_id is None else [quota.runs, quota.starts, round(quota.longest * 1000)]
+        bounds = () if quota is None else (quota.runs, quota.starts, round(quota.longest * 1000))
+        command = CREATE(
+            *(keys.run(run.run_id), keys.live, keys.starts(run.user_id), keys.recent(run.user_id)),
+            *([] if key is None else [key]),
+            run_id=run.run_id,
+            info=msgspec.json.encode(run),
+            owner=run.owner,
+            kept=0 if run.user_id is None else MAX_RECENT,
+            listed_ms=round((RECENT_SECONDS + self._limits.retention) * 1000),
+            rest=() if run.user_id is None else bounds,
+        )
         self._leases.starting.add(run.run_id)
         try:
-            command = CREATE(*names, *([] if key is None else [key]))
-            reply = await self._writes.call(*command, run.run_id, msgspec.json.encode(run), run.owner, *listed, *bounds)
+            reply = await self._writes.call(*command)
         finally:
             self._leases.starting.discard(run.run_id)
         if quota is not None and isinstance(reply, list):
@@ -193,16 +200,17 @@ class RedisLog(RedisControl, Tails):
         """The number of the first event that is kept."""
         keys, limits = self._keys, self._limits
         names = [keys.run(run_id), keys.events(run_id), keys.live, keys.followers(run_id), *([key] if key else [])]
-        status, *number = await self._writes.call(
-            *APPEND(*names),
-            run_id,
-            expected_last,
-            outcome(records[-1].body) if records[-1].last else b"",
-            limits.max_events,
-            limits.max_bytes,
-            max(1, round(limits.retention * 1000)),
-            *chain.from_iterable((new.type, new.body, new.start, new.stop) for new in records),
+        command = APPEND(
+            *names,
+            run_id=run_id,
+            expected_last=expected_last,
+            outcome=outcome(records[-1].body) if records[-1].last else b"",
+            max_events=limits.max_events,
+            max_bytes=limits.max_bytes,
+            retention_ms=max(1, round(limits.retention * 1000)),
+            rest=chain.from_iterable((new.type, new.body, new.start, new.stop) for new in records),
         )
+        status, *number = await self._writes.call(*command)
         if status == b"gone":
             raise RunNotFound
         if status == b"stale":

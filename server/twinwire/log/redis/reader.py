@@ -66,7 +66,8 @@ def contiguous(records: Sequence[Record]) -> Sequence[Record]:
 
 async def owned(link: Link, keys: Keys, run_id: str, user_id: str, fields: Sequence[str], *, newest: bool) -> Any:
     """Return these fields of a run of this user, and its newest event if wanted. Raises `RunNotFound`."""
-    found = await link.call(*OWNED(keys.run(run_id), keys.events(run_id)), user_id, int(newest), *fields)
+    names = keys.run(run_id), keys.events(run_id)
+    found = await link.call(*OWNED(*names, user_id=user_id, with_newest=int(newest), rest=fields))
     if found is None:
         raise RunNotFound
     return found

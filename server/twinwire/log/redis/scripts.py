@@ -6,6 +6,8 @@ All keys of a namespace carry one hash tag: they lie in one slot of a cluster, a
 from __future__ import annotations
 
 import hashlib
+import re
+from collections.abc import Iterable
 from typing import Any
 
 from twinwire.log.base import SessionKey
@@ -63,52 +65,68 @@ class Keys:
         return f"{self._tag}:busy:{dump(session).decode()}"
 
 
-class Script:
-    """A script, called by its digest."""
-
-    def __init__(self, source: str) -> None:
-        self.source = source
-        self._digest = hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest()
-
-    def __call__(self, *keys: str) -> tuple[Any, ...]:
-        """The command that runs it on these keys; its arguments follow."""
-        return ("EVALSHA", self._digest, len(keys), *keys)
-
-
+_DECLARED = re.compile(r"-- (KEYS|ARGV): ([a-z_: ]+)")
 _OWN = """
--- Deletes a key that another program has given another type: else whoever needs it would be refused for ever.
-local function own(kinds)
-  for i, right in ipairs(kinds) do
-    local found = KEYS[i] and redis.call('TYPE', KEYS[i]).ok or 'none'
-    if found ~= 'none' and found ~= right then redis.call('DEL', KEYS[i]) end
+local replaced = 0
+for i, right in ipairs({%s}) do
+  local found = KEYS[i] and redis.call('TYPE', KEYS[i]).ok or 'none'
+  if found ~= 'none' and found ~= right then
+    redis.call('DEL', KEYS[i])
+    replaced = replaced + 1
   end
 end
 """
 
-CREATE = Script(
-    _OWN
-    + """
--- KEYS: run, live, starts, recent [, idempotency key].
--- ARGV: run id, info, owner, how many recent runs to keep and for how many ms [, runs, starts, longest run in ms].
--- Returns the info of the run that the key stands for; or, over the quota, {ms until a run has ended, ms until a start
--- is a minute old}, 0 for the one that is no hindrance. A start counts as long as its run is live, or it is recent.
-own({'hash', 'hash', 'zset', 'list', 'string'})
-local known = KEYS[5] and redis.call('GET', KEYS[5])
+
+class Script:
+    """A script, called by its digest. It declares the names of its keys and arguments, which are local variables in it.
+
+    If a key is declared with its type, it is deleted if another program has given it another type: else whoever needs
+    it would be refused for ever. `replaced` is the number of those.
+    """
+
+    def __init__(self, source: str) -> None:
+        declared = {kind: names.split() for kind, names in _DECLARED.findall(source)}
+        keys = [name.partition(":") for name in declared["KEYS"]]
+        self._arguments = declared.get("ARGV", [])
+        lines = [f"local {', '.join(name for name, _, _ in keys)} = unpack(KEYS, 1, {len(keys)})"]
+        if self._arguments:
+            lines.append(f"local {', '.join(self._arguments)} = unpack(ARGV, 1, {len(self._arguments)})")
+        if keys[0][2]:
+            lines.append(_OWN % ", ".join(f"'{kind}'" for _, _, kind in keys))
+        self.source = "\n".join([*lines, source])
+        self._digest = hashlib.sha1(self.source.encode(), usedforsecurity=False).hexdigest()
+
+    def __call__(self, *keys: str, rest: Iterable[Any] = (), **arguments: Any) -> tuple[Any, ...]:
+        """Return the command that runs it on these keys with all its `arguments`, and then the `rest`."""
+        values = [arguments.pop(name) for name in self._arguments]
+        if arguments:
+            raise TypeError(f"the script has no argument {', '.join(arguments)}")
+        return ("EVALSHA", self._digest, len(keys), *keys, *values, *rest)
+
+
+CREATE = Script("""
+-- KEYS: run:hash live:hash started:zset newest:list key:string; the last one only with an idempotency key.
+-- ARGV: run_id info owner kept listed_ms; then, of a user with a quota, its runs, its starts, its longest run in ms.
+-- Returns the info of the run that the idempotency key stands for, if there is a key. Over the quota:
+-- {ms until a run has ended, ms until a start is a minute old}, 0 for the one that is no hindrance. A start counts as
+-- long as its run is live, or it is recent. `kept` of the user's runs are listed, for `listed_ms`.
+local known = key and redis.call('GET', key)
 if known then return known end
-if redis.call('EXISTS', KEYS[1]) == 1 then return ARGV[2] end
+if redis.call('EXISTS', run) == 1 then return info end
 if ARGV[6] then
   local runs, starts, longest, minute = tonumber(ARGV[6]), tonumber(ARGV[7]), tonumber(ARGV[8]), 60000
   local time = redis.call('TIME')
   local now = time[1] * 1000 + math.floor(time[2] / 1000)
-  if redis.call('ZCARD', KEYS[3]) >= math.min(runs, starts) then
+  if redis.call('ZCARD', started) >= math.min(runs, starts) then
     local going, recent = {}, {}
-    local kept = redis.call('ZRANGE', KEYS[3], 0, -1, 'WITHSCORES')
-    for i = 1, #kept, 2 do
-      local at, live = tonumber(kept[i + 1]), redis.call('HEXISTS', KEYS[2], kept[i]) == 1
+    local entries = redis.call('ZRANGE', started, 0, -1, 'WITHSCORES')
+    for i = 1, #entries, 2 do
+      local at, goes_on = tonumber(entries[i + 1]), redis.call('HEXISTS', live, entries[i]) == 1
       local young = now - minute < at and at <= now  -- the clock may have been set back
-      if live then going[#going + 1] = at end
+      if goes_on then going[#going + 1] = at end
       if young then recent[#recent + 1] = at end
-      if not live and not young then redis.call('ZREM', KEYS[3], kept[i]) end
+      if not goes_on and not young then redis.call('ZREM', started, entries[i]) end
     end
     local ends = going[#going - runs + 1]
     local frees = recent[#recent - starts + 1]
@@ -116,160 +134,138 @@ if ARGV[6] then
       return {ends and math.max(ends + longest - now, 1) or 0, frees and frees + minute - now or 0}
     end
   end
-  redis.call('ZADD', KEYS[3], now, ARGV[1])
-  redis.call('PEXPIRE', KEYS[3], math.max(longest, minute))
+  redis.call('ZADD', started, now, run_id)
+  redis.call('PEXPIRE', started, math.max(longest, minute))
 end
-if tonumber(ARGV[4]) > 0 then
-  redis.call('LPUSH', KEYS[4], ARGV[1])
-  redis.call('LTRIM', KEYS[4], 0, ARGV[4] - 1)
-  redis.call('PEXPIRE', KEYS[4], ARGV[5])
+if tonumber(kept) > 0 then
+  redis.call('LPUSH', newest, run_id)
+  redis.call('LTRIM', newest, 0, kept - 1)
+  redis.call('PEXPIRE', newest, listed_ms)
 end
-redis.call('HSET', KEYS[1], 'info', ARGV[2], 'owner', ARGV[3], 'first', 1, 'last', 0, 'bytes', 0, 'ended', 0,
-           'key', KEYS[5] or '')
-redis.call('HSET', KEYS[2], ARGV[1], ARGV[3])
-if KEYS[5] then redis.call('SET', KEYS[5], ARGV[2]) end
-return ARGV[2]
-"""
-)
+redis.call('HSET', run, 'info', info, 'owner', owner, 'first', 1, 'last', 0, 'bytes', 0, 'ended', 0, 'key', key or '')
+redis.call('HSET', live, run_id, owner)
+if key then redis.call('SET', key, info) end
+return info
+""")
 
 APPEND = Script("""
--- KEYS: run, events, live, followers [, idempotency key].
--- ARGV: run id, expected last, the outcome if it ends (else empty), max events, max bytes, retention in ms; type, body,
--- start, stop of each.
+-- KEYS: run events live followers key; the last one only with an idempotency key.
+-- ARGV: run_id expected_last outcome max_events max_bytes retention_ms; then type, body, start, stop of each event.
+-- `outcome` is empty unless the last event ends the run.
 -- Returns {'ok', first}, {'stale', last} or {'gone'}. The fence is `last`: the ids of a stream alone are none.
-local run = redis.call('HMGET', KEYS[1], 'first', 'last', 'bytes', 'ended')
-if not run[2] then return {'gone'} end
-local first, last, bytes = tonumber(run[1]), tonumber(run[2]), tonumber(run[3])
-local expected, count = tonumber(ARGV[2]), (#ARGV - 6) / 4
+local kept = redis.call('HMGET', run, 'first', 'last', 'bytes', 'ended')
+if not kept[2] then return {'gone'} end
+local first, last, bytes = tonumber(kept[1]), tonumber(kept[2]), tonumber(kept[3])
+local expected, fixed = tonumber(expected_last), 6
+local count = (#ARGV - fixed) / 4
 local function id(seq) return string.format('%.0f-0', seq) end
-if last ~= expected or run[4] == '1' then
-  local kept = {}
+if last ~= expected or kept[4] == '1' then
+  local there = {}
   if last >= expected + count then
-    kept = redis.call('XRANGE', KEYS[2], id(expected + 1), id(expected + count))
+    there = redis.call('XRANGE', events, id(expected + 1), id(expected + count))
   end
-  if #kept ~= count then return {'stale', last} end
+  if #there ~= count then return {'stale', last} end
   for i = 1, count do
-    if kept[i][2][4] ~= ARGV[4 * i + 4] then return {'stale', last} end
+    if there[i][2][4] ~= ARGV[fixed + 4 * i - 2] then return {'stale', last} end
   end
   return {'ok', first}
 end
 for i = 1, count do
-  local at = 4 * i + 3
-  redis.call('XADD', KEYS[2], id(last + i), 'type', ARGV[at], 'body', ARGV[at + 1], 'start', ARGV[at + 2],
-             'stop', ARGV[at + 3])
-  bytes = bytes + #ARGV[at + 1]
+  local kind, body, start, stop = unpack(ARGV, fixed + 4 * i - 3, fixed + 4 * i)
+  redis.call('XADD', events, id(last + i), 'type', kind, 'body', body, 'start', start, 'stop', stop)
+  bytes = bytes + #body
 end
 last = last + count
 -- Trimmed to an eighth below the bound, so that a run at its bound is not trimmed at each event.
-local kept = last - first + 1
-local keep = kept
-if kept > tonumber(ARGV[4]) then keep = math.floor(ARGV[4] * 7 / 8) end
-if bytes > tonumber(ARGV[5]) then keep = math.min(keep, math.floor(kept * ARGV[5] / bytes * 7 / 8)) end
-if keep < kept then
+local length = last - first + 1
+local keep = length
+if length > tonumber(max_events) then keep = math.floor(max_events * 7 / 8) end
+if bytes > tonumber(max_bytes) then keep = math.min(keep, math.floor(length * max_bytes / bytes * 7 / 8)) end
+if keep < length then
   keep = math.max(keep, 1)
-  redis.call('XTRIM', KEYS[2], 'MAXLEN', keep)
-  first, bytes = last - keep + 1, math.floor(bytes * keep / kept)
+  redis.call('XTRIM', events, 'MAXLEN', keep)
+  first, bytes = last - keep + 1, math.floor(bytes * keep / length)
 end
-local ends = ARGV[3] ~= ''
-redis.call('HSET', KEYS[1], 'first', first, 'last', last, 'bytes', bytes, 'ended', ends and 1 or 0)
+local ends = outcome ~= ''
+redis.call('HSET', run, 'first', first, 'last', last, 'bytes', bytes, 'ended', ends and 1 or 0)
 if ends then
-  redis.call('HSET', KEYS[1], 'outcome', ARGV[3])
-  redis.call('HDEL', KEYS[3], ARGV[1])
-  for i, key in ipairs(KEYS) do
-    if i ~= 3 then redis.call('PEXPIRE', key, ARGV[6]) end
+  redis.call('HSET', run, 'outcome', outcome)
+  redis.call('HDEL', live, run_id)
+  for _, name in ipairs(KEYS) do
+    if name ~= live then redis.call('PEXPIRE', name, retention_ms) end
   end
 end
 return {'ok', first}
 """)
 
-OCCUPY = Script(
-    _OWN
-    + """
--- KEYS: busy; ARGV: run id. Returns the run that holds the session.
-own({'string'})
-redis.call('SET', KEYS[1], ARGV[1], 'NX')
-return redis.call('GET', KEYS[1])
-"""
-)
+OCCUPY = Script("""
+-- KEYS: busy:string
+-- ARGV: run_id
+-- Returns the run that holds the session.
+redis.call('SET', busy, run_id, 'NX')
+return redis.call('GET', busy)
+""")
 
-VACATE = Script(
-    _OWN
-    + """
--- KEYS: busy; ARGV: run id.
-own({'string'})
-if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('DEL', KEYS[1]) end
-"""
-)
+VACATE = Script("""
+-- KEYS: busy:string
+-- ARGV: run_id
+if redis.call('GET', busy) == run_id then redis.call('DEL', busy) end
+""")
 
-RECALL = Script(
-    _OWN
-    + """
--- KEYS: session, sessions; ARGV: idle in ms. Returns the session's turns; reading is use.
-own({'list', 'zset'})
+RECALL = Script("""
+-- KEYS: session:list sessions:zset
+-- ARGV: idle_ms
+-- Returns the session's turns; reading is use.
 local time = redis.call('TIME')
-redis.call('PEXPIRE', KEYS[1], ARGV[1])
-redis.call('ZADD', KEYS[2], 'XX', time[1] * 1000000 + time[2], KEYS[1])
-return redis.call('LRANGE', KEYS[1], 0, -1)
-"""
-)
+redis.call('PEXPIRE', session, idle_ms)
+redis.call('ZADD', sessions, 'XX', time[1] * 1000000 + time[2], session)
+return redis.call('LRANGE', session, 0, -1)
+""")
 
-REMEMBER = Script(
-    _OWN
-    + """
--- KEYS: session, sessions; ARGV: turn ("<bytes> <json>"), max bytes, max sessions, idle in ms.
--- Returns the sessions that are too many. The time is Redis's: workers' clocks may differ.
-own({'list', 'zset'})
+REMEMBER = Script("""
+-- KEYS: session:list sessions:zset
+-- ARGV: turn max_bytes max_sessions idle_ms
+-- The turn is "<bytes> <json>". Returns the sessions that are too many. The time is Redis's: clocks of workers differ.
 local time = redis.call('TIME')
-if redis.call('LINDEX', KEYS[1], -1) == ARGV[1] then return {} end
-redis.call('RPUSH', KEYS[1], ARGV[1])
-local turns, bytes = redis.call('LRANGE', KEYS[1], 0, -1), 0
+if redis.call('LINDEX', session, -1) == turn then return {} end
+redis.call('RPUSH', session, turn)
+local turns, bytes = redis.call('LRANGE', session, 0, -1), 0
 local function size(turn) return tonumber(string.match(turn, '^%d+')) end
 for _, turn in ipairs(turns) do bytes = bytes + size(turn) end
 for _, turn in ipairs(turns) do
-  if bytes <= tonumber(ARGV[2]) then break end
-  redis.call('LPOP', KEYS[1])
+  if bytes <= tonumber(max_bytes) then break end
+  redis.call('LPOP', session)
   bytes = bytes - size(turn)
 end
-redis.call('PEXPIRE', KEYS[1], ARGV[4])
-redis.call('ZADD', KEYS[2], time[1] * 1000000 + time[2], KEYS[1])
-redis.call('PEXPIRE', KEYS[2], ARGV[4])
-local excess, gone = redis.call('ZCARD', KEYS[2]) - ARGV[3], {}
+redis.call('PEXPIRE', session, idle_ms)
+redis.call('ZADD', sessions, time[1] * 1000000 + time[2], session)
+redis.call('PEXPIRE', sessions, idle_ms)
+local excess, gone = redis.call('ZCARD', sessions) - max_sessions, {}
 if excess > 0 then
-  for i, name in ipairs(redis.call('ZPOPMIN', KEYS[2], excess)) do
+  for i, name in ipairs(redis.call('ZPOPMIN', sessions, excess)) do
     if i % 2 == 1 then gone[#gone + 1] = name end
   end
 end
 return gone
-"""
-)
+""")
 
-FOLLOW = Script(
-    _OWN
-    + """
--- KEYS: followers; ARGV: worker, for how many ms.
-own({'hash'})
-redis.call('HSET', KEYS[1], ARGV[1], 1)
-redis.call('PEXPIRE', KEYS[1], ARGV[2])
-"""
-)
+FOLLOW = Script("""
+-- KEYS: followers:hash
+-- ARGV: worker life_ms
+redis.call('HSET', followers, worker, 1)
+redis.call('PEXPIRE', followers, life_ms)
+""")
 
 CHECK = Script("""
--- KEYS: live, sessions, logged-out, log-outs, the worker's commands; then of each run its hash, its stream, and its
--- idempotency key (or the hash again, if it has none).
--- ARGV: of each run its id and the last number that the worker knows.
--- Returns how many shared keys were of another type and are deleted, then for each run: 'ok'; 'ended'; 'gone', if it
--- cannot be read or go on, and then no worker has it any more; 'older', if its last number is lower; 'lost', if the
--- stream lacks events that the hash counts. No event is read: it may be large.
+-- KEYS: live:hash sessions:zset logged_out:zset log_outs:stream commands:stream; then of each run its hash, its stream,
+-- and its idempotency key (or the hash again, if it has none). The arguments are each run's id, and the last number
+-- that the worker knows.
+-- Returns `replaced`, then for each run: 'ok'; 'ended'; 'gone', if it cannot be read or go on, and then no worker has
+-- it any more; 'older', if its last number is lower; 'lost', if the stream lacks events that the hash counts. No event
+-- is read: it may be large.
 -- What the runs that go on have lost beside their events is put back: the entry in `live`, the idempotency key.
 local function kind(key) return redis.call('TYPE', key).ok end
-local verdicts = {0}
-for i, right in ipairs({'hash', 'zset', 'zset', 'stream', 'stream'}) do
-  local found = kind(KEYS[i])
-  if found ~= 'none' and found ~= right then
-    redis.call('DEL', KEYS[i])
-    verdicts[1] = verdicts[1] + 1
-  end
-end
+local verdicts = {replaced}
 local texts = {string = true, ['nil'] = true}
 local names = {string = true, ['nil'] = true, userdata = true}  -- which JSON's null is
 local function sound(info, id)
@@ -295,7 +291,7 @@ local function verdict(id, known, run, events, key)
   end
   if last < known then return 'older' end
   if kept[4] == '1' then return 'ended' end
-  if redis.call('HEXISTS', KEYS[1], id) == 0 then redis.call('HSET', KEYS[1], id, kept[5]) end
+  if redis.call('HEXISTS', live, id) == 0 then redis.call('HSET', live, id, kept[5]) end
   if key ~= run and redis.call('EXISTS', key) == 0 then redis.call('SET', key, kept[6]) end
   if count ~= last - first + 1 then return 'lost' end
   return 'ok'
@@ -305,21 +301,23 @@ for i = 1, #ARGV / 2 do
   verdicts[i + 1] = verdict(id, tonumber(ARGV[2 * i]), run, events, KEYS[3 * i + 5])
   if verdicts[i + 1] == 'gone' then
     redis.call('UNLINK', run, events)
-    redis.call('HDEL', KEYS[1], id)
+    redis.call('HDEL', live, id)
   end
 end
 return verdicts
 """)
 
 OWNED = Script("""
--- KEYS: run, events. ARGV: user, 1 to have the newest event too, fields of the run.
+-- KEYS: run events
+-- ARGV: user_id with_newest; then fields of the run.
+-- `with_newest` is 1 to have the newest event, too.
 -- Returns {fields, newest event}; nothing, whether the run is another user's or there is none.
-local info = redis.pcall('HGET', KEYS[1], 'info')
-local good, run = pcall(cjson.decode, type(info) == 'string' and info or '{}')
-if not good or type(run) ~= 'table' or run.user_id ~= ARGV[1] then return false end
-local newest = ARGV[2] == '1' and redis.pcall('XREVRANGE', KEYS[2], '+', '-', 'COUNT', 1) or {}
+local info = redis.pcall('HGET', run, 'info')
+local good, facts = pcall(cjson.decode, type(info) == 'string' and info or '{}')
+if not good or type(facts) ~= 'table' or facts.user_id ~= user_id then return false end
+local newest = with_newest == '1' and redis.pcall('XREVRANGE', events, '+', '-', 'COUNT', 1) or {}
 if newest.err then return false end
-return {redis.call('HMGET', KEYS[1], unpack(ARGV, 3)), newest}
+return {redis.call('HMGET', run, unpack(ARGV, 3)), newest}
 """)
 
 SOURCES = tuple(script.source for script in (CREATE, APPEND, OCCUPY, VACATE, RECALL, REMEMBER, FOLLOW, CHECK, OWNED))
