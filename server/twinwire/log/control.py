@@ -24,24 +24,19 @@ class LocalControl:
         self._busy: dict[SessionKey, str] = {}
 
     async def history(self, session: SessionKey) -> list[dict[str, str]]:
-        """See `Control`."""
         return self._sessions.history(session)
 
     async def remember(self, session: SessionKey, question: str, answer: str) -> None:
-        """See `Control`."""
         self._sessions.add(session, question, answer)
 
     async def occupy(self, session: SessionKey, run_id: str) -> str | None:
-        """See `Control`."""
         holder = self._busy.setdefault(session, run_id)
         return None if holder == run_id else holder
 
     async def holder(self, session: SessionKey) -> str | None:
-        """See `Control`."""
         return self._busy.get(session)
 
     async def vacate(self, session: SessionKey, run_id: str) -> None:
-        """See `Control`."""
         if self._busy.get(session) == run_id:
             del self._busy[session]
 
@@ -49,19 +44,16 @@ class LocalControl:
         """See `Control`. A run that does not go on here goes on nowhere."""
 
     def follow(self, run_id: str) -> None:
-        """See `Control`."""
+        pass
 
     def unfollow(self, run_id: str) -> None:
-        """See `Control`."""
+        pass
 
     async def followed(self, run_id: str) -> bool:  # noqa: ARG002 - the protocol's
-        """See `Control`."""
         return False
 
     async def log_out(self, user_id: str, when: float, seconds: float) -> None:  # noqa: ARG002 - the protocol's
-        """See `Control`."""
         self.heard(user_id, when)
 
     def gauges(self) -> Sequence[Gauge]:
-        """See `Store`."""
         return ()

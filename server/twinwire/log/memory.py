@@ -48,10 +48,9 @@ class MemoryLog(LocalControl, Tails):
         """See `Store`; there is nothing to recover."""
 
     async def close(self) -> None:
-        """See `Store`."""
+        pass
 
     async def create(self, run: RunInfo, *, idempotency_key: str | None, quota: Quota | None = None) -> RunInfo:
-        """See `EventLog`."""
         self._expire()
         key = None if idempotency_key is None else (run.user_id, idempotency_key)
         if key is not None and key in self._keys:
@@ -81,23 +80,19 @@ class MemoryLog(LocalControl, Tails):
             self.size -= tail.trim(self._max_events, max(self._max_bytes - (self.size - tail.size), 0))
 
     async def find(self, user_id: str | None, idempotency_key: str) -> RunInfo | None:
-        """See `EventLog`."""
         self._expire()
         run_id = self._keys.get((user_id, idempotency_key))
         return None if run_id is None else self._runs[run_id].info
 
     async def recent(self, user_id: str, limit: int) -> Sequence[str]:
-        """See `EventLog`."""
         self._expire()
         return list(islice(reversed(self._users.get(user_id, {})), limit))
 
     async def state(self, run_id: str, user_id: str | None = None) -> RunState:
-        """See `EventLog`."""
         entry = self._entry(run_id, user_id)
         return RunState(entry.info, entry.tail.first, entry.tail.last, entry.tail.terminal, entry.tail.size)
 
     async def summary(self, run_id: str, user_id: str | None = None) -> RunSummary:
-        """See `EventLog`."""
         entry = self._entry(run_id, user_id)
         return RunSummary(entry.info, entry.tail.first, entry.tail.last, entry.outcome)
 
@@ -109,12 +104,10 @@ class MemoryLog(LocalControl, Tails):
         """See `EventLog`; it is always there."""
 
     def _tail(self, run_id: str) -> Tail | None:
-        """See `Tails`."""
         entry = self._runs.get(run_id)
         return None if entry is None else entry.tail
 
     def subscribe(self, run_id: str, wake: Callable[[], None]) -> Unsubscribe:
-        """See `EventLog`."""
         entry = self._runs.get(run_id)
         return (lambda: None) if entry is None else entry.tail.subscribe(wake)
 

@@ -32,11 +32,6 @@ class Tail:
         return self.first + len(self._records) - 1
 
     @property
-    def count(self) -> int:
-        """Return how many records are here."""
-        return len(self._records)
-
-    @property
     def ended(self) -> bool:
         """Return whether the terminal event is here."""
         return bool(self._records) and self._records[-1].last

@@ -175,18 +175,18 @@ def _listing(results: Iterable[_Result]) -> list[str]:
 
 
 def _next_calls(results: Sequence[_Result]) -> _Calls:
-    """Look for manifests where a cut list shows none; then read, once, the up to three files that tell most."""
+    """Search for manifests if a cut list shows none; then read, once, the up to three files that tell most."""
     reads = {result.parameters["path"]: result for result in results if result.tool == "Read"}
-    lists = [result for result in results if "glob" in result.parameters]
     files = sorted(set(_listing(results)).difference(reads), key=lambda name: (name.count("/"), name))
-    manifests = [name for name in files if PurePosixPath(name).name in _MANIFESTS]
-    if len(lists) == 1 and lists[0].cut and not manifests:
+    wanted = [name for name in files if PurePosixPath(name).name in _MANIFESTS]
+    lists = [result for result in results if "glob" in result.parameters]
+    if not wanted and len(lists) == 1 and lists[0].cut:
         return [("Search", {"glob": "{" + ",".join(_MANIFESTS) + "}"})]
-    if any(path != "README.md" for path in reads):
+    if reads.keys() - {"README.md"}:
         return []
-    readme = [name for name in files if PurePosixPath(name).stem.lower() == "readme"][:1]
-    missing = all(result.failed for result in reads.values())
-    return [("Read", {"path": name}) for name in ((readme if missing else []) + manifests)[:3] or files[:1]]
+    if all(result.failed for result in reads.values()):  # the README may have another name
+        wanted = [name for name in files if PurePosixPath(name).stem.lower() == "readme"][:1] + wanted
+    return [("Read", {"path": name}) for name in wanted[:3] or files[:1]]
 
 
 def _code(text: str) -> str:

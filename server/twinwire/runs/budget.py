@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
 
 from msgspec import Struct
 from msgspec.structs import astuple
@@ -17,14 +16,6 @@ MESSAGE_COST = 320
 """Bytes that a message takes beside its text."""
 
 
-class Check(Protocol):
-    """The check that a run makes before it writes an event."""
-
-    def check(self, request: RunRequest, events: int, size: int) -> None:
-        """Raise `BudgetSpent` if a run may not have so many events, or so many bytes of them."""
-        ...
-
-
 class Budget(Struct, frozen=True, kw_only=True):
     """So many events before the terminal one, so many bytes of them, and so many tokens as the model counts them.
 
@@ -34,15 +25,6 @@ class Budget(Struct, frozen=True, kw_only=True):
     events: int
     bytes: int
     tokens: int
-
-    def check(self, request: RunRequest, events: int, size: int) -> None:
-        """Raises `BudgetSpent` for the first that is over; tokens are those that the request's `usage` has."""
-        if events > self.events:
-            raise BudgetSpent(self.events, "events")
-        if size > self.bytes:
-            raise BudgetSpent(self.bytes, "bytes of events")
-        if request.usage.total_tokens > self.tokens:
-            raise BudgetSpent(self.tokens, "tokens")
 
 
 class Live:
@@ -58,12 +40,10 @@ class Live:
 class Share:
     """One run's share of what is `live`, beside its own budget. `release` it once, at the run's end."""
 
-    __slots__ = ("_budget", "_bytes", "_events", "_held", "_live", "_size", "_tokens")
+    __slots__ = ("_bytes", "_events", "_held", "_live", "_size", "_tokens")
 
     def __init__(self, live: Live, budget: Budget | None) -> None:
         self._live = live
-        self._budget = budget
-        # Here, too: `check` is called for each event.
         self._events, self._bytes, self._tokens = astuple(budget or Budget(events=MANY, bytes=MANY, tokens=MANY))
         self._held = 0  # bytes of the conversation
         self._size = 0  # and of the events
@@ -77,17 +57,19 @@ class Share:
         self._held += cost
 
     def check(self, request: RunRequest, events: int, size: int) -> None:
-        """See `Check`."""
+        """Raise `BudgetSpent` if the run may not have so many events, or so many bytes of them.
+
+        Tokens are those that the request's `usage` has.
+        """
+        if events > self._events:
+            raise BudgetSpent(self._events, "events")
+        if size > self._bytes:
+            raise BudgetSpent(self._bytes, "bytes of events")
+        if request.usage.total_tokens > self._tokens:
+            raise BudgetSpent(self._tokens, "tokens")
         live = self._live
         taken = live.taken + size - self._size
-        if (
-            events > self._events
-            or size > self._bytes
-            or request.usage.total_tokens > self._tokens
-            or taken > live.limit
-        ):
-            if self._budget is not None:
-                self._budget.check(request, events, size)
+        if taken > live.limit:
             raise BudgetSpent(live.limit, "bytes that all runs share")
         live.taken = taken
         self._size = size

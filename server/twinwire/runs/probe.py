@@ -26,7 +26,7 @@ class _Unheard(Run):
     """A run that writes no line to the log of the process: nobody asked for it."""
 
     def _tell(self, what: str, **fields: object) -> None:
-        """See `Run`."""
+        pass
 
 
 async def _agent(request: RunRequest) -> AsyncGenerator[StreamEvent, None]:

@@ -20,16 +20,9 @@ from twinwire.log import EventLog, RunInfo
 from twinwire.models import Usage
 from twinwire.models.adapters import PushStream
 from twinwire.protocol.errors import RunError, RunTimeout
-from twinwire.protocol.events import (
-    TERMINAL_TYPES,
-    StreamEvent,
-    StreamEventType,
-    checked,
-    chunk_text,
-    timestamp,
-)
+from twinwire.protocol.events import TERMINAL_TYPES, StreamEvent, StreamEventType, checked, chunk_text, timestamp
 from twinwire.protocol.fold import Fold
-from twinwire.runs.budget import Check
+from twinwire.runs.budget import Share
 from twinwire.runs.thoughts import Held, Thought
 from twinwire.runs.writer import Room, Writer
 from twinwire.telemetry.logging import tell
@@ -47,9 +40,19 @@ _STATUSES = {"completed", "cancelled", "max_steps"}
 class Run:
     """A run that goes on in this process.
 
-    `held` is where thoughts wait that are not yet a phrase. `linger` is how long the run may go on with nobody
-    following it, in seconds, or None. `on_abandoned(run)` is called when it has had no follower here for that long,
-    `on_end(run)` once, when the terminal event is in the log.
+    Thoughts that are not yet a phrase wait in `held`. `linger` is how long the run may go on with nobody following it,
+    in seconds, or None. `on_abandoned(run)` is called when it has had no follower here for that long, `on_end(run)`
+    once, when the terminal event is in the log.
+
+    While the agent's task runs, `_at_work` is set: what it emits is appended when it suspends. A call of `emit` from
+    elsewhere, such as a callback, appends at once. A run whose terminal event is written is `over`. The agent learns
+    that when it is cancelled, closed, or `emit` raises; then `_told` is set.
+
+    | `over` | `_told` | `emit` in the agent's task | `emit` elsewhere |
+    |---|---|---|---|
+    | no | no | writes the event | writes and appends it |
+    | yes | no | raises `RunOver` | drops it |
+    | yes | yes | drops the event | drops it |
     """
 
     def __init__(
@@ -60,7 +63,7 @@ class Run:
         request: RunRequest,
         *,
         deadline: float,
-        budget: Check | None,
+        budget: Share | None,
         linger: float | None,
         held: Held,
         metrics: Metrics,
@@ -71,7 +74,7 @@ class Run:
         self.request = request
         request.emit = self.emit
         self.fold = Fold()
-        self.over = False  # the terminal event is written: nothing else will be
+        self.over = False
         self.task: asyncio.Task[None] | None = None
         self._agent = agent
         self._deadline = deadline
@@ -89,8 +92,8 @@ class Run:
         self._due = self._began + deadline
         self._late: RunError = RunTimeout(deadline)  # what ends the run once it is due
         self._cancelled_at: float | None = None
-        self._at_work = False  # the agent's task runs, and appends when it suspends
-        self._told = False  # the agent knows that the run is over: it is cancelled, closed, or `emit` has raised
+        self._at_work = False
+        self._told = False
         self._followers = 0
         self._deadline_timer: asyncio.TimerHandle | None = None
         self._linger_timer: asyncio.TimerHandle | None = None
@@ -401,12 +404,7 @@ class Run:
         return StreamEvent(event.type, data, event.timestamp, {**step, **event.metadata, "events": events})
 
     def _finish(self, status: Literal["completed", "cancelled"]) -> StreamEvent:
-        data = {
-            "result": self.fold.text,
-            "duration": self._duration(),
-            "status": status,
-            "usage": self._usage(),
-        }
+        data = {"result": self.fold.text, "duration": self._duration(), "status": status, "usage": self._usage()}
         return StreamEvent(StreamEventType.AGENT_FINISH, data, timestamp())
 
     def _usage(self) -> dict[str, int]:

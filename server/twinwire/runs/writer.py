@@ -177,9 +177,5 @@ class Writer:
 
         The text of a run would stay in memory until the garbage collector comes to it: 2.5 GB after 300 large runs.
         """
-        on_last, self._on_last = self._on_last, _nothing
+        on_last, self._on_last = self._on_last, lambda: None
         on_last()
-
-
-def _nothing() -> None:
-    """Be called in place of `on_last` after it was."""

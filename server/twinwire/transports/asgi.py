@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
@@ -50,7 +50,7 @@ class Connection:
         self._receive = receive
 
     async def go_on(self, rest: Callable[[Connection], Awaitable[None]]) -> None:
-        """Call `rest`, as the last thing the app does: where our own server is below once the app has returned.
+        """Call `rest`, as the last thing the app does. Our own server calls it once the app has returned.
 
         A stream then holds nothing of what led to it: the framework's frames, its request, the scope.
         """
@@ -64,7 +64,7 @@ class Connection:
         return rest(self)
 
     async def listen(self, pump: Pump, take: Callable[[Message], Awaitable[None]] | None = None) -> None:
-        """Give each message of the client to `take` (or to nobody) until it goes; then end the pump.
+        """Give each message of the client to `take`, if that is given, until the client goes; then end the pump.
 
         Always reading matters: uvicorn's WebSockets answer no ping while a message is unread.
         """
@@ -102,10 +102,9 @@ class Connection:
             pass
 
 
-class AsgiTransport(ABC):
+class AsgiTransport(Transport):
     """The base of both transports: frames go straight to the connection, or wait to be sent."""
 
-    name: str
     asks = False
 
     def __init__(self, connection: Connection) -> None:
@@ -116,16 +115,13 @@ class AsgiTransport(ABC):
 
     @property
     def direct(self) -> Direct | None:
-        """See `Transport`."""
         return self._connection.direct
 
     def write(self, frames: Sequence[bytes]) -> bool:
-        """See `Transport`."""
         self._waiting.extend(frames)
         return False
 
     async def drain(self) -> None:
-        """See `Transport`."""
         if self._connection.direct is not None:
             await self._connection.direct.drain()
         else:
@@ -133,7 +129,6 @@ class AsgiTransport(ABC):
             await self._send(frames)
 
     def unsent(self) -> int | None:
-        """See `Transport`."""
         if (direct := self._connection.direct) is not None:
             return direct.transport.get_write_buffer_size() + unacknowledged(direct.transport)
         return None if self._connection.unsent is None else self._connection.unsent()
@@ -141,14 +136,6 @@ class AsgiTransport(ABC):
     @abstractmethod
     async def _send(self, frames: Sequence[bytes]) -> None:
         """Send frames through ASGI."""
-
-    @abstractmethod
-    def heartbeat(self) -> bool:
-        """See `Transport`."""
-
-    @abstractmethod
-    async def close(self, verdict: Verdict) -> None:
-        """See `Transport`."""
 
 
 async def serve(

@@ -22,7 +22,9 @@ class Limiter:
 
     def full(self, user_id: str | None) -> bool:
         """Return whether one more of this user's would be too many."""
-        return self._open.total() >= self._total or not self.room(user_id)
+        if self._open.total() >= self._total:
+            return True
+        return user_id is not None and self._open[user_id] >= self._each
 
     def check(self, user_id: str | None) -> None:
         """Raises `TooManyConnections` where there is no room for one more of this user's."""
@@ -50,10 +52,6 @@ class Limiter:
         self._open[user_id] -= 1
         if not self._open[user_id]:
             del self._open[user_id]
-
-    def room(self, user_id: str | None) -> bool:
-        """Return whether this user may have one more, of those that are open."""
-        return user_id is None or self._open[user_id] < self._each
 
 
 class Entry:

@@ -40,8 +40,22 @@ class Presence(Protocol):
 class Pump:
     """The cursors of one connection, served in turn, a page each.
 
-    `once` ends the connection when no cursor is left (SSE); else it stays open for more (WebSocket).
-    `lost(follower, error)`, where it is set, is told of a cursor whose events are gone; else that ends the connection.
+    `once` ends the connection when no cursor is left (SSE); else it stays open for more (WebSocket). `lost`, if set, is
+    called with a follower and its error if the events at its cursor are gone; else that ends the connection.
+
+    The pump's task serves the first of these that there is, and looks again:
+
+    | there is | set by | the task |
+    |---|---|---|
+    | `_verdict` | `end`, which also cancels a send | ends the connection |
+    | `_above` | the connection, or a heartbeat | waits until the connection has drained |
+    | `_replies` | `say` | sends them |
+    | `_ready` | a follower that is woken | sends one page of the first |
+    | no follower, if `once` | `detach` | ends the connection: DONE |
+    | `_last_verdict` | `end(when_idle=True)` | ends the connection |
+    | nothing | | waits for `_sleeping`, which `_wake` resolves |
+
+    `_sending_since` is set while it waits for the client.
     """
 
     __slots__ = (
@@ -327,12 +341,7 @@ class Pump:
             return
         if page.ended:
             self.detach(follower.run_id)
-        elif follower not in self._ready:
-            self._go_live(follower)
-
-    def _go_live(self, follower: Follower) -> None:
-        """Let appends write to the connection, if it can be and takes more."""
-        if (direct := self._transport.direct) is not None and not self._above:
+        elif follower not in self._ready and not self._above and (direct := self._transport.direct) is not None:
             follower.join(direct)
 
     async def _send(self, *, taken: bool) -> None:

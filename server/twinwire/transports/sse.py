@@ -5,7 +5,6 @@ The body ends if and only if the terminal event was sent on it; otherwise it is 
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
@@ -79,30 +78,10 @@ async def serve(
     pump.by = by
     pump.say(opening, sent)
     del opening, sent
-    rest = functools.partial(
-        _follow,
-        run_id=run_id,
-        after=after,
-        view=view,
-        entry=entry,
-        transport=transport,
-        pump=pump,
-        heartbeats=heartbeats,
-    )
-    await connection.go_on(rest)
 
+    async def follow(connection: Connection) -> None:
+        with entry:
+            pump.attach(run_id, after, view)
+            await asgi.serve(connection, transport, pump, heartbeats)
 
-async def _follow(
-    connection: Connection,
-    *,
-    run_id: str,
-    after: int,
-    view: View,
-    entry: AbstractContextManager[Any],
-    transport: SseTransport,
-    pump: Pump,
-    heartbeats: Heartbeats,
-) -> None:
-    with entry:
-        pump.attach(run_id, after, view)
-        await asgi.serve(connection, transport, pump, heartbeats)
+    await connection.go_on(follow)

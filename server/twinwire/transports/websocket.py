@@ -16,7 +16,6 @@ class WebSocketTransport(AsgiTransport):
     asks = True
 
     async def _send(self, frames: Sequence[bytes]) -> None:
-        """See `AsgiTransport`."""
         for frame in frames:
             await self._connection.send({"type": "websocket.send", "text": frame.decode()})
 

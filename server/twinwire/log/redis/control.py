@@ -41,7 +41,6 @@ class RedisControl(ABC):
         """Return the link that commands go through."""
 
     async def history(self, session: SessionKey) -> list[dict[str, str]]:
-        """See `Control`."""
         idle = round(self._limits.session_idle * 1000)
         turns = await self._link.call(*RECALL(self._keys.session(session), self._keys.sessions, idle_ms=idle))
         try:
@@ -51,7 +50,6 @@ class RedisControl(ABC):
             return []
 
     async def remember(self, session: SessionKey, question: str, answer: str) -> None:
-        """See `Control`."""
         # The token tells the same turn, sent again because its reply was lost, from a question asked twice.
         turn = b"%d %b" % (turn_size(question, answer), dump([secrets.token_hex(8), question, answer]))
         limits = self._limits
@@ -67,21 +65,17 @@ class RedisControl(ABC):
             await self._link.call("DEL", *gone)
 
     async def occupy(self, session: SessionKey, run_id: str) -> str | None:
-        """See `Control`."""
         holder: str = (await self._link.call(*OCCUPY(self._keys.busy(session), run_id=run_id))).decode()
         return None if holder == run_id else holder
 
     async def holder(self, session: SessionKey) -> str | None:
-        """See `Control`."""
         holder: bytes | None = await lenient(self._link.call("GET", self._keys.busy(session)))
         return None if holder is None else holder.decode()
 
     async def vacate(self, session: SessionKey, run_id: str) -> None:
-        """See `Control`."""
         await self._link.call(*VACATE(self._keys.busy(session), run_id=run_id))
 
     async def cancel(self, run: RunInfo) -> None:
-        """See `Control`."""
         await self._say(run.owner, "cancel", run.run_id)
 
     def follow(self, run_id: str) -> None:
@@ -91,13 +85,11 @@ class RedisControl(ABC):
         self._news.set()
 
     def unfollow(self, run_id: str) -> None:
-        """See `Control`."""
         self._following.discard(run_id)
         self._changed.add(run_id)
         self._news.set()
 
     async def followed(self, run_id: str) -> bool:
-        """See `Control`."""
         names = await lenient(self._link.call("HKEYS", self._keys.followers(run_id)))
         workers = [name.decode() for name in names or ()]
         others = [self._keys.worker(name) for name in workers if name != self.worker]

@@ -19,9 +19,6 @@ logger = logging.getLogger("twinwire.log")
 REAP_SECONDS = 2.0
 RENEW_SECONDS = 1.0
 
-Append = Callable[[str, Stored], Awaitable[None]]
-Look = Callable[[str], Awaitable[None]]
-
 
 class Leases:
     """One worker's lease, `seconds` long, and its part in ending the runs of workers that are no more.
@@ -40,14 +37,15 @@ class Leases:
         owner: Owner,
         *,
         renewed: Callable[[], Awaitable[None]],
-        look: Look,
-        end: Append,
+        look: Callable[[str], Awaitable[None]],
+        end: Callable[[str, Stored], Awaitable[None]],
     ) -> None:
         self.starting: set[str] = set()
         self._link = link
         self._keys = keys
         self._worker = worker
         self._seconds = seconds
+        self._renewal = min(seconds / 3.3, RENEW_SECONDS)  # how often the lease is renewed
         self._owner = owner
         self._renewed = renewed
         self._look = look
@@ -77,11 +75,6 @@ class Leases:
             except LogUnavailable:
                 self._renewing_since = None
             await asyncio.sleep(self._renewal)
-
-    @property
-    def _renewal(self) -> float:
-        """Return how often the lease is renewed, in seconds."""
-        return min(self._seconds / 3.3, RENEW_SECONDS)
 
     async def reap(self) -> None:
         """End orphans for ever.
@@ -120,11 +113,8 @@ class Leases:
         return [
             run_id
             for run_id, name in live.items()
-            if name in dead or (name == self._worker and not self._is_mine(run_id))
+            if name in dead or (name == self._worker and run_id not in self.starting and not self._owner.owns(run_id))
         ]
-
-    def _is_mine(self, run_id: str) -> bool:
-        return run_id in self.starting or self._owner.owns(run_id)
 
     async def _interrupt(self, run_id: str) -> None:
         try:

@@ -9,9 +9,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Sequence
 from itertools import accumulate, chain
-from typing import Any
 
 import msgspec
 
@@ -54,7 +53,6 @@ class RedisLog(RedisControl, Tails):
     def __init__(self, url: str, limits: Limits) -> None:
         self._address = Address(url)
         super().__init__(limits, Keys(self._address.namespace), self._address.lease)
-        self._tasks: list[asyncio.Task[None]] = []
         self._open = False
 
     @property
@@ -93,14 +91,10 @@ class RedisLog(RedisControl, Tails):
             raise SettingsError(f"the Redis at {self._address.name} cannot be written", field="--log") from None
         await self._warn()
         self._open = True
-        for work in (
-            self._reader.run(),
-            self._leases.keep(),
-            self._leases.reap(),
-            self._check.run(),
-            self._keep_presence(),
-        ):
-            self._spawn(work)
+        works = (self._reader.run, self._leases.keep, self._leases.reap, self._check.run, self._keep_presence)
+        self._tasks = [asyncio.create_task(work()) for work in works]
+        for task in self._tasks:
+            task.add_done_callback(_report)
 
     async def _warn(self) -> None:
         """Say that Redis may evict what is in this log, if it may and lets this user know."""
@@ -115,13 +109,7 @@ class RedisLog(RedisControl, Tails):
                 "the Redis at %s may evict runs (maxmemory-policy %s): set it to noeviction", self._address.name, policy
             )
 
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.create_task(work)
-        task.add_done_callback(_report)
-        self._tasks.append(task)
-
     async def close(self) -> None:
-        """See `Store`."""
         if not self._open:
             return
         self._open = False
@@ -138,7 +126,6 @@ class RedisLog(RedisControl, Tails):
         await asyncio.gather(self._writes.close(), self._reads.close())
 
     async def create(self, run: RunInfo, *, idempotency_key: str | None, quota: Quota | None = None) -> RunInfo:
-        """See `EventLog`."""
         keys = self._keys
         key = None if idempotency_key is None else keys.idempotency(run.user_id, idempotency_key)
         bounds = () if quota is None else (quota.runs, quota.starts, round(quota.longest * 1000))
@@ -173,7 +160,6 @@ class RedisLog(RedisControl, Tails):
         return run
 
     async def append(self, run_id: str, expected_last: int, records: Sequence[Record]) -> None:
-        """See `EventLog`."""
         if not self._open:
             raise StaleWriter(expected_last, expected_last)  # nobody writes to a closed log
         held = self._reader.held.get(run_id)
@@ -181,11 +167,8 @@ class RedisLog(RedisControl, Tails):
         try:
             if held is not None and held.gone:
                 raise RunNotFound
-            if held is not None and own:
-                key = held.key
-            else:
-                key = (await load(self._writes, self._keys, run_id, newest=False)).key
-            first = await self._append(run_id, expected_last, records, key)
+            at = held if held is not None and own else await load(self._writes, self._keys, run_id, newest=False)
+            first = await self._append(run_id, expected_last, records, at.key)
         except (StaleWriter, RunNotFound):
             self._reader.disown(run_id)
             raise
@@ -223,7 +206,6 @@ class RedisLog(RedisControl, Tails):
         self._reader.disown(run_id)
 
     async def find(self, user_id: str | None, idempotency_key: str) -> RunInfo | None:
-        """See `EventLog`."""
         known = await lenient(self._reads.call("GET", self._keys.idempotency(user_id, idempotency_key)))
         try:
             return None if known is None else _info.decode(known)
@@ -231,12 +213,10 @@ class RedisLog(RedisControl, Tails):
             return None
 
     async def recent(self, user_id: str, limit: int) -> Sequence[str]:
-        """See `EventLog`."""
         names = await lenient(self._reads.call("LRANGE", self._keys.recent(user_id), 0, limit - 1))
         return [name.decode() for name in names or ()]
 
     async def state(self, run_id: str, user_id: str | None = None) -> RunState:
-        """See `EventLog`."""
         stored = await load(self._reads, self._keys, run_id, user_id)
         if not stored.ended:
             await self._look_at(run_id, stored.key)
@@ -249,7 +229,6 @@ class RedisLog(RedisControl, Tails):
             await self._check.look_at(run_id, key)
 
     async def summary(self, run_id: str, user_id: str | None = None) -> RunSummary:
-        """See `EventLog`."""
         names = ("info", "first", "last", "ended", "outcome", "key")
         if user_id is None:
             fields = await lenient(self._reads.call("HMGET", self._keys.run(run_id), *names))
@@ -271,7 +250,6 @@ class RedisLog(RedisControl, Tails):
         return summary
 
     async def page(self, run_id: str, after: int, limit: int) -> Page:
-        """See `EventLog`."""
         held = self._reader.held.get(run_id)
         if held is not None and held.gone:
             raise RunNotFound
@@ -325,16 +303,13 @@ class RedisLog(RedisControl, Tails):
         await self.vacate((None, None), "")
 
     def gauges(self) -> Sequence[Gauge]:
-        """See `Store`."""
         return ()
 
     def _tail(self, run_id: str) -> Tail | None:
-        """See `Tails`."""
         held = self._reader.held.get(run_id)
         return None if held is None else held.tail
 
     def subscribe(self, run_id: str, wake: Callable[[], None]) -> Unsubscribe:
-        """See `EventLog`."""
         return self._reader.subscribe(run_id, wake)
 
     def _obey(self, operation: str, run_id: str) -> None:

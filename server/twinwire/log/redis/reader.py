@@ -79,21 +79,16 @@ async def load(link: Link, keys: Keys, run_id: str, user_id: str | None = None, 
     A run that has lost a part without which it cannot be read, such as its terminal event, is one that is not there.
     The events are not looked at unless the `newest` is wanted: it may be a large result.
     """
-    replies: Sequence[Any]
     if user_id is None:
-        commands: list[tuple[Any, ...]] = [("HMGET", keys.run(run_id), *_FIELDS)]
+        replies = [link.call("HMGET", keys.run(run_id), *_FIELDS)]
         if newest:
-            commands.append(("XREVRANGE", keys.events(run_id), "+", "-", "COUNT", 1))
-        replies = await asyncio.gather(*(link.call(*command) for command in commands), return_exceptions=True)
+            replies.append(link.call("XREVRANGE", keys.events(run_id), "+", "-", "COUNT", 1))
+        try:
+            found = await asyncio.gather(*replies)
+        except WrongType:
+            raise RunNotFound from None
     else:
-        replies = await owned(link, keys, run_id, user_id, _FIELDS, newest=newest)
-    found: list[Any] = []
-    for reply in replies:
-        if isinstance(reply, WrongType):
-            raise RunNotFound
-        if isinstance(reply, BaseException):
-            raise reply
-        found.append(reply)
+        found = await owned(link, keys, run_id, user_id, _FIELDS, newest=newest)
     info, first, last, size, ended, key = found[0]
     try:
         stored = Stored(_info.decode(info), int(first), int(last), int(size), key.decode(), ended == b"1", None)

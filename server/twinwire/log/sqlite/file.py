@@ -99,14 +99,12 @@ def writing(place: Place) -> sqlite3.Connection:
         if version:
             _check(db, place)
         _prepare(db, place, new=version == 0)
-    except (sqlite3.Error, OSError) as error:
+    except (sqlite3.Error, OSError, SettingsError) as error:
         if db is not None:
             db.close()
+        if isinstance(error, SettingsError):
+            raise
         raise SettingsError(f"{place.name} cannot be used: {error}", field="--log") from None
-    except SettingsError:
-        if db is not None:
-            db.close()
-        raise
     _warn(place)
     return db
 

@@ -13,7 +13,6 @@ import os
 import stat
 import struct
 from contextlib import suppress
-from pathlib import Path
 
 from twinwire.log.sqlite.file import Place
 from twinwire.protocol.errors import SettingsError
@@ -123,17 +122,12 @@ class Lock:
         return file
 
     def _in_use(self) -> SettingsError:
-        who = _signed(self._names)
+        who = ""
+        try:
+            with self._names.open(encoding="ascii") as file:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            who = f" (pid {self._names.read_text(encoding='ascii').strip() or 'unknown'})"
+        except (OSError, ValueError):
+            pass
         return SettingsError(f"{self._place.name} is in use by another server{who}", field="--log")
-
-
-def _signed(names: Path) -> str:
-    """Return who holds the lock file, for people to read."""
-    try:
-        with names.open(encoding="ascii") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return f" (pid {names.read_text(encoding='ascii').strip() or 'unknown'})"
-    except (OSError, ValueError):
-        pass
-    return ""

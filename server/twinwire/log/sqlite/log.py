@@ -40,14 +40,7 @@ from twinwire.log.sqlite.tables import Tables, key_of
 from twinwire.log.sqlite.watch import Watch
 from twinwire.log.sqlite.writer import Job, Writer
 from twinwire.log.tail import Tail, Tails
-from twinwire.protocol.errors import (
-    CursorGone,
-    LogLost,
-    LogUnavailable,
-    RunNotFound,
-    SettingsError,
-    StaleWriter,
-)
+from twinwire.protocol.errors import CursorGone, LogLost, LogUnavailable, RunNotFound, SettingsError, StaleWriter
 from twinwire.protocol.events import Record, outcome
 
 logger = logging.getLogger("twinwire.log")
@@ -99,7 +92,6 @@ class SqliteLog(LocalControl, Tails):
         await asyncio.shield(self._writer.opened)
 
     async def close(self) -> None:
-        """See `Store`."""
         if self._writer is not None:
             self._writer.stop()
             await asyncio.shield(self._writer.closed)
@@ -134,25 +126,17 @@ class SqliteLog(LocalControl, Tails):
                 raise
 
         loop = asyncio.get_running_loop()
-        return self._do(
-            append,
-            appended,
-            len(records),
-            sum([len(record.body) for record in records]),
-        )
+        return self._do(append, appended, len(records), sum([len(record.body) for record in records]))
 
     async def find(self, user_id: str | None, idempotency_key: str) -> RunInfo | None:
-        """See `EventLog`."""
         self._check()
         return await self._reader.find(key_of(user_id, idempotency_key))
 
     async def recent(self, user_id: str, limit: int) -> Sequence[str]:
-        """See `EventLog`."""
         self._check()
         return await self._reader.recent(user_id, limit)
 
     async def state(self, run_id: str, user_id: str | None = None) -> RunState:
-        """See `EventLog`."""
         self._check()
         live = self._live.get(run_id)
         if live is None or user_id not in {None, live.info.user_id}:  # a foreign run is looked up as an unknown one is
@@ -160,7 +144,6 @@ class SqliteLog(LocalControl, Tails):
         return RunState(live.info, live.first, live.tail.last, live.tail.terminal, live.size)
 
     async def summary(self, run_id: str, user_id: str | None = None) -> RunSummary:
-        """See `EventLog`."""
         self._check()
         live = self._live.get(run_id)
         if live is None or user_id not in {None, live.info.user_id}:
@@ -192,12 +175,10 @@ class SqliteLog(LocalControl, Tails):
             await self._do(lambda tables: tables.touch())
 
     def gauges(self) -> Sequence[Gauge]:
-        """See `Store`."""
         size = 0 if self._writer is None else self._writer.wal_bytes
         return [Gauge("sqlite_wal_bytes", "Size of the SQLite log's write-ahead log", size)]
 
     def _tail(self, run_id: str) -> Tail | None:
-        """See `Tails`."""
         live = self._live.get(run_id)
         return None if live is None else live.tail
 
@@ -280,11 +261,7 @@ class SqliteLog(LocalControl, Tails):
             self._writer.damaged(error)
 
     def _do(
-        self,
-        do: Callable[[Tables], Any],
-        then: Callable[[Any], None] | None = None,
-        events: int = 1,
-        size: int = 0,
+        self, do: Callable[[Tables], Any], then: Callable[[Any], None] | None = None, events: int = 1, size: int = 0
     ) -> asyncio.Future[Any]:
         """Have the writer do something; the future has what it returned once that is committed."""
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()

@@ -197,11 +197,15 @@ class Writer:
                     except TwinwireError as error:  # refused before it wrote anything: the others go on
                         results.append(error)
         except BaseException as error:  # noqa: BLE001 - a full disk, or a fault of ours: nothing was written
-            self._failed(error)
+            if self.healthy:
+                logger.error("the SQLite log cannot be written: %s", error)  # noqa: TRY400 - not ours, mostly
+            self.healthy = False
             self._examine(error)
             results = [LogUnavailable() for _ in jobs]
         else:
-            self._recovered()
+            if not self.healthy:
+                logger.warning("the SQLite log can be written again")
+            self.healthy = True
             self.committed_at = time.monotonic()
         self._post(_settle, jobs, results)
 
@@ -225,16 +229,6 @@ class Writer:
     def _examine(self, error: BaseException) -> None:
         if damaged(error):
             self.damaged(error)
-
-    def _failed(self, error: BaseException) -> None:
-        if self.healthy:
-            logger.error("the SQLite log cannot be written: %s", error)
-        self.healthy = False
-
-    def _recovered(self) -> None:
-        if not self.healthy:
-            logger.warning("the SQLite log can be written again")
-        self.healthy = True
 
     def _end(self, failure: BaseException | None) -> None:
         """The thread is no more: nothing is written any more, and who waits for that is told."""
