@@ -7,16 +7,10 @@
 from __future__ import annotations
 
 from twinwire.log.base import (
-    LOST_EVENTS as LOST_EVENTS,
     MAX_RECENT as MAX_RECENT,
     STOPPING as STOPPING,
-    Control as Control,
     EventLog as EventLog,
-    Gauge as Gauge,
-    HearLogOut as HearLogOut,
     Limits as Limits,
-    Owner as Owner,
-    Page as Page,
     Quota as Quota,
     RunInfo as RunInfo,
     RunState as RunState,
@@ -29,7 +23,7 @@ from twinwire.protocol.errors import SettingsError
 
 
 def open_log(url: str, limits: Limits) -> Store:
-    """The log that a URL names; it is not open yet. Raises `SettingsError`."""
+    """Return the log that a URL names; it is not open yet. Raises `SettingsError`."""
     from twinwire.log.memory import MemoryLog
 
     scheme = url.partition(":")[0]

@@ -69,7 +69,7 @@ class RunInfo(Struct, frozen=True, kw_only=True):
 
 
 class Page(Struct, frozen=True):
-    """Some events in order, and what the log holds: `first`..`last`, `ended` where `last` is the terminal event.
+    """Some events in order, and what the log has: `first`..`last`; `ended` if `last` is the terminal event.
 
     A log without an event has `first` 1 and `last` 0.
     """
@@ -126,9 +126,9 @@ class EventLog(Protocol):
     async def create(self, run: RunInfo, *, idempotency_key: str | None, quota: Quota | None = None) -> RunInfo:
         """Open the log of a run.
 
-        Returns `run`, or the run that this user started with this key before. Raises `IdempotencyMismatch`
-        where that one's fingerprint differs; `TooManyRuns` and `RateLimited` where a new run is over its user's quota,
-        in which runs count as long as they have no terminal event, on all workers.
+        Return `run`, or the run that this user started with this key before. Raise `IdempotencyMismatch` if that one's
+        fingerprint differs; `TooManyRuns` or `RateLimited` if a new run is over its user's quota, in which runs count
+        as long as they have no terminal event, on all workers.
         """
         ...
 
@@ -142,11 +142,11 @@ class EventLog(Protocol):
         ...
 
     async def find(self, user_id: str | None, idempotency_key: str) -> RunInfo | None:
-        """The run that this user started with this key, if it is still known."""
+        """Return the run that this user started with this key, if it is still known."""
         ...
 
     async def recent(self, user_id: str, limit: int) -> Sequence[str]:
-        """At most `limit` (to `MAX_RECENT`) runs that this user started, on any worker: their ids, the newest first.
+        """Return the ids of at most `limit` (to `MAX_RECENT`) runs that this user started on any worker, newest first.
 
         Some of them may be forgotten since.
         """
@@ -166,8 +166,8 @@ class EventLog(Protocol):
     async def page(self, run_id: str, after: int, limit: int) -> Page:
         """Return at most `limit` events after number `after`, fewer if they are large. Never wait for more.
 
-        Raises `RunNotFound`, `CursorGone` for a cursor that was trimmed or lies in the future, and `LogUnavailable`;
-        then who has subscribed is woken when it is time to try again.
+        Raise `RunNotFound`, or `CursorGone` for a cursor that was trimmed or lies in the future. If `LogUnavailable` is
+        raised, subscribers are woken when it is time to try again.
         """
         ...
 
@@ -182,7 +182,7 @@ class EventLog(Protocol):
     def join(self, run_id: str, after: int, sink: Sink) -> Sink | None:
         """Give what is appended to a run from now on to `sink`, or to an equal one that has joined before.
 
-        Return the sink that is given it, or None if `after` is not the run's newest event, if the run has ended, or if
+        Return the sink that gets it, or None if `after` is not the run's newest event, if the run has ended, or if
         this process does not have the run's newest events in memory. A sink that lags has left.
         """
         ...
@@ -194,7 +194,7 @@ class EventLog(Protocol):
     def subscribe(self, run_id: str, wake: Callable[[], None]) -> Unsubscribe:
         """Have `wake` called after each append to a run. It must be quick and must not raise.
 
-        A run that is not known is no error: the page that comes next tells.
+        A run that is not known is no error: reading its next page is one.
         """
         ...
 
@@ -261,7 +261,7 @@ class Control(Protocol):
         ...
 
     def unfollow(self, run_id: str) -> None:
-        """It has no more follower of it; the run's owner is told."""
+        """This worker has no more follower of it. Tell the run's owner."""
         ...
 
     async def followed(self, run_id: str) -> bool:
@@ -288,7 +288,7 @@ class Store(EventLog, Control, Protocol):
     """A log and its control, which live and end together."""
 
     async def open(self, owner: Owner) -> None:
-        """Begin: connect, recover what a crash left open. Idempotent. Raises `SettingsError` where that cannot be."""
+        """Begin: connect, recover what a crash left open. Idempotent. Raise `SettingsError` if that fails."""
         ...
 
     async def close(self) -> None:

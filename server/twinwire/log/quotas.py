@@ -14,7 +14,7 @@ MAX_USERS = 50_000
 
 
 def refusal(quota: Quota, ends: float, frees: float) -> TooManyRuns:
-    """Why there is no start: it is `ends` seconds until enough runs have ended, `frees` until enough starts are old."""
+    """Return why no run starts: it is `ends` seconds until enough have ended, `frees` until enough starts are old."""
     if ends >= frees:
         return TooManyRuns(quota.runs, ends)
     return RateLimited(quota.starts, frees)
@@ -64,5 +64,5 @@ class Quotas:
 
 
 def _wait(starts: Sequence[float], limit: int, since: float) -> float:
-    """Until fewer than `limit` of the starts are later than `since`, which moves on with time."""
+    """Return the seconds until fewer than `limit` of the starts are later than `since`, which moves on with time."""
     return max(starts[-limit] - since, 0.001) if len(starts) >= limit else 0.0

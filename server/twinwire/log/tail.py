@@ -14,6 +14,15 @@ from twinwire.protocol.events import Record
 PAGE_BYTES = 64 * 1024
 
 
+def fitting(records: list[Record]) -> list[Record]:
+    """Return the first of these records, which have `PAGE_BYTES` bytes at most, but one record at least."""
+    if len(records) > 1:
+        sizes = list(accumulate([len(record.body) for record in records]))
+        if sizes[-1] > PAGE_BYTES:
+            return records[: max(1, bisect_right(sizes, PAGE_BYTES))]
+    return records
+
+
 class Tail:
     """Records `first`..`last` of one run."""
 
@@ -28,7 +37,7 @@ class Tail:
 
     @property
     def last(self) -> int:
-        """The number of the newest event; 0 where there was none."""
+        """Return the number of the newest event; 0 if there was none."""
         return self.first + len(self._records) - 1
 
     @property
@@ -83,7 +92,7 @@ class Tail:
 
     @property
     def terminal(self) -> Record | None:
-        """The terminal event, once it is here."""
+        """Return the terminal event, once it is here."""
         return self._records[-1] if self.ended else None
 
     def _has(self, records: Sequence[Record]) -> bool:
@@ -91,17 +100,12 @@ class Tail:
         return start >= 0 and [r.body for r in self._records[start : start + len(records)]] == [r.body for r in records]
 
     def page(self, after: int, limit: int) -> Page:
-        """At most `limit` records and `PAGE_BYTES` bytes (but one record at least) after `after`."""
+        """See `EventLog.page`."""
         last = self.last
         if not self.first - 1 <= after <= last:
             raise CursorGone(self.first, last)
         start = after + 1 - self.first
-        records = self._records[start : start + limit]
-        if len(records) > 1:
-            sizes = list(accumulate([len(record.body) for record in records]))
-            if sizes[-1] > PAGE_BYTES:
-                del records[max(1, bisect_right(sizes, PAGE_BYTES)) :]
-        return Page(records, self.first, last, self.ended)
+        return Page(fitting(self._records[start : start + limit]), self.first, last, self.ended)
 
     def subscribe(self, wake: Callable[[], None]) -> Unsubscribe:
         """Have `wake` called after each append."""
@@ -130,7 +134,7 @@ class Tail:
         self.size = sum([len(record.body) for record in records])
 
     def trim(self, max_events: int, max_bytes: int) -> int:
-        """Drop the oldest records until an eighth below the bounds; the number of bytes dropped.
+        """Drop the oldest records until an eighth below the bounds. Return the number of bytes dropped.
 
         An eighth, so that a run at its bound does not move its whole list for each event. The last record stays.
         """

@@ -1,4 +1,4 @@
-"""The model for where there is no key and no network: no LLM, but an honest player of one.
+"""The model for use without a key and a network: no LLM, but an honest player of one.
 
 It goes through the same loop as any model: it thinks, calls the tools it is offered, and tells in a few sentences
 what their results really hold. It understands two requests, to look at the project and to find a word in it, and

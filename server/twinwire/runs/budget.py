@@ -27,14 +27,11 @@ class Budget(Struct, frozen=True, kw_only=True):
     tokens: int
 
 
-class Live:
+class Live(Struct):
     """The memory of all runs that go on in this process: at most `limit` bytes of events and conversations."""
 
-    __slots__ = ("limit", "taken")
-
-    def __init__(self, limit: int) -> None:
-        self.limit = limit
-        self.taken = 0
+    limit: int
+    taken: int = 0
 
 
 class Share:
@@ -49,7 +46,7 @@ class Share:
         self._size = 0  # and of the events
 
     def hold(self, history: Sequence[Message], runs: int) -> None:
-        """Count the conversation that the run is given. Raise `TooManyRuns`, of which `runs` go on, without room."""
+        """Count the run's conversation. Raise `TooManyRuns` if there is no memory for it: `runs` go on."""
         cost = sum(MESSAGE_COST + len(str(message.get("content", ""))) for message in history)
         if self._live.taken + cost > self._live.limit:
             raise TooManyRuns(runs)

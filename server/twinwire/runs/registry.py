@@ -24,12 +24,12 @@ from twinwire.protocol.errors import (
     SessionBusy,
     TooManyRuns,
 )
-from twinwire.protocol.events import timestamp
+from twinwire.protocol.events import decode, timestamp
+from twinwire.protocol.fold import Fold
 from twinwire.protocol.wire import check_run_id, new_run_id
 from twinwire.runs.budget import Budget, Live, Share
 from twinwire.runs.reserve import Claim, Reserve
 from twinwire.runs.run import Run
-from twinwire.runs.snapshot import folded
 from twinwire.runs.spec import RunSpec
 from twinwire.runs.thoughts import Held
 from twinwire.telemetry.metrics import Metrics
@@ -39,6 +39,7 @@ logger = logging.getLogger("twinwire.runs")
 CancelStatus = Literal["accepted", "already_finished"]
 
 SETTLE_SECONDS = 5.0  # how long a start waits for the run it interrupts to leave the session
+PAGE_EVENTS = 256
 LIVE_BYTES = 2**30
 RESERVE_BYTES, RESERVE_SECONDS = 2**26, 10.0
 RECHECK_SECONDS = 5.0  # how soon a run that only other workers follow is looked at again
@@ -137,7 +138,7 @@ class Runs:
         return known, known is info
 
     async def _enter(self, session: SessionKey, run_id: str, *, interrupt: bool) -> None:
-        """Make this run the session's only one; end the one before where that is asked for. Raises `SessionBusy`."""
+        """Make this run the session's only one; with `interrupt`, end the one before. Raises `SessionBusy`."""
         patience = time.monotonic() + SETTLE_SECONDS
         while (holder := await self.log.occupy(session, run_id)) is not None:
             try:
@@ -221,7 +222,7 @@ class Runs:
         return await self.log.state(check_run_id(run_id), by.owner(run_id))
 
     async def seek(self, run_id: str, after: int, by: Identity) -> RunState:
-        """The run, for `by` to follow it from the event after number `after`. Raises `RunNotFound`, `CursorGone`."""
+        """Return the run, for `by` to follow it after event number `after`. Raises `RunNotFound`, `CursorGone`."""
         try:
             state = await self.state(run_id, by)
         except RunNotFound:
@@ -253,17 +254,23 @@ class Runs:
         return await self.reserve.take((await self.state(run_id, by)).size)
 
     async def snapshot(self, run_id: str, by: Identity) -> tuple[int, dict[str, Any]]:
-        """The number of a run's last event and the run's state up to it, as `Fold.state`.
+        """Return the number of a run's last event and the run's state up to it, as `Fold.state`.
 
-        Raises `RunNotFound`, and `CursorGone` where the run's first events are trimmed and it goes on elsewhere.
+        Raises `RunNotFound`, and `CursorGone` if the run's first events are trimmed and it goes on elsewhere.
         """
         if (run := self._here(check_run_id(run_id), by)) is not None:
             return await run.snapshot()
         await self.state(run_id, by)
-        return await folded(self.log, run_id)
+        fold, seq = Fold(), 0
+        while (page := await self.log.page(run_id, seq, PAGE_EVENTS)).records:
+            for record in page.records:
+                fold.apply(decode(record.body))
+            seq = page.records[-1].seq
+            await asyncio.sleep(0)  # a long run's events are read in turns with everybody else's
+        return seq, fold.state
 
     async def active(self, session: SessionKey, by: Identity) -> str | None:
-        """The run that goes on in this conversation, if one does and `by` may see it."""
+        """Return the run that goes on in this conversation, if one does and `by` may see it."""
         run_id = await self.log.holder(session)
         try:
             return None if run_id is None or (await self.state(run_id, by)).terminal is not None else run_id

@@ -99,7 +99,7 @@ class Run:
         self._linger_timer: asyncio.TimerHandle | None = None
 
     def start(self) -> asyncio.Task[None]:
-        """Begin: the task that drives the agent.
+        """Begin. Return the task that drives the agent.
 
         A run with a grace for followers has it from the start, so that it does not wait for one for ever.
         """
@@ -140,9 +140,9 @@ class Run:
         return self._writer.size
 
     async def snapshot(self) -> tuple[int, dict[str, Any]]:
-        """The number of the last event in the log, and the state up to it (`Fold.state`).
+        """Return the number of the last event in the log, and the state up to it (`Fold.state`).
 
-        Raises `LogUnavailable` where the log is no longer ours to write, and so has something else.
+        Raises `LogUnavailable` if the log is no longer ours to write, and so has something else.
         """
         self._release()
         self._writer.flush()
@@ -150,13 +150,13 @@ class Run:
         return self._writer.last, self.fold.state
 
     def cancel(self) -> bool:
-        """End the run as cancelled, with the answer so far; False where it is over already."""
+        """End the run as cancelled, with the answer so far. Return False if it is over already."""
         if not self.over:
             self._cancelled_at = time.monotonic()
         return self._stop(self._finish("cancelled"))
 
     def fail(self, error: RunError) -> bool:
-        """End the run with an ERROR; False where it is over already."""
+        """End the run with an ERROR. Return False if it is over already."""
         return self._stop(_error_event(error))
 
     def hurry(self, error: RunError, seconds: float) -> None:
@@ -373,7 +373,7 @@ class Run:
         self.fold.apply(terminal)
 
     def _terminate(self, event: StreamEvent) -> None:
-        """Write the terminal event, completed where the agent left something out. Only the first call does anything."""
+        """Write the terminal event, completed if the agent left something out. Only the first call does anything."""
         if self.over:
             return
         with contextlib.suppress(RunError):  # there is no room for it

@@ -84,7 +84,7 @@ class Writer:
             await self._wait()
 
     async def flushed(self) -> None:
-        """Wait until `idle`. Raises `LogUnavailable` where the log has refused its writer."""
+        """Wait until `idle`. Raises `LogUnavailable` if the log has refused its writer."""
         while not self.idle:
             if self._refused:
                 raise LogUnavailable
@@ -98,7 +98,7 @@ class Writer:
             self._waiting -= 1
 
     def flush(self) -> None:
-        """Append what was put, now; where an append is under way, right after it."""
+        """Append what was put, now; if an append is under way, right after it."""
         if self._appending is not None or not self._pending:
             return
         batch, self._pending = self._pending, []
@@ -157,7 +157,7 @@ class Writer:
         self.flush()
 
     def _tell(self, last: Record) -> None:
-        """Tell who waits that this is in the log."""
+        """Wake whoever waits: this is in the log."""
         if self._waiting:
             self._progress.set()
             self._progress.clear()

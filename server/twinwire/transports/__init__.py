@@ -34,7 +34,7 @@ class Direct(Protocol):
 
     transport: asyncio.Transport
     push: Callable[[bytes], object]
-    """Write what `frame` has made. Raises `RuntimeError`, or does nothing, where the connection has gone."""
+    """Write what `frame` has made. Raises `RuntimeError`, or does nothing, if the connection has gone."""
     on_pause: Callable[[], None] | None
     """Called, if set, when the connection rises above its high-water mark (also by a `push`), or is being closed."""
     on_lost: Callable[[], None] | None
@@ -47,7 +47,7 @@ class Direct(Protocol):
     def ping(self) -> Callable[[], bool] | None:
         """Asks a WebSocket's client whether it is there, or drops one that did not answer the last time; as `write`.
 
-        None where there is no such question.
+        None if there is no such question.
         """
         ...
 
@@ -56,11 +56,11 @@ class Direct(Protocol):
         ...
 
     def frame(self, frames: Sequence[bytes]) -> bytes:
-        """Frames as they are on the wire."""
+        """Return frames as they are on the wire."""
         ...
 
     def write(self, frames: Sequence[bytes]) -> bool:
-        """Write frames; False where the connection is above its high-water mark. Where it is gone nothing happens."""
+        """Write frames. Return False if the connection is above its high-water mark; if it is gone, do nothing."""
         ...
 
     async def drain(self) -> None:
@@ -77,15 +77,15 @@ class Transport(Protocol):
 
     @property
     def direct(self) -> Direct | None:
-        """The connection itself, where that can be written to outside the pump's task."""
+        """The connection itself, if that can be written to outside the pump's task."""
         ...
 
     def write(self, frames: Sequence[bytes]) -> bool:
-        """Take frames to send; False where they still wait in here: call `drain` before writing on."""
+        """Take frames to send. Return False if they still wait in here: call `drain` before writing on."""
         ...
 
     async def drain(self) -> None:
-        """Send what waits. Raises `OSError` where the client has gone."""
+        """Send what waits. Raises `OSError` if the client has gone."""
         ...
 
     def unsent(self) -> int | None:

@@ -9,7 +9,7 @@ from twinwire.protocol.errors import TooManyConnections
 
 AGAIN_SECONDS = 5.0
 Claim = Callable[[str | None], bool]
-"""Says whose a connection is; False where that user has as many as they may."""
+"""Says whose a connection is. Returns False if that user has as many as they may."""
 
 
 class Limiter:
@@ -27,7 +27,7 @@ class Limiter:
         return user_id is not None and self._open[user_id] >= self._each
 
     def check(self, user_id: str | None) -> None:
-        """Raises `TooManyConnections` where there is no room for one more of this user's."""
+        """Raise `TooManyConnections` if one more of this user's would be too many."""
         if self.full(user_id):
             limit = self._total if self._open.total() >= self._total else self._each
             raise TooManyConnections(limit, AGAIN_SECONDS)
@@ -35,7 +35,7 @@ class Limiter:
     def entered(self, user_id: str | None) -> Entry:
         """Count a connection of this user's while a `with` block lasts, which gets the `Claim`.
 
-        One of nobody's yet becomes a user's by a claim; False where that would be one too many.
+        One of nobody's yet becomes a user's by a claim; False if that would be one too many.
         """
         return Entry(self, user_id)
 

@@ -1,8 +1,8 @@
 """One pump per connection: takes pages from logs at its cursors and writes them to a transport.
 
-Past and live are one loop over one log. Who has seen all there is joins its log, if our server allows that: an
-append then writes to the connection itself; else it wakes the pump. What a client takes too slowly stays in the
-log: the pump holds one page at most, and is ended when a send takes longer than the deadline.
+Past and live are one loop over one log. A follower that has seen all there is joins its log, if our server allows
+that: an append then writes to the connection itself; else it wakes the pump. Events that a client has yet to take stay
+in the log: the pump has one page at most, and ends if a send takes longer than the deadline.
 """
 
 from __future__ import annotations
@@ -136,7 +136,7 @@ class Pump:
         follower.wake()
 
     def detach(self, run_id: str) -> bool:
-        """Follow a run no longer; False where it was not followed."""
+        """Follow a run no longer. Return False if it was not followed."""
         follower = self._followers.pop(run_id, None)
         if follower is None:
             return False
@@ -192,7 +192,7 @@ class Pump:
     async def room(self) -> None:
         """Wait while too many replies are unsent, or too many bytes of them.
 
-        Who says one reply and then waits holds at most `REPLY_BYTES`, and one reply of any size.
+        A caller that says one reply and then waits keeps at most `REPLY_BYTES` here, and one reply of any size.
         """
         while self._verdict is None and (len(self._replies) >= MAX_REPLIES or self._reply_bytes >= REPLY_BYTES):
             self._room = self._room or self._loop.create_future()
@@ -249,7 +249,7 @@ class Pump:
                 self._wake()
 
     async def run(self) -> Verdict:
-        """Serve until the connection is to end; returns why. Leaves no subscription behind."""
+        """Serve until the connection is to end. Return why. Leave no subscription behind."""
         self._task = asyncio.current_task()
         try:
             while self._verdict is None:
@@ -271,7 +271,7 @@ class Pump:
             self.detach(run_id)
         self._replies.clear()
         self._all_sent(self._reply_bytes, self._sent)
-        # What holds the pump would keep it, and what was said on it, until the collector comes by.
+        # These refer to the pump: it, and its replies, would stay until the garbage collector comes by.
         self.lost = None
         if (direct := self._transport.direct) is not None:
             direct.on_pause = direct.on_lost = None

@@ -43,7 +43,7 @@ class SseTransport(AsgiTransport):
 async def put_off(
     scope: Scope, receive: Receive, send: Send, *, headers: Iterable[tuple[bytes, bytes]], opening: bytes
 ) -> None:
-    """Answer a request with `opening` alone and break off: EventSource comes again, where any refusal would end it."""
+    """Answer a request with `opening` alone and break off: EventSource comes again; any refusal would end it."""
     await send({"type": "http.response.start", "status": 200, "headers": list(headers)})
     await send({"type": "http.response.body", "body": opening, "more_body": True})
     await SseTransport(Connection(scope, receive, send)).close(Verdict.BUSY)

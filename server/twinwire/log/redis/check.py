@@ -1,4 +1,4 @@
-"""A check that Redis still has the runs that are written or followed here. What it has lost is told within a lease.
+"""A check that Redis still has the runs that are written or followed here. A loss is noticed within a lease.
 
 A Redis that was emptied, or has evicted or deleted a key, says nothing: no read fails, nothing comes. So one timer of
 each worker asks about all its runs, some hundreds in one command.
@@ -27,8 +27,8 @@ RUNS = 256  # in one command, which holds Redis up for about a millisecond
 class Check:
     """Asks about all runs that a `Reader` holds: five times within a lease of `seconds`, at least every two seconds.
 
-    A run that is gone is told to its followers here and, if it is written here, to its owner, who stops it. A run that
-    has lost events is ended by its owner with an ERROR, which all its followers get, on whichever worker.
+    If a run is gone, its followers here learn it and, if it is written here, its owner, who stops it. If a run has lost
+    events, its owner ends it with an ERROR, which all its followers get, on whichever worker.
     """
 
     def __init__(self, link: Link, keys: Keys, worker: str, seconds: float, *, owner: Owner, reader: Reader) -> None:

@@ -96,19 +96,19 @@ class RedisControl(ABC):
         return bool(others) and await self._link.call("EXISTS", *others) > 0
 
     async def log_out(self, user_id: str, when: float, seconds: float) -> None:
-        """See `Control`. It is kept before it is told: a worker that misses what is told reads what is kept."""
-        kept, told, life = self._keys.logged_out, self._keys.log_outs, round(seconds * 1000)
+        """See `Control`. It is stored before it is sent: a worker that misses it reads what is stored."""
+        stored, sent, life = self._keys.logged_out, self._keys.log_outs, round(seconds * 1000)
         await asyncio.gather(
-            self._link.call("ZADD", kept, "GT", when, user_id),
-            self._link.call("ZREMRANGEBYSCORE", kept, "-inf", when - seconds),
-            self._link.call("PEXPIRE", kept, life),
-            self._link.call("XADD", told, "MAXLEN", "~", COMMANDS_KEPT, "*", "user", user_id, "when", when),
-            self._link.call("PEXPIRE", told, life),
+            self._link.call("ZADD", stored, "GT", when, user_id),
+            self._link.call("ZREMRANGEBYSCORE", stored, "-inf", when - seconds),
+            self._link.call("PEXPIRE", stored, life),
+            self._link.call("XADD", sent, "MAXLEN", "~", COMMANDS_KEPT, "*", "user", user_id, "when", when),
+            self._link.call("PEXPIRE", sent, life),
         )
         self.heard(user_id, when)
 
     async def _say(self, worker: str, operation: str, run_id: str) -> None:
-        """Tell a worker something; where it lives no more, what is said to it is soon forgotten."""
+        """Send a command to a worker. If it lives no more, the command is soon forgotten."""
         commands = self._keys.commands(worker)
         await asyncio.gather(
             self._link.call(*say(commands, operation, run_id)),
@@ -123,22 +123,17 @@ class RedisControl(ABC):
 
     async def _retract(self, run_ids: set[str]) -> None:
         """Tell Redis, then the runs' owners, that these runs have no followers here."""
-        left = list(run_ids - self._following)
-        gone = [lenient(self._link.call("HDEL", self._keys.followers(run_id), self.worker)) for run_id in left]
-        await asyncio.gather(*gone)
-        owners = await asyncio.gather(
-            *(lenient(self._link.call("HGET", self._keys.run(run_id), "owner")) for run_id in left)
-        )
-        await asyncio.gather(
-            *(
-                self._say(owner.decode(), "unfollowed", run_id)
-                for run_id, owner in zip(left, owners, strict=True)
-                if owner is not None
-            )
-        )
+
+        async def retract(run_id: str) -> None:
+            await lenient(self._link.call("HDEL", self._keys.followers(run_id), self.worker))
+            owner = await lenient(self._link.call("HGET", self._keys.run(run_id), "owner"))
+            if owner is not None:
+                await self._say(owner.decode(), "unfollowed", run_id)
+
+        await asyncio.gather(*(retract(run_id) for run_id in run_ids - self._following))
 
     async def _keep_presence(self) -> None:
-        """Pass on who follows what, as it changes, and again where Redis could not be reached."""
+        """Pass each change of this worker's presence on, and again if Redis could not be reached."""
         while True:
             await self._news.wait()
             self._news.clear()

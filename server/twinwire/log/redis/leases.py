@@ -63,15 +63,15 @@ class Leases:
 
     async def keep(self) -> None:
         """Renew for ever, at least three times within each lease."""
-        told = 0.0
+        announced = 0.0
         while True:
             try:
                 await self.renew()
                 now = time.monotonic()
                 self._renewing_since = self._renewing_since or now
-                if now - told >= self._seconds / 3.5:
+                if now - announced >= self._seconds / 3.5:
                     await self._renewed()
-                    told = now
+                    announced = now
             except LogUnavailable:
                 self._renewing_since = None
             await asyncio.sleep(self._renewal)

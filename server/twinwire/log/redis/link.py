@@ -1,4 +1,4 @@
-"""Connections to Redis: what is asked in one loop turn goes out as one pipeline, and nothing waits for ever.
+"""Connections to Redis: the commands of one loop turn go out as one pipeline, and nothing waits for ever.
 
 Where to connect, and how a command fails; which commands there are is not known here.
 """
@@ -73,7 +73,7 @@ class Address:
             raise SettingsError("a lease is 0.05 to 3600 seconds", field="--log")
 
     def connection(self) -> AbstractConnection:
-        """A new connection, which connects when it is used."""
+        """Return a new connection, which connects when it is used."""
         connection: AbstractConnection = self._pool.make_connection()  # type: ignore[no-untyped-call]
         return connection
 
@@ -119,7 +119,7 @@ class Link:
         return future
 
     async def probe(self) -> None:
-        """Connect for the first time. Raises `SettingsError` where no Redis that can be used is there."""
+        """Connect for the first time. Raises `SettingsError` if no Redis that can be used is there."""
         trouble = "does not answer"
         try:
             async with asyncio.timeout(self._timeout):
@@ -186,7 +186,7 @@ class Link:
         self._tell(failure)
 
     def _tell(self, failure: Exception | None) -> None:
-        """Say once when it goes away, and once when it is back: not more than the kind of the error and where."""
+        """Log once when Redis goes away, and once when it is back: its address and the kind of the error, no more."""
         if failure is not None and not self._away:
             logger.warning("the Redis at %s is unavailable: %s", self._address.name, type(failure).__name__)
         elif failure is None and self._away:

@@ -10,7 +10,7 @@ import asyncio
 import logging
 import secrets
 from collections.abc import Callable, Sequence
-from itertools import accumulate, chain
+from itertools import chain
 
 import msgspec
 
@@ -23,7 +23,7 @@ from twinwire.log.redis.leases import Leases
 from twinwire.log.redis.link import CLOSE_SECONDS, Address, Link, WrongType, lenient
 from twinwire.log.redis.reader import MALFORMED, Held, Reader, Stored, contiguous, load, owned, record
 from twinwire.log.redis.scripts import APPEND, CREATE, SOURCES, Keys
-from twinwire.log.tail import PAGE_BYTES, Tail, Tails
+from twinwire.log.tail import PAGE_BYTES, Tail, Tails, fitting
 from twinwire.protocol.errors import (
     CursorGone,
     IdempotencyMismatch,
@@ -102,9 +102,9 @@ class RedisLog(RedisControl, Tails):
             memory: bytes = await self._reads.call("INFO", "memory")
         except LogUnavailable:
             return
-        told = dict(line.partition(":")[::2] for line in memory.decode().splitlines())
-        policy = told.get("maxmemory_policy", "noeviction")
-        if policy != "noeviction" and told.get("maxmemory") != "0":
+        facts = dict(line.partition(":")[::2] for line in memory.decode().splitlines())
+        policy = facts.get("maxmemory_policy", "noeviction")
+        if policy != "noeviction" and facts.get("maxmemory") != "0":
             logger.warning(
                 "the Redis at %s may evict runs (maxmemory-policy %s): set it to noeviction", self._address.name, policy
             )
@@ -180,7 +180,7 @@ class RedisLog(RedisControl, Tails):
                 self._reader.release(run_id, held)
 
     async def _append(self, run_id: str, expected_last: int, records: Sequence[Record], key: str) -> int:
-        """The number of the first event that is kept."""
+        """Return the number of the first event that is kept."""
         keys, limits = self._keys, self._limits
         names = [keys.run(run_id), keys.events(run_id), keys.live, keys.followers(run_id), *([key] if key else [])]
         command = APPEND(
@@ -268,7 +268,7 @@ class RedisLog(RedisControl, Tails):
         return page
 
     async def _fetch(self, run_id: str, after: int, limit: int) -> Page:
-        """A page from Redis: of older events, of a run that nobody here follows, or newer than what has come here."""
+        """Read a page from Redis: of older events, of a run that nobody here follows, or of events yet to come here."""
         stored = await load(self._reads, self._keys, run_id, newest=False)
         if not stored.first - 1 <= after <= stored.last:
             raise CursorGone(stored.first, stored.last)
@@ -287,10 +287,7 @@ class RedisLog(RedisControl, Tails):
             raise RunNotFound  # it has lost its end
         if not records or records[0].seq != after + 1:
             raise CursorGone(records[0].seq if records else stored.last + 1, stored.last)  # trimmed meanwhile
-        sizes = accumulate(len(found.body) for found in records)
-        records = [
-            found for found, size in zip(records, sizes, strict=True) if found is records[0] or size <= PAGE_BYTES
-        ]
+        records = fitting(records)
         last = max(stored.last, records[-1].seq)
         return Page(records, stored.first, last, stored.ended or records[-1].last)
 

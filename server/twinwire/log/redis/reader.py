@@ -1,7 +1,7 @@
 """The newest events of the runs that are written or followed on this worker, and the one reader of them.
 
 A run written here grows by its acknowledged appends. All others are read over one connection, by one blocking XREAD,
-together with what is said to this worker and to all.
+together with the commands to this worker and everybody's log-outs.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ READ_EVENTS = 128  # of a run in one reply
 BLOCK_SECONDS = 3.0  # a connection that is dead without saying so is noticed a little later
 COMMANDS_KEPT = 1000
 BACKOFF_SECONDS = 0.1
-GATHER_SECONDS = 0.001  # between reads: what comes meanwhile is one reply, where many runs would each wake the reader
+GATHER_SECONDS = 0.001  # between reads: many runs, each of which would wake the reader, come in one reply
 
 MALFORMED = (ValueError, TypeError, IndexError, AttributeError, msgspec.DecodeError)
 """Raised by reading what another program has written, or what was lost in part."""
@@ -56,7 +56,7 @@ def record(row: Any) -> Record:
     return restored(int(entry_id.removesuffix(b"-0")), name.decode(), body, int(start), int(stop))
 
 
-def contiguous(records: Sequence[Record]) -> Sequence[Record]:
+def contiguous(records: list[Record]) -> list[Record]:
     """Return the records up to the first hole, in whichever direction they are numbered."""
     for index in range(1, len(records)):
         if abs(records[index].seq - records[index - 1].seq) != 1:
@@ -103,7 +103,7 @@ async def load(link: Link, keys: Keys, run_id: str, user_id: str | None = None, 
 
 
 class Held:
-    """The newest events of a run. `own` where it is written here; `current` where all that is written comes here."""
+    """The newest events of a run. `own` if it is written here; `current` if all that is written comes here."""
 
     __slots__ = ("current", "first", "gone", "key", "name", "own", "rewritten", "shown", "tail")
 
@@ -124,7 +124,7 @@ class Held:
         return self.current and not self.own and not self.tail.ended
 
     def page(self, after: int, limit: int) -> Page | None:
-        """See `EventLog`; None where it is not all here."""
+        """See `EventLog`. Return None if it is not all here."""
         if not self.current or not max(self.tail.first, self.first) - 1 <= after <= self.tail.last:
             return None
         page = self.tail.page(after, limit)
@@ -134,7 +134,7 @@ class Held:
         """Add what was appended; some of it may be here already. After a gap the tail begins anew."""
         last = self.tail.last
         if records[-1].seq - records[0].seq >= len(records):  # some in the middle are gone
-            records = contiguous(records[::-1])[::-1]
+            records = contiguous([*reversed(records)])[::-1]
         if records[0].seq <= last:
             records = [new for new in records if new.seq > last]
         elif records[0].seq > last + 1:
@@ -145,7 +145,7 @@ class Held:
             self.tail.trim(HELD_EVENTS, HELD_BYTES)
 
     def resume(self, stored: Stored) -> None:
-        """Go on from what is here, if that still is part of the log, else from the log's end. Wakes who missed some."""
+        """Go on from what is here, if that still is part of the log, else from its end. Wake whoever missed events."""
         self.first = stored.first
         last = self.tail.last
         if stored.terminal is not None and 0 < last == stored.last and not self.tail.ended:
@@ -233,7 +233,7 @@ class Reader:
             self.look()
 
     async def run(self) -> None:
-        """Read for ever. When the connection is lost, go on where it was."""
+        """Read for ever. After the connection was lost, go on from the last event."""
         while True:
             try:
                 await self.recall()
@@ -249,7 +249,7 @@ class Reader:
                 await asyncio.sleep(BACKOFF_SECONDS)
 
     async def recall(self) -> None:
-        """Hear of the log-outs that count, where some may have been missed. Raises `LogUnavailable`."""
+        """Hear of the log-outs that count, if some may have been missed. Raises `LogUnavailable`."""
         if self._missed:
             kept = await self._link.call("ZRANGE", self._keys.logged_out, 0, -1, "WITHSCORES")
             self._missed = False
@@ -320,7 +320,7 @@ class Reader:
             self._obey(said, what)
 
     async def reheard(self) -> None:
-        """Read a stream of what is said from its beginning if its newest entry is older than what was read of it.
+        """Read a stream of commands or log-outs from its beginning if its newest entry is older than the last one read.
 
         Then the stream was lost, and the clock that its ids come from was set back. Raises `LogUnavailable`.
         """
@@ -352,5 +352,5 @@ def _order(entry_id: bytes) -> tuple[int, int]:
 
 
 def say(commands: str, operation: str, run_id: str) -> tuple[Any, ...]:
-    """The Redis command that tells a worker something about a run."""
+    """Return the Redis command that tells a worker something about a run."""
     return ("XADD", commands, "MAXLEN", "~", COMMANDS_KEPT, "*", "op", operation, "run", run_id)

@@ -31,7 +31,9 @@ class Moved(NamedTuple):
 class Checkpoints:
     """Of the connection `db`, whose thread calls all methods; nobody else may write or move anything.
 
-    SQLite before 3.51.3 can lose events where a checkpoint begins while there is nothing to move, and a commit begins
+    `moved` is the outcome of the last one.
+
+    SQLite before 3.51.3 can lose events if a checkpoint begins while there is nothing to move, and a commit begins
     the write-ahead log anew at that moment. So none begins in the other thread before rows have been committed after
     the last one was done.
     """
@@ -43,7 +45,7 @@ class Checkpoints:
         self._moving: Future[Moved] | None = None
         self._pages = 0  # committed since the last one, about
         self._done_at = time.monotonic()
-        self._moved = _move(db, "TRUNCATE")  # of a server that crashed, there may be much
+        self.moved = _move(db, "TRUNCATE")  # of a server that crashed, there may be much
 
     @contextmanager
     def counted(self, size: int = 0) -> Iterator[None]:
@@ -67,19 +69,14 @@ class Checkpoints:
             moved, self._moving, self._pages = self._moving, None, 0
             self._done_at = time.monotonic()
             moved.result()
-            self._moved = _move(self._db)
+            self.moved = _move(self._db)
             if self.unmoved:  # a reader keeps them: when it has gone, they are moved though nothing is committed
                 self._pages = 1
 
     @property
     def unmoved(self) -> int:
         """Return how many pages a reader's transaction kept from being moved, the last time."""
-        return self._moved.frames - self._moved.done
-
-    @property
-    def found(self) -> int:
-        """Return how many pages were in the write-ahead log, the last time."""
-        return self._moved.frames
+        return self.moved.frames - self.moved.done
 
     @property
     def settled(self) -> bool:
@@ -94,10 +91,10 @@ class Checkpoints:
     def frames(self) -> int:
         """Return how many pages SQLite takes to be in the write-ahead log, or too many if it cannot read them."""
         try:
-            self._moved = _move(self._db)
+            self.moved = _move(self._db)
         except sqlite3.Error:
             return 2**31
-        return self._moved.frames
+        return self.moved.frames
 
     def close(self) -> None:
         """Let what goes on be done. Blocks."""

@@ -69,14 +69,14 @@ def parse(url: str) -> Place:
 
 
 def reading(path: Path) -> sqlite3.Connection:
-    """A connection that only reads; it sees each commit at once and never holds the writer up."""
+    """Return a connection that only reads; it sees each commit at once and never holds the writer up."""
     db = sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, isolation_level=None, check_same_thread=False)
     db.execute("PRAGMA query_only = 1")
     return db
 
 
 def checkpointing(place: Place) -> sqlite3.Connection:
-    """A connection that only moves what is committed into the file, as durably as the one that writes."""
+    """Return a connection that only moves what is committed into the file, as durably as the one that writes."""
     db = sqlite3.connect(f"{place.path.as_uri()}?mode=rw", uri=True, isolation_level=None, check_same_thread=False)
     db.execute(f"PRAGMA synchronous = {place.synchronous}")
     return db
@@ -105,7 +105,13 @@ def writing(place: Place) -> sqlite3.Connection:
         if isinstance(error, SettingsError):
             raise
         raise SettingsError(f"{place.name} cannot be used: {error}", field="--log") from None
-    _warn(place)
+    if sqlite3.sqlite_version_info < (3, 51, 3):
+        logger.warning(
+            "SQLite %s can damage a file in WAL mode that two programs write at once (fixed in 3.51.3). Twinwire"
+            " avoids what leads to it and keeps other servers out; let no other program write to %s",
+            sqlite3.sqlite_version,
+            place.name,
+        )
     return db
 
 
@@ -119,7 +125,7 @@ def _prepare(db: sqlite3.Connection, place: Place, *, new: bool) -> None:
     db.execute("PRAGMA wal_autocheckpoint = 0")  # `Checkpoints` does it
     # What a file that was tampered with could do beyond being wrong data.
     db.execute("PRAGMA trusted_schema = 0")
-    db.execute("BEGIN IMMEDIATE")  # also where nothing is new: it shows whether the file can be written
+    db.execute("BEGIN IMMEDIATE")  # also if nothing is new: it shows whether the file can be written
     if new:
         for statement in SCHEMA:
             db.execute(statement)
@@ -136,8 +142,8 @@ def _prepare(db: sqlite3.Connection, place: Place, *, new: bool) -> None:
 def _check(db: sqlite3.Connection, place: Place) -> None:
     """Look for damage: in runs and conversations and their indexes, then in the events, for some seconds at most.
 
-    Without an index that is whole a run would be one that does not exist. What SQLite cannot see is another content of
-    a text: it has no checksums.
+    With a damaged index a run would seem not to exist. SQLite cannot see that a text has another content: it has no
+    checksums.
     """
     deadline = time.monotonic() + CHECK_SECONDS
     db.set_progress_handler(lambda: time.monotonic() > deadline, 100_000)
@@ -168,13 +174,3 @@ def damaged(error: BaseException) -> bool:
         return _ALTERED.search(str(error)) is not None
     unsound = code & 0xFF in {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
     return unsound or code in {sqlite3.SQLITE_IOERR_SHORT_READ, sqlite3.SQLITE_CONSTRAINT_TRIGGER}
-
-
-def _warn(place: Place) -> None:
-    if sqlite3.sqlite_version_info < (3, 51, 3):
-        logger.warning(
-            "SQLite %s can damage a file in WAL mode that two programs write at once (fixed in 3.51.3). Twinwire"
-            " avoids what leads to it and keeps other servers out; let no other program write to %s",
-            sqlite3.sqlite_version,
-            place.name,
-        )

@@ -2,7 +2,7 @@
 
 A lock on `<file>.lock` alone would be a lock on a name: a symbolic link, a hard link or a cleaner of temporary files
 lets a second server in. So on Linux the file itself is locked, by its open file description, at a place that SQLite
-does not use. `<file>.lock` says who the owner is, and is the only lock where there are no such locks.
+does not use. `<file>.lock` says who the owner is, and is the only lock if there are no such locks.
 """
 
 from __future__ import annotations

@@ -63,7 +63,7 @@ class _Live(Struct, gc=False):
 class SqliteLog(LocalControl, Tails):
     """See `Store`.
 
-    The limit on bytes holds give or take what is being written and deleted; where no ended run is left, the oldest
+    The limit on bytes holds give or take what is being written and deleted; if no ended run is left, the oldest
     events of the run that appends go. `clock` is monotonic.
 
     A log whose file is deleted, replaced, cut or damaged is lost until the server is restarted: all methods raise
@@ -76,7 +76,7 @@ class SqliteLog(LocalControl, Tails):
         self._limits = limits
         self._clock = clock
         self._live: dict[str, _Live] = {}
-        self._past = Tail()  # who follows runs that are not live
+        self._past = Tail()  # the subscribers of runs that are not live
         self._writer: Writer | None = None
         self._reader = Reader(self._place.path, self._damaged)
         self._lost = False
@@ -108,7 +108,7 @@ class SqliteLog(LocalControl, Tails):
         return known
 
     def append(self, run_id: str, expected_last: int, records: Sequence[Record]) -> Awaitable[None]:
-        """See `EventLog`; done when it is committed. `LogUnavailable` where it cannot be: nothing was written then."""
+        """See `EventLog`. Done when it is committed; `LogUnavailable` if that fails, and then nothing was written."""
 
         def appended(first: int | None) -> None:
             live = self._live.get(run_id)
@@ -183,7 +183,7 @@ class SqliteLog(LocalControl, Tails):
         return None if live is None else live.tail
 
     def subscribe(self, run_id: str, wake: Callable[[], None]) -> Unsubscribe:
-        """See `EventLog`. A run that has ended wakes its followers only where it could not be read."""
+        """See `EventLog`. A run that has ended wakes its followers only if it could not be read."""
         live = self._live.get(run_id)
         unsubscribe = (self._past if live is None else live.tail).subscribe(wake)
 
@@ -202,7 +202,7 @@ class SqliteLog(LocalControl, Tails):
         await self._do(lambda tables: tables.remember(session, question, answer))
 
     async def _read(self, run_id: str, after: int, limit: int, live: Tail | None) -> Page:
-        """A page from the file. Where that fails, the followers of such runs are woken to try again."""
+        """Read a page from the file. If that fails, wake the followers of such runs later, to try again."""
         try:
             # Of a live run as far as this process knows: what is committed this moment has not woken anybody yet.
             return await self._reader.page(run_id, after, limit, None if live is None else live.last)
@@ -314,6 +314,6 @@ class SqliteLog(LocalControl, Tails):
 
 
 def _nobody(future: asyncio.Future[Any]) -> None:
-    """Take what came of something that nobody waits for."""
+    """Retrieve the error of a job that nobody waits for."""
     if not future.cancelled():
         future.exception()

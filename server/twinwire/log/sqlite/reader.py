@@ -58,7 +58,7 @@ class Reader:
             db.execute("SELECT 1 FROM runs LIMIT 1").fetchall()  # SQLite opens a file when it is first read
 
     async def find(self, key: str) -> RunInfo | None:
-        """The run with this key."""
+        """Return the run with this key."""
         row = await self._run(lambda db: db.execute("SELECT info FROM runs WHERE key = ?", (key,)).fetchone())
         return None if row is None else info_of(row[0])
 

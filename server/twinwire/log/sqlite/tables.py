@@ -1,6 +1,6 @@
 """The writes of the SQLite log, as transactions on one connection: runs, events, conversations, and what is deleted.
 
-No threads and no asyncio; who calls it when is `writer`'s.
+No threads and no asyncio: `writer` has those.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def turns_of(kept: Any) -> list[tuple[str, str]]:
 
 
 def key_of(*parts: str | None) -> str:
-    """Parts as one text that no other parts make; ASCII, so that any string has one."""
+    """Return the parts as one text that no other parts make; ASCII, so that any string has one."""
     return json.dumps(parts)
 
 
@@ -150,7 +150,7 @@ class Tables:
         return bool(self._one("SELECT count(*) FROM runs WHERE run_id = ? AND ended IS NULL", run_id))
 
     def append(self, run_id: str, expected_last: int, records: Sequence[Record]) -> int | None:
-        """Add events. The first number that the run has now, or None where all were here already.
+        """Add events. Return the first number that the run has now, or None if all were here already.
 
         Raises `StaleWriter`, `RunNotFound`.
         """
@@ -165,7 +165,7 @@ class Tables:
         return head.first
 
     def history(self, session: SessionKey) -> list[tuple[str, str]]:
-        """The turns of a conversation; reading is use."""
+        """Return the turns of a conversation; reading is use."""
         key, now = key_of(*session), self._clock()
         found = self._db.execute(
             "UPDATE sessions SET used = ? WHERE key = ? AND used >= ? RETURNING turns",
@@ -174,7 +174,7 @@ class Tables:
         return turns_of(found[0][0]) if found else []
 
     def remember(self, session: SessionKey, question: str, answer: str) -> None:
-        """Add a turn; the oldest ones go where that makes too much."""
+        """Add a turn. The oldest ones go if there is too much."""
         turns = [*self.history(session), (question, answer)]
         size = sum(turn_size(*turn) for turn in turns)
         while turns and size > self._limits.session_bytes:
@@ -184,7 +184,7 @@ class Tables:
         )
 
     def recover(self) -> int:
-        """End all runs that a process before this one left open; how many there were."""
+        """End all runs that a process before this one left open. Return how many there were."""
         runs = self._db.execute("SELECT run_id, info FROM runs WHERE ended IS NULL").fetchall()
         for run_id, info in runs:
             head = self._load(run_id)
@@ -195,7 +195,7 @@ class Tables:
         return len(runs)
 
     def disturbed(self) -> bool:
-        """Return whether another program has written to the file since this was asked last."""
+        """Return whether another program has written to the file since the last call."""
         before, self._version = self._version, self._one("PRAGMA data_version")
         return bool(before != self._version)
 
@@ -238,7 +238,7 @@ class Tables:
         self._db.execute(f"PRAGMA user_version = {self._one('PRAGMA user_version')}")
 
     def tidy(self) -> bool:
-        """One small piece of deleting what is not to be kept any more; False where there is nothing to do."""
+        """Delete a little of what is not to be kept any more. Return False if there is nothing to delete."""
         for chore in self._chores:
             with self.transaction():
                 if chore():
@@ -328,7 +328,7 @@ class Tables:
         return True
 
     def _doom(self) -> bool:
-        """Make the run that ended first unknown, where that was long ago or there is too much; `_sweep` follows."""
+        """Make the run that ended first unknown, if that was long ago or there is too much; `_sweep` follows."""
         oldest = "SELECT id, size, ended FROM runs WHERE ended IS NOT NULL ORDER BY ended, id LIMIT 1"
         row = self._db.execute(oldest).fetchone()
         if row is None or not (self.crowded or row[2] <= self._clock() - self._limits.retention):
@@ -339,7 +339,7 @@ class Tables:
         return True
 
     def _forget(self) -> bool:
-        """Forget the conversation unused for longest, where that is long or there are too many."""
+        """Forget the conversation unused for longest, if that is long or there are too many."""
         row = self._db.execute("SELECT key, used FROM sessions ORDER BY used LIMIT 1").fetchone()
         if row is None or (
             row[1] >= self._clock() - self._limits.session_idle
@@ -350,7 +350,7 @@ class Tables:
         return True
 
     def _shrink(self) -> bool:
-        """Give some of the file back where over a quarter of it is free; the rest is for what comes next."""
+        """Give some of the file back if over a quarter of it is free; the rest is for what comes next."""
         free, pages = self._one("PRAGMA freelist_count"), self._one("PRAGMA page_count")
         if free <= max(pages // 4, VACUUM_PAGES):
             return False

@@ -78,7 +78,7 @@ class Watch:
         )
 
     def _name(self) -> Trouble | None:
-        """The file is where it was."""
+        """Return what is wrong unless the file still has its name."""
         own = os.fstat(self._fd)
         found = _stat(self._place.path)
         if found is not None and identity(found) == identity(own):
@@ -91,7 +91,7 @@ class Watch:
         return Trouble(gone, final=time.monotonic() - self._away_since >= AWAY_SECONDS)
 
     def _content(self) -> Trouble | None:
-        """It begins as it did, is as long as it says, and is no older than it was."""
+        """Return what is wrong unless the file begins as it did, is as long as it says, and is no older than it was."""
         if not self._checkpoints.settled:
             return None
         head, size = os.pread(self._fd, 100, 0), os.fstat(self._fd).st_size
@@ -108,13 +108,13 @@ class Watch:
         return None
 
     def _others(self) -> Trouble | None:
-        """SQLite's files beside it are those that were opened, and the write-ahead log has what was written to it."""
+        """Return what is wrong unless SQLite's other files are those that were opened, and the WAL is whole."""
         for path, known in self._beside.items():
             found = _stat(path)
             if found is None or identity(found) != known:
                 return Trouble(f"has lost {path.name}, which was {'replaced' if found else 'deleted'}", final=True)
         size = self._wal.stat().st_size
-        least = min(max(self.wal_bytes, self._checkpoints.found * FRAME_BYTES), WAL_BYTES)
+        least = min(max(self.wal_bytes, self._checkpoints.moved.frames * FRAME_BYTES), WAL_BYTES)
         if size < least:  # SQLite cuts it off there, and another program may at a checkpoint of its own
             if not self._checkpoints.idle:
                 return None

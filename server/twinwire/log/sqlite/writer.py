@@ -120,8 +120,11 @@ class Writer:
         while not (self._stopping and self._queue.empty()):
             if time.monotonic() >= look:
                 self._look(watch)
-                if self._trouble is None and self._disturbed(tables):
-                    self._post(self._on_disturbed)
+                try:
+                    if self._trouble is None and tables.disturbed():
+                        self._post(self._on_disturbed)
+                except sqlite3.Error as error:
+                    self._examine(error)
                 look = time.monotonic() + LOOK_SECONDS
             if self._trouble is not None:
                 jobs = self._take(look - time.monotonic())
@@ -139,13 +142,6 @@ class Writer:
                 self._look(watch)  # a checkpoint makes a file that was cut as long again
             if self._trouble is None:
                 self._checkpoint(checkpoints)
-
-    def _disturbed(self, tables: Tables) -> bool:
-        try:
-            return tables.disturbed()
-        except sqlite3.Error as error:
-            self._examine(error)
-            return False
 
     def _look(self, watch: Watch) -> None:
         """See whether the files are there and whole. What was lost stays lost."""
@@ -174,7 +170,7 @@ class Writer:
         self._trouble, self.healthy = trouble, False
 
     def _take(self, seconds: float) -> list[Job]:
-        """The jobs there are, as many as make a transaction; none where none comes in this time."""
+        """Return the jobs there are, as many as make a transaction; none if none comes in this time."""
         try:
             job = self._queue.get(timeout=max(seconds, 0))
         except Empty:
@@ -210,7 +206,7 @@ class Writer:
         self._post(_settle, jobs, results)
 
     def _tidy(self, tables: Tables, checkpoints: Checkpoints) -> float:
-        """Delete a little; in how many seconds to look again."""
+        """Delete a little. Return in how many seconds to look again."""
         try:
             with checkpoints.counted():
                 return 0.0 if tables.tidy() else TIDY_SECONDS
@@ -231,7 +227,7 @@ class Writer:
             self.damaged(error)
 
     def _end(self, failure: BaseException | None) -> None:
-        """The thread is no more: nothing is written any more, and who waits for that is told."""
+        """The thread has ended: nothing is written any more. Settle all that wait for it."""
         if failure is not None and not self.opened.done():
             self.opened.set_exception(failure)
         elif failure is not None and self._stopping:
