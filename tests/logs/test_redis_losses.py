@@ -415,13 +415,13 @@ async def test_a_check_costs_one_command_for_many_runs(monkeypatch: pytest.Monke
         leaves = [there.subscribe(run_id, lambda: None) for run_id in runs]
         await until(lambda: sum(held.current for held in there._reader.held.values()) == 300)
         calls: list[object] = []
-        call = there._reads.call
+        call = there._link.call
 
         def counted(*command: object) -> object:
             calls.append(command[0])
             return call(*command)
 
-        monkeypatch.setattr(there._reads, "call", counted)
+        monkeypatch.setattr(there._link, "call", counted)
         await there._check.look()
         assert len(calls) <= 4
         for leave in leaves:

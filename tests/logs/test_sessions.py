@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 from hypothesis import given, strategies as st
 
-from twinwire.log import SessionKey
+from twinwire.log import Limits, SessionKey
 from twinwire.log.sessions import Sessions
 
 
@@ -27,13 +28,14 @@ def questions(sessions: Sessions, key: SessionKey) -> list[str]:
 
 def bounded(**bounds: Any) -> Sessions:
     """Sessions with bounds that are far away where the test does not set them."""
-    far = {"max_sessions": 1000, "max_bytes": 2**20, "max_idle": 3600.0, "total_bytes": 2**30}
-    return Sessions(**{**far, **bounds})
+    clock = bounds.pop("clock", time.monotonic)
+    far = {"max_sessions": 1000, "session_bytes": 2**20, "session_idle": 3600.0, "sessions_bytes": 2**30}
+    return Sessions(Limits(max_events=1, max_bytes=1, retention=1, **{**far, **bounds}), clock)
 
 
 def test_all_conversations_have_a_bound_together() -> None:
     """Over the bound on what all take the one unused for longest goes; many short turns count for what they take."""
-    sessions = bounded(total_bytes=100_000)
+    sessions = bounded(sessions_bytes=100_000)
     for number in range(100):
         sessions.add(("u", str(number)), "q" * 1000, "a" * 1000)
         sessions.history(("u", "0"))
@@ -98,7 +100,7 @@ def test_the_session_unused_for_longest_goes_first() -> None:
 def test_idle_sessions_are_forgotten() -> None:
     """A session unused for longer than the bound is gone, its neighbours are not."""
     clock = Clock()
-    sessions = bounded(max_idle=60.0, clock=clock)
+    sessions = bounded(session_idle=60.0, clock=clock)
     sessions.add(("a", None), "a", "")
     clock.now += 40
     sessions.add(("b", None), "b", "")
@@ -111,7 +113,7 @@ def test_idle_sessions_are_forgotten() -> None:
 
 def test_the_oldest_turns_go_first() -> None:
     """A session keeps its newest whole turns within the bound, which counts bytes and not characters."""
-    sessions = bounded(max_bytes=10)
+    sessions = bounded(session_bytes=10)
     sessions.add(("u", None), "1é", "1234")
     sessions.add(("u", None), "2", "12")
     assert questions(sessions, ("u", None)) == ["1é", "2"]
@@ -136,7 +138,7 @@ TEXT = st.text(max_size=8)
 @given(st.lists(st.tuples(st.sampled_from("abc"), TEXT, TEXT)))
 def test_any_conversations(turns: list[tuple[str, str, str]]) -> None:
     """Against a list that forgets nothing: each session keeps the longest tail of whole turns within its bound."""
-    sessions = bounded(max_bytes=20)
+    sessions = bounded(session_bytes=20)
     said: dict[str, list[tuple[str, str]]] = {}
     for user, question, answer in turns:
         sessions.add((user, None), question, answer)

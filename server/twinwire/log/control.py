@@ -15,12 +15,7 @@ class LocalControl:
     def __init__(self, limits: Limits) -> None:
         self.worker = secrets.token_hex(8)
         self.heard: HearLogOut = lambda _user_id, _when: None
-        self._sessions = Sessions(
-            max_sessions=limits.max_sessions,
-            max_bytes=limits.session_bytes,
-            max_idle=limits.session_idle,
-            total_bytes=limits.sessions_bytes,
-        )
+        self._sessions = Sessions(limits)
         self._busy: dict[SessionKey, str] = {}
 
     async def history(self, session: SessionKey) -> list[dict[str, str]]:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 
 from msgspec import Struct
 
-from twinwire.log.base import SessionKey
+from twinwire.log.base import Limits, SessionKey
 
 SESSION_COST = 1024
 TURN_COST = 192
@@ -29,25 +29,10 @@ class _Session(Struct):
 
 
 class Sessions:
-    """Histories of at most `max_sessions` sessions, `max_bytes` each, forgotten after `max_idle` seconds unused.
+    """Histories within `Limits`. The session unused for longest goes first; in a session, the oldest turn."""
 
-    The session unused for longest goes first, also if all together take more than `total_bytes` in memory; in a session
-    the oldest turn goes first.
-    """
-
-    def __init__(
-        self,
-        *,
-        max_sessions: int,
-        max_bytes: int,
-        max_idle: float,
-        total_bytes: int,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        self._max_sessions = max_sessions
-        self._max_bytes = max_bytes
-        self._max_idle = max_idle
-        self._total_bytes = total_bytes
+    def __init__(self, limits: Limits, clock: Callable[[], float] = time.monotonic) -> None:
+        self._limits = limits
         self._clock = clock
         self._sessions: dict[SessionKey, _Session] = {}  # in the order of their last use
         self.cost = 0
@@ -56,7 +41,7 @@ class Sessions:
         return len(self._sessions)
 
     def history(self, key: SessionKey) -> list[dict[str, str]]:
-        """The conversation so far, oldest message first."""
+        """Return the conversation so far, oldest message first."""
         self._forget()
         session = self._sessions.pop(key, None)
         if session is None:
@@ -75,7 +60,7 @@ class Sessions:
         turn = question.encode("utf-8", "surrogatepass"), answer.encode("utf-8", "surrogatepass")
         session.turns.append(turn)
         session.size += sum(map(len, turn))
-        while session.size > self._max_bytes and session.turns:
+        while session.size > self._limits.session_bytes and session.turns:
             session.size -= sum(map(len, session.turns.popleft()))
         session.used = self._clock()
         self._sessions[key] = session
@@ -83,10 +68,11 @@ class Sessions:
         self._forget()
 
     def _forget(self) -> None:
-        oldest_allowed = self._clock() - self._max_idle
+        limits = self._limits
+        oldest_allowed = self._clock() - limits.session_idle
         while self._sessions:
             key = next(iter(self._sessions))
-            crowded = len(self._sessions) > self._max_sessions or self.cost > self._total_bytes
+            crowded = len(self._sessions) > limits.max_sessions or self.cost > limits.sessions_bytes
             if not crowded and self._sessions[key].used >= oldest_allowed:
                 break
             self.cost -= self._sessions.pop(key).cost
@@ -97,7 +83,7 @@ def _text(data: bytes) -> str:
 
 
 def messages(turns: Sequence[tuple[str, str]]) -> list[dict[str, str]]:
-    """Questions and answers in OpenAI's chat form."""
+    """Return questions and answers in OpenAI's chat form."""
     return [
         {"role": role, "content": content}
         for turn in turns
@@ -106,5 +92,5 @@ def messages(turns: Sequence[tuple[str, str]]) -> list[dict[str, str]]:
 
 
 def turn_size(question: str, answer: str) -> int:
-    """Return how much a turn counts towards `max_bytes`."""
+    """Return how much a turn counts towards `Limits.session_bytes`."""
     return len(question.encode("utf-8", "replace")) + len(answer.encode("utf-8", "replace"))

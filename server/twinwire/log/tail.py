@@ -81,13 +81,11 @@ class Tail:
             sink.lag()
 
     def join(self, after: int, sink: Sink) -> Sink | None:
-        """See `EventLog.join`."""
         if after != self.last or self.ended:
             return None
         return self._sinks.setdefault(sink, sink)
 
     def leave(self, sink: Sink) -> None:
-        """See `EventLog.leave`."""
         self._sinks.pop(sink, None)
 
     @property
@@ -160,17 +158,11 @@ class Tails(ABC):
         """Return the tail of a run, or None if this process holds none."""
 
     def newest(self, run_id: str) -> int | None:
-        """See `EventLog`."""
-        tail = self._tail(run_id)
-        return None if tail is None else tail.last
+        return None if (tail := self._tail(run_id)) is None else tail.last
 
     def join(self, run_id: str, after: int, sink: Sink) -> Sink | None:
-        """See `EventLog`."""
-        tail = self._tail(run_id)
-        return None if tail is None else tail.join(after, sink)
+        return None if (tail := self._tail(run_id)) is None else tail.join(after, sink)
 
     def leave(self, run_id: str, sink: Sink) -> None:
-        """See `EventLog`."""
-        tail = self._tail(run_id)
-        if tail is not None:
+        if (tail := self._tail(run_id)) is not None:
             tail.leave(sink)

@@ -10,6 +10,7 @@ take.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import logging
 from abc import abstractmethod
@@ -87,13 +88,10 @@ class Connection:
             return
         if flush:
             self.direct.transport.close()
-            try:
+            with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(FLUSH_SECONDS):
                     await self._gone()
-            except TimeoutError:
-                pass
-            else:
-                return
+                    return
         self.direct.transport.abort()
         await self._gone()
 

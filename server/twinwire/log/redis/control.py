@@ -6,7 +6,6 @@ import asyncio
 import json
 import logging
 import secrets
-from abc import ABC, abstractmethod
 
 from twinwire.log.base import HearLogOut, Limits, RunInfo, SessionKey
 from twinwire.log.redis.link import Link, lenient
@@ -21,10 +20,11 @@ logger = logging.getLogger("twinwire.log")
 RETRY_SECONDS = 0.5
 
 
-class RedisControl(ABC):
+class RedisControl:
     """See `Control`. `lease` is in seconds; presence that is not renewed for three of them is forgotten."""
 
     worker = ""
+    _link: Link
 
     def __init__(self, limits: Limits, keys: Keys, lease: float) -> None:
         self.heard: HearLogOut = lambda _user_id, _when: None
@@ -34,11 +34,6 @@ class RedisControl(ABC):
         self._following: set[str] = set()
         self._changed: set[str] = set()  # runs whose presence Redis has yet to hear of
         self._news = asyncio.Event()
-
-    @property
-    @abstractmethod
-    def _link(self) -> Link:
-        """Return the link that commands go through."""
 
     async def history(self, session: SessionKey) -> list[dict[str, str]]:
         idle = round(self._limits.session_idle * 1000)

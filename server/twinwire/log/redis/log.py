@@ -55,24 +55,20 @@ class RedisLog(RedisControl, Tails):
         super().__init__(limits, Keys(self._address.namespace), self._address.lease)
         self._open = False
 
-    @property
-    def _link(self) -> Link:
-        return self._reads
-
     async def open(self, owner: Owner) -> None:
         """See `Store`. The worker is a new one: the process may be a fork."""
         if self._open:
             return
         self.worker = secrets.token_hex(8)
         self._owner = owner
-        # Two, so that no append waits behind a large page.
-        self._reads = Link(self._address, scripts=SOURCES)
+        # Two links, so that no append waits behind a large page.
+        self._link = Link(self._address, scripts=SOURCES)
         self._writes = Link(self._address, scripts=SOURCES)
-        await self._reads.probe()
-        self._reader = Reader(self._address, self._reads, self._keys, self.worker, obey=self._obey, heard=self.heard)
-        self._check = Check(self._reads, self._keys, self.worker, self._address.lease, owner=owner, reader=self._reader)
+        await self._link.probe()
+        self._reader = Reader(self._address, self._link, self._keys, self.worker, obey=self._obey, heard=self.heard)
+        self._check = Check(self._link, self._keys, self.worker, self._address.lease, owner=owner, reader=self._reader)
         self._leases = Leases(
-            self._reads,
+            self._link,
             self._keys,
             self.worker,
             self._address.lease,
@@ -87,7 +83,7 @@ class RedisLog(RedisControl, Tails):
             await self._leases.renew()
             await self._reader.recall()
         except LogUnavailable:
-            await self._reads.close()
+            await self._link.close()
             raise SettingsError(f"the Redis at {self._address.name} cannot be written", field="--log") from None
         await self._warn()
         self._open = True
@@ -99,7 +95,7 @@ class RedisLog(RedisControl, Tails):
     async def _warn(self) -> None:
         """Say that Redis may evict what is in this log, if it may and lets this user know."""
         try:
-            memory: bytes = await self._reads.call("INFO", "memory")
+            memory: bytes = await self._link.call("INFO", "memory")
         except LogUnavailable:
             return
         facts = dict(line.partition(":")[::2] for line in memory.decode().splitlines())
@@ -123,7 +119,7 @@ class RedisLog(RedisControl, Tails):
                 await self._leases.release()
         except (LogUnavailable, TimeoutError):
             pass  # the lease runs out by itself
-        await asyncio.gather(self._writes.close(), self._reads.close())
+        await asyncio.gather(self._writes.close(), self._link.close())
 
     async def create(self, run: RunInfo, *, idempotency_key: str | None, quota: Quota | None = None) -> RunInfo:
         keys = self._keys
@@ -154,9 +150,8 @@ class RedisLog(RedisControl, Tails):
             if known.fingerprint != run.fingerprint:
                 raise IdempotencyMismatch
             return known
-        held = self._reader.held[run.run_id] = Held(self._keys.events(run.run_id))
-        held.own = held.current = True
-        held.key = key or ""
+        name = keys.events(run.run_id).encode()
+        self._reader.held[run.run_id] = Held(name, own=True, current=True, key=key or "")
         return run
 
     async def append(self, run_id: str, expected_last: int, records: Sequence[Record]) -> None:
@@ -206,18 +201,18 @@ class RedisLog(RedisControl, Tails):
         self._reader.disown(run_id)
 
     async def find(self, user_id: str | None, idempotency_key: str) -> RunInfo | None:
-        known = await lenient(self._reads.call("GET", self._keys.idempotency(user_id, idempotency_key)))
+        known = await lenient(self._link.call("GET", self._keys.idempotency(user_id, idempotency_key)))
         try:
             return None if known is None else _info.decode(known)
         except MALFORMED:
             return None
 
     async def recent(self, user_id: str, limit: int) -> Sequence[str]:
-        names = await lenient(self._reads.call("LRANGE", self._keys.recent(user_id), 0, limit - 1))
+        names = await lenient(self._link.call("LRANGE", self._keys.recent(user_id), 0, limit - 1))
         return [name.decode() for name in names or ()]
 
     async def state(self, run_id: str, user_id: str | None = None) -> RunState:
-        stored = await load(self._reads, self._keys, run_id, user_id)
+        stored = await load(self._link, self._keys, run_id, user_id)
         if not stored.ended:
             await self._look_at(run_id, stored.key)
         return RunState(stored.info, stored.first, stored.last, stored.terminal, stored.size)
@@ -231,9 +226,9 @@ class RedisLog(RedisControl, Tails):
     async def summary(self, run_id: str, user_id: str | None = None) -> RunSummary:
         names = ("info", "first", "last", "ended", "outcome", "key")
         if user_id is None:
-            fields = await lenient(self._reads.call("HMGET", self._keys.run(run_id), *names))
+            fields = await lenient(self._link.call("HMGET", self._keys.run(run_id), *names))
         else:
-            fields, _ = await owned(self._reads, self._keys, run_id, user_id, names, newest=False)
+            fields, _ = await owned(self._link, self._keys, run_id, user_id, names, newest=False)
         if fields is None:
             raise RunNotFound
         info, first, last, ended, told, key = fields
@@ -269,7 +264,7 @@ class RedisLog(RedisControl, Tails):
 
     async def _fetch(self, run_id: str, after: int, limit: int) -> Page:
         """Read a page from Redis: of older events, of a run that nobody here follows, or of events yet to come here."""
-        stored = await load(self._reads, self._keys, run_id, newest=False)
+        stored = await load(self._link, self._keys, run_id, newest=False)
         if not stored.first - 1 <= after <= stored.last:
             raise CursorGone(stored.first, stored.last)
         if after == stored.last:
@@ -279,7 +274,7 @@ class RedisLog(RedisControl, Tails):
         end = f"{stored.last}-0" if stored.ended else "+"
         name = self._keys.events(run_id)
         try:
-            rows = await self._reads.call("XRANGE", name, f"{after + 1}-0", end, "COUNT", count)
+            rows = await self._link.call("XRANGE", name, f"{after + 1}-0", end, "COUNT", count)
             records = contiguous([record(row) for row in rows])
         except (WrongType, *MALFORMED):
             raise RunNotFound from None

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
-from msgspec import Struct
+from msgspec import Struct, field
 
 from twinwire.log.base import HearLogOut, Page, RunInfo, Unsubscribe
 from twinwire.log.redis.link import COMMAND_SECONDS, Address, Link, WrongType
@@ -102,21 +102,18 @@ async def load(link: Link, keys: Keys, run_id: str, user_id: str | None = None, 
     return msgspec.structs.replace(stored, terminal=terminal)
 
 
-class Held:
+class Held(Struct, eq=False):
     """The newest events of a run. `own` if it is written here; `current` if all that is written comes here."""
 
-    __slots__ = ("current", "first", "gone", "key", "name", "own", "rewritten", "shown", "tail")
-
-    def __init__(self, name: str) -> None:
-        self.name = name.encode()  # of its stream
-        self.tail = Tail()
-        self.first = 1
-        self.own = False
-        self.key = ""  # the idempotency key's, of an own run
-        self.current = False
-        self.gone = False
-        self.rewritten: int | None = None  # the number of the end, if followers have seen another event under it
-        self.shown: int | None = None  # the oldest `last` that a follower may have seen while it was not current
+    name: bytes  # of its stream
+    tail: Tail = field(default_factory=Tail)
+    first: int = 1
+    own: bool = False
+    key: str = ""  # the idempotency key's, of an own run
+    current: bool = False
+    gone: bool = False
+    rewritten: int | None = None  # the number of the end, if followers have seen another event under it
+    shown: int | None = None  # the oldest `last` that a follower may have seen while it was not current
 
     @property
     def awaited(self) -> bool:
@@ -205,7 +202,7 @@ class Reader:
         """See `EventLog`. A run that nobody here has followed is read from now on."""
         held = self.held.get(run_id)
         if held is None:
-            held = self.held[run_id] = Held(self._keys.events(run_id))
+            held = self.held[run_id] = Held(self._keys.events(run_id).encode())
             self.look()
         elif held.gone:  # it may have been restored
             held.gone = False

@@ -69,14 +69,6 @@ def info_of(kept: Any) -> RunInfo:
         raise Damage("a run's info is not what was written") from None
 
 
-def turns_of(kept: Any) -> list[tuple[str, str]]:
-    """Return a conversation's turns. Raises `Damage`."""
-    try:
-        return _turns.decode(kept)
-    except (ValueError, TypeError):
-        raise Damage("a conversation is not what was written") from None
-
-
 def key_of(*parts: str | None) -> str:
     """Return the parts as one text that no other parts make; ASCII, so that any string has one."""
     return json.dumps(parts)
@@ -171,7 +163,10 @@ class Tables:
             "UPDATE sessions SET used = ? WHERE key = ? AND used >= ? RETURNING turns",
             (now, key, now - self._limits.session_idle),
         ).fetchall()
-        return turns_of(found[0][0]) if found else []
+        try:
+            return _turns.decode(found[0][0]) if found else []
+        except (ValueError, TypeError):
+            raise Damage("a conversation is not what was written") from None
 
     def remember(self, session: SessionKey, question: str, answer: str) -> None:
         """Add a turn. The oldest ones go if there is too much."""
