@@ -27,11 +27,14 @@ class Budget(Struct, frozen=True, kw_only=True):
     tokens: int
 
 
-class Live(Struct):
+class Live:
     """The memory of all runs that go on in this process: at most `limit` bytes of events and conversations."""
 
-    limit: int
-    taken: int = 0
+    __slots__ = ("limit", "taken")
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.taken = 0
 
 
 class Share:
