@@ -173,15 +173,11 @@ class Late:
 
     def join(self) -> bytes:
         """See `JoiningView`."""
-        opening = self._opening()
+        messages, all_texts, opened = self._messages, self._texts, self._open
         self._messages, self._texts, self._open, self._call = {}, {}, [], {}  # the follower may stay for long
-        return opening
-
-    def _opening(self) -> bytes:
         if not self._started:
             return b""
-        messages, opened = dict(self._messages), list(self._open)
-        for name, texts in self._texts.items():
+        for name, texts in all_texts.items():
             messages[name] = {**messages[name], "content": "".join(texts)}
         if opened and "role" in (fields := opened[-1]):
             # Said anew, not in the snapshot: clients before 1.0 would have a message of its name twice.

@@ -11,18 +11,9 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta, Struct
 
+from twinwire.protocol import start
 from twinwire.protocol.errors import BadRequest, TwinwireError
 from twinwire.protocol.events import dump
-from twinwire.protocol.start import (
-    AgentName,
-    IdempotencyKey,
-    Interrupt,
-    Message,
-    Name,
-    OnDisconnect,
-    SessionId,
-    UserId,
-)
 from twinwire.protocol.wire import decode_json
 
 RunName = Annotated[str, Meta(max_length=128)]
@@ -37,14 +28,14 @@ class Command(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag
 class Start(Command, frozen=True, kw_only=True):
     """Start a run and follow it from its first event."""
 
-    request_id: Name
-    message: Message
-    agent: AgentName = None
-    user_id: UserId = None
-    session_id: SessionId = None
-    on_disconnect: OnDisconnect = None
-    idempotency_key: IdempotencyKey = None
-    interrupt: Interrupt = False
+    request_id: start.Name
+    message: start.Message
+    agent: start.AgentName = None
+    user_id: start.UserId = None
+    session_id: start.SessionId = None
+    on_disconnect: start.OnDisconnect = None
+    idempotency_key: start.IdempotencyKey = None
+    interrupt: start.Interrupt = False
     types: Sequence[str] | None = None
 
 
@@ -71,7 +62,7 @@ class Cancel(Command, frozen=True, kw_only=True):
     """Cancel a run, named by its id or by the `request_id` it was started with on this socket."""
 
     run_id: RunName | None = None
-    request_id: Name | None = None
+    request_id: start.Name | None = None
 
     def __post_init__(self) -> None:
         if (self.run_id is None) == (self.request_id is None):

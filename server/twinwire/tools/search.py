@@ -166,9 +166,8 @@ def _glob(glob: str) -> Callable[[str], bool]:
     """Return a test for paths: of the whole path if the glob has a `/`, else of the file's name."""
     glob = glob.removeprefix("./")
     matches = _compile("glob", _translate(glob + "**" if glob.endswith("/") else glob), literal=False).fullmatch
-    if "/" in glob:
-        return lambda path: matches(path) is not None
-    return lambda path: matches(path.rpartition("/")[2]) is not None
+    whole = "/" in glob
+    return lambda path: matches(path if whole else path.rpartition("/")[2]) is not None
 
 
 def _translate(glob: str) -> str:

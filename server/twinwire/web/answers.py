@@ -16,6 +16,7 @@ from litestar.serialization import default_serializer
 from litestar.types import ASGIApp, Message, Receive, Scope, Send, Serializer
 
 from twinwire.protocol.events import dump
+from twinwire.runs.reserve import Claim
 from twinwire.settings import Settings
 from twinwire.web import query
 
@@ -71,6 +72,33 @@ class OwnAnswer(Response[None]):
 def encoded(fields: Mapping[str, str]) -> list[tuple[bytes, bytes]]:
     """Return header fields as ASGI has them."""
     return [(name.encode(), value.encode()) for name, value in fields.items()]
+
+
+class HeldJson(OwnAnswer):
+    """A JSON answer that may be large: its memory is claimed before it is made, and until the client has taken it."""
+
+    def __init__(
+        self, value: Any, claim: Claim, *, status_code: int = 200, headers: dict[str, str] | None = None
+    ) -> None:
+        super().__init__(None, status_code=status_code)
+        self._value = value
+        self._claim = claim
+        self._fields = headers or {}
+
+    async def serve(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002
+        """See `OwnAnswer`."""
+        try:
+            body = dump(self._value)
+            self._value = None
+            fields = {"content-type": "application/json", "content-length": str(len(body)), **self._fields}
+            status = self.status_code or 200
+            await send({"type": "http.response.start", "status": status, "headers": encoded(fields)})
+            await send({"type": "http.response.body", "body": body, "more_body": True})
+            del body
+            # A server waits before it sends more than a client has taken.
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+        finally:
+            self._claim()
 
 
 def fields(settings: Settings, *client_headers: str) -> Callable[[Message, Scope], Awaitable[None]]:

@@ -186,21 +186,18 @@ class Guard:
             return
         if scope["type"] == ScopeType.HTTP:
             needed = scopes.of_route(scope["method"], scope["path_template"])
-            scope[_ASKER] = by = self._asker(scope, opened=needed is Scope.OPEN)  # type: ignore[literal-required]
+            by: Identity | None = ANYBODY
+            if needed is not Scope.OPEN and self._service.auth.on:
+                by = identify(scope, self._service.auth, settings.cors_origin)
+            if by is None:
+                raise Unauthenticated
+            scope[_ASKER] = by  # type: ignore[literal-required]
             by.check(needed)
             if scope["query_string"] and needed is not Scope.OPEN:
                 operation = getattr(scope["route_handler"], "operation_class", None)
                 takes, elsewhere = getattr(operation, "takes", None), getattr(operation, "elsewhere", ())
                 query.keep(scope, *query.check(scope["query_string"], takes, elsewhere))
         await self._app(scope, receive, send)
-
-    def _asker(self, scope: AsgiScope, *, opened: bool) -> Identity:
-        auth = self._service.auth
-        if opened or not auth.on:
-            return ANYBODY
-        if (by := identify(scope, auth, self._service.settings.cors_origin)) is None:
-            raise Unauthenticated
-        return by
 
 
 def _methods(scope: AsgiScope) -> str:

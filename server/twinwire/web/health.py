@@ -9,14 +9,7 @@ from itertools import chain
 
 from litestar import Response, get
 from litestar.di import NamedDependency
-from prometheus_client import ProcessCollector, generate_latest
-from prometheus_client.core import (
-    CounterMetricFamily,
-    GaugeHistogramMetricFamily,
-    GaugeMetricFamily,
-    HistogramMetricFamily,
-    Metric,
-)
+from prometheus_client import ProcessCollector, core, generate_latest
 from prometheus_client.registry import Collector
 
 from twinwire.protocol.errors import Draining, ModelUnavailable
@@ -46,15 +39,15 @@ async def readyz(service: NamedDependency[Service]) -> dict[str, str]:
     return {"status": "ready"}
 
 
-def _counter(name: str, text: str, label: str, counts: Mapping[str, int]) -> Metric:
-    family = CounterMetricFamily(name, text, labels=[label])
+def _counter(name: str, text: str, label: str, counts: Mapping[str, int]) -> core.Metric:
+    family = core.CounterMetricFamily(name, text, labels=[label])
     for value in sorted(counts):
         family.add_metric([value], counts[value])
     return family
 
 
-def _seconds(name: str, text: str, figure: Histogram) -> Metric:
-    return HistogramMetricFamily(f"{name}_seconds", text, buckets=[*figure.buckets()], sum_value=figure.total)
+def _seconds(name: str, text: str, figure: Histogram) -> core.Metric:
+    return core.HistogramMetricFamily(f"{name}_seconds", text, buckets=[*figure.buckets()], sum_value=figure.total)
 
 
 class Collected(Collector):
@@ -66,32 +59,32 @@ class Collected(Collector):
     def __init__(self, service: Service) -> None:
         self._service = service
 
-    def collect(self) -> Iterator[Metric]:
+    def collect(self) -> Iterator[core.Metric]:
         """See `Collector`."""
         worker = {"worker": str(os.getpid())} if self._service.settings.workers > 1 else {}
         for family in chain(self._runs(), self._times(), self._connections(), _process.collect()):
             family.samples = [sample._replace(labels={**sample.labels, **worker}) for sample in family.samples]
             yield family
 
-    def _runs(self) -> Iterator[Metric]:
+    def _runs(self) -> Iterator[core.Metric]:
         runs = self._service.runs
         metrics = self._service.metrics
-        yield GaugeMetricFamily("twinwire_runs_live", "Runs that go on", len(runs))
-        yield CounterMetricFamily("twinwire_runs_started", "Runs that were started", runs.started)
+        yield core.GaugeMetricFamily("twinwire_runs_live", "Runs that go on", len(runs))
+        yield core.CounterMetricFamily("twinwire_runs_started", "Runs that were started", runs.started)
         yield _counter("twinwire_runs_ended", "Runs that ended, by how", "status", runs.ended)
         yield _counter("twinwire_cursors", "Wishes to follow a run from a cursor", "verdict", metrics.cursors)
         yield _counter("twinwire_refusals", "Requests and commands that were refused", "code", metrics.refused)
 
-    def _times(self) -> Iterator[Metric]:
+    def _times(self) -> Iterator[core.Metric]:
         metrics = self._service.metrics
         yield _seconds("twinwire_first_token", "From a run's start to the model's first token", metrics.first_token)
         yield _seconds("twinwire_token_gap", "Between a run's tokens, of a sample of them", metrics.token_gap)
         yield _seconds("twinwire_append", "Appends to a log that is not in memory", metrics.append)
         for gauge in self._service.runs.log.gauges():
-            yield GaugeMetricFamily(f"twinwire_{gauge.name}", gauge.text, gauge.value)
+            yield core.GaugeMetricFamily(f"twinwire_{gauge.name}", gauge.text, gauge.value)
         yield _seconds("twinwire_cancel", "From a run's cancel to its terminal event", metrics.cancelled)
 
-    def _connections(self) -> Iterator[Metric]:
+    def _connections(self) -> Iterator[core.Metric]:
         heartbeats = self._service.heartbeats
         lag = Histogram(EVENTS)
         connections, followers = Counter({"sse": 0, "ws": 0}), Counter({"sse": 0, "ws": 0})
@@ -105,16 +98,16 @@ class Collected(Collector):
             ("connections", "Open streams and sockets", connections),
             ("followers", "Cursors of these into runs whose newest events are in memory", followers),
         ):
-            gauge = GaugeMetricFamily(f"twinwire_{name}", text, labels=["transport"])
+            gauge = core.GaugeMetricFamily(f"twinwire_{name}", text, labels=["transport"])
             for transport, count in counts.items():
                 gauge.add_metric([transport], count)
             yield gauge
-        yield GaugeHistogramMetricFamily(
+        yield core.GaugeHistogramMetricFamily(
             "twinwire_cursor_lag_events", "How far followers are behind", buckets=[*lag.buckets()], gsum_value=lag.total
         )
         accepted = self._service.lifetimes.accepted
-        yield GaugeMetricFamily("twinwire_accepted", "Accepted connections, those of streams included", accepted)
-        closed = CounterMetricFamily(
+        yield core.GaugeMetricFamily("twinwire_accepted", "Accepted connections, those of streams included", accepted)
+        closed = core.CounterMetricFamily(
             "twinwire_connections_closed", "Connections that ended, by why", labels=["transport", "verdict"]
         )
         for (transport, verdict), count in heartbeats.closed.items():

@@ -13,14 +13,7 @@ from msgspec import Meta, Struct
 from twinwire.log import MAX_RECENT
 from twinwire.protocol.errors import BadRequest, NotAcceptable, PayloadTooLarge, UnsupportedMediaType
 from twinwire.protocol.start import AgentName, IdempotencyKey, Interrupt, Message, OnDisconnect, SessionId, UserId
-from twinwire.protocol.wire import (
-    Cursor,
-    check_types,
-    converted,
-    decode_json,
-    parse_after,
-    parse_cursor,
-)
+from twinwire.protocol.wire import Cursor, check_types, converted, decode_json, parse_after, parse_cursor
 from twinwire.web.answers import quality
 from twinwire.web.guard import header
 from twinwire.web.query import kept

@@ -18,9 +18,8 @@ from twinwire.protocol.wire import check_run_id
 from twinwire.runs import RunSpec
 from twinwire.transports.asgi import gone
 from twinwire.web import input as incoming, stream
-from twinwire.web.answers import JsonResponse
+from twinwire.web.answers import HeldJson, JsonResponse
 from twinwire.web.guard import asker, starter
-from twinwire.web.held import HeldJson
 from twinwire.web.input import FollowQuery, ListQuery, StartBody
 from twinwire.web.openapi import documented
 from twinwire.web.service import Service
@@ -92,11 +91,7 @@ async def get_run(
     return await told(service, await service.runs.state(run_id, asker(request)))
 
 
-@get(
-    "/runs/{run_id:str}/events",
-    operation_class=documented(query=FollowQuery),
-    summary="Follow a run over SSE",
-)
+@get("/runs/{run_id:str}/events", operation_class=documented(query=FollowQuery), summary="Follow a run over SSE")
 async def run_events(
     request: Request[Any, Any, Any], run_id: FromPath[str], service: NamedDependency[Service]
 ) -> Response[None]:

@@ -48,11 +48,7 @@ async def _active(request: Request[Any, Any, Any], service: Service, chat_id: st
     return await service.runs.active((user_id, chat_id), by)
 
 
-@get(
-    "/ai-sdk/chat/{chat_id:str}/stream",
-    operation_class=documented(query=Options),
-    summary="Resume a chat's run",
-)
+@get("/ai-sdk/chat/{chat_id:str}/stream", operation_class=documented(query=Options), summary="Resume a chat's run")
 async def resume(
     request: Request[Any, Any, Any], chat_id: FromPath[str], service: NamedDependency[Service]
 ) -> Response[None]:

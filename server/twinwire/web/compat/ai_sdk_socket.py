@@ -18,14 +18,7 @@ from twinwire.auth import Identity, rfc3339, scopes
 from twinwire.formats.ai_sdk import SocketView, message
 from twinwire.protocol import commands
 from twinwire.protocol.commands import Auth
-from twinwire.protocol.errors import (
-    BadRequest,
-    CursorGone,
-    LogUnavailable,
-    RunNotFound,
-    TwinwireError,
-    Unauthenticated,
-)
+from twinwire.protocol.errors import BadRequest, CursorGone, LogUnavailable, RunNotFound, TwinwireError, Unauthenticated
 from twinwire.protocol.start import Name
 from twinwire.protocol.wire import converted, decode_json
 from twinwire.runs import RunSpec
