@@ -10,7 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from twinwire.agents import Agent, RunRequest
+    from twinwire.agents import Agent, AgentLimits, RunRequest
     from twinwire.agents.react import ReActAgent
     from twinwire.agents.simple import SimpleAgent
     from twinwire.models import ChatModel, Finish, Text, Thinking, ToolCall, Usage
@@ -28,6 +28,7 @@ __version__ = "0.1.0"
 
 _HOME = {
     "Agent": "agents",
+    "AgentLimits": "agents",
     "ChatModel": "models",
     "DemoModel": "models.demo",
     "Finish": "models",
@@ -53,6 +54,7 @@ _HOME = {
 
 __all__ = [
     "Agent",
+    "AgentLimits",
     "ChatModel",
     "DemoModel",
     "Finish",

@@ -93,10 +93,10 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     login_life: Annotated[Seconds, Meta(description="how long a login's cookie is good")] = 43_200.0
     insecure: Annotated[bool, Meta(description="listen beyond loopback although nobody is authenticated")] = False
     demo_rate: Annotated[float, Meta(ge=0, le=1e6, description="tokens a second of the demo model; 0: no pause")] = 40.0
-    max_steps: Annotated[Count, Meta(description="steps an agent may take")] = 8
+    max_steps: Annotated[Count, Meta(description="steps an agent may take (RunRequest.limits)")] = 8
     run_timeout: Annotated[Seconds, Meta(description="a run's deadline")] = 60.0
-    model_timeout: Annotated[Seconds, Meta(description="how long a model may be silent")] = 30.0
-    tool_timeout: Annotated[Seconds, Meta(description="how long a tool may take")] = 30.0
+    model_timeout: Annotated[Seconds, Meta(description="how long a model may be silent (RunRequest.limits)")] = 30.0
+    tool_timeout: Annotated[Seconds, Meta(description="how long a tool may take (RunRequest.limits)")] = 30.0
     max_runs: Annotated[Count, Meta(description="runs at once, of everybody, in each worker")] = 1000
     user_runs: Annotated[Count, Meta(description="runs at once of one named user, on all workers")] = 20
     user_starts: Annotated[Count, Meta(description="runs that one named user may start in a minute")] = 120
@@ -111,7 +111,9 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         Count, Meta(description="bytes of events of all runs that go on, in each worker; a run over it ends")
     ] = 2**30
     run_tokens: Annotated[Count, Meta(description="tokens that one run may use, as the model counts them")] = 2_000_000
-    max_tool_calls: Annotated[Count, Meta(description="tools that an agent may call in one step")] = 32
+    max_tool_calls: Annotated[
+        Count, Meta(description="tools that an agent may call in one step (RunRequest.limits)")
+    ] = 32
     max_body: Annotated[Count, Meta(description="bytes of a request's body or a WebSocket message")] = 2**20
     reply_bytes: Annotated[
         Count, Meta(description="bytes of all large replies (snapshots, results) being sent at once, in each worker")

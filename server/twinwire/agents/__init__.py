@@ -73,11 +73,29 @@ LATE_SECONDS = 1.0
 nobody: Emit = _Nobody()
 
 
+class AgentLimits(Struct, frozen=True, kw_only=True):
+    """The server's settings of these names, for an agent to keep to; the server does not enforce them itself.
+
+    `max_steps` steps in a run, `max_tool_calls` tool calls in a step. A tool may take `tool_timeout` seconds, and a
+    model be silent for `model_timeout` seconds. Raises `ValueError` if `max_steps` is below 1.
+    """
+
+    max_steps: int = 8
+    max_tool_calls: int = 32
+    tool_timeout: float = 30.0
+    model_timeout: float = 30.0
+
+    def __post_init__(self) -> None:
+        if self.max_steps < 1:
+            raise ValueError("`max_steps` must be at least 1")
+
+
 class RunRequest(Struct):
     """The question of a run, and the means to answer it.
 
     `history` is the conversation before `message`, oldest first. `usage` is the agent's to add to as it goes, so that a
     run that is cancelled half-way can still tell what it has cost. `emit` is how an agent tells what it does not yield.
+    `limits` are what the server's settings allow an agent.
     """
 
     message: str
@@ -87,6 +105,7 @@ class RunRequest(Struct):
     history: list[Message] = field(default_factory=list)
     usage: Usage = field(default_factory=Usage)
     emit: Emit = nobody
+    limits: AgentLimits = AgentLimits()
 
 
 Agent: TypeAlias = Callable[[RunRequest], AsyncIterable[StreamEvent] | Awaitable[None]]

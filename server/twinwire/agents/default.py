@@ -31,13 +31,6 @@ def default_agents(settings: Settings, model: ChatModel) -> dict[str, Agent]:
     tools.register_tool(ReadTool(settings.project_root))
     tools.register_tool(SearchTool(settings.project_root))
     return {
-        "react": ReActAgent(
-            "react",
-            model,
-            tools,
-            max_steps=settings.max_steps,
-            tool_timeout=settings.tool_timeout,
-            max_tool_calls=settings.max_tool_calls,
-        ),
+        "react": ReActAgent("react", model, tools),
         "simple": SimpleAgent("simple", model),
     }

@@ -19,7 +19,7 @@ from typing import Any
 
 import msgspec
 
-from twinwire.agents import RunRequest
+from twinwire.agents import AgentLimits, RunRequest
 from twinwire.fence import report, stops
 from twinwire.models import ChatModel, Finish, Message, Part, Text, Thinking, ToolCall, ask
 from twinwire.models.adapters import PushStream, Take
@@ -140,9 +140,10 @@ def _told(answer: str, calls: Sequence[_Call]) -> list[Message]:
 
 
 class ReActAgent:
-    """An agent of at most `max_steps` steps, each one call of the model and then the tools it asked for, in parallel.
+    """An agent that takes steps, each one call of the model and then the tools it asked for, in parallel.
 
-    An agent keeps nothing between runs: it may serve many at once. `tool_timeout` is in seconds.
+    It keeps nothing between runs: it may serve many at once. `max_steps`, `max_tool_calls` and `tool_timeout`, in
+    seconds, replace the request's `AgentLimits` if they are given. The model sees to its own silence.
     """
 
     def __init__(
@@ -151,20 +152,18 @@ class ReActAgent:
         model: ChatModel,
         tool_registry: ToolRegistry | None = None,
         *,
-        max_steps: int = 8,
+        max_steps: int | None = None,
         system_prompt: str | None = None,
-        tool_timeout: float = 30.0,
-        max_tool_calls: int = 32,
+        tool_timeout: float | None = None,
+        max_tool_calls: int | None = None,
     ) -> None:
-        if max_steps < 1:
-            raise ValueError("max_steps is at least 1")
         self.name = name
         self.model = model
         self.tools = ToolRegistry() if tool_registry is None else tool_registry
-        self.max_steps = max_steps
         self.system_prompt = SYSTEM_PROMPT if system_prompt is None else system_prompt
-        self.tool_timeout = tool_timeout
-        self.max_tool_calls = max_tool_calls
+        limits = {"max_steps": max_steps, "max_tool_calls": max_tool_calls, "tool_timeout": tool_timeout}
+        self._limits: dict[str, Any] = {name: value for name, value in limits.items() if value is not None}
+        AgentLimits(**self._limits)  # so that a wrong one raises here
 
     async def arun(self, message: str, history: Sequence[Message] = ()) -> str:
         """Answer `message`; where the steps run out, what there is. Raises `RunError` where the run failed."""
@@ -188,17 +187,17 @@ class ReActAgent:
 
     async def _run(self, request: RunRequest, emit: Take[StreamEvent]) -> None:
         config = {"agent": self.name, "model": self.model.name, "tools": [tool.name for tool in self.tools]}
-        await _tell(
-            emit, _event(Type.AGENT_START, None, input=request.message, config=config, max_steps=self.max_steps)
-        )
+        limits = msgspec.structs.replace(request.limits, **self._limits)
+        max_steps = limits.max_steps
+        await _tell(emit, _event(Type.AGENT_START, None, input=request.message, config=config, max_steps=max_steps))
         begun = time.monotonic()
         messages = self._conversation(request)
         seen: Counter[tuple[str, str]] = Counter()
         tools = self.tools.specs
         status = "max_steps"
         try:
-            for step in range(1, self.max_steps + 1):
-                await _tell(emit, _event(Type.STEP_START, step, step=step, max_steps=self.max_steps))
+            for step in range(1, max_steps + 1):
+                await _tell(emit, _event(Type.STEP_START, step, step=step, max_steps=max_steps))
                 answer = _Answer(step, emit)
                 await ask(self.model, messages, tools, answer.take)
                 finish = answer.finish
@@ -206,14 +205,14 @@ class ReActAgent:
                     raise UpstreamError("The model's answer broke off before its end.", code="upstream_truncated")
                 if finish.usage is not None:
                     request.usage.add(finish.usage)
-                calls = self._calls(answer.calls, seen)
-                if calls and step < self.max_steps:  # what nobody would read is not run
-                    await self._call_tools(calls, step, emit)
+                calls = self._calls(answer.calls, seen, limits.max_tool_calls)
+                if calls and step < max_steps:  # what nobody would read is not run
+                    await self._call_tools(calls, step, emit, limits.tool_timeout)
                     messages += _told(answer.text, calls)
                     tools = [] if all(call.repeated for call in calls) else self.tools.specs
                 await _tell(emit, _event(Type.STEP_FINISH, step, step=step, action="tool_calls" if calls else "answer"))
-                progress = 100 * step // self.max_steps if calls else 100
-                await _tell(emit, _event(Type.PROGRESS, step, progress=progress, step=step, total=self.max_steps))
+                progress = 100 * step // max_steps if calls else 100
+                await _tell(emit, _event(Type.PROGRESS, step, progress=progress, step=step, total=max_steps))
                 if not calls:
                     status = "completed"
                     break
@@ -228,17 +227,17 @@ class ReActAgent:
             end = _failed(RunError())
         await _tell(emit, end)
 
-    def _calls(self, parts: Sequence[ToolCall], seen: Counter[tuple[str, str]]) -> list[_Call]:
+    def _calls(self, parts: Sequence[ToolCall], seen: Counter[tuple[str, str]], most: int) -> list[_Call]:
         calls = [_Call(part, seen) for part in parts]
-        for call in calls[self.max_tool_calls :]:
-            call.refuse(f"Only the first {self.max_tool_calls} calls of a step are run.")
+        for call in calls[most:]:
+            call.refuse(f"Only the first {most} calls of a step are run.")
         return calls
 
     def _conversation(self, request: RunRequest) -> list[Message]:
         system = [{"role": "system", "content": self.system_prompt}] if self.system_prompt else []
         return [*system, *request.history, {"role": "user", "content": request.message}]
 
-    async def _call_tools(self, calls: Sequence[_Call], step: int, emit: Take[StreamEvent]) -> None:
+    async def _call_tools(self, calls: Sequence[_Call], step: int, emit: Take[StreamEvent], timeout: float) -> None:
         """Run the calls at once; each finishes as it is done. No task is left, however this ends."""
         for call in calls:
             await _tell(emit, call.started(step))
@@ -247,7 +246,7 @@ class ReActAgent:
                 await _tell(emit, call.finished(step, 0.0))
         begun = time.monotonic()
         running = {
-            asyncio.create_task(self.tools.call(call.name, call.parameters, self.tool_timeout)): call
+            asyncio.create_task(self.tools.call(call.name, call.parameters, timeout)): call
             for call in calls
             if not call.refusal
         }

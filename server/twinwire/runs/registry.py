@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Collection, Coroutine, Mapping, Sequence
 from typing import Any, Literal
 
-from twinwire.agents import Agent, RunRequest
+from twinwire.agents import Agent, AgentLimits, RunRequest
 from twinwire.auth import ANYBODY, Identity
 from twinwire.fence import guard_tasks
 from twinwire.log import STOPPING, Quota, RunInfo, RunState, RunSummary, SessionKey, Store
@@ -50,7 +50,8 @@ class Runs:
 
     The default agent is the one named `react`, or else the first. `deadline` is for each run, in seconds, `max_runs`
     for this process, `quota` for each named user and all processes, `budget` for each run, `live_bytes` for the events
-    and conversations of all runs that go on. `reserve` is what large replies about runs share.
+    and conversations of all runs that go on. `reserve` is what large replies about runs share. `limits` are what each
+    request tells its agent.
     """
 
     def __init__(
@@ -65,6 +66,7 @@ class Runs:
         live_bytes: int = LIVE_BYTES,
         reserve: Reserve | None = None,
         metrics: Metrics | None = None,
+        limits: AgentLimits | None = None,
     ) -> None:
         if not agents:
             raise ValueError("at least one agent is needed")
@@ -87,6 +89,7 @@ class Runs:
         self.ended: Counter[str] = Counter()
         self._metrics = metrics or Metrics()
         self._held = Held()
+        self._limits = limits or AgentLimits()
 
     def __len__(self) -> int:
         return len(self._live)
@@ -161,6 +164,7 @@ class Runs:
             user_id=info.user_id,
             session_id=info.session_id,
             history=[dict(message) for message in history],
+            limits=self._limits,
         )
         run = Run(
             self.log,

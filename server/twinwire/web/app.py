@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
+import msgspec
 from litestar import Litestar, Request, Response
 from litestar.di import Provide
 from litestar.exceptions import HTTPException
@@ -16,7 +17,7 @@ from litestar.plugins import PluginProtocol
 from litestar.plugins.core import MsgspecDIPlugin
 
 from twinwire import settings as settings_module
-from twinwire.agents import Agent
+from twinwire.agents import Agent, AgentLimits
 from twinwire.auth import Auth
 from twinwire.formats.registry import Transform, registry
 from twinwire.log import Limits, Quota, open_log
@@ -111,6 +112,7 @@ def create_app(
             live_bytes=settings.live_bytes,
             reserve=Reserve(settings.reply_bytes, settings.send_timeout),
             metrics=metrics,
+            limits=msgspec.convert(settings, AgentLimits, from_attributes=True),
         ),
         Heartbeats(heartbeat=settings.heartbeat, send_timeout=settings.send_timeout, logged_out=auth.logged_out),
         Limiter(total=lifetime.streams_at_most(settings.max_connections, accepted), each=settings.user_connections),

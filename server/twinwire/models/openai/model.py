@@ -19,6 +19,7 @@ from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import TYPE_CHECKING, Any, cast
 from urllib.request import getproxies
 
+from twinwire import settings
 from twinwire.models import Message, Part, ToolSpec
 from twinwire.models.adapters import PushStream, Take
 from twinwire.models.openai.chunks import ChunkDecoder
@@ -101,9 +102,9 @@ class OpenAIChatModel:
     """A `ChatModel`. What is not given comes from the environment.
 
     `model`, `api_key` and `base_url` are `TWINWIRE_MODEL`, `TWINWIRE_API_KEY` and `TWINWIRE_BASE_URL`, else
-    `OPENAI_…`; a server named by its base URL needs no key. `timeout` is how many seconds the answer's headers may
-    take, retries and their pauses included, and how long its body may be silent. `max_retries` bounds the retries of
-    what failed before the headers. Raises `SettingsError`.
+    `OPENAI_…`; a server named by its base URL needs no key. `timeout`, `TWINWIRE_MODEL_TIMEOUT` or 30, is how many
+    seconds the answer's headers may take, retries and their pauses included, and how long its body may be silent.
+    `max_retries` bounds the retries of what failed before the headers. Raises `SettingsError`.
 
     Calls on one event loop share a pool of connections.
     """
@@ -114,7 +115,7 @@ class OpenAIChatModel:
         *,
         api_key: str | None = None,
         base_url: str | None = None,
-        timeout: float = 30.0,
+        timeout: float | None = None,
         max_retries: int = 2,
     ) -> None:
         name = model or _environment("MODEL")
@@ -132,6 +133,9 @@ class OpenAIChatModel:
         self.name = name
         self._api_key = api_key or "no-key"
         self._base_url = base_url
+        if timeout is None:
+            variable = "TWINWIRE_MODEL_TIMEOUT"
+            timeout = settings.load({variable: os.environ.get(variable, "")}, {}).model_timeout
         self._timeout = timeout
         self._max_retries = max_retries
         self._loop: asyncio.AbstractEventLoop | None = None
