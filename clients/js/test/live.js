@@ -12,10 +12,13 @@ import { proxy } from './proxy.js';
 export const URL_OF = { open: process.env['TWINWIRE_URL'] ?? '', guarded: process.env['TWINWIRE_AUTH_URL'] ?? '' };
 export const TRANSPORTS = /** @type {const} */ (['sse', 'ws', 'auto']);
 
-/** A client that tries again fast, until the test is over. @param {ClientOptions} options */
-export function connected(options) {
+/**
+ * A client that tries again fast, until the test is over. A test that runs at the same time as others gives its context.
+ * @param {ClientOptions} options @param {Pick<import('vitest').TestContext, 'onTestFinished'>} [context]
+ */
+export function connected(options, context = { onTestFinished }) {
   const client = createClient({ url: URL_OF.open, WebSocket, retry: { base: 10, cap: 50 }, ...options });
-  onTestFinished(() => client.close());
+  context.onTestFinished(() => client.close());
   return client;
 }
 

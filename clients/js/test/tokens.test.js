@@ -1,4 +1,7 @@
-/** Tokens that expire while a run goes on: real JWTs, which the server at `TWINWIRE_JWT_URL` believes until then. */
+/** Tokens that expire while a run goes on: real JWTs, which the server at `TWINWIRE_JWT_URL` believes until then.
+ *
+ * Each test waits for seconds until a token is over: they run at once.
+ */
 
 import { createHmac } from 'node:crypto';
 import { expect, test } from 'vitest';
@@ -18,19 +21,22 @@ function goodFor(seconds) {
   return `${signed}.${createHmac('sha256', KEY).update(signed).digest('base64url')}`;
 }
 
-/** A run that waits at a gate, its statuses, and what opens the gate. @param {ClientOptions} options */
-async function waiting(options) {
+/**
+ * A run that waits at a gate, its statuses, and what opens the gate.
+ * @param {ClientOptions} options @param {import('vitest').TestContext} context
+ */
+async function waiting(options, context) {
   const gate = fresh();
-  const run = connected({ url, ...options }).stream(`gate ${gate}`);
+  const run = connected({ url, ...options }, context).stream(`gate ${gate}`);
   /** @type {string[]} */
   const statuses = [];
   run.on('status', (status) => statuses.push(status));
   await first(run, 'LLM_CHUNK');
-  const open = () => connected({ url, token: goodFor(60), transport: 'sse' }).stream(`open ${gate}`).result;
+  const open = () => connected({ url, token: goodFor(60), transport: 'sse' }, context).stream(`open ${gate}`).result;
   return { run, statuses, open };
 }
 
-test('on a socket a newer token is said before the old one expires', async () => {
+test.concurrent('on a socket a newer token is said before the old one expires', async (context) => {
   const tokens = [goodFor(4), goodFor(600)];
   /** @type {string[]} */
   const asked = [];
@@ -38,9 +44,9 @@ test('on a socket a newer token is said before the old one expires', async () =>
     asked.push(tokens[Math.min(asked.length, 1)] ?? '');
     return asked.at(-1) ?? '';
   };
-  const { run, statuses, open } = await waiting({ transport: 'ws', token });
+  const { run, statuses, open } = await waiting({ transport: 'ws', token }, context);
   const old = { url, token: tokens[0] ?? '', retry: { attempts: 1 } };
-  const ending = connected({ ...old, transport: 'ws' }).attach(run.runId ?? '');
+  const ending = connected({ ...old, transport: 'ws' }, context).attach(run.runId ?? '');
   await expect(ending.result).rejects.toThrow(ConnectionLost);
   await expect(ending.result).rejects.toThrow('4001');
   await open();
@@ -49,11 +55,11 @@ test('on a socket a newer token is said before the old one expires', async () =>
   expect(asked).toEqual(tokens);
 });
 
-test.each(/** @type {const} */ (['sse', 'ws', 'auto']))('%s: where there was no newer token in time, the run goes on', async (transport) => {
+test.concurrent.for(/** @type {const} */ (['sse', 'ws', 'auto']))('%s: where there was no newer token in time, the run goes on', async (transport, context) => {
   const expires = Date.now() + 3000;
   const [old, good] = [goodFor(3), goodFor(600)];
   const token = () => (Date.now() < expires ? old : good);
-  const { run, statuses, open } = await waiting({ transport, token });
+  const { run, statuses, open } = await waiting({ transport, token }, context);
   await /** @type {Promise<void>} */ (
     new Promise((resolve) => run.on('status', (status) => status === 'open' && Date.now() >= expires && resolve()))
   );
@@ -62,14 +68,14 @@ test.each(/** @type {const} */ (['sse', 'ws', 'auto']))('%s: where there was no 
   expect([statuses[0], statuses[1], statuses.at(-2), statuses.at(-1)]).toEqual(['open', 'reconnecting', 'open', 'completed']);
 });
 
-test('what the function of a token throws in the meantime harms nothing', async () => {
+test.concurrent('what the function of a token throws in the meantime harms nothing', async (context) => {
   let asked = 0;
   const token = () => {
     asked += 1;
     if (asked > 1) throw new Error('no key to be had');
     return goodFor(4);
   };
-  const { run, statuses } = await waiting({ transport: 'ws', token });
+  const { run, statuses } = await waiting({ transport: 'ws', token }, context);
   await expect(run.result).rejects.toThrow('no key');
   expect(statuses).toEqual(['open', 'reconnecting', 'failed']);
   expect(asked).toBe(3);
