@@ -6,7 +6,6 @@ import asyncio
 import json
 import time
 from collections.abc import AsyncIterator
-from statistics import median
 
 import pytest
 
@@ -19,40 +18,34 @@ from twinwire import OpenAIChatModel, RunRequest, SimpleAgent, StreamEvent
 from twinwire.agents import Agent
 from twinwire_client import Client
 
+TURNS = 100
+"""How many turns of the event loop a connection has to close in: a few milliseconds."""
+
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("said", [0, 3])
 async def test_a_cancel_closes_the_model_s_connection(kind: str, said: int) -> None:
-    """Before the first token and in the middle: the model's server sees its client go, about as soon as a cancel takes.
+    """Before the first token and in the middle: the model's server sees its client go about when a cancel is answered.
 
-    The measure is a second cancel of the same run, which does nothing.
+    All are in one event loop: its turns tell how long that is, however busy the machine.
     """
     async with ModelServer() as upstream:
+        upstream.script(headers, *tokens(*"abc"[:said]), stall)
         agent = SimpleAgent("simple", OpenAIChatModel("scripted", base_url=upstream.url, api_key="none"))
-        closes, controls = [], []
         async with serving({"simple": agent}) as server, leakless(server):
-            for _ in range(9):
-                upstream.script(headers, *tokens(*"abc"[:said]), stall)
-                follower = await start(kind, server)
-                request = await upstream.arrived()
-                for _ in range(said):
-                    while b"LLM_CHUNK" not in (await follower.next() or b""):
-                        pass
-                began = time.perf_counter()
-                assert await cancel(kind, server, follower.run_id) == "accepted"
-                async with asyncio.timeout(10):  # the model's own timeout would close it after 30 s
-                    await request.closed.wait()
-                closes.append(time.perf_counter() - began)
-                began = time.perf_counter()
-                assert await cancel(kind, server, follower.run_id) == "already_finished"
-                controls.append(time.perf_counter() - began)
-                await follower.close()
-        closed, control = median(closes), median(controls)
-        print(
-            f"{kind}: the model's connection closed {closed * 1000:.0f} ms after the cancel, "
-            f"which takes {control * 1000:.0f} ms alone"
-        )
-        assert closed < 6 * control
+            follower = await start(kind, server)
+            request = await upstream.arrived()
+            for _ in range(said):
+                while b"LLM_CHUNK" not in (await follower.next() or b""):
+                    pass
+            assert await cancel(kind, server, follower.run_id) == "accepted"
+            turns = 0
+            while not request.closed.is_set():
+                turns += 1
+                assert turns < TURNS
+                await asyncio.sleep(0)
+            print(f"{kind}: the model's connection closed {turns} turns of the loop after the answer to the cancel")
+            await follower.close()
 
 
 @pytest.mark.parametrize("kind", KINDS)
