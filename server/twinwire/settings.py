@@ -10,7 +10,7 @@ import os
 import re
 from collections.abc import Mapping
 from ipaddress import ip_address
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any, get_args, get_type_hints
 from urllib.parse import urlsplit
 
 import msgspec
@@ -22,6 +22,8 @@ Seconds = Annotated[float, Meta(gt=0, le=86_400 * 365)]
 Count = Annotated[int, Meta(ge=1, le=2**31)]
 
 _KNOWN = {"log_format": ("text", "json"), "log_level": ("debug", "info", "warning", "error")}
+
+_KINDS = {int: "a whole number", float: "a number", bool: "true or false"}
 
 SECRETS = frozenset({"api_key", "auth_tokens", "secret"})
 """Settings that are variables only: a command line is there for all users of a machine to see."""
@@ -141,35 +143,37 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     def __post_init__(self) -> None:
         if self.secret is not None and len(self.secret) < 32:
-            raise ValueError("secret: it has 32 characters or more")
+            raise ValueError("`secret` must have 32 characters or more.")
         if self.workers > 1 and not self.log.startswith(("redis://", "rediss://")):
-            raise ValueError("workers: more than one need a log they share: --log redis://host:port/0")
+            raise ValueError("`workers` must be 1 unless the workers share a log: `--log redis://host:port/0`.")
         if self.workers > 1 and self.local is not None:
-            raise ValueError("workers: a local model is loaded by one server; give the workers its --base-url")
+            raise ValueError("`workers` must be 1 with `--local`; several can share a model's server (`--base-url`).")
         if (self.jwt_audience or self.jwt_issuer) and not (self.jwt_key_file or self.jwt_jwks_file):
             name = "jwt_audience" if self.jwt_audience else "jwt_issuer"
-            raise ValueError(
-                f"{name}: without the keys of JWTs, --jwt-key-file or --jwt-jwks-file, nobody authenticates"
-            )
+            raise ValueError(f"`{name}` requires the keys of JWTs, `--jwt-key-file` or `--jwt-jwks-file`.")
         for name, known in _KNOWN.items():
             if (value := getattr(self, name)) not in known:
-                raise ValueError(f"{name}: {_shown(value)} is none of {', '.join(known)}")
+                raise ValueError(f"`{name}` must be one of {', '.join(known)}, not {_shown(value)}.")
         for host in self.allowed_host:
             if not _HOST.fullmatch(host):
-                raise ValueError(f"allowed_host: {_shown(host)} is no name or address (without a port) and not *")
+                raise ValueError(
+                    f"`allowed_host` must be a name or an address (without a port), or *, not {_shown(host)}."
+                )
         for origin in self.cors_origin:
             if origin != "*" and not _ORIGIN.fullmatch(origin):
                 raise ValueError(
-                    f"cors_origin: {_shown(origin)} is no origin: an origin is *, null or scheme://host[:port], "
-                    "in lower case, without a path and without the default port"
+                    f"`cors_origin` must be *, null or scheme://host[:port], not {_shown(origin)}. "
+                    "An origin is in lower case, without a path and without the default port."
                 )
         for name in self.cors_header:
             if not _HEADER.fullmatch(name):
-                raise ValueError(f"cors_header: {_shown(name)} is not the name of a header, such as traceparent")
+                raise ValueError(
+                    f"`cors_header` must be the name of a header, such as traceparent, not {_shown(name)}."
+                )
         if self.base_url is not None and not _is_url(self.base_url):
-            raise ValueError("base_url: it is no URL such as http://host/v1")
+            raise ValueError("`base_url` must be a URL such as http://host/v1.")
         if not os.path.isdir(self.project_root):  # noqa: PTH112 - pathlib's raises for names that are too long
-            raise ValueError(f"project_root: {_shown(self.project_root)} is not a folder")
+            raise ValueError(f"`project_root` must be a folder, not {_shown(self.project_root)}.")
 
     def __repr__(self) -> str:
         shown = {name: getattr(self, name) for name in self.__struct_fields__}
@@ -239,7 +243,7 @@ def load(environ: Mapping[str, str], flags: Mapping[str, Any]) -> Settings:
         raise _settings_error(str(error), values, source) from None
     except UnicodeEncodeError as error:
         name = next(name for name, value in values.items() if value == error.object)
-        raise SettingsError("not UTF-8", field=source[name]) from None
+        raise SettingsError(f"`{source[name]}` must be UTF-8.", field=source[name]) from None
 
 
 def variables(flags: Mapping[str, Any]) -> dict[str, str]:
@@ -262,12 +266,27 @@ def _shown(value: Any) -> str:
     return text if len(text) <= 80 else f"{text[:80]}…"
 
 
+def _expected(name: str) -> str:
+    """Return what a value of this setting must be, as its type and its bounds say."""
+    kind, *metas = get_args(get_type_hints(Settings, include_extras=True)[name])
+    if kind is str:
+        return "a text that is not empty"
+    bounds = {
+        f"{word} {value}"
+        for meta in metas
+        for word, value in (("above", meta.gt), ("at least", meta.ge), ("at most", meta.le))
+        if value is not None
+    }
+    return f"{_KINDS[kind]}, {' and '.join(sorted(bounds))}" if bounds else _KINDS[kind]
+
+
 def _settings_error(text: str, values: Mapping[str, Any], source: Mapping[str, str]) -> SettingsError:
-    """msgspec names a field at the end of its message, ours at the start; users know it as a flag or variable."""
+    """Name the setting as the user does, by its flag or its variable; msgspec and our checks name the field."""
     at = re.search(r" - at `\$\.(\w+).*`$", text)
     if at:
-        name, reason = at[1], text[: at.start()]
-        reason = f"{reason[0].lower()}{reason[1:].partition(', got')[0]}, got {_shown(values[name])}"
+        name = at[1]
+        reason = f"must be {_expected(name)}, not {_shown(values[name])}"
     else:
-        name, _, reason = text.removesuffix(" - at `$`").partition(": ")
-    return SettingsError(reason, field=source.get(name, flag(name)))
+        _, name, reason = text.removesuffix(" - at `$`").split("`", 2)
+    field = source.get(name, flag(name))
+    return SettingsError(f"`{field}` {reason.strip(' .')}.", field=field)

@@ -222,7 +222,7 @@ BAD_FILES = [
     ("jwt_key_file", b"-----BEGIN CERTIFICATE-----\n", "a certificate"),
     ("jwt_key_file", public(rsa.generate_private_key(public_exponent=65537, key_size=1024)), "2048 bits"),  # noqa: S505
     ("jwt_key_file", public(ec.generate_private_key(ec.SECP256K1())), "P-256"),
-    ("jwt_key_file", b"x" * (2**20 + 1), "too large"),
+    ("jwt_key_file", b"x" * (2**20 + 1), "at most 1048576 bytes"),
     ("jwt_jwks_file", b"{}", "JWK set"),
     ("jwt_jwks_file", b"[", "JWK set"),
     ("jwt_jwks_file", b'{"keys": []}', "JWK set"),
@@ -230,7 +230,7 @@ BAD_FILES = [
     ("jwt_jwks_file", b'{"keys": {"kty": "RSA"}}', "JWK set"),
     ("jwt_jwks_file", b'{"keys": 1}', "JWK set"),
     ("jwt_jwks_file", b"[" * 5000, "JWK set"),
-    ("jwt_jwks_file", b'{"keys": ["x", 1, null, [], {"kty": ["RSA"]}]}', "no key that verifies"),
+    ("jwt_jwks_file", b'{"keys": ["x", 1, null, [], {"kty": ["RSA"]}]}', "must have a key that verifies"),
     ("jwt_jwks_file", b"\xff", "JWK set"),
 ]  # fmt: skip
 PEM = public(RSA)
@@ -255,10 +255,10 @@ LOOKS_LIKE_A_KEY = {
     "Base64 of a JWK": (base64.b64encode(b'{"kty": "RSA", "n": "AQABAQABAQABAQAB", "e": "AQAB"}'), "encoded key"),
     "DER in Base64 for URLs": (base64.urlsafe_b64encode(SPKI).rstrip(b"="), "DER"),
     "DER in hexadecimal": (SPKI.hex().encode(), "DER"),
-    "two keys": (PEM + PEM, "two keys"),
+    "two keys": (PEM + PEM, "must have one key"),
     "XML": (b"<RSAKeyValue><Modulus>qrvM3e7/qrvM3e7/qrvM3e7/</Modulus></RSAKeyValue>", "XML"),
     "SSH with options": (b'from="10.0.0.1" ' + SSH, "an SSH key"),
-    "SSH's body": (SSH.split()[1], "an SSH key"),
+    "SSH's body": (SSH.split()[1], "the body of an SSH key"),
     "SSH of a host": (b"host.example " + SSH, "an SSH key"),
     "SSH": (SSH, "an SSH key"),
     "SSH of Ed25519": (KEYS["EdDSA"].public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH), "an SSH key"),
@@ -318,7 +318,7 @@ BAD_JWKS: dict[str, tuple[dict[str, Any], str]] = {
     "private": ({**jwt.algorithms.RSAAlgorithm.to_jwk(RSA, as_dict=True), "kid": "p"}, "private key"),
     "RSA for HMAC": (jwk(RSA, alg="HS256"), "of the type of its `alg`"),
     "RSA for EC": (jwk(RSA, alg="ES256"), "of the type of its `alg`"),
-    "EC for another curve": (jwk(KEYS["ES256"], alg="ES384"), "none for its `alg`"),
+    "EC for another curve": (jwk(KEYS["ES256"], alg="ES384"), "whose `alg` must be one of: ES256"),
     "octets for RSA": (octets(HMAC, alg="RS256"), "of the type of its `alg`"),
     "short": (octets(b"x" * 31), "32 bytes"),
     "short for HS512": (octets(b"x" * 63, alg="HS512"), "64 bytes"),
@@ -351,7 +351,7 @@ def test_keys_of_a_set_that_nobody_here_knows_are_passed_over(tmp_path: Path) ->
     assert auth.bearer(jwt.encode(claims(), HMAC, "HS256", headers={"kid": "h"})).user_id == "alice"
     with pytest.raises(Unauthenticated):
         auth.bearer(jwt.encode(claims(), RSA, "RS256"))
-    with pytest.raises(SettingsError, match="no key that verifies"):
+    with pytest.raises(SettingsError, match="must have a key that verifies"):
         signs(odd, tmp_path)
 
 
@@ -369,6 +369,7 @@ def test_a_bad_file_is_one_line(setting: str, data: bytes, reason: str, tmp_path
     with pytest.raises(SettingsError) as caught:
         Auth.of(Settings(**named))
     assert caught.value.field == "--" + setting.replace("_", "-")
+    assert f"`{caught.value.field}`" in caught.value.message
     assert reason in caught.value.message
     assert str(caught.value).isprintable()
     assert "BEGIN" not in str(caught.value)
@@ -380,7 +381,7 @@ def test_a_file_that_is_not_there(tmp_path: Path) -> None:
     for name in ("jwt_key_file", "jwt_jwks_file", "auth_tokens_file"):
         for path in (str(tmp_path / "nope"), str(tmp_path), "a\0b"):
             named: dict[str, Any] = {name: path}
-            with pytest.raises(SettingsError, match="cannot be read"):
+            with pytest.raises(SettingsError, match=rf"^`--{name.replace('_', '-')}` must name a readable file: .+\.$"):
                 Auth.of(Settings(**named))
 
 
@@ -394,7 +395,7 @@ def test_without_the_extra(tmp_path: Path) -> None:
         "try: Auth.of(Settings(jwt_key_file='key'))\nexcept SettingsError as error: print(error)"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
-    assert done.stdout == "--jwt-key-file: PyJWT is needed: pip install 'twinwire[jwt]'\n"
+    assert done.stdout == "`--jwt-key-file` and `--jwt-jwks-file` require PyJWT: pip install 'twinwire[jwt]'.\n"
 
 
 async def test_a_socket_outlives_its_first_token(puppets: Puppets, tmp_path: Path) -> None:

@@ -46,7 +46,7 @@ def test_nobody_is_exposed_by_mistake(folder: Path, target: tuple[str, ...], hos
     with Process("serve", *target, "--port", "0", "--host", host, cwd=folder) as process:
         code, out, err = process.end()
         assert (code, out, err.count("\n")) == (2, "", 1)
-        assert err.startswith(f"twinwire: --host: {host} is reachable by others and nobody is authenticated")
+        assert err.startswith(f"twinwire: `--host` {host} is reachable by others without authentication.")
         assert "--insecure" in err
 
 
@@ -119,9 +119,9 @@ def test_chat_with_a_token(folder: Path, transport: str) -> None:
             assert (code, out, err.count("\n")) == (1, "", 1)
             assert "A valid credential is required." in err
     with Process("chat", "hi", "--token-file", "nope", cwd=folder) as chat:
-        assert chat.end() == (2, "", "twinwire: --token-file: cannot be read\n")
+        assert chat.end() == (2, "", "twinwire: The token of `--token-file` must be readable, and ASCII.\n")
     with Process("chat", "hi", cwd=folder, environ={"TWINWIRE_TOKEN": "é"}) as chat:
-        assert chat.end() == (2, "", "twinwire: TWINWIRE_TOKEN: cannot be read\n")
+        assert chat.end() == (2, "", "twinwire: The token of `TWINWIRE_TOKEN` must be readable, and ASCII.\n")
 
 
 BAD_ENTRIES = ["alice", "alice:", f":{CANARY}", "alice:short", f"alice:{CANARY} x", f"alice:{CANARY}é", f"a:b:{CANARY}"]
@@ -133,8 +133,8 @@ def test_a_bad_token_is_one_line_without_it(entry: str, tmp_path: Path) -> None:
     good = f"bob:{TOKENS['bob']}"
     (tmp_path / "tokens").write_text(f"{good}\n{entry}\n")
     for settings, message in (
-        (Settings(auth_tokens=(good, entry)), "TWINWIRE_AUTH_TOKENS: entry 2 is not user:token"),
-        (Settings(auth_tokens_file=str(tmp_path / "tokens")), "--auth-tokens-file: line 2 is not user:token"),
+        (Settings(auth_tokens=(good, entry)), "`TWINWIRE_AUTH_TOKENS` must have user:token as entry 2."),
+        (Settings(auth_tokens_file=str(tmp_path / "tokens")), "`--auth-tokens-file` must have user:token as line 2."),
     ):
         with pytest.raises(SettingsError) as caught:
             Auth.of(settings)
@@ -145,13 +145,17 @@ def test_a_bad_token_is_one_line_without_it(entry: str, tmp_path: Path) -> None:
 def test_an_empty_list_locks_everybody_out_or_is_told(tmp_path: Path) -> None:
     """A file without a token is no way to switch authentication off."""
     (tmp_path / "tokens").write_text("# nobody\n")
-    with pytest.raises(SettingsError, match="no user:token"):
+    with pytest.raises(
+        SettingsError, match=r"^`--auth-tokens-file` must have at least one line of the form user:token"
+    ):
         Auth.of(Settings(auth_tokens_file=str(tmp_path / "tokens")))
 
 
 def test_one_user_may_have_two_tokens() -> None:
     """So that one can be replaced without an outage; names need not be ASCII."""
-    with pytest.raises(SettingsError, match=r"entry 3 has a token of another user") as caught:
+    with pytest.raises(
+        SettingsError, match="`TWINWIRE_AUTH_TOKENS` must have another token for each user; entry 3 repeats one"
+    ) as caught:
         Auth.of(Settings(auth_tokens=(f"zoë:{CANARY}1", f"zoë:{CANARY}1", f"yves:{CANARY}1")))
     assert CANARY not in str(caught.value)
     auth = Auth.of(Settings(auth_tokens=(f"zoë:{CANARY}1", f"zoë:{CANARY}2")))
@@ -168,7 +172,7 @@ def test_settings_show_no_secret() -> None:
     environ = {"TWINWIRE_AUTH_TOKENS": f"alice:{CANARY}", "TWINWIRE_SECRET": CANARY[:31], "TWINWIRE_PORT": "0"}
     with pytest.raises(SettingsError) as caught:
         load(environ, {})
-    assert str(caught.value) == "TWINWIRE_SECRET: it has 32 characters or more"
+    assert str(caught.value) == "`TWINWIRE_SECRET` must have 32 characters or more."
 
 
 async def test_a_canary_is_seen_nowhere(folder: Path) -> None:

@@ -128,7 +128,7 @@ def test_other_encodings(parrot: str) -> None:
     done = subprocess.run(command("é日", "--url", parrot), env=environment, capture_output=True, check=True)
     assert done.stdout.decode("latin-1") == "? parrot start\né?\n? done\n"
     bad = subprocess.run(command("\udcff"), env=ENVIRONMENT, capture_output=True, check=False)
-    assert (bad.returncode, bad.stderr) == (2, b"twinwire: MESSAGE: is not UTF-8\n")
+    assert (bad.returncode, bad.stderr) == (2, b"twinwire: `MESSAGE` must be UTF-8.\n")
 
 
 def on_terminal(*arguments: str) -> tuple[int, str]:
@@ -155,7 +155,7 @@ def test_on_a_terminal(demo: str) -> None:
     assert shown.endswith("🎉 done\n")
     assert on_terminal("--json", "--url", demo) == (
         2,
-        "twinwire: MESSAGE: is needed, or something on standard input\n",
+        "twinwire: `MESSAGE` is required, as an argument or on standard input.\n",
     )
 
 

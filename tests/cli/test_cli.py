@@ -52,35 +52,62 @@ BAD: dict[str, tuple[list[str], str]] = {
     "flag without a value": (["serve", "--port"], "--port: expected one argument"),
     "no flag for the key": (["serve", "--api-key", "k"], "--api-key"),
     "two apps": (["serve", "a:b", "c:d"], "c:d"),
-    "bad port": (["serve", "--port", "http"], "--port: expected `int`, got 'http'"),
-    "port out of range": (["serve", "--port", "65536"], "--port: "),
-    "port that is no UTF-8": (["serve", "--port", "\udcff"], "--port: not UTF-8"),
-    "empty host": (["serve", "--host", ""], "--host: "),
-    "unknown host": (["serve", "--host", "no-such-host.invalid"], "--host: 'no-such-host.invalid' is no address"),
-    "long host": (["serve", "--host", "a" * 64], "--host: "),
-    "host of dots": (["serve", "--host", "a..b"], "--host: "),
-    "host that is no UTF-8": (["serve", "--host", "\udcff"], "--host: "),
-    "foreign address": (["serve", "--host", "192.0.2.1", "--port", "0"], "--host: cannot listen on 192.0.2.1:0: "),
-    "bad base URL": (["serve", "--base-url", "localhost:1"], "--base-url: it is no URL"),
-    "bad origin": (["serve", "--cors-origin", "*", "--cors-origin", "x"], "--cors-origin: 'x' is no origin"),
-    "bad folder": (["serve", "--project-root", "nowhere"], "--project-root: 'nowhere' is not a folder"),
-    "unknown log": (["serve", "--port", "0", "--log", "redid://u:secret@h"], "--log: this is no log"),
-    "server but no model": (["serve", "--port", "0", "--base-url", "http://127.0.0.1:1/v1"], "--model: "),
-    "no colon": (["serve", "--port", "0", "mine"], "'mine' is not of the form module:name"),
-    "no name": (["serve", "--port", "0", "mine:"], "'mine:' is not of the form"),
-    "only a name": (["serve", "--port", "0", ":app"], "':app' is not of the form"),
-    "a path": (["serve", "--port", "0", "./mine.py:text"], "'./mine.py:text' is not of the form"),
-    "a file": (["serve", "--port", "0", "mine.py:text"], "there is no module 'mine.py'"),
-    "no module": (["serve", "--port", "0", "nothing:app"], "there is no module 'nothing'"),
-    "no module in a package": (["serve", "--port", "0", "package.nothing:app"], "there is no module 'package.nothing'"),
-    "no package deep down": (["serve", "--port", "0", "package.a.b.c:app"], "there is no module 'package.a.b.c'"),
-    "a relative module": (["serve", "--port", "0", ".mine:text"], "'.mine:text' is not of the form"),
-    "dots": (["serve", "--port", "0", "..:text"], "'..:text' is not of the form"),
-    "no attribute": (["serve", "--port", "0", "mine:nothing"], "mine has no 'nothing'"),
-    "no attribute of an attribute": (["serve", "--port", "0", "mine:text.no.thing"], "mine has no 'text.no.thing'"),
-    "not callable": (["serve", "--port", "0", "mine:number"], "mine:number is neither an app nor an agent"),
-    "a class": (["serve", "--port", "0", "mine:Agent"], "mine:Agent is neither"),
-    "somebody else's app": (["serve", "--port", "0", "foreign:app"], "foreign:app is a Litestar app, but not"),
+    "bad port": (
+        ["serve", "--port", "http"],
+        "`--port` must be a whole number, at least 0 and at most 65535, not 'http'.",
+    ),
+    "port out of range": (["serve", "--port", "65536"], "`--port` must be"),
+    "port that is no UTF-8": (["serve", "--port", "\udcff"], "`--port` must be UTF-8."),
+    "empty host": (["serve", "--host", ""], "`--host` must be "),
+    "unknown host": (
+        ["serve", "--host", "no-such-host.invalid"],
+        "`--host` must be an address of this machine, not 'no-such-host.invalid'.",
+    ),
+    "long host": (["serve", "--host", "a" * 64], "`--host` must be "),
+    "host of dots": (["serve", "--host", "a..b"], "`--host` must be "),
+    "host that is no UTF-8": (["serve", "--host", "\udcff"], "`--host` must be "),
+    "foreign address": (
+        ["serve", "--host", "192.0.2.1", "--port", "0"],
+        "`--host` is not usable: cannot listen on 192.0.2.1:0: ",
+    ),
+    "bad base URL": (["serve", "--base-url", "localhost:1"], "`--base-url` must be a URL"),
+    "bad origin": (
+        ["serve", "--cors-origin", "*", "--cors-origin", "x"],
+        "`--cors-origin` must be *, null or scheme://host[:port], not 'x'.",
+    ),
+    "bad folder": (["serve", "--project-root", "nowhere"], "`--project-root` must be a folder, not 'nowhere'."),
+    "unknown log": (["serve", "--port", "0", "--log", "redid://u:secret@h"], "`--log` must be memory://"),
+    "server but no model": (
+        ["serve", "--port", "0", "--base-url", "http://127.0.0.1:1/v1"],
+        "`--model` or `TWINWIRE_MODEL` must name a model.",
+    ),
+    "no colon": (["serve", "--port", "0", "mine"], "'mine' must be of the form module:name."),
+    "no name": (["serve", "--port", "0", "mine:"], "'mine:' must be of the form"),
+    "only a name": (["serve", "--port", "0", ":app"], "':app' must be of the form"),
+    "a path": (["serve", "--port", "0", "./mine.py:text"], "'./mine.py:text' must be of the form"),
+    "a file": (["serve", "--port", "0", "mine.py:text"], "The module 'mine.py' does not exist."),
+    "no module": (["serve", "--port", "0", "nothing:app"], "The module 'nothing' does not exist."),
+    "no module in a package": (
+        ["serve", "--port", "0", "package.nothing:app"],
+        "The module 'package.nothing' does not exist.",
+    ),
+    "no package deep down": (
+        ["serve", "--port", "0", "package.a.b.c:app"],
+        "The module 'package.a.b.c' does not exist.",
+    ),
+    "a relative module": (["serve", "--port", "0", ".mine:text"], "'.mine:text' must be of the form"),
+    "dots": (["serve", "--port", "0", "..:text"], "'..:text' must be of the form"),
+    "no attribute": (["serve", "--port", "0", "mine:nothing"], "The module 'mine' has no 'nothing'"),
+    "no attribute of an attribute": (
+        ["serve", "--port", "0", "mine:text.no.thing"],
+        "The module 'mine' has no 'text.no.thing'",
+    ),
+    "not callable": (["serve", "--port", "0", "mine:number"], "The target 'mine:number' must be an app, or an agent"),
+    "a class": (["serve", "--port", "0", "mine:Agent"], "The target 'mine:Agent' must be an app"),
+    "somebody else's app": (
+        ["serve", "--port", "0", "foreign:app"],
+        "The app 'foreign:app' must be made by twinwire.create_app.",
+    ),
 }
 
 
@@ -107,12 +134,12 @@ def test_what_is_wrong_is_one_line(case: str, folder: Path) -> None:
 @pytest.mark.parametrize(
     ("environ", "text"),
     [
-        ({"TWINWIRE_PORT": "http"}, "TWINWIRE_PORT: expected `int`, got 'http'"),
-        ({"TWINWIRE_HOST": "no-such-host.invalid"}, "'no-such-host.invalid' is no address"),
-        ({"TWINWIRE_RUN_TIMEOUT": "soon"}, "TWINWIRE_RUN_TIMEOUT: expected `float`, got 'soon'"),
-        ({"TWINWIRE_CORS_ORIGIN": "http://a, b"}, "TWINWIRE_CORS_ORIGIN: 'b' is no origin"),
-        ({"OPENAI_API_KEY": "sk-secret", "TWINWIRE_PORT": "0"}, "--model: no model is named"),
-        ({"TWINWIRE_API_KEY": "sk-secret\u00e9", "TWINWIRE_MODEL": "m", "TWINWIRE_PORT": "0"}, "TWINWIRE_API_KEY: "),
+        ({"TWINWIRE_PORT": "http"}, "`TWINWIRE_PORT` must be a whole number"),
+        ({"TWINWIRE_HOST": "no-such-host.invalid"}, "not 'no-such-host.invalid'."),
+        ({"TWINWIRE_RUN_TIMEOUT": "soon"}, "`TWINWIRE_RUN_TIMEOUT` must be a number"),
+        ({"TWINWIRE_CORS_ORIGIN": "http://a, b"}, "`TWINWIRE_CORS_ORIGIN` must be *, null or"),
+        ({"OPENAI_API_KEY": "sk-secret", "TWINWIRE_PORT": "0"}, "`--model` or `TWINWIRE_MODEL` must name a model."),
+        ({"TWINWIRE_API_KEY": "sk-secret\u00e9", "TWINWIRE_MODEL": "m", "TWINWIRE_PORT": "0"}, "`TWINWIRE_API_KEY`"),
     ],
     ids=str,
 )  # fmt: skip
@@ -129,7 +156,7 @@ def test_a_port_in_use(taken: int, folder: Path) -> None:
         Process("serve", cwd=folder, environ={"TWINWIRE_PORT": str(taken)}) as second,
     ):
         for process in (first, second):
-            refused(process, f"--port: cannot listen on 127.0.0.1:{taken}: Address already in use")
+            refused(process, f"`--port` is not usable: cannot listen on 127.0.0.1:{taken}: Address already in use.")
 
 
 @pytest.mark.skipif(
@@ -140,7 +167,7 @@ def test_a_privileged_port(folder: Path) -> None:
     """A port that only root may use is one clear line for everybody else."""
     prefix = ("setpriv", "--inh-caps=-net_bind_service", "--bounding-set=-net_bind_service", "--no-new-privs")
     with Process("serve", "--port", "80", cwd=folder, prefix=prefix) as process:
-        refused(process, "--port: cannot listen on 127.0.0.1:80: Permission denied")
+        refused(process, "`--port` is not usable: cannot listen on 127.0.0.1:80: Permission denied.")
 
 
 @pytest.mark.parametrize(
@@ -164,7 +191,7 @@ def test_a_user_s_own_bug_shows_its_traceback(module: str, text: str, folder: Pa
 def test_an_app_with_bad_settings(folder: Path) -> None:
     """An app that the user's module makes from a bad environment is one line all the same."""
     with Process("serve", "--port", "0", "bad_port:app", cwd=folder, environ={"TWINWIRE_LOG": "x://"}) as process:
-        refused(process, "--log: this is no log")
+        refused(process, "`--log` must be memory://")
 
 
 def test_interrupted_while_it_starts(folder: Path) -> None:

@@ -201,7 +201,7 @@ def test_nothing_to_resume(server: str, tmp_path: Path) -> None:
             (tmp_path / "twinwire").mkdir(exist_ok=True)
             (tmp_path / "twinwire/last.json").write_text(content)
         with at_terminal("chat", "--resume", environ={"XDG_STATE_HOME": str(tmp_path)}) as typist:
-            assert typist.end() == (2, "twinwire: --resume: there is no conversation to go on with\n")
+            assert typist.end() == (2, "twinwire: `--resume` requires an earlier conversation, but there is none.\n")
 
 
 def test_runs(server: str) -> None:

@@ -55,7 +55,7 @@ def test_urls(url: str, path: Path) -> None:
 )
 def test_bad_urls(url: str) -> None:
     """What names no file, or asks for something else, is one clear line."""
-    with pytest.raises(SettingsError, match="a SQLite log") as caught:
+    with pytest.raises(SettingsError, match=r"^`--log` .* for a SQLite log") as caught:
         open_log(url, LIMITS)
     assert caught.value.field == "--log"
 
@@ -130,7 +130,7 @@ async def test_files_that_cannot_be_used(tmp_path: Path) -> None:
     db = sqlite3.connect(tmp_path / "new.db")
     db.execute("PRAGMA user_version = 2")
     db.close()
-    assert "newer Twinwire (schema 2; this one knows 1)" in await refused(tmp_path / "new.db")
+    assert "newer Twinwire wrote. Its schema is 2, and this Twinwire knows 1." in await refused(tmp_path / "new.db")
     db = sqlite3.connect(tmp_path / "other.db")
     db.execute("CREATE TABLE t (x)")
     db.close()
@@ -139,7 +139,7 @@ async def test_files_that_cannot_be_used(tmp_path: Path) -> None:
     assert "not a database" in await refused(tmp_path / "text.db")
     (tmp_path / "folder.db").mkdir()
     assert "cannot be used" in await refused(tmp_path / "folder.db")
-    assert "no such folder" in await refused(tmp_path / "missing/log.db")
+    assert "whose folder does not exist" in await refused(tmp_path / "missing/log.db")
     assert "cannot be" in await refused(Path("/proc/log.db"))
 
 
@@ -152,7 +152,7 @@ async def test_a_damaged_file(tmp_path: Path) -> None:
         data[page : page + 200] = b"\xff" * 200
     (tmp_path / "log.db").write_bytes(data)
     (tmp_path / "log.db-wal").write_bytes(b"cut off")
-    assert "log.db is damaged" in await refused(tmp_path / "log.db")
+    assert "log.db, which is damaged" in await refused(tmp_path / "log.db")
 
 
 async def test_a_full_disk(tmp_path: Path) -> None:
@@ -254,7 +254,9 @@ def test_the_command(tmp_path: Path) -> None:
         with Process(*arguments, cwd=tmp_path) as second:
             code, out, err = second.end()
             assert (code, out) == (2, "")
-            assert err.splitlines()[-1].endswith(f"--log: runs.db is in use by another server (pid {first.popen.pid})")
+            assert err.splitlines()[-1].endswith(
+                f"`--log` names runs.db, which is in use by another server (pid {first.popen.pid})."
+            )
             assert "Traceback" not in err
         first.popen.send_signal(signal.SIGTERM)
         code, _, err = first.end()

@@ -111,7 +111,7 @@ async def test_damage_after_a_clean_end(root: str, tmp_path: Path) -> None:
             await started(log, 50, end=True)
         await log.remember(("u", "s"), "q", "a")
     spoil(tmp_path / "log.db", root)
-    assert "log.db is damaged" in await refused(tmp_path / "log.db")
+    assert "log.db, which is damaged" in await refused(tmp_path / "log.db")
 
 
 async def test_an_index_of_another_time(tmp_path: Path) -> None:
@@ -128,7 +128,7 @@ async def test_an_index_of_another_time(tmp_path: Path) -> None:
         leaf[3:5] = b"\0\0"  # of how many entries it is
         file.seek((page - 1) * 4096)
         file.write(leaf)
-    assert "log.db is damaged" in await refused(tmp_path / "log.db")
+    assert "log.db, which is damaged" in await refused(tmp_path / "log.db")
 
 
 @pytest.mark.parametrize("size", [0.5, 0.9])

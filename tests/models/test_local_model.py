@@ -187,7 +187,9 @@ def test_a_model_that_cannot_be_loaded(gguf: str, tmp_path: Path) -> None:
     with starting(str(broken)) as server:
         code, out, err = server.end()
     assert (code, out) == (2, "")
-    assert err.splitlines()[-1] == (f"twinwire: --local: cannot load '{broken}': its process ended with exit status 1")
+    assert err.splitlines()[-1] == (
+        f"twinwire: `--local` names '{broken}', which cannot be loaded: its process ended with exit status 1."
+    )
     assert "Traceback" not in err
 
 
@@ -198,13 +200,13 @@ def test_what_is_wrong_with_the_setting(tmp_path: Path, monkeypatch: pytest.Monk
     os.mkfifo(tmp_path / "pipe.gguf")
     monkeypatch.setitem(sys.modules, "xllamacpp", None)
     for name, line in {
-        "nowhere.gguf": "there is no file '{}'",
-        "": "there is no file '{}'",
-        "pipe.gguf": "there is no file '{}'",
-        "text.gguf": "'{}' is no GGUF file",
-        "model.gguf": "needs llama.cpp: pip install 'twinwire[local]'",
+        "nowhere.gguf": "must name a file, but there is no file '{}'.",
+        "": "must name a file, but there is no file '{}'.",
+        "pipe.gguf": "must name a file, but there is no file '{}'.",
+        "text.gguf": "must name a GGUF file, but '{}' is not one.",
+        "model.gguf": "requires llama.cpp: pip install 'twinwire[local]'.",
     }.items():
         path = f"{tmp_path}/{name}"
         with pytest.raises(SettingsError) as caught:
             LocalModel(path)
-        assert str(caught.value) == f"--local: {line.format(path)}"
+        assert str(caught.value) == f"`--local` {line.format(path)}"

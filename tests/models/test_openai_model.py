@@ -285,7 +285,7 @@ def test_bad_settings(options: dict[str, Any], field: str) -> None:
     with pytest.raises(SettingsError) as caught:
         OpenAIChatModel(**options)
     assert caught.value.field == field
-    assert str(caught.value).startswith(f"{field}: ")
+    assert str(caught.value).startswith(f"`{field}` ")
     assert KEY not in str(caught.value)
 
 

@@ -468,5 +468,5 @@ async def test_frames_that_are_answered_and_not_read(certificate: Certificate) -
 def test_without_the_extra(certificate: Certificate, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where zttp is not installed, one line says what to install."""
     monkeypatch.setitem(sys.modules, "zttp", None)
-    with pytest.raises(SettingsError, match=r"^--http2: it needs pip install 'twinwire\[http2\]'$"):
+    with pytest.raises(SettingsError, match=r"^`--http2` requires: pip install 'twinwire\[http2\]'\.$"):
         cli._check_tls(Settings(http2=True, ssl_certfile=certificate.certfile, ssl_keyfile=certificate.keyfile))

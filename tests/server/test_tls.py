@@ -96,23 +96,29 @@ def _unusable(certificate: Certificate, folder: Path) -> dict[str, str]:
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
-        ("--ssl-certfile cert", "--ssl-certfile: it needs --ssl-keyfile too"),
-        ("--ssl-keyfile key", "--ssl-keyfile: it needs --ssl-certfile too"),
-        ("--http2", "--http2: it needs --ssl-certfile too"),
-        ("--ssl-certfile absent --ssl-keyfile key", "--ssl-certfile: cannot be read: No such file or directory"),
-        ("--ssl-certfile cert --ssl-keyfile absent", "--ssl-keyfile: cannot be read: No such file or directory"),
-        ("--ssl-certfile text --ssl-keyfile key", "--ssl-certfile: there is no PEM certificate in it"),
+        ("--ssl-certfile cert", "`--ssl-certfile` requires `--ssl-keyfile` too."),
+        ("--ssl-keyfile key", "`--ssl-keyfile` requires `--ssl-certfile` too."),
+        ("--http2", "`--http2` requires `--ssl-certfile` too."),
+        (
+            "--ssl-certfile absent --ssl-keyfile key",
+            "`--ssl-certfile` must name a readable file: No such file or directory.",
+        ),
+        (
+            "--ssl-certfile cert --ssl-keyfile absent",
+            "`--ssl-keyfile` must name a readable file: No such file or directory.",
+        ),
+        ("--ssl-certfile text --ssl-keyfile key", "`--ssl-certfile` must have a PEM certificate."),
         (
             "--ssl-certfile cert --ssl-keyfile text",
-            "--ssl-keyfile: it is not the certificate's key, as unencrypted PEM",
+            "`--ssl-keyfile` must have the certificate's key, as unencrypted PEM.",
         ),
         (
             "--ssl-certfile cert --ssl-keyfile other",
-            "--ssl-keyfile: it is not the certificate's key, as unencrypted PEM",
+            "`--ssl-keyfile` must have the certificate's key, as unencrypted PEM.",
         ),
         (
             "--ssl-certfile cert --ssl-keyfile locked",
-            "--ssl-keyfile: it is not the certificate's key, as unencrypted PEM",
+            "`--ssl-keyfile` must have the certificate's key, as unencrypted PEM.",
         ),
     ],
 )

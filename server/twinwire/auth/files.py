@@ -15,8 +15,8 @@ def read(path: str, field: str) -> bytes:
         with Path(path).open("rb") as file:
             data = file.read(MAX_BYTES + 1)
     except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "no path"
-        raise SettingsError(f"cannot be read: {reason}", field=field) from None
+        reason = error.strerror if isinstance(error, OSError) else "it is not a path"
+        raise SettingsError(f"`{field}` must name a readable file: {reason}.", field=field) from None
     if len(data) > MAX_BYTES:
-        raise SettingsError("is too large", field=field)
+        raise SettingsError(f"`{field}` must name a file of at most {MAX_BYTES} bytes.", field=field)
     return data

@@ -23,7 +23,9 @@ try:
     from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
     from cryptography.hazmat.primitives.serialization import load_pem_public_key
 except ImportError:
-    raise SettingsError("PyJWT is needed: pip install 'twinwire[jwt]'", field="--jwt-key-file") from None
+    raise SettingsError(
+        "`--jwt-key-file` and `--jwt-jwks-file` require PyJWT: pip install 'twinwire[jwt]'.", field="--jwt-key-file"
+    ) from None
 
 KEY_FILE, JWKS_FILE = "--jwt-key-file", "--jwt-jwks-file"
 
@@ -39,11 +41,11 @@ _KNOWN: dict[str, Sequence[str | None]] = {  # the members of a JWK that tell wh
 }
 _OTHER_FORMS = {
     "a certificate; `openssl x509 -pubkey -noout` shows its key": rb"-----BEGIN [A-Z0-9 ]*CERTIFICATE-----",
-    "a private key; only its public one is needed here": rb"PuTTY-User-Key-File|-----BEGIN [A-Z0-9 ]*PRIVATE KEY",
+    "a private key; only its public one is required": rb"PuTTY-User-Key-File|-----BEGIN [A-Z0-9 ]*PRIVATE KEY",
     "an SSH key; `ssh-keygen -e -m PKCS8` makes PEM of it": (
         rb"\s*(sk-)?(ssh|ecdsa)-[a-z0-9]|---- BEGIN SSH2|.*\b(ssh|ecdsa)-[\w@.-]+ +AAAA"
     ),
-    "XML; a PEM public key is needed": rb"\s*<[A-Za-z?][^\n]*>\s*\Z",
+    "XML; a PEM public key is required": rb"\s*<[A-Za-z?][^\n]*>\s*\Z",
     "text with a byte order mark; save it as UTF-8 without one": rb"\xef\xbb\xbf|\xff\xfe|\xfe\xff",
 }
 
@@ -70,14 +72,18 @@ def from_file(data: bytes) -> Key:
     """
     for form, pattern in _OTHER_FORMS.items():
         if re.match(pattern, data) or (b"-----" in data and re.search(pattern, data)):
-            raise SettingsError(f"the file is {form}", field=KEY_FILE)
+            raise SettingsError(f"The file of `{KEY_FILE}` is {form}.", field=KEY_FILE)
     if b"-----" in data:
         try:
             key = load_pem_public_key(data)
         except (ValueError, UnsupportedAlgorithm):
-            raise SettingsError("the file looks like PEM, and is no PEM public key", field=KEY_FILE) from None
+            raise SettingsError(
+                f"The file of `{KEY_FILE}` looks like PEM, but has no PEM public key.", field=KEY_FILE
+            ) from None
         if data.count(b"-----BEGIN ") > 1:
-            raise SettingsError("the file has two keys or more; --jwt-jwks-file takes several", field=KEY_FILE)
+            raise SettingsError(
+                f"The file of `{KEY_FILE}` must have one key; `{JWKS_FILE}` allows several.", field=KEY_FILE
+            )
         return Key(key, _pinned(key, KEY_FILE))
     return Key(_secret(data), ("HS256",))
 
@@ -85,23 +91,28 @@ def from_file(data: bytes) -> Key:
 def _secret(data: bytes) -> bytes:
     """Return the HMAC secret in a file that is no PEM. Raises `SettingsError` if it looks like anything else."""
     if re.search(rb'"(kty|keys)"', data) or _is_json(data):
-        raise SettingsError("the file is JSON; --jwt-jwks-file takes a JWK set", field=KEY_FILE)
+        raise SettingsError(f"The file of `{KEY_FILE}` is JSON; a JWK set belongs into `{JWKS_FILE}`.", field=KEY_FILE)
     for form in (data, *_decoded(data)):
         if _is_der(form):
             raise SettingsError(
-                "the file is a DER key; `openssl pkey -pubin -inform DER` makes PEM of a public one", field=KEY_FILE
+                f"The file of `{KEY_FILE}` is a DER key; `openssl pkey -pubin -inform DER` makes PEM of a public one.",
+                field=KEY_FILE,
             )
         if _SSH_KEY.match(form):
-            raise SettingsError("the file is the body of an SSH key; a PEM public key is needed", field=KEY_FILE)
+            raise SettingsError(
+                f"The file of `{KEY_FILE}` is the body of an SSH key; a PEM public key is required.", field=KEY_FILE
+            )
         if form is not data and (b"-----BEGIN " in form or _is_json(form)):
-            raise SettingsError("the file is an encoded key; save it as it was before that", field=KEY_FILE)
+            raise SettingsError(f"The file of `{KEY_FILE}` is an encoded key; save the decoded key.", field=KEY_FILE)
     secret = data.removesuffix(b"\n").removesuffix(b"\r")
     if re.search(rb"[\r\n]", secret) and _is_text(secret):
-        raise SettingsError("an HMAC secret is one line, and the file has more of them", field=KEY_FILE)
+        raise SettingsError(f"The HMAC secret of `{KEY_FILE}` must be one line.", field=KEY_FILE)
     if secret != secret.strip() and _is_text(secret):
-        raise SettingsError("an HMAC secret neither begins nor ends with a blank", field=KEY_FILE)
+        raise SettingsError(f"The HMAC secret of `{KEY_FILE}` must not begin or end with a blank.", field=KEY_FILE)
     if re.fullmatch(rb"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]*){2}", secret) and secret.startswith(b"eyJ"):
-        raise SettingsError("the file is a token; the key that signs tokens is needed", field=KEY_FILE)
+        raise SettingsError(
+            f"The file of `{KEY_FILE}` is a token; the key that signs tokens is required.", field=KEY_FILE
+        )
     return _long_enough(secret, "HS256", KEY_FILE)
 
 
@@ -146,7 +157,8 @@ def _is_der(data: bytes) -> bool:
 def _long_enough(secret: bytes, algorithm: str, field: str) -> bytes:
     if len(secret) < _HMAC_BYTES[algorithm]:
         raise SettingsError(
-            f"an HMAC secret for {algorithm} has {_HMAC_BYTES[algorithm]} bytes or more (RFC 7518, section 3.2)",
+            f"The HMAC secret of `{field}` must have {_HMAC_BYTES[algorithm]} bytes or more for {algorithm} "
+            "(RFC 7518, section 3.2).",
             field=field,
         )
     encoded = base64.b64encode(secret).decode()
@@ -163,7 +175,7 @@ def _pinned(key: Any, field: str) -> tuple[str, ...]:
     if isinstance(key, ed25519.Ed25519PublicKey):
         return ("EdDSA",)
     raise SettingsError(
-        "a key is RSA of 2048 bits or more, or of the curves P-256, P-384, P-521 or Ed25519", field=field
+        f"The key of `{field}` must be RSA of 2048 bits or more, or of P-256, P-384, P-521 or Ed25519.", field=field
     )
 
 
@@ -176,10 +188,12 @@ def from_jwks(data: bytes) -> list[Key]:
         listed = msgspec.json.decode(data, type=dict[str, Any])["keys"]
         entries = [entry for entry in listed if isinstance(entry, dict)]
     except (msgspec.MsgspecError, KeyError, TypeError, ValueError, RecursionError):
-        raise SettingsError("the file is no JWK set: a JSON object with `keys`", field=JWKS_FILE) from None
+        raise SettingsError(
+            f"The file of `{JWKS_FILE}` must be a JWK set, a JSON object with `keys`.", field=JWKS_FILE
+        ) from None
     keys = [key for entry in entries if (key := _from_jwk(entry)) is not None]
     if not keys:
-        raise SettingsError("the JWK set has no key that verifies signatures", field=JWKS_FILE)
+        raise SettingsError(f"The JWK set of `{JWKS_FILE}` must have a key that verifies signatures.", field=JWKS_FILE)
     return keys
 
 
@@ -187,23 +201,27 @@ def _from_jwk(entry: dict[str, Any]) -> Key | None:
     if any(entry.get(name) not in values for name, values in _KNOWN.items()):
         return None
     if entry.keys() & _SECRET_PARTS:
-        raise SettingsError("the JWK set has a private key; only public ones are needed here", field=JWKS_FILE)
+        raise SettingsError(
+            f"The JWK set of `{JWKS_FILE}` must not have a private key; only public ones are required.", field=JWKS_FILE
+        )
     operations = entry.get("key_ops", ["verify"])
     if not isinstance(operations, list) or "verify" not in operations:
         return None
     key_id = entry.get("kid")
     if not isinstance(key_id, str | None):
-        raise SettingsError("a `kid` in the JWK set is no string", field=JWKS_FILE)
+        raise SettingsError(f"Each `kid` in the JWK set of `{JWKS_FILE}` must be a string.", field=JWKS_FILE)
     try:
         made = jwt.PyJWK.from_dict(entry)
     except (jwt.PyJWTError, ValueError, LookupError, TypeError, AttributeError, UnsupportedAlgorithm, RecursionError):
         raise SettingsError(
-            "a key in the JWK set is damaged, or not of the type of its `alg`", field=JWKS_FILE
+            f"The JWK set of `{JWKS_FILE}` has a key that is damaged or not of the type of its `alg`.", field=JWKS_FILE
         ) from None
     algorithm = made.algorithm_name
     allowed = tuple(_HMAC_BYTES) if entry["kty"] == "oct" else _pinned(made.key, JWKS_FILE)
     if algorithm not in allowed:
-        raise SettingsError(f"a key in the JWK set is none for its `alg`: {', '.join(allowed)}", field=JWKS_FILE)
+        raise SettingsError(
+            f"The JWK set of `{JWKS_FILE}` has a key whose `alg` must be one of: {', '.join(allowed)}.", field=JWKS_FILE
+        )
     if entry["kty"] == "oct":
         _long_enough(made.key, algorithm, JWKS_FILE)
     return Key(made.key, (algorithm,), key_id)

@@ -40,7 +40,10 @@ class Tokens:
             listed = [line.strip() for line in lines]
             _add(users, listed, "--auth-tokens-file", "line")
             if not users:
-                raise SettingsError("there is no user:token in it", field="--auth-tokens-file")
+                raise SettingsError(
+                    "`--auth-tokens-file` must have at least one line of the form user:token.",
+                    field="--auth-tokens-file",
+                )
         hide(*users)
         return cls((user, token) for token, user in users.items()) if users else None
 
@@ -53,10 +56,14 @@ def _add(users: dict[str, str], texts: Iterable[str], field: str, place: str) ->
         match = _ENTRY.fullmatch(text)
         if match is None:
             raise SettingsError(
-                f"{place} {number} is not user:token, with a token of 16 letters, digits or ._~+/- or more", field=field
+                f"`{field}` must have user:token as {place} {number}. "
+                "The token must have 16 or more letters, digits or ._~+/-.",
+                field=field,
             )
         if users.setdefault(match[2], match[1]) != match[1]:
-            raise SettingsError(f"{place} {number} has a token of another user; each needs its own", field=field)
+            raise SettingsError(
+                f"`{field}` must have another token for each user; {place} {number} repeats one.", field=field
+            )
 
 
 def _digest(token: str) -> bytes:

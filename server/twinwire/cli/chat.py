@@ -43,12 +43,12 @@ def _on_terminal() -> bool:
 def _message(given: str | None) -> str:
     """Return the message to send: the argument, or standard input."""
     if given is None and (sys.stdin is None or sys.stdin.isatty()):
-        raise SettingsError("is needed, or something on standard input", field="MESSAGE")
+        raise SettingsError("`MESSAGE` is required, as an argument or on standard input.", field="MESSAGE")
     try:
         message = sys.stdin.read() if given is None else given
         message.encode()
     except UnicodeError:
-        raise SettingsError("is not UTF-8", field="MESSAGE") from None
+        raise SettingsError("`MESSAGE` must be UTF-8.", field="MESSAGE") from None
     if not message.strip():
-        raise SettingsError("is empty", field="MESSAGE")
+        raise SettingsError("`MESSAGE` must not be empty.", field="MESSAGE")
     return message

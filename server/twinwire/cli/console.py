@@ -28,7 +28,7 @@ def perform(arguments: argparse.Namespace, work: Callable[[Client], Coroutine[An
     try:
         client = Client(arguments.url, first_attempts=FIRST_ATTEMPTS, token=token)
     except ValueError as error:
-        raise SettingsError(str(error), field="--url") from None
+        raise SettingsError(f"`--url` must be the URL of a server: {error}.", field="--url") from None
 
     async def main() -> int:
         async with client:
@@ -123,5 +123,6 @@ def _token(path: str | None) -> str | None:
         token = os.environ.get("TWINWIRE_TOKEN", "") if path is None else Path(path).read_text()
         token.encode("ascii")
     except (OSError, ValueError):
-        raise SettingsError("cannot be read", field="TWINWIRE_TOKEN" if path is None else "--token-file") from None
+        field = "TWINWIRE_TOKEN" if path is None else "--token-file"
+        raise SettingsError(f"The token of `{field}` must be readable, and ASCII.", field=field) from None
     return token.strip() or None

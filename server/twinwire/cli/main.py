@@ -37,8 +37,8 @@ class _Parser(argparse.ArgumentParser):
             for name in SECRETS:
                 if told.partition("=")[0] == flag(name):
                     fail(
-                        f"{flag(name)}: all users of the machine can see a command line; set the variable "
-                        f"TWINWIRE_{name.upper()} instead"
+                        f"`{flag(name)}` would be visible to all users of the machine. "
+                        f"Set the variable `TWINWIRE_{name.upper()}` instead."
                     )
         return super().parse_args(args, namespace)
 
@@ -118,20 +118,22 @@ def load_app(target: str, settings: Settings) -> Litestar:
     """The app that `module:name` is, or an app with the agent that it is. Raises `SettingsError`."""
     module_name, _, name = target.partition(":")
     if not name or "" in module_name.split("."):
-        raise SettingsError(f"{target!r} is not of the form module:name")
+        raise SettingsError(f"The app {target!r} must be of the form module:name.")
     sys.path.insert(0, os.getcwd())  # noqa: PTH109 - sys.path takes strings
     try:
         found: Any = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
         if not f"{module_name}.".startswith(f"{error.name}."):
             raise  # something that the module itself imports
-        raise SettingsError(f"there is no module {module_name!r}") from None
+        raise SettingsError(f"The module {module_name!r} does not exist.") from None
     for part in name.split("."):
         if not hasattr(found, part):
-            raise SettingsError(f"{module_name} has no {name!r}")
+            raise SettingsError(f"The module {module_name!r} has no {name!r}.")
         found = getattr(found, part)
     if not callable(found) or isinstance(found, type):
-        raise SettingsError(f"{target} is neither an app nor an agent, which is an async function that yields or emits")
+        raise SettingsError(
+            f"The target {target!r} must be an app, or an agent: an async function that yields or emits."
+        )
 
     from litestar import Litestar
 
@@ -139,7 +141,7 @@ def load_app(target: str, settings: Settings) -> Litestar:
 
     if isinstance(found, Litestar):
         if not hasattr(found.state, "service"):
-            raise SettingsError(f"{target} is a Litestar app, but not one of twinwire.create_app")
+            raise SettingsError(f"The app {target!r} must be made by twinwire.create_app.")
         return found
     return create_app({name.rpartition(".")[2]: found}, settings=settings)
 
@@ -151,7 +153,9 @@ def _bind(settings: Settings) -> socket.socket:
             settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
     except (socket.gaierror, UnicodeError):
-        raise SettingsError(f"{settings.host!r} is no address of this machine", field="--host") from None
+        raise SettingsError(
+            f"`--host` must be an address of this machine, not {settings.host!r}.", field="--host"
+        ) from None
     listener = socket.socket(family, kind, protocol)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -163,7 +167,7 @@ def _bind(settings: Settings) -> socket.socket:
         listener.close()
         field = "--port" if error.errno in {errno.EACCES, errno.EADDRINUSE} else "--host"
         raise SettingsError(
-            f"cannot listen on {settings.host}:{settings.port}: {error.strerror}", field=field
+            f"`{field}` is not usable: cannot listen on {settings.host}:{settings.port}: {error.strerror}.", field=field
         ) from None
     return listener
 
@@ -213,7 +217,7 @@ def _check_tls(settings: Settings) -> None:
     if settings.ssl_certfile is None or settings.ssl_keyfile is None:
         for name, other in ("ssl_certfile", "ssl_keyfile"), ("ssl_keyfile", "ssl_certfile"), ("http2", "ssl_certfile"):
             if getattr(settings, name) not in {None, False}:
-                raise SettingsError(f"it needs {flag(other)} too", field=flag(name))
+                raise SettingsError(f"`{flag(name)}` requires `{flag(other)}` too.", field=flag(name))
         return
 
     import ssl
@@ -226,23 +230,25 @@ def _check_tls(settings: Settings) -> None:
     try:
         context.load_verify_locations(settings.ssl_certfile)
     except ssl.SSLError:
-        raise SettingsError("there is no PEM certificate in it", field="--ssl-certfile") from None
+        raise SettingsError("`--ssl-certfile` must have a PEM certificate.", field="--ssl-certfile") from None
     try:
         context.load_cert_chain(settings.ssl_certfile, settings.ssl_keyfile, password="")  # and ask nobody for one
     except ssl.SSLError:
-        raise SettingsError("it is not the certificate's key, as unencrypted PEM", field="--ssl-keyfile") from None
+        raise SettingsError(
+            "`--ssl-keyfile` must have the certificate's key, as unencrypted PEM.", field="--ssl-keyfile"
+        ) from None
     if settings.http2 and importlib.util.find_spec("zttp") is None:
-        raise SettingsError("it needs pip install 'twinwire[http2]'", field="--http2")
+        raise SettingsError("`--http2` requires: pip install 'twinwire[http2]'.", field="--http2")
 
 
 def _check_exposure(told: Settings, settings: Settings) -> None:
     """Raises `SettingsError` where the app's settings let in more than was told, or all who can reach this machine."""
     if told.authenticates and not settings.authenticates:
-        raise SettingsError("this app has settings of its own, by which nobody has to authenticate")
+        raise SettingsError("The app has settings of its own, which must require authentication as the command's do.")
     if not (settings.authenticates or told.insecure or is_loopback(told.host)):
         raise SettingsError(
-            f"{told.host} is reachable by others and nobody is authenticated: set TWINWIRE_AUTH_TOKENS "
-            "(or --jwt-key-file), or say --insecure",
+            f"`--host` {told.host} is reachable by others without authentication. Set `TWINWIRE_AUTH_TOKENS`, "
+            "`--jwt-key-file` or `--insecure`.",
             field="--host",
         )
 

@@ -50,7 +50,9 @@ class Last(Struct):
         try:
             return msgspec.json.decode(_file("last.json").read_bytes(), type=cls)
         except (OSError, msgspec.DecodeError):
-            raise SettingsError("there is no conversation to go on with", field="--resume") from None
+            raise SettingsError(
+                "`--resume` requires an earlier conversation, but there is none.", field="--resume"
+            ) from None
 
     def save(self) -> None:
         """Keep it, if there is a place for it."""

@@ -37,7 +37,7 @@ def open_log(url: str, limits: Limits) -> Store:
         return SqliteLog(url, limits)
     if url != "memory://":
         raise SettingsError(
-            "this is no log that the server knows; memory://, sqlite:///file.db and redis://host:port/0 are",
+            "`--log` must be memory://, sqlite:///file.db or redis://host:port/0.",
             field="--log",
         )
     return MemoryLog(limits)

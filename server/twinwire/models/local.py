@@ -48,16 +48,18 @@ class LocalModel:
 
     def __init__(self, path: str, *, context: int = 4096, timeout: float = 30.0) -> None:
         if not os.path.isfile(path):  # noqa: PTH113 - pathlib's raises for names that are too long
-            raise SettingsError(f"there is no file {path!r}", field="--local")
+            raise SettingsError(f"`--local` must name a file, but there is no file {path!r}.", field="--local")
         try:
             with Path(path).open("rb") as file:
                 magic = file.read(4)
         except OSError as error:
-            raise SettingsError(f"cannot read {path!r}: {error.strerror}", field="--local") from None
+            raise SettingsError(
+                f"`--local` must name a readable file; {path!r} is not: {error.strerror}.", field="--local"
+            ) from None
         if magic != b"GGUF":
-            raise SettingsError(f"{path!r} is no GGUF file", field="--local")
+            raise SettingsError(f"`--local` must name a GGUF file, but {path!r} is not one.", field="--local")
         if importlib.util.find_spec("xllamacpp") is None:
-            raise SettingsError("needs llama.cpp: pip install 'twinwire[local]'", field="--local")
+            raise SettingsError("`--local` requires llama.cpp: pip install 'twinwire[local]'.", field="--local")
         self.name = Path(path).stem
         self._path = path
         self._context = context
@@ -100,7 +102,9 @@ class LocalModel:
             url, _, key = (await process.stdout.readline()).decode().strip().partition(" ")
             if not key:
                 await process.wait()
-                raise SettingsError(f"cannot load {self._path!r}: {await _end(process)}", field="--local")
+                raise SettingsError(
+                    f"`--local` names {self._path!r}, which cannot be loaded: {await _end(process)}.", field="--local"
+                )
             self._model = OpenAIChatModel(
                 self.name, api_key=key, base_url=f"{url}/v1", timeout=self._timeout, max_retries=0
             )

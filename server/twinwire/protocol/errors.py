@@ -357,6 +357,3 @@ class SettingsError(TwinwireError):
     """A setting that cannot be used; `field` is the flag or the environment variable as the user wrote it."""
 
     code = "settings"
-
-    def __str__(self) -> str:
-        return f"{self.field}: {self.message}" if self.field else self.message

@@ -26,7 +26,7 @@ CONTROL_FRAMES, CONTROL_SECONDS = 1000, 10.0  # So many pings and pongs of a cli
 PING = b"\x89\x00"  # RFC 6455, section 5.5.2: without a payload
 PONG, PONG_BYTES = b"\x8a\x80", 6  # a client's answer to that: this, and its mask
 PIECE_BYTES = 1024  # parsed at once, where what comes of it is to be counted
-HANDSHAKE = "This is not the handshake of a WebSocket (RFC 6455, section 4.1)"
+HANDSHAKE = "This is not the handshake of a WebSocket (RFC 6455, section 4.1)."
 KEY = "`Sec-WebSocket-Key` must be there once, and be 16 bytes in Base64."
 Port = TypeVar("Port", int, int | None)
 
@@ -112,7 +112,7 @@ class BoundedWebSocket(WebSocketsSansIOProtocol):
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self.lifetime: Lifetime = None  # type: ignore[assignment]  # until `adopt`
-        self.refusal = BadRequest(f"{HANDSHAKE}.")  # of a handshake that is none
+        self.refusal = BadRequest(HANDSHAKE)  # of a handshake that is none
         self._ahead = b""  # what is parsed when the app has taken the messages before it
         self._fragments = 0  # of the message that is not all there
         self._begun_at: float | None = None  # when `ask` first found that message
@@ -135,7 +135,7 @@ class BoundedWebSocket(WebSocketsSansIOProtocol):
         except InvalidHandshake as error:
             if isinstance(error, InvalidHeader):
                 field = error.name.lower()
-                message = KEY if field == "sec-websocket-key" else f"{HANDSHAKE}: `{error.name}` is not valid."
+                message = KEY if field == "sec-websocket-key" else f"{HANDSHAKE} `{error.name}` is not valid."
                 self.refusal = BadRequest(message, field=field)
             return
         super().handle_connect(event)

@@ -64,13 +64,14 @@ class Address:
             self.connection()
         except (ValueError, TypeError, RedisError):
             raise SettingsError(
-                "a Redis is redis://host:port/database, or rediss:// for TLS, with user:password@ before the host",
+                "`--log` must be redis://host:port/database for Redis, or rediss:// for TLS, "
+                "with user:password@ before the host if it requires them.",
                 field="--log",
             ) from None
         if not _NAMESPACE.fullmatch(self.namespace):
-            raise SettingsError("a namespace is 1 to 64 letters, digits and _.:-", field="--log")
+            raise SettingsError("The namespace in `--log` must be 1 to 64 letters, digits and _.:-.", field="--log")
         if not 0.05 <= self.lease <= 3600:
-            raise SettingsError("a lease is 0.05 to 3600 seconds", field="--log")
+            raise SettingsError("The lease in `--log` must be 0.05 to 3600 seconds.", field="--log")
 
     def connection(self) -> AbstractConnection:
         """Return a new connection, which connects when it is used."""
@@ -135,7 +136,9 @@ class Link:
         except (RedisError, OSError, ValueError):
             pass
         await self._drop()
-        raise SettingsError(f"the Redis at {self._address.name} {trouble}", field="--log")
+        raise SettingsError(
+            f"The Redis at {self._address.name} {trouble}. `--log` must name one that works.", field="--log"
+        )
 
     async def close(self, patience: float = CLOSE_SECONDS) -> None:
         """Take no more, wait so many seconds for what was sent, then disconnect. Idempotent."""

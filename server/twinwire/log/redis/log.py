@@ -84,7 +84,9 @@ class RedisLog(RedisControl, Tails):
             await self._reader.recall()
         except LogUnavailable:
             await self._link.close()
-            raise SettingsError(f"the Redis at {self._address.name} cannot be written", field="--log") from None
+            raise SettingsError(
+                f"The Redis at {self._address.name}, which `--log` names, cannot be written.", field="--log"
+            ) from None
         await self._warn()
         self._open = True
         works = (self._reader.run, self._leases.keep, self._leases.reap, self._check.run, self._keep_presence)

@@ -56,15 +56,19 @@ def parse(url: str) -> Place:
     parts = urlsplit(url)
     name = unquote(parts.path[1:])
     if parts.netloc or not url.startswith("sqlite:///") or parts.fragment or not name or "\0" in name:
-        raise SettingsError("a SQLite log is sqlite:///file.db or sqlite:////absolute/file.db", field="--log")
+        raise SettingsError(
+            "`--log` must be sqlite:///file.db or sqlite:////absolute/file.db for a SQLite log.", field="--log"
+        )
     options = dict(parse_qsl(parts.query, keep_blank_values=True))
     synchronous = options.pop("synchronous", "normal").lower()
     if options or synchronous not in {"normal", "full"}:
-        raise SettingsError("a SQLite log's only option is ?synchronous=normal or ?synchronous=full", field="--log")
+        raise SettingsError(
+            "`--log` may only have the option ?synchronous=normal or ?synchronous=full for a SQLite log.", field="--log"
+        )
     try:
         path = Path(name).resolve()  # one name for SQLite's other files, whichever link was given
     except (OSError, RuntimeError):
-        raise SettingsError(f"{name} is a link that leads nowhere", field="--log") from None
+        raise SettingsError(f"`--log` names {name}, a link that leads nowhere.", field="--log") from None
     return Place(path, name, synchronous)
 
 
@@ -90,10 +94,14 @@ def writing(place: Place) -> sqlite3.Connection:
         application = db.execute("PRAGMA application_id").fetchone()[0]
         version = db.execute("PRAGMA user_version").fetchone()[0]
         if application != APPLICATION_ID and (application or db.execute("SELECT 1 FROM sqlite_master").fetchone()):
-            raise SettingsError(f"{place.name} is a database of something else", field="--log")
+            raise SettingsError(
+                f"`--log` must name a new file or a log, but {place.name} is a database of something else.",
+                field="--log",
+            )
         if version > VERSION:
             raise SettingsError(
-                f"{place.name} was written by a newer Twinwire (schema {version}; this one knows {VERSION})",
+                f"`--log` names {place.name}, which a newer Twinwire wrote. "
+                f"Its schema is {version}, and this Twinwire knows {VERSION}.",
                 field="--log",
             )
         if version:
@@ -104,7 +112,7 @@ def writing(place: Place) -> sqlite3.Connection:
             db.close()
         if isinstance(error, SettingsError):
             raise
-        raise SettingsError(f"{place.name} cannot be used: {error}", field="--log") from None
+        raise SettingsError(f"`--log` names {place.name}, which cannot be used: {error}.", field="--log") from None
     if sqlite3.sqlite_version_info < (3, 51, 3):
         logger.warning(
             "SQLite %s can damage a file in WAL mode that two programs write at once (fixed in 3.51.3). Twinwire"
@@ -119,7 +127,9 @@ def _prepare(db: sqlite3.Connection, place: Place, *, new: bool) -> None:
     if new:
         db.execute("PRAGMA auto_vacuum = INCREMENTAL")  # only before the first table
     if db.execute("PRAGMA journal_mode = WAL").fetchone()[0] != "wal":
-        raise SettingsError(f"{place.name}: its file system cannot hold a write-ahead log", field="--log")
+        raise SettingsError(
+            f"`--log` names {place.name}, whose file system does not support a write-ahead log.", field="--log"
+        )
     db.execute(f"PRAGMA synchronous = {place.synchronous}")
     db.execute(f"PRAGMA journal_size_limit = {WAL_BYTES}")
     db.execute("PRAGMA wal_autocheckpoint = 0")  # `Checkpoints` does it
@@ -152,14 +162,17 @@ def _check(db: sqlite3.Connection, place: Place) -> None:
             found = db.execute(f"PRAGMA {check}").fetchone()[0]
             if found != "ok":
                 what = found.splitlines()[-1]
-                raise SettingsError(f"{place.name} is damaged ({what}); restore it or use another file", field="--log")
+                raise SettingsError(
+                    f"`--log` names {place.name}, which is damaged ({what}). Restore it or use another file.",
+                    field="--log",
+                )
     except sqlite3.OperationalError as error:
         if error.sqlite_errorname != "SQLITE_INTERRUPT":
             raise
         logger.warning("%s is too big to be checked for damage to its end within %g s", place.name, CHECK_SECONDS)
     except sqlite3.DatabaseError as error:
         raise SettingsError(
-            f"{place.name} is damaged ({error}); restore it or use another file", field="--log"
+            f"`--log` names {place.name}, which is damaged ({error}). Restore it or use another file.", field="--log"
         ) from None
     finally:
         db.set_progress_handler(None, 0)

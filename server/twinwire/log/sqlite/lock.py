@@ -41,7 +41,7 @@ class Lock:
         self._place = place
         self._names = place.path.with_name(f"{place.path.name}.lock")
         if not place.path.parent.is_dir():
-            raise SettingsError(f"{place.name}: there is no such folder", field="--log")
+            raise SettingsError(f"`--log` names {place.name}, whose folder does not exist.", field="--log")
         with suppress(OSError):
             if identity(place.path.stat()) in _owned:
                 raise self._in_use()
@@ -49,11 +49,13 @@ class Lock:
             # People's conversations are in it; SQLite's other files take the mode over.
             self.fd = os.open(place.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
-            raise SettingsError(f"{place.name} cannot be used: {error.strerror}", field="--log") from None
+            raise SettingsError(
+                f"`--log` names {place.name}, which cannot be used: {error.strerror}.", field="--log"
+            ) from None
         try:
             found = os.fstat(self.fd)
             if not stat.S_ISREG(found.st_mode):
-                raise SettingsError(f"{place.name} is not a regular file", field="--log")
+                raise SettingsError(f"`--log` names {place.name}, which must be a regular file.", field="--log")
             try:
                 self._set(fcntl.F_WRLCK, OWNED)
             except BlockingIOError:
@@ -109,7 +111,7 @@ class Lock:
             file = os.open(self._names, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         except OSError as error:
             raise SettingsError(
-                f"{self._place.name}: its lock file cannot be written: {error.strerror}", field="--log"
+                f"`--log` names {self._place.name}, whose lock file cannot be written: {error.strerror}.", field="--log"
             ) from None
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -130,4 +132,6 @@ class Lock:
             who = f" (pid {self._names.read_text(encoding='ascii').strip() or 'unknown'})"
         except (OSError, ValueError):
             pass
-        return SettingsError(f"{self._place.name} is in use by another server{who}", field="--log")
+        return SettingsError(
+            f"`--log` names {self._place.name}, which is in use by another server{who}.", field="--log"
+        )

@@ -292,10 +292,14 @@ class SqliteLog(LocalControl, Tails):
                 self._reader.open()
                 watch = Watch(self._place, lock.fd, checkpoints)
                 if (trouble := watch.look()) is not None:
-                    raise SettingsError(f"{self._place.name} {trouble.text}", field="--log")
+                    raise SettingsError(
+                        f"The file {self._place.name}, which `--log` names, {trouble.text}.", field="--log"
+                    )
             except (sqlite3.Error, OSError) as error:
                 db.close()
-                raise SettingsError(f"{self._place.name} cannot be used: {error}", field="--log") from None
+                raise SettingsError(
+                    f"`--log` names {self._place.name}, which cannot be used: {error}.", field="--log"
+                ) from None
             if interrupted:
                 logger.warning("%d runs were interrupted by the end of the server before", interrupted)
             lock.guard()

@@ -122,13 +122,16 @@ class OpenAIChatModel:
         base_url = base_url or _environment("BASE_URL")
         api_key = (api_key or _environment("API_KEY") or "").strip()
         if not name:
-            raise SettingsError("no model is named; give it, or set TWINWIRE_MODEL", field="--model")
+            raise SettingsError("`--model` or `TWINWIRE_MODEL` must name a model.", field="--model")
         if not api_key and not base_url:
-            raise SettingsError("no key is set, and no server that needs none (--base-url)", field="TWINWIRE_API_KEY")
+            raise SettingsError(
+                "`TWINWIRE_API_KEY` is required, unless `--base-url` names a server that requires no key.",
+                field="TWINWIRE_API_KEY",
+            )
         if base_url and not base_url.startswith(("http://", "https://")):
-            raise SettingsError("does not start with http:// or https://", field="--base-url")
+            raise SettingsError("`--base-url` must start with http:// or https://.", field="--base-url")
         if not (api_key.isascii() and api_key.isprintable()):
-            raise SettingsError("a key is printable ASCII", field="TWINWIRE_API_KEY")
+            raise SettingsError("`TWINWIRE_API_KEY` must be printable ASCII.", field="TWINWIRE_API_KEY")
         hide(api_key, *in_url(base_url))
         self.name = name
         self._api_key = api_key or "no-key"

@@ -1,0 +1,85 @@
+"""Every message of an error is a sentence: it begins with a capital letter or a backtick, and ends with a full stop."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import twinwire
+
+PACKAGE = Path(twinwire.__file__).parent
+ROOTS = {"TwinwireError", "ToolError"}
+TREES = {str(path.relative_to(PACKAGE)): ast.parse(path.read_text()) for path in sorted(PACKAGE.rglob("*.py"))}
+
+
+def error_classes() -> set[str]:
+    """Return the names of all classes whose instances are errors with a message for somebody."""
+    found, before = set(ROOTS), set[str]()
+    classes = [node for tree in TREES.values() for node in ast.walk(tree) if isinstance(node, ast.ClassDef)]
+    while found != before:
+        before = set(found)
+        found |= {one.name for one in classes if any(_name(base) in found for base in one.bases)}
+    return found
+
+
+def _name(node: ast.AST) -> str:
+    return ast.unparse(node).rpartition(".")[2]
+
+
+def messages(tree: ast.AST, classes: set[str]) -> Iterator[tuple[int, str]]:
+    """Give the line and the text of each literal message of these classes; what an f-string fills in is `{}`."""
+    for node in ast.walk(tree):
+        given: list[ast.expr] = []
+        if isinstance(node, ast.Call) and _name(node.func) in classes:
+            given = node.args[:1]
+        elif isinstance(node, ast.ClassDef) and node.name in classes:
+            for call in (call for call in ast.walk(node) if isinstance(call, ast.Call)):
+                if ast.unparse(call.func) == "super().__init__":
+                    given += call.args[:1]
+            for method in (part for part in node.body if isinstance(part, ast.FunctionDef)):
+                given += method.args.defaults[:1] if method.name == "__init__" else []
+        for line, text in ((value.lineno, text) for value in given if (text := _text(value)) is not None):
+            yield line, text
+
+
+def _text(value: ast.expr) -> str | None:
+    if isinstance(value, ast.Constant) and isinstance(value.value, str):
+        return value.value
+    if isinstance(value, ast.JoinedStr):
+        return "".join(str(part.value) if isinstance(part, ast.Constant) else "{}" for part in value.values)
+    return None
+
+
+def is_sentence(text: str) -> bool:
+    """Return whether the text looks like one or more whole sentences, the last of which may be filled in."""
+    return (text[:1].isupper() or text[:1] == "`") and text.endswith((".", ". {}"))
+
+
+@pytest.mark.parametrize("module", TREES)
+def test_messages_are_sentences(module: str) -> None:
+    """Each literal message of an error in this module is a sentence."""
+    wrong = [(line, text) for line, text in messages(TREES[module], error_classes()) if not is_sentence(text)]
+    assert wrong == []
+
+
+@pytest.mark.parametrize(
+    ("source", "wrong"),
+    [
+        ("raise BadRequest('is needed', field='x')", ["is needed"]),
+        ("raise errors.BadRequest(f'`{x}` is needed')", ["`{}` is needed"]),
+        ("raise BadRequest(f'{x} is needed.')", ["{} is needed."]),
+        ("class Busy(E):\n    def __init__(self):\n        super().__init__('Busy')", ["Busy"]),
+        ("class Busy(E):\n    def __init__(self, message='busy.'):\n        pass", ["busy."]),
+        ("raise BadRequest('`x` is required.', field='x')", []),
+        ("raise BadRequest(message)", []),
+        ("raise BadRequest(f'`x` is not valid. {error.message}')", []),
+        ("raise KeyError('x')", []),
+    ],
+)
+def test_what_is_no_sentence_is_found(source: str, wrong: list[str]) -> None:
+    """The test above sees a message however it is given, and only those of these classes."""
+    found = [text for _, text in messages(ast.parse(source), {"BadRequest", "Busy"}) if not is_sentence(text)]
+    assert found == wrong
