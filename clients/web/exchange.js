@@ -14,7 +14,10 @@ import { Turn } from './turn.js';
  * @typedef {{changed: (exchange: Exchange) => void, regenerate: (question: string) => void, signIn: () => void}} Page
  */
 
-const OUTCOMES = { completed: 'Completed', cancelled: 'Cancelled', max_steps: 'Stopped at the step limit', error: 'Failed' };
+const OUTCOMES = {
+  completed: 'Completed', incomplete: 'Cut off', cancelled: 'Cancelled', max_steps: 'Stopped at the step limit',
+  error: 'Failed',
+};
 
 export class Exchange {
   /** What its reader is to know, in a few words: it is read aloud. */ notice = 'Connecting…';

@@ -22,7 +22,7 @@ from support.scripted import (
 from twinwire.agents import RunRequest
 from twinwire.agents.react import ReActAgent
 from twinwire.agents.simple import SimpleAgent
-from twinwire.models import Text, Thinking, Usage
+from twinwire.models import Finish, Part, Text, Thinking, ToolCall, Usage
 from twinwire.protocol.errors import RunError, UpstreamTimeout
 
 pytestmark = pytest.mark.usefixtures("clean_loop")
@@ -37,6 +37,7 @@ async def test_events_of_an_answer() -> None:
     assert finish == {
         "result": "Hello",
         "status": "completed",
+        "finish_reason": "stop",
         "usage": {"prompt_tokens": 2, "completion_tokens": 3, "total_tokens": 5},
     }
     config = {"agent": "bot", "model": "scripted", "tools": ["echo"]}
@@ -128,8 +129,37 @@ async def test_model_error_is_told() -> None:
     model = Scripted([[Text("Hel")], UpstreamTimeout(30)])
     events = await collect(ReActAgent("bot", model).arun_stream("go"))
     assert types(events) == "AGENT_START STEP_START LLM_CHUNK ERROR"
-    text = "The model sent nothing for 30 s."
+    text = "The model sent nothing for 30 s, which `--model-timeout` allows."
     assert events[-1].data == {"error_type": "upstream_timeout", "message": text, "error": text}
+
+
+@pytest.mark.parametrize("reason", ["length", "content_filter"])
+async def test_an_answer_that_is_cut_off(reason: str) -> None:
+    """An answer that was cut off ends the run as `incomplete`, with the reason; an empty one is an ERROR."""
+    cut: list[Part] = [Finish(reason, Usage(2, 3, 5))]
+    events = await collect(ReActAgent("bot", Scripted([[Text("Hel")], cut])).arun_stream("go"))
+    finish = events[-1].data
+    assert (finish["result"], finish["status"], finish["finish_reason"]) == ("Hel", "incomplete", reason)
+    events = await collect(ReActAgent("bot", Scripted([[Thinking("hm")], cut])).arun_stream("go"))
+    assert events[-1].type == "ERROR"
+    codes = {"length": "upstream_truncated", "content_filter": "upstream_rejected"}
+    assert events[-1].data["error_type"] == codes[reason]
+
+
+async def test_state_is_sent_back() -> None:
+    """What a message and its calls brought beside what is known goes back to the model with them, unread."""
+    signed = ToolCall("c1", "echo", '{"text": "hi"}', {"extra_content": {"sign": "x"}, "function": {"more": 1}})
+    finish = Finish("tool_calls", None, {"reasoning_content": "hm", "role": "not ours"})
+    model = Scripted([[Text("Look."), signed, finish]], [[Text("Done.")], STOP])
+    await collect(ReActAgent("bot", model, registry(Echo())).arun_stream("go"))
+    said = model.asked[1][0][-2]
+    function = {"name": "echo", "arguments": '{"text": "hi"}', "more": 1}
+    assert said == {
+        "role": "assistant",
+        "content": "Look.",
+        "reasoning_content": "hm",
+        "tool_calls": [{"id": "c1", "type": "function", "function": function, "extra_content": {"sign": "x"}}],
+    }
 
 
 async def test_unexpected_error_is_not_told(caplog: pytest.LogCaptureFixture) -> None:

@@ -10,10 +10,10 @@ import sys
 from collections.abc import Callable
 from contextlib import suppress
 
-from twinwire.models import Part, Text
+from twinwire.models import Part, ToolCall
 from twinwire.models.openai.chunks import ChunkDecoder
 from twinwire.protocol.commands import decode_command, error_reply, labels
-from twinwire.protocol.errors import BadRequest, NotFound, UpstreamError
+from twinwire.protocol.errors import BadRequest, NotFound
 from twinwire.protocol.wire import parse_after, parse_cursor
 
 RUN = "mfrggzdfmztwq2lknnwg23tpob"
@@ -37,18 +37,17 @@ def command(data: bytes) -> None:
         json.loads(error_reply(error, **labels(text)))
 
 
-def parts(*pieces: bytes) -> list[Part] | str:
-    """What a model's body comes to, or the code of its error."""
+def parts(*pieces: bytes) -> tuple[list[Part], str | None]:
+    """What a model's body comes to, and the code of its error."""
     decoder = ChunkDecoder()
     found: list[Part] = []
-    try:
-        for piece in pieces:
-            found += decoder.feed(piece)
-            if decoder.done:
-                return found
-        return found + decoder.end()
-    except UpstreamError as error:
-        return error.code
+    for piece in pieces:
+        found += decoder.feed(piece)
+        if decoder.done:
+            break
+    else:
+        found += decoder.end()
+    return found, None if decoder.error is None else decoder.error.code
 
 
 def chunks(data: bytes) -> None:
@@ -60,9 +59,10 @@ def chunks(data: bytes) -> None:
     *events, rest = body.split(b"\n\n")
     whole = parts(body)
     for cut in (parts(body[:at], body[at:]), parts(*(event + b"\n\n" for event in events), rest)):
-        assert isinstance(whole, str) == isinstance(cut, str)
-        assert [type(part) for part in whole] == [type(part) for part in cut]
-        assert [part for part in whole if isinstance(part, Text)] == [part for part in cut if isinstance(part, Text)]
+        assert whole[1] == cut[1]
+        assert [type(part) for part in whole[0]] == [type(part) for part in cut[0]]
+        for one, other in zip(whole[0], cut[0], strict=True):
+            assert one == other or isinstance(one, ToolCall)
 
 
 BODY = b'data: {"choices":[{"delta":{"content":"a"},"finish_reason":"stop"}]}\n\ndata: [DONE]\n\n'

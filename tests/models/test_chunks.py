@@ -38,8 +38,22 @@ def decode(pieces: Sequence[bytes]) -> list[Part]:
     for piece in pieces:
         parts += decoder.feed(piece)
         if decoder.done:
-            return parts
-    return [*parts, *decoder.end()]
+            break
+    else:
+        parts += decoder.end()
+    if decoder.error is not None:
+        raise decoder.error
+    return [
+        ToolCall("?", part.name, part.arguments, part.state)
+        if isinstance(part, ToolCall) and re.fullmatch("call_[0-9a-f]{32}", part.id)
+        else part
+        for part in parts
+    ]
+
+
+def finish(reason: str, usage: Usage | None = USAGE, **state: Any) -> Finish:
+    """Make a Finish with a state."""
+    return Finish(reason, usage, state)
 
 
 BODIES: dict[str, tuple[bytes, list[Part]]] = {
@@ -58,16 +72,19 @@ BODIES: dict[str, tuple[bytes, list[Part]]] = {
     "line separators in a token": (b"".join(answer("a\u2028b\x85c\r\n\x0b")), [Text("a\u2028b\x85c\r\n\x0b"), STOP]),
     "lone surrogates": (
         b'data: {"choices":[{"delta":{"content":"a\\ud800b \\u00fc\\ud83d\\ude80"}}]}\n\n' + END,
-        [Text("a?b ü🚀"), STOP],
+        [Text("a\ufffdb ü🚀"), STOP],
     ),
-    "reasoning": (b"".join([*reasoning("hm"), *answer("a")]), [Thinking("hm"), Text("a"), STOP]),
+    "reasoning": (
+        b"".join([*reasoning("h"), *reasoning("m"), *answer("a")]),
+        [Thinking("h"), Thinking("m"), Text("a"), finish("stop", reasoning_content="hm")],
+    ),
     "reasoning, the other name": (
         b"".join([*reasoning("hm", field="reasoning"), *answer("a")]),
-        [Thinking("hm"), Text("a"), STOP],
+        [Thinking("hm"), Text("a"), finish("stop", reasoning="hm")],
     ),
     "reasoning under both names": (
         delta({"reasoning": "hm", "reasoning_content": "hm", "content": "a"}) + END,
-        [Thinking("hm"), Text("a"), STOP],
+        [Thinking("hm"), Text("a"), finish("stop", reasoning="hm", reasoning_content="hm")],
     ),
     "empty and null deltas": (
         delta({"role": "assistant", "content": ""})
@@ -77,6 +94,55 @@ BODIES: dict[str, tuple[bytes, list[Part]]] = {
         + sse({"type": "ping"})
         + END,
         [STOP],
+    ),
+    "halves of a surrogate pair": (
+        b'data: {"choices":[{"delta":{"content":"a\\ud83d"}}]}\n\n'
+        b'data: {"choices":[{"delta":{"content":"\\ude80b\\ud83d"}}]}\n\n' + END,
+        [Text("a"), Text("🚀b"), Text("\ufffd"), STOP],
+    ),
+    "bad UTF-8": (b'data: {"choices":[{"delta":{"content":"a\xc3"}}]}\n\n' + END, [Text("a\ufffd"), STOP]),
+    "a content of parts": (
+        delta({"content": [{"type": "thinking", "thinking": [{"type": "text", "text": "hm"}]}]})
+        + delta({"content": [{"type": "text", "text": "a"}, "b", {"type": "image", "text": "c"}]})
+        + END,
+        [Thinking("hm"), Text("ab"), STOP],
+    ),
+    "errors that say nothing": (
+        sse({"choices": [{"delta": {"content": "a"}, "error": {"code": None}}], "error": {}}) + END,
+        [Text("a"), STOP],
+    ),
+    "null, and what is no usage": (b"data: null\n\n" + sse({"usage": []}) + sse({"usage": ""}) + END, [STOP]),
+    "counts of other types": (
+        delta({}, "stop")
+        + sse({"usage": {"prompt_tokens": 12.0, "completion_tokens": "3", "total_tokens": None}})
+        + sse({"usage": {"prompt_tokens_details": {"cached_tokens": 0}}})
+        + DONE,
+        [Finish("stop", Usage(12, 3, 15))],
+    ),
+    "a reason with more after it": (
+        delta({"content": "a"}, "stop") + delta({"content": "b"}, "LENGTH") + DONE,
+        [Text("a"), Text("b"), Finish("length")],
+    ),
+    "reasons that are none": (
+        delta({"content": "a"}, "null") + delta({"content": "b"}, "") + END,
+        [*map(Text, "ab"), STOP],
+    ),
+    "[DONE] with blanks": (delta({"content": "a"}, "stop") + b"data: [DONE] \n\n", [Text("a"), Finish("stop")]),
+    "[DONE] without a reason": (delta({"content": "a"}) + DONE, [Text("a"), Finish("unknown")]),
+    "a last event without its blank line": (delta({"content": "a"}, "stop").rstrip(), [Text("a"), Finish("stop")]),
+    "a refusal": (delta({"refusal": "No."}) + delta({}, "stop") + DONE, [Text("No."), Finish("content_filter")]),
+    "another choice": (
+        sse({"choices": [{"index": 0, "delta": {"content": "a"}}, {"index": 1, "delta": {"content": "b"}}]}) + END,
+        [Text("a"), STOP],
+    ),
+    "a message beside the deltas": (
+        delta({"content": "a"}) + sse({"choices": [{"delta": None, "message": {"content": "a"}}]}) + END,
+        [Text("a"), STOP],
+    ),
+    "a whole completion": (
+        b' {"choices": [{"message": {"content": "a", "tool_calls": [{"id": "b", "function": {"name": "B"}}]},\n%b'
+        % b'"finish_reason": "tool_calls"}], "usage": {"total_tokens": 9}}',
+        [Text("a"), ToolCall("b", "B", ""), Finish("tool_calls", Usage(total_tokens=9))],
     ),
     "usage with the finish": (
         sse({"choices": [{"delta": {}, "finish_reason": "length"}], "usage": {"total_tokens": 9}}) + DONE,
@@ -123,6 +189,60 @@ BODIES: dict[str, tuple[bytes, list[Part]]] = {
         tool(None, "a", "A", "{") + tool(None, None, None, "}") + tool(None, "b", "B", "{}") + END,
         [ToolCall("a", "A", "{}"), ToolCall("b", "B", "{}"), STOP],
     ),
+    "one index and no ids for all calls": (
+        tool(0, None, "A", '{"x":1}') + tool(0, None, "B", '{"x":') + tool(0, None, None, "2}") + END,
+        [ToolCall("?", "A", '{"x":1}'), ToolCall("?", "B", '{"x":2}'), STOP],
+    ),
+    "one id for two calls": (
+        tool(0, "a", "A", '{"x":1}') + tool(1, "a", "A", '{"x":2}') + END,
+        [ToolCall("a", "A", '{"x":1}'), ToolCall("?", "A", '{"x":2}'), STOP],
+    ),
+    "a whole call that comes again": (
+        tool(0, "a", "A", '{"x":1}') * 2 + tool(0, None, "B", '{"x":2}') * 2 + END,
+        [ToolCall("a", "A", '{"x":1}'), ToolCall("?", "B", '{"x":2}'), STOP],
+    ),
+    "a name in each delta": (
+        tool(0, None, "A", "") + tool(0, None, "A", '{"x"') + tool(0, None, "A", ":1}") + END,
+        [ToolCall("?", "A", '{"x":1}'), STOP],
+    ),
+    "arguments that begin as {}": (
+        tool(0, "a", "A", "{}") + tool(0, None, None, '{"x":') + tool(0, None, None, "1}") + END,
+        [ToolCall("a", "A", '{"x":1}'), STOP],
+    ),
+    "indexes and ids of other types": (
+        sse({"choices": [{"delta": {"tool_calls": {"index": "1", "id": 7, "function": {"name": "A"}}}}]})
+        + delta({"tool_calls": [{"index": 1.0, "id": "", "function": {"name": "", "arguments": {"x": 1}}}, None]})
+        + END,
+        [ToolCall("7", "A", '{"x":1}'), STOP],
+    ),
+    "a function_call": (
+        delta({"function_call": {"name": "A", "arguments": ""}})
+        + delta({"function_call": {"arguments": "{}"}}, "function_call")
+        + DONE,
+        [ToolCall("?", "A", "{}"), Finish("tool_calls")],
+    ),
+    "the state of a call": (
+        delta({"tool_calls": [{"id": "a", "type": "function", "function": {"name": "A"}, "extra": {"s": "x"}}]})
+        + delta({"tool_calls": [{"index": 0, "function": {"arguments": "{}", "sign": "y"}, "extra": {"t": None}}]})
+        + END,
+        [ToolCall("a", "A", "{}", {"extra": {"s": "x", "t": None}, "function": {"sign": "y"}}), STOP],
+    ),
+    "the state of a message": (
+        delta({"reasoning_details": [{"index": 0, "type": "t", "text": "a"}], "sign": "x", "audio": None})
+        + delta({"reasoning_details": [{"index": 0, "type": "t", "text": "a", "s": "y"}, {"type": "u"}], "sign": "x"})
+        + END,
+        [
+            finish(
+                "stop",
+                reasoning_details=[{"index": 0, "type": "t", "text": "aa", "s": "y"}, {"type": "u"}],
+                sign="x",
+            )
+        ],
+    ),
+    "calls cut by the token limit": (
+        tool(0, "a", "A", "{}") + tool(1, "b", "B", '{"x') + delta({}, "length") + DONE,
+        [ToolCall("a", "A", "{}"), Finish("length")],
+    ),
     "truncated arguments": (tool(0, "a", "A", '{"x') + END, [ToolCall("a", "A", '{"x'), STOP]),
     "no arguments": (tool(0, "a", "A", None) + END, [ToolCall("a", "A", ""), STOP]),
 }
@@ -133,15 +253,30 @@ ERRORS: dict[str, tuple[bytes, str]] = {
     "an array": (b"data: []\n\n", "upstream_garbage"),
     "choices of the wrong type": (b'data: {"choices":"secret"}\n\n', "upstream_garbage"),
     "content of the wrong type": (delta({"content": 5}), "upstream_garbage"),
-    "bad UTF-8": (b'data: {"choices":[{"delta":{"content":"\xff"}}]}\n\n', "upstream_garbage"),
     "deep nesting": (b"data: " + b"[" * 100_000 + b"\n\n", "upstream_garbage"),
     "a long number": (b'data: {"usage":{"total_tokens":%b}}\n\n' % (b"9" * 100_000), "upstream_garbage"),
     "an error object": (b"".join(text("a")) + sse({"error": {"message": "secret"}}), "upstream_error"),
     "an error text": (sse({"error": "secret"}), "upstream_error"),
+    "a reason with more after it": (delta({"content": "a"}, "stop") + delta({"content": "b"}), "upstream_truncated"),
+    "a call that never came": (delta({"content": "a"}, "tool_calls") + DONE, "upstream_truncated"),
+    "an error by its reason": (delta({"content": "a"}, "error") + DONE, "upstream_error"),
+    "an error event": (b'event: error\ndata: {"message": "secret"}\n\n', "upstream_error"),
+    "a rate limit": (sse({"error": {"code": 429, "message": "secret"}}), "upstream_rate_limited"),
+    "a rate limit in words": (sse({"error": {"type": "rate_limit_exceeded"}}), "upstream_rate_limited"),
+    "a long prompt": (
+        sse({"error": {"code": 400, "message": "prompt is too long: 9 tokens > 8 maximum, secret"}}),
+        "upstream_context_length",
+    ),
+    "HTML": (b"\n<!doctype html><title>secret</title>", "upstream_garbage"),
+    "NDJSON": (b'{"message":{"content":"secret"}}\n{"done":true}\n', "upstream_garbage"),
+    "JSON of another kind": (b'{"output":"secret"}', "upstream_garbage"),
+    "an error as JSON": (b'{"error":{"code":"429","message":"secret"}}', "upstream_rate_limited"),
+    "events of the Responses API": (sse({"type": "response.created", "response": {}}), "upstream_garbage"),
+    "comments alone": (b": secret\n\n" * 3, "upstream_truncated"),
     "an empty body": (b"", "upstream_truncated"),
     "no finish_reason": (b"".join(text("a")), "upstream_truncated"),
-    "[DONE] without finish_reason": (b"".join(text("a")) + DONE, "upstream_truncated"),
-    "an event without its blank line": (delta({"content": "a"}, "stop").rstrip(), "upstream_truncated"),
+    "[DONE] without an answer": (delta({"content": ""}) + DONE, "upstream_truncated"),
+    "a cut event": (delta({"content": "a"}, "stop").rstrip()[:-1], "upstream_truncated"),
 }
 
 
@@ -165,10 +300,19 @@ def test_error(body: bytes, code: str) -> None:
         assert caught.value.__cause__ is None
 
 
+def test_parts_before_an_error() -> None:
+    """What came before an error in the same read is told."""
+    body = delta({"content": "a"}) + sse({"error": "secret"}) + delta({"content": "b"})
+    decoder = ChunkDecoder()
+    assert decoder.feed(body) == [Text("a")]
+    assert decoder.done
+    assert decoder.error is not None
+
+
 def test_generated_ids() -> None:
     """Calls without an id get one each, unlike any other."""
     body = tool(0, None, "A", "{}") + tool(1, None, "B", "{}") + END
-    ids = {part.id for _ in range(2) for part in decode([body]) if isinstance(part, ToolCall)}
+    ids = {part.id for _ in range(2) for part in ChunkDecoder().feed(body) if isinstance(part, ToolCall)}
     assert len(ids) == 4
     assert all(identifier.startswith("call_") for identifier in ids)
 
@@ -192,9 +336,11 @@ def test_event_too_large(line: bytes) -> None:
     piece, pieces = b"x" * 2**20, MAX_EVENT // 2**20
     for _ in range(pieces - 1):
         decoder.feed(piece)
-    with pytest.raises(UpstreamError) as caught:
-        decoder.feed(piece)
-    assert caught.value.code == "upstream_garbage"
+    assert decoder.error is None
+    decoder.feed(piece)
+    assert decoder.done
+    assert decoder.error is not None
+    assert decoder.error.code == "upstream_garbage"
 
 
 def test_many_data_lines_are_bounded() -> None:
@@ -203,8 +349,9 @@ def test_many_data_lines_are_bounded() -> None:
     lines = (b"data: " + b"x" * 1023 + b"\n") * 2**10
     for _ in range(MAX_EVENT // 2**20):
         decoder.feed(lines)
-    with pytest.raises(UpstreamError, match="32 MiB"):
-        decoder.feed(lines)
+    assert decoder.error is None
+    decoder.feed(lines)
+    assert "32 MiB" in str(decoder.error)
 
 
 def test_large_delta_is_linear() -> None:
@@ -247,15 +394,12 @@ def test_what_was_learned_changes_nothing(lines: list[tuple[str, list[str], bool
     for line, words, escaped in lines:
         for word in words:
             event = b"data: %b\n\n" % (line % json.dumps(word, ensure_ascii=escaped)).encode("utf-8", "replace")
-            try:
-                parts = plain.feed(event[:1]) + plain.feed(event[1:])
-            except UpstreamError as error:
-                with pytest.raises(UpstreamError, match=re.escape(str(error))):
-                    learned.feed(event)
-                learned, plain = ChunkDecoder(), ChunkDecoder()
-                continue
+            parts = plain.feed(event[:1]) + plain.feed(event[1:])
             assert learned.feed(event) == parts
-            assert (learned.reason, learned._usage, learned._calls) == (plain.reason, plain._usage, plain._calls)
+            assert str(learned.error) == str(plain.error)
+            assert (learned.reason, learned._usage, learned._state) == (plain.reason, plain._usage, plain._state)
+            if plain.done:
+                learned, plain = ChunkDecoder(), ChunkDecoder()
 
 
 @pytest.mark.parametrize("word", [":", ",", ": "])
@@ -280,8 +424,8 @@ def test_events_that_are_alike_are_not_decoded(key: str) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(chunks, "_decode", None)
         assert decoder.feed(event("grün 🚀")) == [Text("grün 🚀")]
-        with pytest.raises(TypeError):
-            decoder.feed(event("\\n"))
+        decoder.feed(event("\\n"))
+        assert decoder.error is not None
 
 
 def test_events_that_are_never_alike() -> None:

@@ -52,12 +52,13 @@ async def ask(server: ModelServer, before: int = 0, **options: Any) -> list[Part
 
 
 async def fail(server: ModelServer, before: int = 0, **options: Any) -> UpstreamError:
-    """Return the error of one call, which must hold neither key, address nor what was said."""
+    """Return the error of one call, which must hold neither key nor what was said, nor an address that was reached."""
     with pytest.raises(UpstreamError) as caught:
         await ask(server, before, **options)
     error = caught.value
     told = f"{error!r} {error} {error.payload()}"
-    assert not [word for word in ("canary", "127.0.0.1", "http", "secret") if word in told]
+    address = () if error.code == "upstream_unreachable" else ("127.0.0.1", "http")
+    assert not [word for word in ("canary", "secret", *address) if word in told]
     assert error.__cause__ is None
     assert error.__suppress_context__ or error.__context__ is None
     return error
@@ -79,11 +80,22 @@ async def test_failures(server: ModelServer, script: Script, code: str, before: 
     assert (await fail(server, before, max_retries=0)).code == code
 
 
-async def test_unreachable(server: ModelServer) -> None:
-    """Where nobody listens, the error says so."""
+async def test_unreachable(server: ModelServer, caplog: pytest.LogCaptureFixture) -> None:
+    """Where nobody listens, the error says so, with the address and the cause, and the log too."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    assert (await fail(server, base_url=f"http://127.0.0.1:{port}/v1", max_retries=0)).code == "upstream_unreachable"
+    error = await fail(server, base_url=f"http://127.0.0.1:{port}/v1", max_retries=0)
+    assert error.code == "upstream_unreachable"
+    for told in (error.message, caplog.text):
+        assert f"http://127.0.0.1:{port}" in told
+        assert "[Errno " in told
+
+
+async def test_unreachable_elsewhere(server: ModelServer, caplog: pytest.LogCaptureFixture) -> None:
+    """The address of a server on another machine is told in the log alone."""
+    error = await fail(server, base_url="http://nowhere.invalid/v1", max_retries=0)
+    assert error.message == "The model's server cannot be reached."
+    assert "http://nowhere.invalid" in caplog.text
 
 
 @ALIKE

@@ -94,7 +94,7 @@ async def test_tool_calls(server: ModelServer, build: Build) -> None:
         Thinking("hm"),
         ToolCall("call_1", "Read", '{"path": "x"}'),
         ToolCall("call_2", "Read", '{"path": "y"}'),
-        Finish("tool_calls", STOP.usage),
+        Finish("tool_calls", STOP.usage, {"reasoning_content": "hm"}),
     ]
     assert (await server.arrived()).body["tools"] == [TOOL]
 

@@ -23,6 +23,7 @@ from support.followers import (
 from support.serving import Puppets, Running, serving, until
 from twinwire.agents import RunRequest
 from twinwire.protocol.events import StreamEvent
+from twinwire.runs.registry import CUT
 
 pytestmark = [
     pytest.mark.parametrize("kind", KINDS),
@@ -203,8 +204,8 @@ async def test_a_draining_server_starts_nothing(kind: str, puppets: Puppets) -> 
 
 
 async def test_a_session_remembers(kind: str, server: Running, puppets: Puppets) -> None:
-    """A user's runs share a history: of turns that completed or were cancelled, not of failed ones or of others."""
-    for message, end in (("one", "end"), ("two", "fail"), ("three", "cancel")):
+    """A user's runs share a history: not of failed turns or of others. A note says which answers were cut off."""
+    for message, end in (("one", "end"), ("two", "fail"), ("three", "cancel"), ("cut", "incomplete")):
         follower = await start(kind, server, message, user_id="ann")
         puppet = await puppets.next()
         puppet.say(f"answer {message}")
@@ -214,6 +215,8 @@ async def test_a_session_remembers(kind: str, server: Running, puppets: Puppets)
             puppet.end()
         elif end == "fail":
             puppet.fail(RuntimeError())
+        elif end == "incomplete":
+            puppet.emit("AGENT_FINISH", status="incomplete", finish_reason="length")
         else:
             await cancel(kind, server, follower.run_id)
         await rest(follower)
@@ -223,6 +226,8 @@ async def test_a_session_remembers(kind: str, server: Running, puppets: Puppets)
         {"role": "assistant", "content": "answer one"},
         {"role": "user", "content": "three"},
         {"role": "assistant", "content": "answer three"},
+        {"role": "user", "content": "cut"},
+        {"role": "assistant", "content": "answer cut" + CUT},
     ]
     await follower.close()
     for others in ({"user_id": "bob"}, {"session_id": "s"}, {"user_id": "ann", "session_id": "s"}, {}):

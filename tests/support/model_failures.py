@@ -36,7 +36,7 @@ REFUSED: dict[str, tuple[Script, str]] = {
     "an error in mid-answer": ([text("a"), sse({"error": {"message": "secret", "code": 500}})], "upstream_error"),
     "EOF without finish_reason": ([text("a")], "upstream_truncated"),
     "EOF at once": ([headers], "upstream_truncated"),
-    "[DONE] without finish_reason": ([text("a"), DONE], "upstream_truncated"),
+    "[DONE] without an answer": ([DONE], "upstream_truncated"),
     "a cut chunked body": ([text("a"), cut], "upstream_truncated"),
     "a cut event": ([delta({"content": "a"})[:-9], cut], "upstream_truncated"),
     "RST": ([text("a"), reset], "upstream_truncated"),

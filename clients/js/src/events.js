@@ -9,7 +9,7 @@ import { ProtocolError } from './errors.js';
  *   id: string}} EventOf
  */
 /** @typedef {{prompt_tokens: number, completion_tokens: number, total_tokens: number}} Usage */
-/** @typedef {'completed' | 'cancelled' | 'max_steps'} FinishStatus */
+/** @typedef {'completed' | 'incomplete' | 'cancelled' | 'max_steps'} FinishStatus */
 
 /**
  * An event of one of the protocol's own types; `switch (event.type)` narrows `event.data`. A server's agent may send
@@ -23,7 +23,8 @@ import { ProtocolError } from './errors.js';
  *   | EventOf<'TOOL_CALL_FINISH', {tool_call_id: string, tool_name: string, result: unknown, status: 'ok' | 'error',
  *       duration: number}>
  *   | EventOf<'PROGRESS', {progress: number, step: number, total: number}>
- *   | EventOf<'AGENT_FINISH', {result: string, duration: number, status: FinishStatus, usage: Usage}>
+ *   | EventOf<'AGENT_FINISH', {result: string, duration: number, status: FinishStatus, usage: Usage,
+ *       finish_reason?: string}>
  *   | EventOf<'ERROR', {error_type: string, message: string, error: string, retry_after?: number}>} StreamEvent
  */
 /** @typedef {EventOf<string, Record<string, any>>} CustomEvent */

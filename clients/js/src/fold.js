@@ -11,8 +11,8 @@ import { isObject } from './events.js';
  * `text` and `thinking` are of the current step; `tools` are the open calls by id; what is unknown is null.
  * @typedef {{text: string, thinking: string, step: number | null, max_steps: number | null, progress: number | null,
  *   tools: Record<string, {name: string, parameters: Record<string, unknown>}>, usage: Usage | null,
- *   status: 'running' | 'completed' | 'cancelled' | 'max_steps' | 'error', result: unknown, error_type: string | null,
- *   error: string | null}} State
+ *   status: 'running' | 'completed' | 'incomplete' | 'cancelled' | 'max_steps' | 'error', result: unknown,
+ *   error_type: string | null, error: string | null}} State
  */
 
 /** The first of these that is a text. @param {unknown[]} values */
@@ -20,6 +20,8 @@ const text = (...values) => /** @type {string | undefined} */ (values.find((valu
 
 /** @param {unknown} value @param {number | null} otherwise */
 const count = (value, otherwise) => (Number.isInteger(value) ? /** @type {number} */ (value) : otherwise);
+
+const ENDED = ['incomplete', 'cancelled', 'max_steps'];
 
 export class Fold {
   /** @type {State} */
@@ -66,7 +68,7 @@ export class Fold {
         break;
       case 'AGENT_FINISH':
         state.tools = Object.create(null);
-        state.status = data['status'] === 'cancelled' || data['status'] === 'max_steps' ? data['status'] : 'completed';
+        state.status = ENDED.includes(data['status']) ? data['status'] : 'completed';
         state.usage = isObject(data['usage']) ? /** @type {Usage} */ (data['usage']) : null;
         state.result = data['result'] ?? null;
         break;

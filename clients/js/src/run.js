@@ -30,8 +30,8 @@ const NEVER = new AbortController().signal;
 /** An async iterable of the run's events; leaving the loop early closes it. Made by `Client`. */
 export class Run {
   /**
-   * `connecting`, `open`, `reconnecting`; then how the run ended (`completed`, `cancelled`, `max_steps`, `error`), or
-   * why it is followed no longer: `failed`, with `error`, or `closed`.
+   * `connecting`, `open`, `reconnecting`; then how the run ended (`completed`, `incomplete`, `cancelled`, `max_steps`,
+   * `error`), or why it is followed no longer: `failed`, with `error`, or `closed`.
    * @type {Status}
    */
   status = 'connecting';

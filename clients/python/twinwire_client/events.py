@@ -76,11 +76,15 @@ class Progress(Struct, frozen=True):
 
 
 class AgentFinish(Struct, frozen=True):
-    """The run has ended after `duration` seconds: `status` is `completed`, `cancelled` or `max_steps`."""
+    """The run has ended after `duration` seconds: `status` is `completed`, `incomplete`, `cancelled` or `max_steps`.
+
+    `finish_reason` is why the model ended its answer: an `incomplete` one is cut off by `length` or `content_filter`.
+    """
 
     result: Any = None
     duration: float = 0.0
     status: str = ""
+    finish_reason: str | None = None
     usage: dict[str, int] | None = None
 
 

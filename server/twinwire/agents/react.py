@@ -106,7 +106,8 @@ class _Call:
         if self.repeated:
             self.refusal = f"this very call was made {MAX_REPEATS} times already and is not run again: use its results"
         self.result = ToolResult(self.refusal, "error")
-        self.asked = {"id": self.id, "type": "function", "function": {"name": self.name, "arguments": arguments}}
+        function = {**part.state.get("function", {}), "name": self.name, "arguments": arguments}
+        self.asked = {**part.state, "id": self.id, "type": "function", "function": function}
 
     def refuse(self, reason: str) -> None:
         self.refusal = reason
@@ -133,10 +134,21 @@ class _Call:
         )
 
 
-def _told(answer: str, calls: Sequence[_Call]) -> list[Message]:
-    """Return what the model is told of a step: what it said, and what came of its calls."""
+def _told(answer: str, finish: Finish, calls: Sequence[_Call]) -> list[Message]:
+    """Return what the model is told of a step: what it said, with its state, and what came of its calls."""
     said = {"role": "assistant", "content": answer or None, "tool_calls": [call.asked for call in calls]}
-    return [said, *(call.answered for call in calls)]
+    return [{**finish.state, **said}, *(call.answered for call in calls)]
+
+
+def _status(answer: str, reason: str) -> str:
+    """Return the status of a run that ends with this answer. Raise `UpstreamError` for an answer that never came."""
+    if reason == "length" and not answer:
+        raise UpstreamError("The model reached its token limit before its answer.", code="upstream_truncated")
+    if reason == "content_filter" and not answer:
+        raise UpstreamError("The model's server withheld the answer (content_filter).", code="upstream_rejected")
+    if reason == "unknown" and not answer:
+        raise UpstreamError("The model's server ended its answer without a text.", code="upstream_truncated")
+    return "incomplete" if reason in {"length", "content_filter"} else "completed"
 
 
 class ReActAgent:
@@ -194,7 +206,6 @@ class ReActAgent:
         messages = self._conversation(request)
         seen: Counter[tuple[str, str]] = Counter()
         tools = self.tools.specs
-        status = "max_steps"
         try:
             for step in range(1, max_steps + 1):
                 await _tell(emit, _event(Type.STEP_START, step, step=step, max_steps=max_steps))
@@ -205,19 +216,27 @@ class ReActAgent:
                     raise UpstreamError("The model's answer broke off before its end.", code="upstream_truncated")
                 if finish.usage is not None:
                     request.usage.add(finish.usage)
-                calls = self._calls(answer.calls, seen, limits.max_tool_calls)
+                calls, reason = self._calls(answer.calls, seen, limits.max_tool_calls), finish.reason
+                status = "max_steps" if calls else _status(answer.text, reason)
                 if calls and step < max_steps:  # what nobody would read is not run
                     await self._call_tools(calls, step, emit, limits.tool_timeout)
-                    messages += _told(answer.text, calls)
+                    messages += _told(answer.text, finish, calls)
                     tools = [] if all(call.repeated for call in calls) else self.tools.specs
                 await _tell(emit, _event(Type.STEP_FINISH, step, step=step, action="tool_calls" if calls else "answer"))
                 progress = 100 * step // max_steps if calls else 100
                 await _tell(emit, _event(Type.PROGRESS, step, progress=progress, step=step, total=max_steps))
                 if not calls:
-                    status = "completed"
                     break
             duration, usage = round(time.monotonic() - begun, 3), msgspec.to_builtins(request.usage)
-            end = _event(Type.AGENT_FINISH, None, result=answer.text, duration=duration, status=status, usage=usage)
+            end = _event(
+                Type.AGENT_FINISH,
+                None,
+                result=answer.text,
+                duration=duration,
+                status=status,
+                finish_reason=reason,
+                usage=usage,
+            )
         except RunError as error:
             end = _failed(error)
         except BaseException as error:

@@ -44,7 +44,11 @@ class Terminal:
                     return self._block(mark, before=" ")
                 return self._block(f"  🔧 {plain(data.get('tool_name'))}... {mark}")
             case "AGENT_FINISH":
-                ends = {"cancelled": "🛑 cancelled", "max_steps": "🛑 stopped: too many steps"}
+                ends = {
+                    "incomplete": f"🛑 cut off: {plain(data.get('finish_reason'))}",
+                    "cancelled": "🛑 cancelled",
+                    "max_steps": "🛑 stopped: too many steps",
+                }
                 return self._block(ends.get(str(data.get("status")), "🎉 done"))
             case "ERROR":
                 return self.close()

@@ -54,7 +54,10 @@ class Events:
 
     def __call__(self, event: StreamEvent) -> list[Fields]:
         """See `Translate`. `timestamp` is in milliseconds; `metadata.id` is the id of the event it came from."""
-        common = {"timestamp": round(parts.seconds(event) * 1000), "metadata": {"id": event.id}}
+        metadata = {"id": event.id}
+        if event.type == "AGENT_FINISH" and (reason := event.data.get("finish_reason")) is not None:
+            metadata["finishReason"] = str(reason)
+        common = {"timestamp": round(parts.seconds(event) * 1000), "metadata": metadata}
         return [{**fields, **common} for part in self._parts.take(event) for fields in self._fields(part)]
 
     def _fields(self, part: parts.Part) -> list[Fields]:

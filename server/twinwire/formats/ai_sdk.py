@@ -64,11 +64,11 @@ def _end(kind: str, data: dict[str, Any]) -> list[dict[str, Any]]:
         return [{"type": "error", "errorText": str(data.get("message", ""))}]
     status = data.get("status")
     metadata = {"status": status, "usage": parts.usage(data)}
-    finish = {
-        "type": "finish",
-        "finishReason": "stop" if status == "completed" else "other",
-        "messageMetadata": metadata,
-    }
+    reasons = {"completed": "stop", "incomplete": "length"}
+    reason = reasons.get(str(status), "other")
+    if status == "incomplete" and data.get("finish_reason") == "content_filter":
+        reason = "content-filter"
+    finish = {"type": "finish", "finishReason": reason, "messageMetadata": metadata}
     return [{"type": "abort"}, finish] if status == "cancelled" else [finish]
 
 

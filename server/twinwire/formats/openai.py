@@ -18,8 +18,10 @@ Fields = dict[str, Any]
 
 
 def finish_reason(data: Mapping[str, Any]) -> str:
-    """Return why a run with this AGENT_FINISH data ended: `length` if it ran out of steps."""
-    return "length" if data.get("status") == "max_steps" else "stop"
+    """Return why an AGENT_FINISH with this data ended: `length` if the tokens or the steps ran out."""
+    if data.get("status") == "incomplete" and data.get("finish_reason") == "content_filter":
+        return "content_filter"
+    return "length" if data.get("status") in {"incomplete", "max_steps"} else "stop"
 
 
 def error_type(code: str) -> str:

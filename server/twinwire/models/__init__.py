@@ -48,18 +48,27 @@ class Thinking(Struct, frozen=True):
 
 
 class ToolCall(Struct, frozen=True):
-    """A whole tool call, put together from its deltas; `arguments` is the text the model wrote, JSON if it is well."""
+    """A whole tool call, put together from its deltas; `arguments` is the text the model wrote, JSON if it is well.
+
+    `state` is what else the server sent with it: the next request gives it back, unread, with the call.
+    """
 
     id: str
     name: str
     arguments: str
+    state: dict[str, Any] = {}
 
 
 class Finish(Struct, frozen=True):
-    """The end of one call: `reason` is `stop`, `length`, `tool_calls`, `content_filter` or the server's own word."""
+    """The end of one call: `reason` is `stop`, `length`, `tool_calls`, `content_filter` or the server's own word.
+
+    It is `unknown` if the server gave none but ended its answer. `state` is what else the server sent with its message,
+    such as `reasoning_content`: the next request gives it back, unread, with the message.
+    """
 
     reason: str
     usage: Usage | None = None
+    state: dict[str, Any] = {}
 
 
 Part = Text | Thinking | ToolCall | Finish

@@ -350,7 +350,7 @@ class UpstreamTimeout(UpstreamError):
     code = "upstream_timeout"
 
     def __init__(self, seconds: float) -> None:
-        super().__init__(f"The model sent nothing for {seconds:g} s.")
+        super().__init__(f"The model sent nothing for {seconds:g} s, which `--model-timeout` allows.")
 
 
 class SettingsError(TwinwireError):

@@ -244,6 +244,7 @@ _TABLE: dict[str, dict[str, Any]] = {
     "AGENT_FINISH": {
         "duration": float | None,
         "status": str | None,
+        "finish_reason": str | None,
         "usage": None
         | msgspec.defstruct(
             "usage",

@@ -32,9 +32,9 @@ def _join(chunks: list[str]) -> str:
 class Fold(Struct):
     """The state that a run's events have come to; `state` is the same as a JSON object.
 
-    `status` is `running`, `completed`, `cancelled`, `max_steps` or `error`. `result` is the finished answer,
-    `error_type` and `error` what an ERROR told. `tools` are the open tool calls by id, none after the end; each is
-    `{"name", "parameters"}`.
+    `status` is `running`, `completed`, `incomplete`, `cancelled`, `max_steps` or `error`. `result` is the finished
+    answer, `error_type` and `error` what an ERROR told. `tools` are the open tool calls by id, none after the end;
+    each is `{"name", "parameters"}`.
     After the terminal event nothing changes any more.
     """
 
@@ -116,6 +116,6 @@ class Fold(Struct):
             self.error = _text(data, "message", "error") or ""
             return
         status, usage = data.get("status"), data.get("usage")
-        self.status = status if status in ("cancelled", "max_steps") else "completed"
+        self.status = status if status in ("incomplete", "cancelled", "max_steps") else "completed"
         self.usage = usage if isinstance(usage, dict) else None
         self.result = data.get("result")

@@ -42,6 +42,8 @@ SETTLE_SECONDS = 5.0  # how long a start waits for the run it interrupts to leav
 PAGE_EVENTS = 256
 LIVE_BYTES = 2**30
 RESERVE_BYTES, RESERVE_SECONDS = 2**26, 10.0
+CUT = "\n\n[This answer was cut off here.]"
+"""The note that a session's history has after an incomplete answer, so that the model does not take it for whole."""
 RECHECK_SECONDS = 5.0  # how soon a run that only other workers follow is looked at again
 
 
@@ -213,9 +215,11 @@ class Runs:
     async def _leave(self, session: SessionKey, question: str, run: Run) -> None:
         """Keep a turn that ended well or was cancelled (a failed one leaves nothing), then free the session."""
         try:
-            if run.fold.status in {"completed", "cancelled", "max_steps"}:
+            if run.fold.status != "error":
                 result = run.fold.result
                 answer = result if isinstance(result, str) else run.fold.text
+                if run.fold.status == "incomplete":
+                    answer += CUT
                 await self.log.remember(session, question, answer)
             await self.log.vacate(session, run.info.run_id)
         except LogUnavailable:

@@ -34,7 +34,7 @@ HELD_UP_SECONDS = 1.0
 """A deadline that is noticed this much later than it was due is logged: something held the event loop."""
 
 _THINKING = StreamEventType.THINKING
-_STATUSES = {"completed", "cancelled", "max_steps"}
+_STATUSES = {"completed", "incomplete", "cancelled", "max_steps"}
 
 
 class Run:

@@ -1,241 +1,319 @@
 """The body of a streamed chat completion, as OpenAI's protocol has it: bytes in, the parts of `models` out.
 
-Pure: no I/O, no clock. It splits Server-Sent Events (WHATWG HTML 9.2.6) at any byte, decodes each chunk's JSON and puts
-tool calls together from their deltas. What a broken connection or a refused request means is `openai`'s.
+Pure: no I/O, no clock. `sse` splits the bytes into events, `fields` reads the values, and `calls` puts tool calls
+together. What a broken connection or a refused request means is `model`'s.
 """
 
 from __future__ import annotations
 
 import json
-import uuid
-from contextlib import suppress
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
-from msgspec import Struct
 
-from twinwire.models import Finish, Part, Text, Thinking, ToolCall, Usage
+from twinwire.models import Finish, Part, Text, Thinking, Usage
 from twinwire.models.openai.alike import MAX_MISSES, AlikeEvents
+from twinwire.models.openai.calls import Calls
+from twinwire.models.openai.failures import reported
+from twinwire.models.openai.fields import index_of, is_said, joined, mended, name_of, text_of, thinking_of, usage_of
+from twinwire.models.openai.sse import Event, EventSplitter
 from twinwire.protocol.errors import UpstreamError
 
 MAX_EVENT = 32 * 2**20
-"""The size of one event, in bytes, above which it is refused: what is not whole yet must be kept."""
+"""The size of one event, in bytes, above which it is refused: what is not whole yet must be kept.
 
-_BOM = b"\xef\xbb\xbf"
+It is also the bound of all events of an answer that bring calls or a state, since these are kept until its end.
+"""
 
+REASONS = {
+    "stop": "stop end complete completed done eos eos_token end_turn stop_sequence finish finished",
+    "length": "length max_tokens max_length max_output_tokens model_length token_limit incomplete",
+    "content_filter": "content_filter content_filtered safety recitation blocklist prohibited_content spii refusal "
+    "sensitive guardrail_intervened image_safety language",
+    "tool_calls": "tool_calls tool_call tool_use function_call function_calls",
+    "error": "error failed network_error internal_error insufficient_system_resource malformed_function_call "
+    "unexpected_tool_call abort aborted cancelled canceled timeout",
+}
+"""The words of servers for the reasons of OpenAI's protocol, and for an error. Any other word is a reason too."""
 
-class _Function(Struct, gc=False):
-    name: str | None = None
-    arguments: str | None = None
+_REASON = {word: reason for reason, words in REASONS.items() for word in words.split()}
+_NONE = {"", "null", "none", "undefined"}
+_BLANK = b" \t\r\n\xef\xbb\xbf"
+_READ = {"role", "content", "refusal", "tool_calls", "function_call"}
+_REASONING = ("reasoning_content", "reasoning")
 
-
-class _CallDelta(Struct, gc=False):
-    index: int | None = None
-    id: str | None = None
-    function: _Function | None = None
-
-
-class _Delta(Struct, gc=False):
-    content: str | None = None
-    reasoning_content: str | None = None
-    reasoning: str | None = None
-    tool_calls: list[_CallDelta] | None = None
-
-
-class _Choice(Struct, gc=False):
-    delta: _Delta | None = None
-    finish_reason: str | None = None
-
-
-class _Chunk(Struct, gc=False):
-    choices: list[_Choice] | None = None
-    usage: Usage | None = None
-    error: Any = None
-
-
-class _Call(Struct):
-    """A tool call that is being put together."""
-
-    id: str | None
-    name: str
-    arguments: list[str]
-
-
-_decode = msgspec.json.Decoder(_Chunk).decode
+_decode = msgspec.json.Decoder().decode
 
 
 def _garbage(what: str) -> UpstreamError:
     return UpstreamError(f"The model's server sent {what}.", code="upstream_garbage")
 
 
-def _decode_chunk(data: bytes) -> _Chunk:
+def _truncated(message: str) -> UpstreamError:
+    return UpstreamError(message, code="upstream_truncated")
+
+
+def _json(data: bytes) -> Any:
+    """Return what an event's data are. A lone surrogate is JSON (RFC 8259, section 8.2), but msgspec refuses it."""
     try:
         return _decode(data)
     except (msgspec.DecodeError, ValueError, RecursionError):
         pass
-    try:  # a lone surrogate is JSON (RFC 8259, section 8.2), but msgspec refuses it
-        return _decode(json.dumps(json.loads(data), ensure_ascii=False).encode("utf-8", "replace"))
-    except (msgspec.DecodeError, ValueError, RecursionError):
+    try:
+        return json.loads(data.decode("utf-8", "replace"))
+    except (ValueError, RecursionError):
         raise _garbage("something that is not a chunk of a chat completion") from None
 
 
-def _whole_events(data: bytes) -> list[bytes]:
-    """Return the data of these events if each is a whole one of one line, as nearly always; else nothing.
-
-    A fast path around `ChunkDecoder._split`, which takes any bytes.
-    """
-    if data.startswith(b"data: {") and data.endswith(b"}\n\n") and b"\r" not in data and b"[DONE]" not in data:
-        events = data[6:-2].split(b"\n\ndata: ")
-        if data.count(b"\n") == 2 * len(events):
-            return events
-    return []
-
-
 class ChunkDecoder:
-    """One call's body. `feed` it what is read until `done`; where the body ends before that, take `end`.
+    """One call's body. `feed` it what is read until `done`; if the body ends before that, take `end`.
 
-    `reason` is the finish_reason once it has come: from then on the answer is whole, whatever happens to the body.
+    Both return parts, and raise nothing: `error` is the `UpstreamError` that has ended the answer after these parts, if
+    any. `reason` is the finish_reason, as long as nothing has come after it: with it the answer is whole, whatever
+    happens to the body.
     """
 
     __slots__ = (
-        "_after_cr",
         "_alike",
+        "_begun",
         "_calls",
-        "_data",
-        "_first",
-        "_line",
-        "_open",
-        "_torn",
+        "_document",
+        "_events",
+        "_halves",
+        "_index",
+        "_kept",
+        "_refused",
+        "_said",
+        "_seen",
+        "_state",
         "_usage",
         "done",
+        "error",
         "reason",
     )
 
     def __init__(self) -> None:
         self.done = False
+        self.error: UpstreamError | None = None
         self.reason: str | None = None
         self._alike: AlikeEvents | None = AlikeEvents()
-        self._torn = False  # the bytes so far may end within an event
+        self._begun = False
+        self._document: bytearray | None = None  # of a body that is no event stream
+        self._events = EventSplitter()
+        self._seen = False  # a chunk of a chat completion
+        self._said = False  # a part of an answer
+        self._refused = False
+        self._index: int | None = None  # of the choice that is read
+        self._halves: dict[type[Text | Thinking], str] = {Thinking: "", Text: ""}  # the first half of a surrogate pair
         self._usage: Usage | None = None
-        self._calls: list[_Call] = []
-        self._open: dict[int | None, _Call] = {}
-        self._line = bytearray()
-        self._data = bytearray()
-        self._first = True
-        self._after_cr = False
+        self._calls = Calls()
+        self._state: list[dict[str, Any]] = []
+        self._kept = 0
 
     def feed(self, data: bytes) -> list[Part]:
         """Return the parts that these bytes complete, each delta a part of its own; at `[DONE]` also those of `end`.
 
-        What follows `[DONE]` is ignored. Raises `UpstreamError`: `upstream_garbage` for what is no chunk,
-        `upstream_error` for an error object, and as `end`.
+        What follows `[DONE]` is ignored. The `error` is `upstream_garbage` for what is no chunk, one that the server
+        reports in its answer, or one of `end`.
         """
-        if self._torn:
-            return self._split(data)
-        alike = self._alike
+        alike = None if self.reason or self._halves[Text] or self._events.torn else self._alike
         if alike is not None and (text := alike.text(data)):
             return [Text(text)]
-        events = _whole_events(data)
-        if not events:
-            return self._split(data)
-        self._first = False
         parts: list[Part] = []
-        for event in events:
-            self._add(_decode_chunk(event), parts)
-        if alike is not None and len(events) == len(parts) == 1 and isinstance(parts[0], Text):
-            alike.learn(data, parts[0].text, _sole_text)
-            if alike.misses >= MAX_MISSES:
-                self._alike = None
-        return parts
-
-    def _split(self, data: bytes) -> list[Part]:
-        """Take bytes that may begin, end or be torn anywhere."""
-        parts: list[Part] = []
-        if self._after_cr and data:
-            data = data.removeprefix(b"\n")  # the other half of a CRLF
-            self._after_cr = False
-        if not data:
-            return parts
-        self._torn = True
-        self._after_cr = data.endswith(b"\r")
-        ended = data.endswith((b"\n", b"\r"))
-        lines = data.splitlines()
-        self._line += lines[0]
-        if len(lines) > 1 or ended:
-            lines[0] = bytes(self._line)
-            self._line = bytearray() if ended else bytearray(lines.pop())
-            for line in lines:
-                self._take(line, parts)
-                if self.done:
-                    return parts
-        self._torn = bool(self._line or self._data or self._after_cr)
-        if len(self._data) + len(self._line) > MAX_EVENT:
-            raise _garbage(f"an event of more than {MAX_EVENT >> 20} MiB")
+        self._guard(self._feed, data, parts)
         return parts
 
     def end(self) -> list[Part]:
-        """Return the tool calls and the `Finish`. Raises `UpstreamError`: `upstream_truncated` without a reason."""
-        if self.reason is None:
-            raise UpstreamError("The model's answer broke off.", code="upstream_truncated")
-        self.done = True
-        calls = [
-            ToolCall(call.id or f"call_{uuid.uuid4().hex}", call.name, "".join(call.arguments)) for call in self._calls
-        ]
-        return [*calls, Finish(self.reason, self._usage)]
+        """Return the last text, the tool calls and the `Finish`.
 
-    def _take(self, line: bytes, parts: list[Part]) -> None:
-        if self._first:
-            self._first = False
-            line = line.removeprefix(_BOM)
-        if line:
-            name, _, value = line.partition(b":")
-            if name == b"data":
-                self._data += value.removeprefix(b" ") + b"\n"
-        elif self._data:
-            data = bytes(self._data[:-1])
-            self._data.clear()
-            if data == b"[DONE]":
-                parts += self.end()
-            elif data:
-                self._add(_decode_chunk(data), parts)
+        The `error` is `upstream_truncated` if there is no reason, or not what the reason says.
+        """
+        parts: list[Part] = []
+        self._guard(self._end, b"", parts)
+        return parts
 
-    def _add(self, chunk: _Chunk, parts: list[Part]) -> None:
-        if chunk.error is not None:
-            raise UpstreamError("The model's server reported an error in the middle of its answer.")
-        self._usage = chunk.usage or self._usage
-        for choice in chunk.choices or ():
-            self.reason = choice.finish_reason or self.reason
-            delta = choice.delta
-            if delta is None:
+    def _guard(self, step: Callable[[bytes, list[Part]], None], data: bytes, parts: list[Part]) -> None:
+        try:
+            step(data, parts)
+        except UpstreamError as error:
+            self.error = error
+            self.done = True
+        except (TypeError, ValueError, AttributeError):
+            self.error = _garbage("something that is not a chunk of a chat completion")
+            self.done = True
+
+    def _feed(self, data: bytes, parts: list[Part]) -> None:
+        if not self._begun:
+            data = data.lstrip(_BLANK)
+            self._begun = bool(data)
+            if data.startswith(b"<"):
+                raise _garbage("an HTML page in place of an event stream")
+            if data.startswith((b"{", b"[")):
+                self._document = bytearray()
+        if self._document is not None:
+            self._document += data
+            if len(self._document) > MAX_EVENT:
+                raise _garbage(f"a document of more than {MAX_EVENT >> 20} MiB in place of an event stream")
+            return
+        if data.startswith(b"data: {") and data.endswith(b"}\n\n") and not self._events.torn:
+            # Whole events, each of one line: what nearly all servers send nearly always.
+            blocks = data[6:-2].split(b"\n\ndata: ")
+            if data.count(b"\n") == 2 * len(blocks) and b"\r" not in data and b"[DONE]" not in data:
+                for block in blocks:
+                    self._add(_json(block), len(block), parts)
+                if len(blocks) == len(parts) == 1 and isinstance(parts[0], Text) and self._alike is not None:
+                    self._alike.learn(data, parts[0].text, _sole_text)
+                    if self._alike.misses >= MAX_MISSES:
+                        self._alike = None
+                return
+        for event in self._events.feed(data):
+            self._take(event, parts)
+            if self.done:
+                return
+        if self._events.waiting > MAX_EVENT:
+            raise _garbage(f"an event of more than {MAX_EVENT >> 20} MiB")
+
+    def _take(self, event: Event, parts: list[Part]) -> None:
+        data = event.data.strip()
+        if data == b"[DONE]":
+            self._finish(parts, done=True)
+        elif data:
+            value = _json(data)
+            if event.name == b"error" and isinstance(value, dict) and not is_said(value.get("error")):
+                raise reported(value)
+            self._add(value, len(data), parts)
+
+    def _add(self, chunk: Any, size: int, parts: list[Part]) -> None:
+        """Take in a chunk of so many bytes, or a whole completion. Raise `ValueError`, … for what is neither."""
+        if chunk is None:
+            return
+        if is_said(error := chunk.get("error")):
+            raise reported(error)
+        choices = chunk.get("choices")
+        if choices is None:
+            if chunk.get("object") == "error":
+                raise reported(chunk)
+            if str(chunk.get("type", "")).startswith("response."):
+                raise _garbage("events of the Responses API, which are not chunks of a chat completion")
+        elif not isinstance(choices, list):
+            raise ValueError("choices are a list")
+        else:
+            self._seen = True
+        self._usage = usage_of(chunk.get("usage"), self._usage)
+        for choice in choices or ():
+            if choice is None:
                 continue
-            if reasoning := delta.reasoning_content or delta.reasoning:
-                parts.append(Thinking(reasoning))
-            if delta.content:
-                parts.append(Text(delta.content))
-            for call in delta.tool_calls or ():
-                self._add_call(call)
+            index = index_of(choice.get("index")) or 0
+            if self._index is None:
+                self._index = index
+            if index == self._index:
+                self._add_choice(choice, size, parts)
 
-    def _add_call(self, delta: _CallDelta) -> None:
-        """Servers differ: an index may be missing or shared by several calls, an id missing, late or new each time."""
-        function = delta.function or _Function()
-        call = self._open.get(delta.index)
-        if call is not None and function.name:
-            same = delta.id == call.id if delta.id and call.id else delta.index is not None
-            call = call if same else None
-        if call is None:
-            call = self._open[delta.index] = _Call(None, "", [])
-            self._calls.append(call)
-        call.id = call.id or delta.id
-        call.name = call.name or function.name or ""
-        if function.arguments:
-            call.arguments.append(function.arguments)
+    def _add_choice(self, choice: dict[str, Any], size: int, parts: list[Part]) -> None:
+        delta = choice.get("delta")
+        if not delta and not self._said:
+            delta = choice.get("message")  # of a server that does not stream
+        if delta and self._add_delta(delta, size, parts):
+            self._said = True
+            self.reason = None
+        if "usage" in choice:
+            self._usage = usage_of(choice["usage"], self._usage)
+        reason = name_of(choice.get("finish_reason")).lower()
+        if reason not in _NONE:
+            self.reason = _REASON.get(reason, reason)
+        if is_said(error := choice.get("error")) or self.reason == "error":
+            raise reported(error)
+
+    def _add_delta(self, delta: dict[str, Any], size: int, parts: list[Part]) -> bool:
+        """Return whether it says anything."""
+        content = delta.get("content")
+        if len(delta) == 1 and type(content) is str:  # nearly all are like this
+            self._tell(Text, content, parts)
+            return bool(content)
+        count = len(parts)
+        thoughts = [thinking_of(content), *(text_of(delta.get(name)) for name in _REASONING)]
+        self._tell(Thinking, next(filter(None, thoughts), ""), parts)
+        self._tell(Text, text_of(content), parts)
+        if refusal := text_of(delta.get("refusal")):
+            self._refused = True
+            self._tell(Text, refusal, parts)
+        calls = delta.get("tool_calls") or delta.get("function_call") or []
+        for call in calls if isinstance(calls, list) else [calls]:
+            self._calls.add(call)
+        state = {key: value for key, value in delta.items() if key not in _READ and is_said(value)}
+        if state:
+            self._state.append(state)
+        if state or calls:
+            self._kept += size
+            if self._kept > MAX_EVENT:
+                raise _garbage(f"more than {MAX_EVENT >> 20} MiB of tool calls and reasoning")
+        return bool(calls) or len(parts) > count
+
+    def _tell(self, kind: type[Text | Thinking], text: str, parts: list[Part]) -> None:
+        """Add a part; hold the first half of a surrogate pair back until the other one comes."""
+        if not text.isascii() or self._halves[kind]:
+            text = self._halves[kind] + text
+            half = text[-1:] if "\ud800" <= text[-1:] < "\udc00" else ""
+            self._halves[kind] = half
+            text = mended(text[: len(text) - len(half)])
+        if text:
+            parts.append(kind(text))
+
+    def _end(self, _: bytes, parts: list[Part]) -> None:
+        if self._document is not None:
+            self._add_document(bytes(self._document), parts)
+            return
+        if (event := self._events.rest()) is not None:
+            try:
+                self._take(event, parts)
+            except UpstreamError as error:
+                if error.code != "upstream_garbage":
+                    raise
+        if not self.done:
+            self._finish(parts, done=False)
+
+    def _add_document(self, document: bytes, parts: list[Part]) -> None:
+        """Take in a body that is one JSON value: an error, or a whole completion."""
+        try:
+            value = _json(document)
+        except UpstreamError:
+            lines = document.split(b"\n")
+            what = "NDJSON" if len(lines) > 1 and lines[0].rstrip().endswith(b"}") else "broken JSON"
+            raise _garbage(f"{what} in place of an event stream") from None
+        value = value[0] if isinstance(value, list) and len(value) == 1 else value
+        if not isinstance(value, dict) or not (is_said(value.get("error")) or isinstance(value.get("choices"), list)):
+            raise _garbage("JSON that is no chat completion in place of an event stream")
+        self._add(value, len(document), parts)
+        self._finish(parts, done=True)
+
+    def _finish(self, parts: list[Part], *, done: bool) -> None:
+        parts += [kind("\ufffd") for kind, half in self._halves.items() if half]
+        reason = self.reason
+        if reason is None and done and self._said:
+            reason = "unknown"
+        if reason is None:
+            raise self._unfinished(done=done)
+        if self._refused and reason == "stop":
+            reason = "content_filter"
+        calls = self._calls.end(cut=reason in {"length", "content_filter"})
+        if reason == "tool_calls" and not calls:
+            raise _truncated("The model's server announced a tool call that never came.")
+        self.done = True
+        parts += calls
+        parts.append(Finish(reason, self._usage, joined("", self._state) or {}))
+
+    def _unfinished(self, *, done: bool) -> UpstreamError:
+        if done:
+            return _truncated("The model's server ended its answer without a text, a tool call or a finish_reason.")
+        if self._seen:
+            return _truncated("The model's answer broke off.")
+        return _truncated("The model's server sent no chunk of a chat completion.")
 
 
 def _sole_text(data: bytes) -> str:
     """Return the text of a chunk, if that is all that comes of it."""
-    decoder, parts = ChunkDecoder(), list[Part]()
-    with suppress(UpstreamError):
-        decoder._add(_decode_chunk(data), parts)
-        if decoder.reason is None and decoder._usage is None and not decoder._calls:
-            return "".join(part.text for part in parts if isinstance(part, Text)) if len(parts) == 1 else ""
-    return ""
+    decoder = ChunkDecoder()
+    parts = decoder.feed(b"data: %b\n\n" % data)
+    known = decoder.error or decoder.reason or decoder._usage or decoder._calls or decoder._state or decoder._refused
+    return parts[0].text if not known and len(parts) == 1 and isinstance(parts[0], Text) else ""

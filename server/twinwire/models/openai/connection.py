@@ -66,6 +66,10 @@ class ResponseParser:
         self.keep_alive = False
         self.error = ""
         self._http = httptools.HttpResponseParser(self)
+        self._http.set_dangerous_leniencies(
+            lenient_chunked_length=True,  # RFC 9112, section 6.3: Transfer-Encoding overrides Content-Length
+            lenient_spaces_after_chunk_size=True,
+        )
         self._until_eof = False
         self._chunks: list[bytes] = []
         self._overhead = 0

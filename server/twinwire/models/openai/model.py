@@ -9,12 +9,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
-import math
+import ipaddress
+import logging
 import os
-import re
-import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from email.utils import parsedate_to_datetime
+from collections.abc import Awaitable, Callable, Sequence
+from contextvars import ContextVar
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import TYPE_CHECKING, Any, cast
 from urllib.request import getproxies
@@ -23,6 +22,8 @@ from twinwire import settings
 from twinwire.models import Message, Part, ToolSpec
 from twinwire.models.adapters import PushStream, Take
 from twinwire.models.openai.chunks import ChunkDecoder
+from twinwire.models.openai.codings import Coding
+from twinwire.models.openai.failures import refused, retry_after, seconds
 from twinwire.protocol.errors import SettingsError, UpstreamError, UpstreamTimeout
 from twinwire.protocol.events import dump
 from twinwire.telemetry.logging import hide, in_url
@@ -31,15 +32,20 @@ if TYPE_CHECKING:
     import ssl
 
     import httpx2
+    import openai
 
     from twinwire.models.openai.connection import Sink
 
-LINGER = 1.0
-"""Seconds that the body's end may take after `[DONE]`, so that the connection can be used again."""
+logger = logging.getLogger("twinwire.models")
 
-_CONTEXT = re.compile(
-    r"context[ _](length|window|size)|(prompt|input) is too long|too many (input )?tokens", re.IGNORECASE
-)
+LINGER = 1.0
+"""Seconds that the usage may take after the finish_reason, and the body's end after `[DONE]`.
+
+The body's end is waited for so that the connection can be used again.
+"""
+
+_refusals: ContextVar[list[UpstreamError] | None] = ContextVar("refusals", default=None)
+"""What the server has refused the attempts of the call that is under way with."""
 
 
 def _environment(name: str) -> str | None:
@@ -52,31 +58,6 @@ def _tls() -> ssl.SSLContext:
     import httpx2
 
     return httpx2.create_ssl_context()
-
-
-def _refused(status: int, body: object, retry_after: int | None) -> UpstreamError:
-    """Build the error for an answer of this status. Its body is looked at but not told: it may hold what was sent."""
-    if status == 429:
-        message, code = "The model's server limits the rate of requests (429).", "upstream_rate_limited"
-        return UpstreamError(message, code=code, retry_after=retry_after)
-    if status in {401, 403}:
-        return UpstreamError(f"The model's server refused the key ({status}).", code="upstream_auth")
-    if status >= 500:
-        return UpstreamError(f"The model's server failed ({status}).", retry_after=retry_after)
-    if _CONTEXT.search(str(body)):
-        return UpstreamError(f"The conversation is too long for the model ({status}).", code="upstream_context_length")
-    return UpstreamError(f"The model's server refused the request ({status}).", code="upstream_rejected")
-
-
-def _retry_after(headers: Mapping[str, str]) -> int | None:
-    """Return the seconds that a Retry-After names, as a number or as a date (RFC 9110, section 10.2.3)."""
-    value = headers.get("retry-after", "")
-    if re.fullmatch(r"[0-9]{1,9}", value, re.ASCII):
-        return int(value)
-    try:
-        return max(0, math.ceil(parsedate_to_datetime(value).timestamp() - time.time()))
-    except (ValueError, OverflowError):
-        return None
 
 
 class _Done(Exception):
@@ -157,32 +138,41 @@ class OpenAIChatModel:
         import httpx2
 
         decoder = ChunkDecoder()
-
-        def sink(data: bytes) -> Awaitable[None] | None:
-            batch = decoder.feed(data)
-            room = take(batch) if batch else None
-            if decoder.done:
-                raise _Done
-            return room
-
         response = await self._ask(messages, tools)
-        for_each = _for_each(response)
         try:
+            coding = Coding(response.headers.get("content-encoding", ""))
+            for_each = _for_each(response)
+            loop = asyncio.get_running_loop()
+            patience = asyncio.timeout(None)
+
+            def sink(data: bytes) -> Awaitable[None] | None:
+                batch = decoder.feed(data) if coding.plain else coding.decode(data, decoder.feed)
+                room = take(batch) if batch else None
+                if decoder.done:
+                    raise _Done
+                if (decoder.reason is None) is not (patience.when() is None) and not patience.expired():
+                    patience.reschedule(None if decoder.reason is None else loop.time() + LINGER)
+                return room
+
             try:
-                await for_each(sink)
-            except _Done:
+                async with patience:
+                    await for_each(sink)
+            except (_Done, TimeoutError):
                 pass
             except httpx2.ReadTimeout:
                 if decoder.reason is None:
                     raise UpstreamTimeout(self._timeout) from None
             except httpx2.HTTPError:
                 pass  # broken: `end` knows whether in mid-answer
-            if not decoder.done:
-                take(decoder.end())
-                return
-            with contextlib.suppress(TimeoutError, httpx2.HTTPError):
-                async with asyncio.timeout(LINGER):
-                    await for_each(lambda _: None)
+            whole = decoder.done
+            if not whole and (batch := decoder.end()):
+                take(batch)
+            if decoder.error is not None:
+                raise decoder.error
+            if whole:
+                with contextlib.suppress(TimeoutError, httpx2.HTTPError):
+                    async with asyncio.timeout(LINGER):
+                        await for_each(lambda _: None)
         finally:
             await response.aclose()
 
@@ -211,6 +201,8 @@ class OpenAIChatModel:
         if tools:
             request["tools"] = tools
         body = dump(request)
+        refusals: list[UpstreamError] = []
+        token = _refusals.set(refusals)
         try:
             async with asyncio.timeout(self._timeout):
                 tried = None if self._transport is None else await self._transport.like(body)
@@ -218,7 +210,9 @@ class OpenAIChatModel:
                     return tried
                 return await self._post(body, tried)
         except TimeoutError:
-            raise UpstreamTimeout(self._timeout) from None
+            raise (refusals[-1] if refusals else UpstreamTimeout(self._timeout)) from None
+        finally:
+            _refusals.reset(token)
 
     async def _post(self, body: bytes, tried: httpx2.Response | httpx2.TransportError | None) -> httpx2.Response:
         """Have the SDK send the request, or see to what has come of it where it was `tried` already.
@@ -243,9 +237,9 @@ class OpenAIChatModel:
         except openai.APITimeoutError:
             raise UpstreamTimeout(self._timeout) from None
         except openai.APIStatusError as error:
-            raise _refused(error.status_code, error.body, _retry_after(error.response.headers)) from None
-        except openai.OpenAIError:
-            raise UpstreamError("The model's server cannot be reached.", code="upstream_unreachable") from None
+            raise self._refused(error) from None
+        except openai.OpenAIError as error:
+            raise self._unreachable(error.__cause__ or error) from None
         response = cast("httpx2.Response", answer)
         if self._transport is not None and not response.history:
             self._transport.learn(response.request)
@@ -254,11 +248,11 @@ class OpenAIChatModel:
     def _connect(self) -> None:
         import openai
 
-        from twinwire.models.openai.pool import Transport
+        from twinwire.models.openai.pool import OnceTransport
 
-        hooks: dict[str, list[Callable[..., Any]]] = {"response": [self._bound_retry_after]}
+        hooks: dict[str, list[Callable[..., Any]]] = {"response": [self._look]}
         direct = not getproxies().keys() & {"http", "https", "all"}  # as httpx2 looks for them
-        self._transport = Transport(_tls()) if direct else None
+        self._transport = OnceTransport(_tls()) if direct else None
         self._client = openai.AsyncOpenAI(
             api_key=self._api_key,
             base_url=self._base_url,
@@ -272,8 +266,57 @@ class OpenAIChatModel:
             ),
         )
 
-    async def _bound_retry_after(self, response: httpx2.Response) -> None:
-        """Let the SDK not wait for so long that the time for all attempts is used up: it would hide the reason."""
-        wait = response.headers.get("retry-after", "")
-        if wait.isdigit() and float(wait) > self._timeout / (self._max_retries + 1):
-            response.headers["x-should-retry"] = "false"
+    async def _look(self, response: httpx2.Response) -> None:
+        """Look at each response before the SDK and httpx2 act on it.
+
+        A wait that would use up the time of all attempts is not waited: it would hide the reason. A redirect that
+        makes a GET of the request, or leads to another server, is not followed: it would lose the request, or the key.
+        """
+        headers = response.headers
+        wait = retry_after(headers)
+        if response.is_error and (seen := _refusals.get()) is not None:
+            seen.append(refused(response.status_code, "", seconds(wait)))
+        if wait is not None and wait > self._timeout / (self._max_retries + 1):
+            headers["x-should-retry"] = "false"
+        if response.has_redirect_location:
+            target = response.request.url.join(headers["location"])
+            follow = response.status_code in {307, 308} and _same_server(response.request.url, target)
+            level = logging.INFO if follow else logging.WARNING
+            logger.log(level, "the model's server redirects from %s to %s", response.request.url, target)
+            if not follow:
+                del headers["location"]
+
+    def _refused(self, error: openai.APIStatusError) -> UpstreamError:
+        response = error.response
+        if (fault := response.extensions.get("fault")) is not None:
+            return UpstreamError(f"The model's server does not speak HTTP: {fault}.", code="upstream_garbage")
+        if response.is_redirect:
+            message = f"The model's server redirects the request ({response.status_code}). The log says where to."
+            return UpstreamError(message, code="upstream_rejected")
+        return refused(response.status_code, error.body, seconds(retry_after(response.headers)))
+
+    def _unreachable(self, cause: BaseException) -> UpstreamError:
+        """Build the error for a server that cannot be reached. Clients are told why if it is on this machine."""
+        url = self._client.base_url
+        address = f"{url.scheme}://{url.netloc.decode('ascii')}"
+        logger.warning("the model's server at %s cannot be reached: %s", address, cause)
+        local = f" at {address}" if _is_loopback(url.host) else ""
+        reason = f": {cause}" if local else ""
+        return UpstreamError(f"The model's server{local} cannot be reached{reason}.", code="upstream_unreachable")
+
+
+def _same_server(url: httpx2.URL, target: httpx2.URL) -> bool:
+    """Return whether httpx2 sends the key along: the origin is the same, or only becomes https."""
+    if url.host != target.host:
+        return False
+    ports = {"http": 80, "https": 443}
+    upgraded = (url.scheme, target.scheme) == ("http", "https") and (url.port, target.port) == (None, None)
+    same = (url.scheme, url.port or ports[url.scheme]) == (target.scheme, target.port or ports.get(target.scheme))
+    return same or upgraded
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

@@ -50,6 +50,10 @@ def first(outcome: httpx2.Response | httpx2.TransportError | None) -> Iterator[N
         _outcome.reset(token)
 
 
+class NotHttp(httpx2.RemoteProtocolError):
+    """The server has answered, in something else than HTTP/1.1."""
+
+
 class _Head(NamedTuple):
     """The part that requests have in common if they differ in their bodies alone."""
 
@@ -125,7 +129,9 @@ class Transport(httpx2.AsyncBaseTransport):
         stream = connection.send(b"%bcontent-length: %d\r\n\r\n%b" % (lines, len(body), body), timeouts)
         try:
             return await stream.response()
-        except (httpx2.ReadError, httpx2.RemoteProtocolError):
+        except (httpx2.ReadError, httpx2.RemoteProtocolError) as error:
+            if stream.begun and isinstance(error, httpx2.RemoteProtocolError):
+                raise NotHttp(str(error)) from None
             if idle is None or stream.begun:
                 raise
         # The server closed the idle connection as it was asked. The SDK would ask again too, but only after a pause.
@@ -179,6 +185,20 @@ class Transport(httpx2.AsyncBaseTransport):
         except (OSError, UnicodeError) as error:
             raise httpx2.ConnectError(str(error)) from error
         return connection
+
+
+class OnceTransport(Transport):
+    """The same for the SDK, which would ask again after an answer that is no HTTP, with the whole prompt.
+
+    Such an answer is a response with the extension `fault`, which says why.
+    """
+
+    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
+        """See `Transport`."""
+        try:
+            return await super().handle_async_request(request)
+        except NotHttp as error:
+            return httpx2.Response(502, headers={"x-should-retry": "false"}, extensions={"fault": str(error)})
 
 
 def _head(request: httpx2.Request) -> _Head:

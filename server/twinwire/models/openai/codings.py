@@ -1,0 +1,45 @@
+"""The content codings of a body (RFC 9110, section 8.4.1). None is asked for; some gateways compress all the same."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable
+from typing import TypeVar
+
+from twinwire.protocol.errors import UpstreamError
+
+MAX_PIECE = 2**20
+"""The most bytes that are decompressed at once: a read of a few kilobytes may stand for gigabytes."""
+
+T = TypeVar("T")
+
+
+class Coding:
+    """The coding that `Content-Encoding` names. `plain` is whether the bytes are the body as it is.
+
+    Raises `UpstreamError`, whose code is `upstream_garbage`, for one that cannot be undone.
+    """
+
+    def __init__(self, name: str) -> None:
+        name = name.strip().lower()
+        self.plain = name in {"", "identity"}
+        if not self.plain and name not in {"gzip", "x-gzip", "deflate"}:
+            raise _garbage(f"compressed its answer as {name!r}, which was not asked for")
+        self._zlib = None if self.plain else zlib.decompressobj(32 + zlib.MAX_WBITS)
+
+    def decode(self, data: bytes, feed: Callable[[bytes], list[T]]) -> list[T]:
+        """Feed what these bytes stand for, a piece at a time. Return what came of it."""
+        if self._zlib is None:
+            return feed(data)
+        found: list[T] = []
+        try:
+            while data:
+                found += feed(self._zlib.decompress(data, MAX_PIECE))
+                data = self._zlib.unconsumed_tail
+        except zlib.error:
+            raise _garbage("sent a compressed answer that is broken") from None
+        return found
+
+
+def _garbage(what: str) -> UpstreamError:
+    return UpstreamError(f"The model's server {what}.", code="upstream_garbage")
