@@ -111,7 +111,7 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     run_bytes: Annotated[Count, Meta(description="bytes of events that one run may have")] = 2**26
     live_bytes: Annotated[
         Count, Meta(description="bytes of events of all runs that go on, in each worker; a run over it ends")
-    ] = 2**30
+    ] = 2**28
     run_tokens: Annotated[Count, Meta(description="tokens that one run may use, as the model counts them")] = 2_000_000
     max_tool_calls: Annotated[
         Count, Meta(description="tools that an agent may call in one step (RunRequest.limits)")

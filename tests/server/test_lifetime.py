@@ -20,6 +20,12 @@ class Full:
     def unsent(self) -> int:
         return 1000
 
+    def held(self) -> int:
+        return 0
+
+    def shed(self) -> None:
+        raise NotImplementedError
+
     def drop(self) -> None:
         self.dropped = True
 

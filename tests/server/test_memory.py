@@ -5,111 +5,19 @@ from __future__ import annotations
 import json
 import socket
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-from websockets.sync.client import ClientConnection, connect
 
-from support.processes import Process
+from support.memory import MB, PROGRAM, SLACK, Server, unharmed
 from twinwire.serving.ceiling import ceiling, table
 from twinwire.settings import Settings
-
-PROGRAM = '''
-import asyncio
-from twinwire.protocol.events import StreamEvent
-
-async def parrot(request):
-    """Say what the message asks for: `text N` in deltas, `event N` at once, `result N`; with `stay`, go on after it."""
-    what, _, rest = request.message.partition(" ")
-    number, _, stay = rest.partition(" ")
-    size = int(number) if number.isdecimal() else 0
-    if what == "text":
-        for _ in range(size // 10_000):
-            yield StreamEvent("LLM_CHUNK", {"content": "x" * 10_000})
-    elif what == "event":
-        yield StreamEvent("DATA", {"text": "x" * size})
-    elif what == "result":
-        yield StreamEvent("AGENT_FINISH", {"result": "x" * size})
-    if stay:
-        await asyncio.sleep(300)
-'''
-MB = 2**20
-SLACK = 20 * MB
-
-
-class Server(Process):
-    """A server whose agent `parrot` says what it is asked to."""
-
-    def rss(self) -> int:
-        """The bytes that it has in memory."""
-        status = Path(f"/proc/{self.popen.pid}/status").read_text()
-        return int(status.partition("VmRSS:")[2].split()[0]) * 1024
-
-    def run(self, message: str, **fields: Any) -> str:
-        """Start a run; its id, once the run has done what the message says."""
-        run_id: str = self.post("/runs", {"message": message, **fields})["run_id"]
-        while True:
-            run = self.get(f"/runs/{run_id}/snapshot")
-            if run["state"]["status"] != "running" or ("stay" in message and run["seq"] > 1):
-                return run_id
-
-    def get(self, path: str) -> Any:
-        return httpx.get(self.url + path, trust_env=False, timeout=30).raise_for_status().json()
-
-    def post(self, path: str, body: object) -> Any:
-        return httpx.post(self.url + path, json=body, trust_env=False, timeout=30).raise_for_status().json()
-
-    def ws(self) -> ClientConnection:
-        """A WebSocket of a client that reads nothing unless it is told to."""
-        return connect(self.ws_url, compression=None, proxy=None, max_size=None, max_queue=1, close_timeout=0.1)
-
-    def silent(self, path: str, body: bytes = b"", **headers: str) -> socket.socket:
-        """A connection that has asked for something and reads nothing of it."""
-        if body:
-            headers = {"content-type": "application/json", "content-length": str(len(body)), **headers}
-        lines = [
-            f"{'POST' if body else 'GET'} {path} HTTP/1.1",
-            *map(": ".join, {"host": "localhost", **headers}.items()),
-        ]
-        connection = socket.socket()
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        connection.connect(("127.0.0.1", self.port))
-        connection.sendall("\r\n".join([*lines, "", ""]).encode() + body)
-        return connection
-
-    def deaf(self, path: str = "/ws") -> socket.socket:
-        """A WebSocket that reads nothing but the answer to its handshake."""
-        key = {"sec-websocket-key": "AAAAAAAAAAAAAAAAAAAAAA==", "sec-websocket-version": "13"}
-        connection = self.silent(path, b"", connection="Upgrade", upgrade="websocket", **key)
-        head = b""
-        while not head.endswith(b"\r\n\r\n"):
-            head += connection.recv(1)
-        assert head.startswith(b"HTTP/1.1 101 ")
-        return connection
-
-    def flood(self, messages: list[str], path: str = "/ws") -> socket.socket:
-        """A WebSocket that has sent as many of these as the server takes, and reads nothing."""
-        connection = self.deaf(path)
-        connection.settimeout(0.3)
-        try:
-            for message in [message.ljust(126) for message in messages]:
-                connection.sendall(b"\x81\xfe" + len(message).to_bytes(2, "big") + bytes(4) + message.encode())
-        except (TimeoutError, ConnectionError):
-            pass
-        return connection
-
-    def settle(self) -> None:
-        """Wait until all connections are gone."""
-        while self.figure("twinwire_connections"):
-            time.sleep(0.01)
-
-    def figure(self, name: str) -> float:
-        text = httpx.get(f"{self.url}/metrics", trust_env=False).text
-        return sum(float(line.split()[-1]) for line in text.splitlines() if line.startswith((name + "{", name + " ")))
+from twinwire.transports.limiter import STATE_BYTES
 
 
 @pytest.fixture(scope="module")
@@ -134,20 +42,6 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
                 client.send('{"type":"ping"}')
                 client.recv()
         yield process
-
-
-@contextmanager
-def unharmed(server: Server, meanwhile: int = 1000 * MB, least: int = -1000 * MB) -> Iterator[None]:
-    """Within the block the server grows by `least` to `meanwhile` bytes, and afterwards has what it had before."""
-    before = server.rss()
-    yield
-    grown = server.rss() - before
-    assert least < grown < meanwhile, f"{grown / MB:.0f} MiB more"
-    server.settle()
-    deadline = time.monotonic() + 60  # what was asked for last is given up when its turn comes
-    while (left := server.rss() - before) > SLACK and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert left < SLACK, f"{left / MB:.0f} MiB more, with nobody there"
 
 
 def names(start: int, count: int = 32) -> list[str]:
@@ -334,6 +228,57 @@ def test_a_socket_follows_a_hundred_runs(server: Server) -> None:
         assert ask(type="attach", run_id=runs[0])["type"] == "attached"
 
 
+def started(server: Server, count: int) -> list[str]:
+    """Start so many runs that go on, by one socket, which leaves them; return their ids."""
+    found: list[str] = []
+    with server.ws() as client:
+        for number in range(count):
+            client.send(json.dumps({"type": "start", "request_id": f"s{number}", "message": "event 10 stay"}))
+        while len(found) < count:
+            if (reply := json.loads(client.recv()))["type"] == "started":
+                found.append(reply["run_id"])
+    return found
+
+
+@pytest.mark.full
+@pytest.mark.timeout(180)
+def test_what_sockets_follow_is_shared(server: Server) -> None:
+    """Followers with filters take no more than their bound; over it who has many is `busy`, and who has few is not."""
+    before = server.rss()
+    runs = started(server, 100)
+    replies: Counter[str] = Counter()
+    with ExitStack() as stack:
+        for number in range(220):
+            client = stack.enter_context(server.ws())
+            for at, run_id in enumerate(runs):
+                types = names(32 * (100 * number + at))
+                client.send(json.dumps({"type": "attach", "run_id": run_id, "types": types}))
+            for _ in runs:
+                reply = json.loads(client.recv())
+                replies[reply["type"]] += 1
+                if reply["type"] == "error":
+                    assert reply["code"] == "busy"
+                    assert reply["message"].startswith("The server is keeping too many followed runs and filters")
+        assert replies["error"] > 10, replies
+        assert STATE_BYTES // 2 < server.rss() - before < STATE_BYTES + 60 * MB
+        with server.ws() as client:
+            for run_id in runs[:5]:
+                client.send(json.dumps({"type": "attach", "run_id": run_id}))
+                while (reply := json.loads(client.recv()))["type"] != "attached":
+                    assert reply["type"] != "error"
+
+
+def test_text_takes_its_bytes(server: Server) -> None:
+    """A run's text with an emoji in it takes what its events have, not four times as much."""
+    before = server.rss()
+    run_id = server.run("emoji 30000000 stay")
+    deadline = time.monotonic() + 15
+    while server.rss() - before > 90 * MB and time.monotonic() < deadline:  # of the snapshots that were asked for
+        time.sleep(0.1)
+    assert 30 * MB < server.rss() - before < 90 * MB
+    server.post(f"/runs/{run_id}/cancel", {})
+
+
 def test_replies_nobody_reads(server: Server) -> None:
     """Pings, and commands that are refused, cost no more than the budget of their connection."""
     long = "x" * 128
@@ -394,6 +339,8 @@ def test_the_ceiling_holds(tmp_path: Path, rounds: int) -> None:
                     long = f"event 10 {'x' * (MB // 5)}"
                     body = json.dumps({"message": long, "session_id": f"{number} {at}"}).encode()
                     clients.enter_context(closing(server.silent("/runs", body)))
+                    unended = {"content-length": str(len(body) + 1)}
+                    clients.enter_context(closing(server.silent("/runs", body, **unended)))
                     peak = max(peak, server.rss())
                 for _ in range(10):
                     time.sleep(0.1)

@@ -256,7 +256,7 @@ class LogLost(LogUnavailable):
 
 
 class Busy(TwinwireError):
-    """The memory for large replies is in use by others."""
+    """The memory that all share, for large replies or for what clients send, is in use by others."""
 
     status, code, close_code = 503, "busy", 4013
     message = "The server is sending too many large replies at the moment. Try again later."

@@ -22,11 +22,9 @@ def _count(value: Any, otherwise: int | None) -> int | None:
     return value if isinstance(value, int) and not isinstance(value, bool) else otherwise
 
 
-def _join(chunks: list[str]) -> str:
-    """Return the whole text, which takes the place of its chunks so that the next reading is cheap."""
-    if len(chunks) > 1:
-        chunks[:] = ["".join(chunks)]
-    return chunks[0] if chunks else ""
+def _add(text: bytearray, more: str) -> None:
+    """Add to a text that is kept in UTF-8: as a string, one emoji would make it take four times its bytes."""
+    text += more.encode("utf-8", "surrogatepass")
 
 
 class Fold(Struct):
@@ -47,18 +45,18 @@ class Fold(Struct):
     result: Any = None
     error_type: str | None = None
     error: str | None = None
-    _answer: list[str] = field(default_factory=list)
-    _thinking: list[str] = field(default_factory=list)
+    _answer: bytearray = field(default_factory=bytearray)
+    _thinking: bytearray = field(default_factory=bytearray)
 
     @property
     def text(self) -> str:
         """The answer of the current step so far; of an agent without steps, all that it answered."""
-        return _join(self._answer)
+        return self._answer.decode("utf-8", "surrogatepass")
 
     @property
     def thinking(self) -> str:
         """The reasoning of the current step so far, as `text`."""
-        return _join(self._thinking)
+        return self._thinking.decode("utf-8", "surrogatepass")
 
     @property
     def state(self) -> dict[str, Any]:
@@ -68,7 +66,7 @@ class Fold(Struct):
 
     def say(self, text: str) -> None:
         """Take in an LLM_CHUNK with this increment, before the run's end."""
-        self._answer.append(text)
+        _add(self._answer, text)
 
     def apply(self, event: StreamEvent) -> None:
         """Take in the run's next event. Never raises; what cannot be read is left out."""
@@ -79,10 +77,10 @@ class Fold(Struct):
             data = {}
         if event.type == "LLM_CHUNK":
             content = data.get("content")
-            self._answer.append(content if isinstance(content, str) else _text(data, "delta") or "")
+            _add(self._answer, content if isinstance(content, str) else _text(data, "delta") or "")
         elif event.type == "THINKING":
             content = data.get("content")
-            self._thinking.append(content if isinstance(content, str) else "")
+            _add(self._thinking, content if isinstance(content, str) else "")
         elif event.type == "STEP_START":
             self._answer.clear()
             self._thinking.clear()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from sys import getsizeof
 
 from msgspec import Struct
 from msgspec.structs import astuple
@@ -49,8 +50,8 @@ class Share:
         self._size = 0  # and of the events
 
     def hold(self, history: Sequence[Message], runs: int) -> None:
-        """Count the run's conversation. Raise `TooManyRuns` if there is no memory for it: `runs` go on."""
-        cost = sum(MESSAGE_COST + len(str(message.get("content", ""))) for message in history)
+        """Count what the run is given, as it is in memory. Raise `TooManyRuns` if there is no room: `runs` go on."""
+        cost = sum(MESSAGE_COST + getsizeof(str(message.get("content", ""))) for message in history)
         if self._live.taken + cost > self._live.limit:
             raise TooManyRuns(runs)
         self._live.taken += cost

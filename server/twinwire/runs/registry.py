@@ -40,7 +40,7 @@ CancelStatus = Literal["accepted", "already_finished"]
 
 SETTLE_SECONDS = 5.0  # how long a start waits for the run it interrupts to leave the session
 PAGE_EVENTS = 256
-LIVE_BYTES = 2**30
+LIVE_BYTES = 2**28
 RESERVE_BYTES, RESERVE_SECONDS = 2**26, 10.0
 CUT = "\n\n[This answer was cut off here.]"
 """The note that a session's history has after an incomplete answer, so that the model does not take it for whole."""
@@ -122,6 +122,8 @@ class Runs:
                 raise TooManyRuns(self._max_runs)
         self._starting += new
         try:
+            if new:
+                share.hold([{"role": "user", "content": spec.message}], len(self._live))
             if new and session is not None:
                 await self._enter(session, info.run_id, interrupt=spec.interrupt)
             try:
@@ -134,11 +136,11 @@ class Runs:
                 if known is info:
                     self._begin(info, spec, history, share)  # with no await between: the log may ask who `owns` it
             finally:
-                if info.run_id not in self._live:
-                    share.release()
-                    if session is not None:
-                        await self.log.vacate(session, info.run_id)
+                if info.run_id not in self._live and session is not None:
+                    await self.log.vacate(session, info.run_id)
         finally:
+            if info.run_id not in self._live:
+                share.release()
             self._starting -= new
         return known, known is info
 

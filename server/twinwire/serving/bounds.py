@@ -16,18 +16,29 @@ from uvicorn._types import ASGI3Application
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
-from twinwire.protocol.errors import BadRequest, HeadTooLarge, RequestTimeout, UnknownCoding, UpgradeRequired
+from twinwire.protocol.errors import (
+    BadRequest,
+    Busy,
+    HeadTooLarge,
+    RequestTimeout,
+    TwinwireError,
+    UnknownCoding,
+    UpgradeRequired,
+)
 from twinwire.protocol.events import dump
 from twinwire.serving.websocket import PIECE_BYTES, BoundedWebSocket, light, numeric, service
 from twinwire.transports.lifetime import Lifetime, Phase
 
 HEAD_BYTES = 64 * 1024
 HEAD_FIELDS = 256
+HIGH_WATER = 16 * 1024  # bytes that a connection may have unsent without being waited for; the kernel has more
+FIELD_COST = 160  # that a field of a head takes beside its bytes
 HANDSHAKE_LINE = 8190  # what the WebSocket's own parser takes
 HANDSHAKE_FIELDS = 128
 REQUEST_SECONDS = 30.0
 AHEAD_REQUESTS = 2  # parsed while one is answered; the next ones stay bytes
 AHEAD_BYTES = 512 * 1024  # of these; with as many nothing is read, also where the app would hear of a client that goes
+TOO_LARGE = "The server is reading too many large requests at the moment. Try again later."
 END_OF_HEAD = b"\r\n\r\n"
 _CODINGS = "transfer-encoding"
 _ABSOLUTE = re.compile(rb"https?://([^/?#@]+)(?=[/?]|\Z)", re.IGNORECASE)
@@ -38,6 +49,12 @@ class Part(Enum):
 
     HEAD = "head"
     BODY = "body"
+
+
+def _size(cycle: RequestResponseCycle) -> int:
+    """Return how many bytes a request holds. A stream has let go of its head."""
+    fields = cycle.scope.get("headers", ())
+    return len(cycle.body) + sum(len(name) + len(value) + FIELD_COST for name, value in fields)
 
 
 class Flow(FlowControl):
@@ -83,12 +100,13 @@ class BoundedHttp(HttpToolsProtocol):
         self._left: int | None = 0  # bytes of the body that are to come; None for a chunked one
         self._ahead = b""  # what is parsed when the requests before it are answered
         self._refusal: BadRequest | None = None
-        self._late: BadRequest | None = None  # to be refused when the requests before it are answered
+        self._late: TwinwireError | None = None  # to be refused when the requests before it are answered
         self._served: RequestResponseCycle | None = None  # `cycle` is the newest, which may wait behind it
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """See `HttpToolsProtocol`."""
         super().connection_made(transport)
+        transport.set_write_buffer_limits(HIGH_WATER)
         self.client, self.server = numeric(self.client), numeric(self.server)
         self.flow = Flow(transport)
         light(self.flow._is_writable_event)
@@ -136,6 +154,19 @@ class BoundedHttp(HttpToolsProtocol):
         """See `Carrier`."""
         return self.transport.get_write_buffer_size()
 
+    def held(self) -> int:
+        """See `Carrier`. What the app has taken of a body is the app's to count."""
+        cycles = {self._served, self.cycle, *(waiting for waiting, _ in self.pipeline)}
+        reading = self._head_bytes + self._more_bytes if self._reading is Part.HEAD else 0
+        return reading + len(self._ahead) + sum(_size(cycle) for cycle in cycles if cycle is not None)
+
+    def shed(self) -> None:
+        """See `Carrier`."""
+        if self.lifetime.phase is Phase.REQUEST and self._answering() in {None, self.cycle}:
+            self._refuse(Busy(TOO_LARGE))
+        else:
+            self.lifetime.drop("busy")
+
     def expire(self) -> None:
         """See `Carrier`."""
         phase = self.lifetime.phase
@@ -173,6 +204,7 @@ class BoundedHttp(HttpToolsProtocol):
             self._keep(self._ahead + data)
         else:
             self._parse(data)
+        self.lifetime.took()
 
     def _keep(self, data: bytes) -> None:
         """Keep what is parsed later, and read no more but if the app wants to hear of its client."""
@@ -327,7 +359,8 @@ class BoundedHttp(HttpToolsProtocol):
         """See `HttpToolsProtocol`."""
         if self._left:
             self._left -= len(body)
-        super().on_body(body)
+        if self.lifetime.phase is not Phase.STREAMING or self.cycle is not self._served:
+            super().on_body(body)
 
     def on_message_complete(self) -> None:
         """See `HttpToolsProtocol`."""
@@ -387,7 +420,7 @@ class BoundedHttp(HttpToolsProtocol):
                 if not socket.adopt(self.lifetime, early):
                     self._refuse(socket.refusal)
 
-    def _refuse(self, error: BadRequest) -> None:
+    def _refuse(self, error: TwinwireError) -> None:
         """Answer, once the requests before are answered, and close. Nothing that comes behind is parsed."""
         if self.transport.is_closing():
             return
@@ -404,6 +437,8 @@ class BoundedHttp(HttpToolsProtocol):
         head = STATUS_LINE[error.status]
         if isinstance(error, UpgradeRequired):
             head += b"sec-websocket-version: 13\r\nupgrade: websocket\r\n"  # RFC 6455, section 4.4
+        elif isinstance(error, Busy):
+            head += b"retry-after: 1\r\n"
         for name, value in self.server_state.default_headers:  # Date
             head += b"%b: %b\r\n" % (name, value)
         head += b"cache-control: no-store\r\nx-content-type-options: nosniff\r\ncontent-type: application/json\r\n"

@@ -10,16 +10,19 @@ import os
 import sys
 from typing import NamedTuple
 
+from twinwire.formats.native import TYPE_BYTES
 from twinwire.log.quotas import MAX_USERS
 from twinwire.log.redis.reader import HELD_BYTES
 from twinwire.log.sqlite.log import TAIL_BYTES
 from twinwire.log.tail import PAGE_BYTES
 from twinwire.protocol.errors import SettingsError
-from twinwire.protocol.wire import MAX_TYPE, MAX_TYPES
-from twinwire.serving.bounds import HEAD_BYTES
+from twinwire.protocol.wire import MAX_TYPES
+from twinwire.serving.bounds import HIGH_WATER
 from twinwire.settings import Settings, load
+from twinwire.transports.intake import SMALL_BYTES, intake_bytes
 from twinwire.transports.lifetime import ANSWER_BYTES, SPARE
-from twinwire.transports.pump import MAX_FOLLOWED, REPLY_BYTES
+from twinwire.transports.limiter import FREE_STATE, STATE_BYTES
+from twinwire.transports.pump import FOLLOWER_BYTES, MAX_FOLLOWED, REPLY_BYTES
 from twinwire.web.session import MAX_REQUEST_IDS
 
 MB = 2**20
@@ -34,9 +37,9 @@ PARSED_FACTOR = 30
 RUN = 64 * 1024
 ENDED_RUN = 4096
 USER = 1024
-FOLLOWER = 1024
-REQUEST_ID = 1024
-UNSENT = 256 * 1024
+SOCKET = MAX_FOLLOWED * (FOLLOWER_BYTES + MAX_TYPES * TYPE_BYTES) + MAX_REQUEST_IDS * 1024
+CONNECTION = 8 * 1024
+"""The objects of a connection, of its pump and of what its app holds."""
 
 
 class Part(NamedTuple):
@@ -49,24 +52,33 @@ class Part(NamedTuple):
 
 def ceiling(settings: Settings) -> list[Part]:
     """Return the parts of what one worker with these settings may come to."""
-    follower = FOLLOWER + MAX_TYPES * (MAX_TYPE + 128)
-    connection = (
-        MAX_FOLLOWED * follower + MAX_REQUEST_IDS * REQUEST_ID + 2 * REPLY_BYTES + 2 * PAGE_BYTES + UNSENT + HEAD_BYTES
-    )
+    accepted_each = CONNECTION + SMALL_BYTES
+    stream = FREE_STATE + HIGH_WATER + 2 * PAGE_BYTES + REPLY_BYTES  # a page of small events takes twice its bytes
     accepted = settings.max_connections + max(SPARE, settings.max_connections // 4)
     return [
         Part("program", PROGRAM, "as measured, rounded up"),
         *_log(settings),
         Part(
             "runs",
-            TEXT_FACTOR * settings.live_bytes + settings.max_runs * RUN,
-            f"{TEXT_FACTOR} x --live-bytes + {RUN // 1024} KiB x --max-runs",
+            settings.live_bytes * 9 // 8 + settings.max_runs * RUN,
+            f"1.125 x --live-bytes + {RUN // 1024} KiB x --max-runs",
         ),
         Part("users", MAX_USERS * USER, f"{USER} bytes x {MAX_USERS} users of the last minute"),
         Part(
             "connections",
-            accepted * (connection + settings.max_body),
-            f"({connection // 1024} KiB + --max-body) x 1.25 x --max-connections",
+            accepted * accepted_each,
+            f"{accepted_each // 1024} KiB x 1.25 x --max-connections",
+        ),
+        Part("streams", settings.max_connections * stream, f"{stream // 1024} KiB x --max-connections"),
+        Part(
+            "sockets' state",
+            min(STATE_BYTES, settings.max_connections * SOCKET),
+            "of followers, filters and request ids beyond the first of each",
+        ),
+        Part(
+            "half-sent",
+            min(intake_bytes(settings.max_body), accepted * settings.max_body),
+            "of all requests and messages that are not complete",
         ),
         Part("large replies", 2 * TEXT_FACTOR * settings.reply_bytes, f"{2 * TEXT_FACTOR} x --reply-bytes"),
         Part("other answers", ANSWER_BYTES, "of all that are not taken yet"),

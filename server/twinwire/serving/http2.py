@@ -17,9 +17,11 @@ import zttp
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.zttp_h2_impl import RequestResponseCycle, ZttpH2Protocol
 
-from twinwire.serving.bounds import REQUEST_SECONDS
+from twinwire.protocol.errors import Busy
+from twinwire.serving.bounds import FIELD_COST, REQUEST_SECONDS
 from twinwire.serving.websocket import numeric, service
 from twinwire.transports.asgi import UNSENT
+from twinwire.transports.intake import SMALL_BYTES
 from twinwire.transports.lifetime import TICK_SECONDS, Lifetime, Phase, unacknowledged
 from twinwire.web.answers import STREAM
 
@@ -36,15 +38,26 @@ class Exchange:
     Each wait has a deadline, as the phases of a connection have; see `transports.lifetime`.
     """
 
-    __slots__ = ("_begun", "_code", "_pending", "_since", "cycle", "following")
+    __slots__ = ("_begun", "_code", "_pending", "_since", "cycle", "following", "head")
 
     def __init__(self, cycle: RequestResponseCycle, now: float) -> None:
         self.cycle = cycle
+        self.head = sum(len(name) + len(value) + FIELD_COST for name, value in cycle.scope["headers"])
         self.following = False  # a run: the pump has the deadlines, but for credit
         self._since = now
         self._code = "request_timeout" if cycle.more_body else "unanswered"
         self._begun = False
         self._pending = 0
+
+    def held(self) -> int:
+        """Return how many bytes of the request are here if they are many; what the app has taken is its to count."""
+        size = self.head + len(self.cycle.body)
+        return size if size > SMALL_BYTES else 0
+
+    def shed(self) -> None:
+        """Let go of the request."""
+        self.head = 0
+        self.cycle.body = bytearray()
 
     def unsent(self) -> int:
         """Return how many bytes wait for the stream's credit or, if none do, for the connection that all share."""
@@ -104,6 +117,7 @@ class Http2Protocol(ZttpH2Protocol):
         if self.flow.write_paused:  # until `resume_writing`
             self.flow.pause_reading()  # its PINGs and SETTINGS would be answered without end
         self._news()
+        self.lifetime.took()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """See `ZttpH2Protocol`."""
@@ -126,6 +140,18 @@ class Http2Protocol(ZttpH2Protocol):
     def unsent(self) -> int:
         """See `Carrier`. Bytes that wait for a stream's credit are not among them."""
         return self.transport.get_write_buffer_size()
+
+    def held(self) -> int:
+        """See `Carrier`."""
+        return sum(exchange.held() for exchange in self._exchanges.values())
+
+    def shed(self) -> None:
+        """See `Carrier`. Others on this connection may be somebody else's: the largest request goes."""
+        largest = max(self._exchanges, key=lambda stream_id: self._exchanges[stream_id].held())
+        self._exchanges[largest].shed()
+        self._reset(largest, ENHANCE_YOUR_CALM)
+        self.lifetime.refuse(Busy.code)
+        self.lifetime.took()
 
     def expire(self) -> None:
         """See `Carrier`."""
@@ -172,7 +198,7 @@ class Http2Protocol(ZttpH2Protocol):
 
     def handle_request(self, event: zttp.Request) -> None:
         """See `ZttpH2Protocol`, which answers 503 when it stops: no EventSource would come back from that."""
-        code = REFUSED_STREAM if self.shutdown_requested else None
+        code = REFUSED_STREAM if self.shutdown_requested or self.lifetime.crowded else None
         if code is None and len(self._exchanges) >= MAX_TASKS:
             code = ENHANCE_YOUR_CALM
         if code is None and not event.path.isascii():  # malformed (RFC 9113, section 8.1.1); uvicorn fails on it
@@ -186,6 +212,7 @@ class Http2Protocol(ZttpH2Protocol):
         cycle = self.cycles[event.stream_id]
         cycle.more_body = not event.end_stream
         self._exchanges[event.stream_id] = Exchange(cycle, self.loop.time())
+        self.lifetime.exchange(1)
         if self.lifetime.phase in {Phase.OPENING, Phase.IDLE}:
             self.lifetime.enter(Phase.WORKING, float("inf"))
 
@@ -221,3 +248,4 @@ class Http2Protocol(ZttpH2Protocol):
                 cycle.abort_stream()
         finally:
             del self._exchanges[stream_id]
+            self.lifetime.exchange(-1)

@@ -102,6 +102,8 @@ class HttpProtocol(BoundedHttp):
         method = scope["method"]
         scope.clear()
         scope["method"] = method  # uvicorn's `send` asks for it
+        if self._served is not None:
+            self._served.body = bytearray()
         self.lifetime.enter(Phase.STREAMING)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -149,12 +151,14 @@ class Handshake:
         """See `Carrier`."""
         return 0
 
+    held = unsent
+
     def drop(self) -> None:
         """See `Carrier`. The loop then finds that nobody shakes hands any more."""
         with contextlib.suppress(OSError):
             self._connection.shutdown(socket.SHUT_RDWR)
 
-    expire = stop = drop
+    expire = stop = shed = drop
 
     def tick(self, now: float) -> None:
         """See `Carrier`."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from typing import Any, TypeVar
 
 import uvicorn
@@ -12,7 +13,7 @@ from websockets.exceptions import InvalidHandshake, InvalidHeader
 from websockets.frames import CloseCode, Frame
 from websockets.http11 import Request
 
-from twinwire.protocol.errors import BadRequest
+from twinwire.protocol.errors import BadRequest, Busy
 from twinwire.settings import unmapped
 from twinwire.transports import Verdict
 from twinwire.transports.lifetime import Lifetime, Phase
@@ -64,6 +65,10 @@ class Inbox:
         """Return whether there is nothing to take."""
         return not self._items
 
+    def size(self) -> int:
+        """Return how many bytes the newest message takes: a text with one emoji in it takes four for each character."""
+        return sys.getsizeof(self._items[-1].get("text") or b"") if self._items else 0
+
     def put_nowait(self, item: Any) -> None:
         """Add something."""
         self._items.append(item)
@@ -100,10 +105,12 @@ class BoundedWebSocket(WebSocketsSansIOProtocol):
         "_ahead",
         "_asked",
         "_begun_at",
+        "_begun_bytes",
         "_controls",
         "_controls_since",
         "_fragments",
         "_pong",
+        "_taken_bytes",
         "lifetime",
         "refusal",
         *SLOTTED,
@@ -116,6 +123,8 @@ class BoundedWebSocket(WebSocketsSansIOProtocol):
         self._ahead = b""  # what is parsed when the app has taken the messages before it
         self._fragments = 0  # of the message that is not all there
         self._begun_at: float | None = None  # when `ask` first found that message
+        self._begun_bytes = 0  # of its frames
+        self._taken_bytes = 0  # of the message that the app has, or is about to take
         self._controls = 0  # pings and pongs that came since `_controls_since`
         self._controls_since = self.loop.time()
         self._pong = b""
@@ -152,18 +161,35 @@ class BoundedWebSocket(WebSocketsSansIOProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """See `WebSocketsSansIOProtocol`."""
-        self._ahead = b""
         self.lifetime.end()
         super().connection_lost(exc)
-        self.frames = []
         self.conn.parser.close()  # it and its `conn` refer to each other: half a message would wait for the collector
-        self.conn.reader.buffer.clear()
+        self._let_go()
 
     # A `Carrier`
 
     def unsent(self) -> int:
         """See `Carrier`."""
         return self.transport.get_write_buffer_size()
+
+    def held(self) -> int:
+        """See `Carrier`."""
+        return len(self._ahead) + sys.getsizeof(self.conn.reader.buffer) + self._begun_bytes + self._taken_bytes
+
+    def shed(self) -> None:
+        """See `Carrier`."""
+        if self.close_sent or not self.handshake_complete:
+            self.lifetime.drop(Busy.code)
+            return
+        self._close(Busy.close_code, "The server is reading too many large messages. Reconnect later.")
+        self._let_go()
+        self.lifetime.refuse(Busy.code)
+
+    def _let_go(self) -> None:
+        """Forget what has come of a message: nothing more is read."""
+        self._ahead = b""
+        self.frames = []
+        self.conn.reader.buffer.clear()
 
     def expire(self) -> None:
         """See `Carrier`. The app has not accepted the handshake, or the closing one takes too long."""
@@ -225,10 +251,13 @@ class BoundedWebSocket(WebSocketsSansIOProtocol):
         """
         if len(data) == PONG_BYTES and data.startswith(PONG) and not self._ahead and self._between_frames():
             self._asked = False
-        elif self._ahead or (self.handshake_initiated and not self.handshake_complete):
+            return
+        if self._ahead or (self.handshake_initiated and not self.handshake_complete):
             self._keep(self._ahead + data)
         else:
             self._parse(data)
+        if self.lifetime is not None:
+            self.lifetime.took()
 
     def _keep(self, data: bytes) -> None:
         """Keep what is parsed later, and read no more."""
@@ -262,6 +291,9 @@ class BoundedWebSocket(WebSocketsSansIOProtocol):
 
     async def receive(self) -> ASGIReceiveEvent:
         """See `WebSocketsSansIOProtocol`."""
+        if self._taken_bytes and self.queue.empty():  # the app is done with the last one
+            self._taken_bytes = 0
+            self.lifetime.took()
         message: ASGIReceiveEvent = await self.queue.get()
         if self.queue.empty():
             self._go_on()
@@ -271,10 +303,12 @@ class BoundedWebSocket(WebSocketsSansIOProtocol):
         """See `WebSocketsSansIOProtocol`. Behind a close frame of ours a message comes too late."""
         self._fragments = 0
         self._begun_at = None
+        self._begun_bytes = 0
         if self.close_sent:
             self.frames = []
         else:
             super().send_receive_event_to_app()
+            self._taken_bytes += self.queue.size()  # type: ignore[attr-defined]
 
     def _between_frames(self) -> bool:
         """Return whether the next byte is a frame's first; False also where the parser does not show it."""
@@ -297,12 +331,23 @@ class BoundedWebSocket(WebSocketsSansIOProtocol):
                 self._close(Verdict.BUSY.code, "The client sent too many pings or pongs.")
             self._controls, self._controls_since = 1, now
 
+    def handle_text(self, event: Frame) -> None:
+        """See `WebSocketsSansIOProtocol`."""
+        self._begun_bytes = len(event.data)
+        super().handle_text(event)
+
+    def handle_bytes(self, event: Frame) -> None:
+        """See `WebSocketsSansIOProtocol`."""
+        self._begun_bytes = len(event.data)
+        super().handle_bytes(event)
+
     def handle_cont(self, event: Frame) -> None:
         """See `WebSocketsSansIOProtocol`."""
         self._fragments += 1
         if self._fragments < max(JOINED_FRAGMENTS, self.config.ws_max_size // FRAGMENT_BYTES):
             if len(self.frames) >= JOINED_FRAGMENTS:
                 self.frames = [b"".join(self.frames)]
+            self._begun_bytes += len(event.data)
             super().handle_cont(event)
         else:
             self._close(CloseCode.MESSAGE_TOO_BIG, "A message has too many fragments.")

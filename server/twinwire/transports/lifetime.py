@@ -33,6 +33,8 @@ from enum import Enum
 from math import inf
 from typing import Protocol
 
+from twinwire.transports.intake import INTAKE_BYTES, Intake
+
 TICK_SECONDS = 1.0
 SPARE = 64  # connections beside streams and sockets: at least so many, or a quarter of these
 ANSWER_BYTES = 64 * 2**20  # that all answers beside streams may have unsent
@@ -93,6 +95,14 @@ class Carrier(Protocol):
         """Return how many bytes it holds that its client has not taken."""
         ...
 
+    def held(self) -> int:
+        """See `Holder`."""
+        ...
+
+    def shed(self) -> None:
+        """See `Holder`."""
+        ...
+
     def expire(self) -> None:
         """Answer or close the connection: its deadline has passed."""
         ...
@@ -111,7 +121,7 @@ class Carrier(Protocol):
 
 
 class Lifetime:
-    """One accepted connection."""
+    """One accepted connection; a `Holder`."""
 
     __slots__ = ("_held", "_moved_at", "_table", "_unsent", "carrier", "deadline", "phase")
 
@@ -148,6 +158,31 @@ class Lifetime:
         if self.phase is not Phase.STREAMING:
             self._moved_at = asyncio.get_running_loop().time()
 
+    def held(self) -> int:
+        """See `Holder`."""
+        return 0 if self.phase is Phase.ENDED else self.carrier.held()
+
+    def shed(self) -> None:
+        """See `Holder`."""
+        self.carrier.shed()
+
+    def took(self) -> None:
+        """Count what the connection holds of its client's bytes, in what all connections share."""
+        self._table.intake.look(self)
+
+    def exchange(self, change: int) -> None:
+        """Count requests over HTTP/2, of which one connection has many."""
+        self._table.exchanges += change
+
+    @property
+    def crowded(self) -> bool:
+        """Return whether there are as many requests over HTTP/2 as there may be connections."""
+        return self._table.exchanges >= self._table.most
+
+    def refuse(self, code: str) -> None:
+        """Count what is refused without dropping the connection."""
+        self._table.dropped(code)
+
     def end(self) -> None:
         """Leave the table: the connection is lost. Idempotent."""
         if self.phase is not Phase.ENDED:
@@ -166,15 +201,23 @@ class Lifetimes:
     """All accepted connections of a process, at most `most` of them.
 
     `refused` counts those that are dropped: `crowded` (it yielded), `unread` (its client took nothing),
-    `unanswered` (the app did not answer).
+    `unanswered` (the app did not answer), `busy` (others needed the `intake`).
     """
 
     def __init__(
-        self, *, most: int, send_timeout: float, answer_seconds: float, refused: Counter[str] | None = None
+        self,
+        *,
+        most: int,
+        send_timeout: float,
+        answer_seconds: float,
+        refused: Counter[str] | None = None,
+        intake: int = INTAKE_BYTES,
     ) -> None:
         self.most = most
+        self.intake = Intake(intake)
         self.answer_seconds = answer_seconds
         self.accepted = 0
+        self.exchanges = 0  # requests over HTTP/2
         self.refused = Counter() if refused is None else refused
         self._send_timeout = send_timeout
         self._watched: dict[Lifetime, None] = {}  # all but STREAMING, in the order in which they entered their phases
@@ -201,6 +244,8 @@ class Lifetimes:
     def entered(self, lifetime: Lifetime, seconds: float | None) -> None:
         """Keep the deadline of a connection that has changed its phase."""
         self._watched.pop(lifetime, None)
+        if lifetime in self.intake:
+            self.intake.look(lifetime)
         if lifetime.phase is Phase.STREAMING:
             self._unsent -= lifetime._unsent
             lifetime._unsent = 0
@@ -219,12 +264,13 @@ class Lifetimes:
         self.accepted -= 1
         self._unsent -= lifetime._unsent
         lifetime._unsent = 0
+        self.intake.forget(lifetime)
         self._watched.pop(lifetime, None)
         if not self._watched and self._empty is not None and not self._empty.done():
             self._empty.set_result(None)
 
     def dropped(self, code: str) -> None:
-        """Count a connection that is dropped."""
+        """Count a connection that is dropped, or what it is refused."""
         self.refused[code] += 1
 
     def count_unsent(self, lifetime: Lifetime, unsent: int) -> None:

@@ -8,6 +8,8 @@ from collections.abc import Callable
 from twinwire.protocol.errors import TooManyConnections
 
 AGAIN_SECONDS = 5.0
+STATE_BYTES = 128 * 2**20
+FREE_STATE = 8 * 1024
 Claim = Callable[[str | None], bool]
 """Says whose a connection is. Returns False if that user has as many as they may."""
 
@@ -19,6 +21,8 @@ class Limiter:
         self._total = total
         self._each = each
         self._open: Counter[str | None] = Counter()
+        self.state = 0
+        """What sockets share: bytes of followers, filters and request ids, beyond `FREE_STATE` of each socket."""
 
     def full(self, user_id: str | None) -> bool:
         """Return whether one more of this user's would be too many."""

@@ -14,15 +14,23 @@ from typing import Protocol
 
 from twinwire.auth import ANYBODY, Identity
 from twinwire.formats import View
+from twinwire.formats.native import NativeView
 from twinwire.log import EventLog
 from twinwire.protocol.errors import CursorGone, LogLost, LogUnavailable, RunNotFound, TwinwireError
 from twinwire.transports import Transport, Verdict
 from twinwire.transports.follower import Follower
+from twinwire.transports.limiter import FREE_STATE, Limiter
 
 PAGE_EVENTS = 256
 MAX_REPLIES = 64
-REPLY_BYTES = 64 * 1024
+REPLY_BYTES = 16 * 1024
 MAX_FOLLOWED = 100
+FOLLOWER_BYTES = 1024
+
+
+def _weight(view: View) -> int:
+    """Return how many bytes a follower with this view takes."""
+    return FOLLOWER_BYTES + (view.weight if isinstance(view, NativeView) else 0)
 
 
 class Presence(Protocol):
@@ -62,9 +70,11 @@ class Pump:
         "_above",
         "_beat_at",
         "_by",
+        "_counted",
         "_followers",
         "_held",
         "_last_verdict",
+        "_limiter",
         "_log",
         "_loop",
         "_once",
@@ -82,11 +92,24 @@ class Pump:
         "_verdict",
         "due",
         "lost",
+        "state",
         "transport",
     )
 
-    def __init__(self, log: EventLog, presence: Presence, transport: Transport, *, once: bool) -> None:
+    def __init__(
+        self,
+        log: EventLog,
+        presence: Presence,
+        transport: Transport,
+        *,
+        once: bool,
+        limiter: Limiter | None = None,
+    ) -> None:
         self._log = log
+        self._limiter = limiter  # where the state of more than one follower is counted
+        self.state = 0
+        """Bytes of what the connection follows, and of what its session remembers."""
+        self._counted = 0  # of these, in what all sockets share
         self._presence = presence
         self._transport = transport
         self._once = once
@@ -133,6 +156,7 @@ class Pump:
         self._presence.follow(run_id)  # before the one it may replace leaves: a run's policy must not see a gap
         self.detach(run_id)
         self._followers[run_id] = follower
+        self.weigh(_weight(view))
         follower.wake()
 
     def detach(self, run_id: str) -> bool:
@@ -142,9 +166,18 @@ class Pump:
             return False
         follower.lag()
         follower.close()
+        self.weigh(-_weight(follower.view))
         self._ready.pop(follower, None)
         self._presence.unfollow(run_id)
         return True
+
+    def weigh(self, change: int) -> None:
+        """Count so many bytes more of the connection's state."""
+        self.state += change
+        if self._limiter is not None:
+            beyond = max(0, self.state - FREE_STATE)
+            self._limiter.state += beyond - self._counted
+            self._counted = beyond
 
     def ready(self, follower: Follower) -> None:
         """The follower has something to read."""
@@ -269,6 +302,7 @@ class Pump:
         """Leave no subscription and no waiter behind. Idempotent; `run` does it too."""
         for run_id in list(self._followers):
             self.detach(run_id)
+        self.weigh(-self.state)
         self._replies.clear()
         self._all_sent(self._reply_bytes, self._sent)
         # These refer to the pump: it, and its replies, would stay until the garbage collector comes by.

@@ -27,7 +27,7 @@ class TicketBody(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 async def ticket(request: Request[Any, Any, Any], service: NamedDependency[Service]) -> Response[dict[str, Any]]:
     """Return a ticket for `?ticket=`, which can be used again until it expires."""
     by = asker(request)
-    data = await incoming.body(request, service.settings.max_body)
+    data = await incoming.body(request, service)
     run_id = incoming.struct(data, TicketBody).run_id if data else None
     if run_id is not None:
         await service.runs.state(run_id, by)

@@ -29,6 +29,7 @@ from twinwire.settings import Settings
 from twinwire.telemetry.metrics import Metrics
 from twinwire.transports import lifetime
 from twinwire.transports.heartbeats import Heartbeats
+from twinwire.transports.intake import intake_bytes
 from twinwire.transports.limiter import Limiter
 from twinwire.web import access, answers, chat, guard, health, openapi, page, runs, socket
 from twinwire.web.answers import JsonResponse
@@ -121,6 +122,7 @@ def create_app(
             send_timeout=settings.send_timeout,
             answer_seconds=settings.run_timeout + ANSWER_SECONDS,
             refused=metrics.refused,
+            intake=intake_bytes(settings.max_body),
         ),
         metrics,
         local=model if isinstance(model, LocalModel) else None,

@@ -41,7 +41,7 @@ def at_once(app: ASGIApp) -> ASGIApp:  # noqa: ARG001 - nothing is passed on
 async def chat(request: Request[Any, Any, Any], service: NamedDependency[Service]) -> Response[Any]:
     """Answer with the run's events as SSE, or with `{"result"}` if `stream` is false."""
     asked: ChatQuery = incoming.query(request, ChatQuery)
-    if request.method == "POST" and (data := await incoming.body(request, service.settings.max_body)):
+    if request.method == "POST" and (data := await incoming.body(request, service)):
         asked = incoming.merged(asked, data)
     if (cursor := incoming.chat_cursor(request, asked)) is not None:
         incoming.accepts_events(request)

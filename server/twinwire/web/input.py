@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Sequence
 from typing import Annotated, Any, TypeVar
@@ -11,12 +12,14 @@ from litestar import Request
 from msgspec import Meta, Struct
 
 from twinwire.log import MAX_RECENT
-from twinwire.protocol.errors import BadRequest, NotAcceptable, PayloadTooLarge, UnsupportedMediaType
+from twinwire.protocol.errors import BadRequest, Busy, NotAcceptable, PayloadTooLarge, UnsupportedMediaType
 from twinwire.protocol.start import AgentName, IdempotencyKey, Interrupt, Message, OnDisconnect, SessionId, UserId
 from twinwire.protocol.wire import Cursor, check_types, converted, decode_json, parse_after, parse_cursor
+from twinwire.transports.intake import Intake
 from twinwire.web.answers import quality
 from twinwire.web.guard import header
 from twinwire.web.query import kept
+from twinwire.web.service import Service
 
 T = TypeVar("T", bound=Struct)
 
@@ -85,8 +88,40 @@ def query(request: Request[Any, Any, Any], shape: type[T]) -> T:
     return converted(kept(request.scope), shape, strict=False)
 
 
-async def body(request: Request[Any, Any, Any], limit: int) -> bytes:
-    """Return the whole body, of uncompressed JSON; empty if there is none. Raise the errors for 413 and 415."""
+class _Reading:
+    """A body that is being read; a `Holder`."""
+
+    def __init__(self, until: asyncio.Timeout) -> None:
+        self._until = until
+        self.size = 0
+
+    def held(self) -> int:
+        """See `Holder`."""
+        return self.size
+
+    def shed(self) -> None:
+        """See `Holder`."""
+        self._until.reschedule(0)
+
+
+async def body(request: Request[Any, Any, Any], service: Service) -> bytes:
+    """Return the whole body, of uncompressed JSON; empty if there is none.
+
+    Raise `PayloadTooLarge`, `UnsupportedMediaType`, and `Busy` if others need the memory before it has all come.
+    """
+    intake = service.lifetimes.intake
+    try:
+        async with asyncio.timeout(None) as until:
+            reading = _Reading(until)
+            try:
+                return await _body(request, service.settings.max_body, reading, intake)
+            finally:
+                intake.forget(reading)
+    except TimeoutError:
+        raise Busy("The server is reading too many large requests at the moment. Try again later.") from None
+
+
+async def _body(request: Request[Any, Any, Any], limit: int, reading: _Reading, intake: Intake) -> bytes:
     chunks: list[bytes] = []
     size = 0
     too_large = int(request.headers.get("content-length") or 0) > limit
@@ -98,6 +133,8 @@ async def body(request: Request[Any, Any, Any], limit: int) -> bytes:
         too_large = too_large or size > limit
         if not too_large:
             chunks.append(message["body"])
+            reading.size = size
+            intake.look(reading)
         if not message["more_body"] or size > DRAIN_BYTES:
             break
     if too_large:

@@ -53,7 +53,7 @@ async def told(service: Service, state: RunState, **how: Any) -> HeldJson:
 @post("/runs", operation_class=documented(body=StartBody), summary="Start a run")
 async def start_run(request: Request[Any, Any, Any], service: NamedDependency[Service]) -> HeldJson:
     """Answer 201 with the run, or 200 with the one that was started with this idempotency key before."""
-    data = await incoming.body(request, service.settings.max_body)
+    data = await incoming.body(request, service)
     if not data:
         raise BadRequest("A JSON body is required.")
     asked = incoming.struct(data, StartBody)

@@ -9,6 +9,7 @@ import asyncio
 import functools
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from sys import getsizeof
 from time import monotonic
 
 from twinwire.auth import Identity, rfc3339, scopes
@@ -17,6 +18,7 @@ from twinwire.protocol import commands
 from twinwire.protocol.commands import AnyCommand, Attach, Auth, Cancel, Detach, Ping, Start
 from twinwire.protocol.errors import (
     BadRequest,
+    Busy,
     CursorGone,
     Forbidden,
     RunNotFound,
@@ -31,12 +33,14 @@ from twinwire.transports import Direct, Verdict, asgi
 from twinwire.transports.asgi import Connection, Message, Receive, Scope, Send
 from twinwire.transports.follower import Follower
 from twinwire.transports.heartbeats import Heartbeats
-from twinwire.transports.limiter import Claim
+from twinwire.transports.limiter import FREE_STATE, STATE_BYTES, Claim
 from twinwire.transports.pump import MAX_FOLLOWED, Pump
 from twinwire.transports.websocket import WebSocketTransport
 from twinwire.web.service import Service
 
 MAX_REQUEST_IDS = 128  # of the runs that were started last on a socket
+FEW_REQUEST_IDS = 16  # if half of what all sockets share is taken
+REQUEST_BYTES = 100  # that one of these takes beside its text
 AUTH_SECONDS = 10.0  # within which a socket must say whose it is, if authentication is on
 BURST_SECONDS = 10  # as many messages as may come in this time may come in one go
 
@@ -60,6 +64,8 @@ class Socket:
         self._credit: float = self._rate * BURST_SECONDS
         self._by = by
         self._requests: dict[str, str] = {}
+        self._requests_size = 0
+        self._limiter = service.limiter
         pump.lost = self._lost
 
     async def listen(
@@ -169,15 +175,30 @@ class Socket:
         self._check_followed()
         info, _ = await self._runs.start(RunSpec.of(command, by, DEFAULT_ON_DISCONNECT, interrupt=command.interrupt))
         self._requests[command.request_id] = info.run_id
-        if len(self._requests) > MAX_REQUEST_IDS:
+        while self._too_many_requests():
             del self._requests[next(iter(self._requests))]
         self._pump.say(commands.reply("started", command.ref, request_id=command.request_id, run_id=info.run_id))
         self._pump.attach(info.run_id, 0, view)
 
     def _check_followed(self, run_id: str = "") -> None:
-        """Raise `TooManyFollowed` if the socket follows as many runs as it may, and this one is not among them."""
-        if self._pump.full and not self._pump.follows(run_id):
+        """Raise `TooManyFollowed` or `Busy` if the socket may not follow one more run, and this is no run it follows.
+
+        It is busy only for a socket that has more than its own share.
+        """
+        if self._pump.follows(run_id):
+            return
+        if self._pump.full:
             raise TooManyFollowed(MAX_FOLLOWED)
+        if self._limiter.state >= STATE_BYTES and self._pump.state >= FREE_STATE:
+            raise Busy("The server is keeping too many followed runs and filters of sockets. Try again later.")
+
+    def _too_many_requests(self) -> bool:
+        """Return whether the socket is to forget its oldest request id. Count what they take."""
+        size = sum(REQUEST_BYTES + getsizeof(name) + getsizeof(run_id) for name, run_id in self._requests.items())
+        self._pump.weigh(size - self._requests_size)
+        self._requests_size = size
+        scarce = self._limiter.state >= STATE_BYTES // 2
+        return len(self._requests) > (FEW_REQUEST_IDS if scarce else MAX_REQUEST_IDS)
 
     async def _attach(self, command: Attach, by: Identity) -> None:
         if self._pump.gone:
@@ -241,7 +262,7 @@ async def serve(
     """
     connection = Connection(scope, receive, send)
     transport = WebSocketTransport(connection)
-    pump = Pump(service.runs.log, service.runs, transport, once=False)
+    pump = Pump(service.runs.log, service.runs, transport, once=False, limiter=service.limiter)
     if by is not None:
         pump.by = by
     socket = kind(service, pump, by)

@@ -41,7 +41,7 @@ class Query(Options, frozen=True, kw_only=True):
 @post("/ag-ui", operation_class=documented(query=Query, body=RunAgentInput), summary="Run an agent", status_code=200)
 async def run_agent(request: Request[Any, Any, Any], service: NamedDependency[Service]) -> Response[None]:
     """Start the run and follow it; or follow one that the client has started before, from a snapshot of it."""
-    body = incoming.fields(await incoming.body(request, service.settings.max_body))
+    body = incoming.fields(await incoming.body(request, service))
     asked = converted(body, RunAgentInput)
     dialects.ag_ui_answers(body)
     told = incoming.query(request, Query)

@@ -30,7 +30,7 @@ FORMAT = FORMATS["ai-sdk"]
 )
 async def chat(request: Request[Any, Any, Any], service: NamedDependency[Service]) -> Response[None]:
     """Start a run in the chat, in place of the one that goes on, and follow it."""
-    body = incoming.fields(await incoming.body(request, service.settings.max_body))
+    body = incoming.fields(await incoming.body(request, service))
     told = msgspec.structs.asdict(incoming.query(request, Options))
     by = starter(request, service)
     said = {name: value for name, value in body.items() if value is not None}

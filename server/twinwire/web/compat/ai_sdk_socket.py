@@ -27,7 +27,7 @@ from twinwire.transports.pump import Pump
 from twinwire.web.compat import dialects
 from twinwire.web.compat.history import Options, answer
 from twinwire.web.service import Service
-from twinwire.web.session import MAX_REQUEST_IDS, Socket
+from twinwire.web.session import Socket
 
 ABORT_GRACE = 1.0  # seconds in which the client may resume a chat again whose first resume it has just aborted
 
@@ -193,7 +193,7 @@ class ChatSocket(Socket):
             self._pump.say(message("error", before, errorText="this chat was resumed by another request"))
         self._requests[request_id] = run_id
         self._following[run_id] = request_id
-        if len(self._requests) > MAX_REQUEST_IDS:
+        while self._too_many_requests():
             oldest = next(iter(self._requests))
             followed = self._requests.pop(oldest)
             if self._following.get(followed) == oldest:

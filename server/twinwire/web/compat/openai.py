@@ -68,7 +68,7 @@ def error_body(error: TwinwireError, status: int) -> dict[str, Any]:
 )
 async def completions(request: Request[Any, Any, Any], service: NamedDependency[Service]) -> Response[Any]:
     """Send the agent's answer, streamed or not; a client that leaves cancels it."""
-    body = incoming.fields(await incoming.body(request, service.settings.max_body))
+    body = incoming.fields(await incoming.body(request, service))
     asked = converted(body, Completion)
     said, ignored = dialects.openai(body)
     query.ignore(request.scope, ignored)
