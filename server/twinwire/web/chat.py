@@ -6,7 +6,6 @@ from typing import Any
 
 from litestar import Request, Response, route
 from litestar.di import NamedDependency
-from litestar.types import ASGIApp, Receive, Scope, Send
 
 from twinwire.protocol.start import DEFAULT_ON_DISCONNECT
 from twinwire.runs import RunSpec
@@ -17,24 +16,9 @@ from twinwire.web.openapi import documented
 from twinwire.web.service import Service
 
 
-def at_once(app: ASGIApp) -> ASGIApp:  # noqa: ARG001 - nothing is passed on
-    """Answer as an ASGI app of its own, behind the guard.
-
-    What Litestar does for a handler with parameters takes longer than `chat` does itself.
-    """
-
-    async def serve(scope: Scope, receive: Receive, send: Send) -> None:
-        request = Request[Any, Any, Any](scope, receive, send)
-        response = await chat.fn(request, scope["litestar_app"].state.service)
-        await response.to_asgi_response(None, request)(scope, receive, send)
-
-    return serve
-
-
 @route(
     ["/chat", "/chat/stream"],
     http_method=["GET", "POST"],
-    middleware=[at_once],
     operation_class=documented(query=ChatQuery, body=ChatBody),
     summary="Start a run and follow it; with a cursor, resume one and never start",
 )
