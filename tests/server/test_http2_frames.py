@@ -162,6 +162,19 @@ async def test_a_run_ends_its_stream(certificate: Certificate, puppets: Puppets)
         assert ends == ["cancelled", "completed"]
 
 
+async def test_heartbeats(certificate: Certificate, puppets: Puppets) -> None:
+    """A stream of a silent run has heartbeats, and then the rest of the run."""
+    async with (
+        serving({"mine": puppets}, http2=True, heartbeat=0.2, **certificate.settings) as server,
+        connected(server, certificate) as connection,
+    ):
+        stream, puppet = await followed(connection, puppets)
+        await until(lambda: connection.bodies[stream].count(b": heartbeat\n\n") >= 2)
+        puppet.end()
+        await until(lambda: connection.over.get(stream) == "ended")
+        assert [event["type"] for event in connection.events(stream)] == ["AGENT_START", "LLM_CHUNK", "AGENT_FINISH"]
+
+
 async def test_head(certificate: Certificate, puppets: Puppets) -> None:
     """HEAD ends its stream without content, of a file, an error and a run that goes on; no run starts for it."""
     async with (

@@ -58,8 +58,9 @@ class NativeView:
         """See `View`."""
         if (types := self._types) is not None:
             records = [record for record in records if record.last or record.type in types]
-        if len(records) == 1 and len(records[0].body) > SHARED_BYTES:
-            return self._large(records[0])
+        if len(records) == 1:
+            (record,) = records
+            return self._large(record) if len(record.body) > SHARED_BYTES else [self._frame(record)]
         return [self._frame(record) for record in records]
 
     def _large(self, record: Record) -> Sequence[bytes]:
