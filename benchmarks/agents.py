@@ -7,7 +7,8 @@ from collections.abc import AsyncGenerator
 
 import msgspec
 
-from twinwire import RunRequest, StreamEvent
+from twinwire import RunRequest, StreamEvent, Text
+from twinwire.models.openai.model import OpenAIChatModel
 
 TEXT = "x" * 60  # makes an SSE block of about 200 bytes
 
@@ -49,3 +50,19 @@ async def ticking(request: RunRequest) -> None:
     request.emit(StreamEvent("LLM_CHUNK", {"content": TEXT, "delta": TEXT}))
     loop.call_later(load.delay, tick, load.count)
     await done
+
+
+async def yielding(request: RunRequest) -> AsyncGenerator[StreamEvent, None]:
+    """Yield a model's tokens, as agents of users do."""
+    async for batch in OpenAIChatModel().stream([{"role": "user", "content": request.message}]):
+        for part in batch:
+            if isinstance(part, Text):
+                yield StreamEvent("LLM_CHUNK", {"content": part.text, "delta": part.text})
+
+
+async def emitting(request: RunRequest) -> None:
+    """Emit the same events in the agent's own task."""
+    async for batch in OpenAIChatModel().stream([{"role": "user", "content": request.message}]):
+        for part in batch:
+            if isinstance(part, Text):
+                request.emit(StreamEvent("LLM_CHUNK", {"content": part.text, "delta": part.text}))

@@ -38,7 +38,7 @@ from benchmarks.environment import commit, environment
 from benchmarks.fanout import MASKED, PING, PONG
 from benchmarks.load import masked
 from benchmarks.processes import ROOT, Program, step_aside, twinwire
-from benchmarks.relay import START, Stream, sse, websocket
+from benchmarks.relay import Stream, sse, start, websocket
 from benchmarks.targets import Unusable
 from twinwire.protocol.wire import HEARTBEAT
 
@@ -47,7 +47,7 @@ from support.model_server import Exchange, ModelServer, Request, Script, delta, 
 
 README = ROOT / "benchmarks" / "README.md"
 BEGIN, END = "<!-- exact: begin -->\n", "<!-- exact: end -->\n"
-ENVIRON = {"PYTHONHASHSEED": "0", "OPENAI_API_KEY": "none"}
+ENVIRON = {"PYTHONHASHSEED": "0", "OPENAI_API_KEY": "none", "TWINWIRE_MODEL": "m"}
 VALGRIND = ("valgrind", "-q", "--tool=callgrind", "--instr-atstart=no", "--callgrind-out-file=/dev/null")
 FLAGS = ("--run-timeout", "3600", "--model-timeout", "3600", "--user-connections", "1000")
 MANY, IDLE = 50, 200  # connections
@@ -60,7 +60,7 @@ class Row(msgspec.Struct, frozen=True):
     """What is measured: `runs` runs, and `followers` connections in all.
 
     In each of the `steps` each run gets a token or, if `idle`, each connection a heartbeat. CPU is taken over `longer`
-    times as many.
+    times as many. `agent` is our own `simple`, which pushes, or one of `benchmarks.agents`.
     """
 
     about: str
@@ -68,6 +68,7 @@ class Row(msgspec.Struct, frozen=True):
     followers: int = 1
     steps: int = 400
     longer: int = 10
+    agent: str = "simple"
     obfuscated: bool = False
     idle: bool = False
 
@@ -75,6 +76,7 @@ class Row(msgspec.Struct, frozen=True):
 KINDS = {
     "relay": Row("1 run, 1 follower"),
     "obfuscated": Row("the same, `obfuscation` in each chunk", obfuscated=True),
+    "yielding": Row("the same, from an agent that iterates over the model and yields", agent="yielding"),
     "fanout": Row(f"1 run, {MANY} followers", followers=MANY, steps=100),
     "many": Row(f"{MANY} runs, 1 follower each", runs=MANY, followers=MANY, steps=20),
     "idle": Row(f"{IDLE} connections, two heartbeats a second", followers=IDLE, steps=10, longer=2, idle=True),
@@ -156,7 +158,8 @@ class Scene:
     async def open(self, port: int) -> None:
         """Start the runs, connect the other followers to the first of them, and warm up."""
         for _ in range(self.row.runs):
-            first = await self._follow(port, *((websocket(), START) if self.over_ws else (sse(),)))
+            agent = self.row.agent
+            first = await self._follow(port, *((websocket(), start(agent)) if self.over_ws else (sse(agent),)))
             self._live.append(await asyncio.wait_for(self._exchanges.get(), 60))
             self._live[-1].send(self._token())  # its id tells the run's
             await first.heard(b'"delta"')
@@ -234,6 +237,12 @@ def cpu(server: Program) -> Iterator[Counter[str]]:
     counts["cpu_us"] = int((server.cpu() - before) * 1e6)
 
 
+def flags(row: Row) -> tuple[str, ...]:
+    """Return what the server of a row is told."""
+    target = () if row.agent == "simple" else (f"benchmarks.agents:{row.agent}",)
+    return (*target, *FLAGS, "--heartbeat", "0.5" if row.idle else "3600")
+
+
 async def measure(name: str) -> dict[str, Any]:
     """Return a row's figures per event. Each instrument has a server of its own."""
     row = ROWS[name]
@@ -243,8 +252,8 @@ async def measure(name: str) -> dict[str, Any]:
         under = VALGRIND if instrument is instructions else ()
         scene = Scene(row, over_ws=name.endswith("ws"))
         async with scene.model as model:
-            flags = (*FLAGS, "--heartbeat", "0.5" if row.idle else "3600", "--base-url", model.url, "--model", "m")
-            with twinwire(*flags, environ=ENVIRON, under=under) as (server, port):
+            environ = ENVIRON | {"TWINWIRE_BASE_URL": model.url}
+            with twinwire(*flags(row), environ=environ, under=under) as (server, port):
                 await scene.open(port)
                 with instrument(server) as busy:
                     began, received = time.monotonic(), scene.tally.bytes

@@ -88,9 +88,9 @@ def straight() -> bytes:
     return f"POST /v1/chat/completions HTTP/1.1\r\n{_HEADERS}Content-Length: {len(body)}\r\n\r\n{body}".encode()
 
 
-def sse() -> bytes:
+def sse(agent: str = "simple") -> bytes:
     """A request to Twinwire over SSE."""
-    return f"GET /chat/stream?message=x&agent=simple HTTP/1.1\r\n{_HEADERS}\r\n".encode()
+    return f"GET /chat/stream?message=x&agent={agent} HTTP/1.1\r\n{_HEADERS}\r\n".encode()
 
 
 def websocket() -> bytes:
@@ -102,7 +102,12 @@ def websocket() -> bytes:
     return opening.encode()
 
 
-START = masked('{"type":"start","request_id":"r","message":"x","agent":"simple"}')
+def start(agent: str) -> bytes:
+    """The command that starts a run on a WebSocket."""
+    return masked(f'{{"type":"start","request_id":"r","message":"x","agent":"{agent}"}}')
+
+
+START = start("simple")
 
 
 async def measure(
