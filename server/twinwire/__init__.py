@@ -81,7 +81,7 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        raise AttributeError(f"The module {__name__!r} has no attribute {name!r}.")
     value = getattr(import_module(f"twinwire.{_HOME[name]}"), name)
     globals()[name] = value
     return value

@@ -44,7 +44,7 @@ def report(log: logging.Logger, error: BaseException, message: str, *arguments: 
     try:
         log.error(message, *arguments, exc_info=error)
     except BaseException:  # noqa: BLE001 - formatting a traceback runs the exception's own code
-        log.error(message + " (its traceback cannot be shown)", *arguments)  # noqa: G003, TRY400
+        log.error(message + " Its traceback cannot be shown.", *arguments)  # noqa: G003, TRY400
 
 
 def let_go(error: BaseException) -> None:

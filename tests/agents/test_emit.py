@@ -129,7 +129,7 @@ async def test_garbage(kind: str, garbage: Any) -> None:
     """What is no event is refused where it is emitted, and ends the run in one ERROR if the agent lets that through."""
 
     async def agent(request: RunRequest) -> None:
-        with pytest.raises(TypeError, match="StreamEvents"):
+        with pytest.raises(TypeError, match="must emit a StreamEvent, not"):
             request.emit(garbage)
         request.emit(chunk("a"))
         request.emit(garbage)

@@ -38,10 +38,14 @@ class Unspeakable(Exception):
 
 
 class Nameless(RunError):
-    """An error of ours whose own fields are missing."""
+    """An error of ours whose message is missing."""
 
     def __init__(self) -> None:
         Exception.__init__(self, CANARY)
+
+    @property
+    def message(self) -> str:  # type: ignore[override]
+        raise AttributeError(CANARY)
 
 
 class Strange(RunError):
@@ -190,7 +194,7 @@ async def test_an_agent_that_raises(kind: str, where: str, puppets: Puppets, cap
                 assert seen[-1]["data"]["error_type"] == "agent_error", name
                 assert CANARY not in str(seen)
                 assert len(error_lines(caplog)) == 1, (name, error_lines(caplog))
-                assert f"agent {name} failed" in error_lines(caplog)[0].getMessage()
+                assert f"the agent {name} failed." in error_lines(caplog)[0].getMessage()
 
         await others_are_unhurt(server, puppets, kind, act)
 
@@ -258,7 +262,7 @@ async def test_a_tool_that_raises(kind: str, thread: bool, puppets: Puppets, cap
                 seen = await rest(await start(kind, server, agent=name))
                 assert seen[-1]["data"]["result"] == "Error: The tool Raising failed.", name
                 assert CANARY not in str(seen)
-                assert [record.getMessage() for record in error_lines(caplog)] == ["tool Raising failed"]
+                assert [record.getMessage() for record in error_lines(caplog)] == ["The tool Raising failed."]
 
         await others_are_unhurt(server, puppets, kind, act)
 

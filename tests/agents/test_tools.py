@@ -56,7 +56,7 @@ async def test_registry_refuses_a_second_tool_of_the_same_name() -> None:
     """A name belongs to one tool."""
     registry = ToolRegistry()
     registry.register_tool(Probe())
-    with pytest.raises(ValueError, match="'Probe' is registered already"):
+    with pytest.raises(ValueError, match="A tool named 'Probe' is registered already"):
         registry.register_tool(Probe())
     assert len(registry) == 1
 
@@ -141,7 +141,7 @@ def test_root_that_is_no_folder_is_a_value_error(tmp_path: Path, tool: type[Read
     """A tool is not made for a root that is missing or a file."""
     write(tmp_path, {"file": ""})
     for root in ("file", "missing"):
-        with pytest.raises(ValueError, match="is not a folder"):
+        with pytest.raises(ValueError, match="must be a folder"):
             tool(tmp_path / root)
 
 

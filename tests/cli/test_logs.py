@@ -53,7 +53,7 @@ def served(folder: Path, *flags: str) -> tuple[list[str], str]:
 def test_by_default_only_what_is_wrong(tmp_path: Path) -> None:
     """Nothing is said of what goes well; an agent's failure is told, with its traceback and without the key."""
     lines, text = served(tmp_path)
-    assert re.fullmatch(r"\S+ \S+ ERROR twinwire\.runs run [a-z2-7]{26}: agent mine failed", lines[0])
+    assert re.fullmatch(r"\S+ \S+ ERROR twinwire\.runs In the run [a-z2-7]{26} the agent mine failed\.", lines[0])
     assert lines[-1] == "  RuntimeError: the key is ***"
     assert all(line.startswith("  ") for line in lines[1:])
     assert text.count("Traceback") == 1
@@ -66,9 +66,9 @@ def test_text(tmp_path: Path) -> None:
     started, ended = (line.split(" twinwire.runs ")[1] for line in lines[:2])
     run_id = started.split('run_id="')[1][:26]
     whose = f'run_id="{run_id}" user_id="eve\\nFAKE line" agent="mine"'
-    assert started == f"run started {whose}"
+    assert started == f"The run started. {whose}"
     assert re.fullmatch(
-        re.escape(f'run ended {whose} status="completed" duration=')
+        re.escape(f'The run ended. {whose} status="completed" duration=')
         + r'[\d.]+ events=3 usage=\{"prompt_tokens": 0, .*\}',
         ended,
     )
@@ -80,13 +80,13 @@ def test_json(tmp_path: Path) -> None:
     lines, _ = served(tmp_path, "--log-format", "json", "--log-level", "info")
     told: list[dict[str, Any]] = [json.loads(line) for line in lines]
     assert {"time", "level", "logger", "pid", "message"} <= set.intersection(*(set(line) for line in told))
-    first, failed = (line for line in told if line["message"] == "run ended")
+    first, failed = (line for line in told if line["message"] == "The run ended.")
     assert (first["user_id"], first["status"], first["events"]) == ("eve\nFAKE line", "completed", 3)
     assert first["usage"]["total_tokens"] == 0
     assert first["duration"] >= 0
     assert (failed["status"], failed["error_type"], failed["events"]) == ("error", "agent_error", 3)
     assert [line["level"] for line in told if "exception" in line] == ["error"]
-    assert len([line for line in told if line["message"] == "run started"]) == 2
+    assert len([line for line in told if line["message"] == "The run started."]) == 2
 
 
 @pytest.mark.parametrize("kind", [Text, Json])
@@ -378,7 +378,7 @@ def test_no_secret_of_the_process_is_printed(form: str, tmp_path: Path) -> None:
         (("--port", "http://u:pass-0815@h"), {}, "--port"),
         ((), {"TWINWIRE_AUTH_TOKENS": "alice:0815"}, "user:token"),
         ((), {"TWINWIRE_API_KEY": "key-0815\n", "TWINWIRE_MODEL": "m\nx", "TWINWIRE_LOG": "x"}, "no log"),
-        (("mine:broken",), {"MY_TOKEN": "token-0815"}, "the program failed"),
+        (("mine:broken",), {"MY_TOKEN": "token-0815"}, "The program failed."),
     ],
     ids=str,
 )

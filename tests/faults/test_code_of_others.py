@@ -140,8 +140,8 @@ async def test_nothing_ends_the_server(kind: str, process: Process) -> None:
     code, _, err = await asyncio.to_thread(process.end, 10)
     assert code == -signal.SIGTERM, err
     lines = [line for line in err.splitlines() if " ERROR " in line]
-    assert sum("agent mine failed" in line for line in lines) == 2
-    assert sum("tool Arguments failed" in line for line in lines) == 1
+    assert sum("the agent mine failed." in line for line in lines) == 2
+    assert sum("The tool Arguments failed." in line for line in lines) == 1
     assert sum("Task exception was never retrieved" in line for line in lines) == 2
     assert sum("a callback raised" in line for line in lines) == 3
     assert len(lines) == 8

@@ -166,7 +166,7 @@ async def test_a_zombie_that_says_nothing(kind: str, folder: Path) -> None:
         assert await rest(here) == seen
         zombie.popen.terminate()
         _, _, err = await asyncio.to_thread(zombie.end, 10)
-        assert f"run {run_id}: the log refused its writer" in err
+        assert f"The log refused the writer of the run {run_id}." in err
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -190,5 +190,5 @@ async def test_few_descriptors(kind: str, folder: Path) -> None:
         process.popen.terminate()
         code, _, err = process.end()
         assert (code, "Traceback" in err) == (-signal.SIGTERM, False)
-        assert "this process may open 64 files" in err
+        assert "This process may open 64 files." in err
         assert len(err.splitlines()) == 1

@@ -170,7 +170,7 @@ def test_an_apps_own_format(caplog: pytest.LogCaptureFixture) -> None:
         b"data: two\ndata: lines\ndata: or three\nid: evt-%b-3\n\n" % RUN.encode(),
         b"data: \nid: evt-%b-4\n\n" % RUN.encode(),
     ]
-    assert [record.message for record in caplog.records] == [f"a format failed on evt-{RUN}-5; the event is left out"]
+    assert [record.message for record in caplog.records] == [f"A format failed on evt-{RUN}-5. The event is left out."]
 
 
 @pytest.mark.parametrize("name", ["native", "ai-sdk"])

@@ -119,7 +119,7 @@ async def test_the_file_is_lost(loss: str, puppets: Puppets, tmp_path: Path, cap
                 await attach(kind, server, followers[0].run_id, 0)
             assert refused.value.code == "log_unavailable"
         [line] = [record.getMessage() for record in caplog.records if record.levelname == "CRITICAL"]
-        assert f"{loss}: nothing is read or written" in line or "is damaged" in line  # if SQLite was faster
+        assert f"{loss}. Nothing is read or written" in line or "is damaged" in line  # if SQLite was faster
         assert len(server.runs) == 0
     assert "Traceback" not in caplog.text
 

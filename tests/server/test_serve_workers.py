@@ -177,7 +177,7 @@ async def test_a_worker_is_killed(served: Served) -> None:
     whole, *others = await asyncio.gather(*living)
     assert (home(whole), how(whole)) == (served.two, "cancelled")
     assert others == [whole] * 4
-    assert f"worker {served.one} died (-9)" in await served.end()
+    assert f"The worker {served.one} died (-9). Another takes its place." in await served.end()
 
 
 async def test_sigterm_under_load(served: Served) -> None:

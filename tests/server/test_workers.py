@@ -101,7 +101,7 @@ def test_a_worker_that_dies_is_replaced(three: Supervised) -> None:
     three.process.terminate()
     assert sorted(three.hear("down", "down", "down")) == sorted([new, *three.workers[1:]])
     assert three.process.stderr is not None
-    assert f"worker {three.workers[0]} died (-9)" in three.process.stderr.read()
+    assert f"The worker {three.workers[0]} died (-9). Another takes its place." in three.process.stderr.read()
 
 
 def test_workers_are_replaced_one_by_one(three: Supervised) -> None:

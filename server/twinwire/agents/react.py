@@ -242,7 +242,7 @@ class ReActAgent:
         except BaseException as error:
             if stops(error) or isinstance(error, GeneratorExit):
                 raise
-            report(logger, error, "agent %s failed", self.name)
+            report(logger, error, "The agent %s failed.", self.name)
             end = _failed(RunError())
         await _tell(emit, end)
 

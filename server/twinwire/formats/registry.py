@@ -56,7 +56,7 @@ class TransformView:
                 lines = b"" if body is None else b"".join(b"data: %b\n" % line for line in body.splitlines() or [b""])
             except BaseException as error:  # noqa: BLE001 - this is the fence: it would end a pump, or an append
                 if not self._failed:
-                    report(logger, error, "a format failed on %s; the event is left out", record.id.decode())
+                    report(logger, error, "A format failed on %s. The event is left out.", record.id.decode())
                 self._failed = True
                 continue
             if lines:
@@ -67,5 +67,5 @@ class TransformView:
 def registry(own: Mapping[str, Transform]) -> Mapping[str, Format]:
     """Return all formats but `native`, with an app's own. Raise `ValueError` if one of those has a name in use."""
     if taken := sorted({*own} & {"native", *FORMATS}):
-        raise ValueError(f"these formats are there already: {', '.join(taken)}")
+        raise ValueError(f"An app's formats must have other names than these: {', '.join(taken)}.")
     return {**FORMATS, **{name: Format(partial(TransformView, own[name]), any_cursor=True) for name in own}}

@@ -89,7 +89,7 @@ class DemoModel:
 
     def __init__(self, rate: float = 40.0) -> None:
         if rate < 0:
-            raise ValueError("rate is at least 0")
+            raise ValueError("`rate` must be at least 0.")
         self.rate = rate
 
     async def stream(

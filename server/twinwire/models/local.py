@@ -126,7 +126,7 @@ class LocalModel:
             if time.monotonic() - began > PAUSES[1]:
                 pause = PAUSES[0]
             while True:
-                logger.error("the local model: %s; it is started again in %g s", how, pause)
+                logger.error("The local model stopped: %s. It is started again in %g s.", how, pause)
                 await asyncio.sleep(pause)
                 pause = min(2 * pause, PAUSES[1])
                 try:

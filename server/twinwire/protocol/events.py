@@ -75,7 +75,7 @@ class StreamEvent(Struct):
 
     def __post_init__(self) -> None:
         if self.type not in _TYPES and not TYPE_PATTERN.fullmatch(self.type):
-            raise ValueError(f"an event's type matches [A-Z][A-Z0-9_]*; {self.type!r} does not")
+            raise ValueError(f"An event's `type` must match [A-Z][A-Z0-9_]*, not {self.type!r}.")
 
     def to_sse(self) -> str:
         """The event as an SSE block (WHATWG HTML 9.2.5): `event`, `data` (its `data` alone), `id`, a blank line.
@@ -84,7 +84,7 @@ class StreamEvent(Struct):
         """
         self.id = self.id or f"evt-{uuid.uuid4().hex}"
         if not self.id.isprintable():
-            raise ValueError("an event's id is one line of printable text")
+            raise ValueError("An event's `id` must be one line of printable text.")
         return f"event: {self.type}\ndata: {dump(self.data).decode()}\nid: {self.id}\n\n"
 
 
@@ -165,7 +165,7 @@ def encode(event: StreamEvent, run_id: str, seq: int) -> Record:
     if not (timestamp.isascii() and metadata.isascii()):
         timestamp, metadata = _one_line(timestamp), _one_line(metadata)
     if data[0] != _BRACE or metadata[0] != _BRACE or timestamp[0] != _QUOTE:
-        raise TypeError("an event's data and metadata are JSON objects, its timestamp is a text")
+        raise TypeError("An event's `data` and `metadata` must be JSON objects, its `timestamp` a text.")
     body = b'{"type":"%b","data":%b,"timestamp":%b,"metadata":%b,"id":"evt-%b-%d"}' % (
         kind.encode(),
         data,
@@ -185,7 +185,7 @@ def restored(seq: int, kind: str, body: bytes, start: int, stop: int) -> Record:
     that is no bytes. The data are not read.
     """
     if not (start == 18 + len(kind) < stop and body.startswith(b',"timestamp":"', stop) and body[start] == _BRACE):
-        raise ValueError("this is no event")
+        raise ValueError("The bytes must be an event.")
     return Record(seq, kind, body, start, stop, kind in TERMINAL_TYPES)
 
 

@@ -61,8 +61,8 @@ async def probe() -> None:
         await asyncio.wait_for(ended, SECONDS)
         status, text = run.fold.status, run.fold.text
     except Exception:
-        logger.exception("the probe's run failed: no run can be carried out")
+        logger.exception("The probe's run failed. No run can be carried out.")
         raise RunsUnavailable from None
     if (status, text) != ("completed", "ready"):
-        logger.error("the probe's run ended as %s: no run can be carried out", status)
+        logger.error("The probe's run ended as %s. No run can be carried out.", status)
         raise RunsUnavailable

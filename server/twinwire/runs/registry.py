@@ -71,7 +71,7 @@ class Runs:
         limits: AgentLimits | None = None,
     ) -> None:
         if not agents:
-            raise ValueError("at least one agent is needed")
+            raise ValueError("`agents` must have at least one agent.")
         self.log = log
         self.agents = dict(agents)
         self.default_agent = "react" if "react" in agents else next(iter(agents))
@@ -225,7 +225,10 @@ class Runs:
                 await self.log.remember(session, question, answer)
             await self.log.vacate(session, run.info.run_id)
         except LogUnavailable:
-            logger.warning("run %s: its turn in the conversation may be lost: the log is unavailable", run.info.run_id)
+            logger.warning(
+                "The turn of the run %s may be lost from its conversation, because the log is unavailable.",
+                run.info.run_id,
+            )
 
     async def state(self, run_id: str, by: Identity) -> RunState:
         """Return what is known of a run. Raises `RunNotFound`, also for a run that is not for `by` to see."""
@@ -339,7 +342,7 @@ class Runs:
         if self._tasks:
             _, running = await asyncio.wait(self._tasks, timeout=0.5)
             if running:
-                logger.warning("%d agents did not stop", len(running))
+                logger.warning("The server ends although %d agents did not stop.", len(running))
 
     def interrupt(self, run_ids: Collection[str] | None = None, why: str = STOPPING) -> None:
         """See `Owner`."""

@@ -103,7 +103,7 @@ class Run:
 
         A run with a grace for followers has it from the start, so that it does not wait for one for ever.
         """
-        self._tell("run started")
+        self._tell("The run started.")
         self.task = self._loop.create_task(self._work(), name=f"run {self.info.run_id}")
         self._deadline_timer = self._loop.call_later(self._deadline, self._expire)
         if self._linger:
@@ -170,7 +170,7 @@ class Run:
         delay = time.monotonic() - self._due
         if delay > HELD_UP_SECONDS and not self.over:
             logger.warning(
-                "run %s: its end came %.1f s late: agent %s or another one held the event loop",
+                "The end of the run %s came %.1f s late, because the agent %s or another one held the event loop.",
                 self.info.run_id,
                 delay,
                 self.info.agent,
@@ -232,18 +232,23 @@ class Run:
             elif isinstance(work, AsyncIterable):
                 await self._pull(work)
             elif await work is not None:
-                raise TypeError("an agent returns nothing: it yields or emits")
+                raise TypeError("An agent must return nothing. It yields or emits its events.")
             self._release()
             terminal = self._finish("completed")
         except RunError as error:
-            with Fence(logger, "run %s: the error of agent %s is none", self.info.run_id, self.info.agent):
+            with Fence(
+                logger,
+                "In the run %s the agent %s gave an error that cannot be used.",
+                self.info.run_id,
+                self.info.agent,
+            ):
                 terminal = _error_event(error)
             let_go(error)
         except BaseException as error:  # noqa: BLE001 - this is the fence around the agent
             if time.monotonic() >= self._due:  # the agent may have been interrupted for that
                 self._expire()
             elif not self.over:
-                report(logger, error, "run %s: agent %s failed", self.info.run_id, self.info.agent)
+                report(logger, error, "In the run %s the agent %s failed.", self.info.run_id, self.info.agent)
             let_go(error)
         self._terminate(terminal or _error_event(RunError()))
 
@@ -263,7 +268,7 @@ class Run:
         """See `agents.Emit`. An agent is stopped when it has told its terminal event, or more than it may."""
         if get_ident() != self._thread:
             raise RuntimeError(
-                "`emit` was called in another thread: use loop.call_soon_threadsafe(request.emit, event)"
+                "`emit` was called in another thread. Use loop.call_soon_threadsafe(request.emit, event)."
             )
         if self.over:
             self._emit_late(events)
@@ -272,7 +277,7 @@ class Run:
         try:
             for event in events:
                 if not isinstance(event, StreamEvent):
-                    raise TypeError(f"an agent tells StreamEvents, not {type(event).__name__}")
+                    raise TypeError(f"An agent must emit a StreamEvent, not {type(event).__name__}.")
                 if event.type == _THINKING and (phrases := self._thought.add(event)) is not None:
                     self._think(phrases)
                     continue
@@ -318,13 +323,15 @@ class Run:
         A callback has nobody to raise it to: the event loop would log it and go on, or end. There the run ends.
         """
         if asyncio.current_task() is None:
-            report(logger, error, "run %s: agent %s failed", self.info.run_id, self.info.agent)
+            report(logger, error, "In the run %s the agent %s failed.", self.info.run_id, self.info.agent)
             self._terminate(_error_event(RunError()))
             return
         if not self._at_work:
             self._writer.flush()
         if not isinstance(error, Exception):
-            raise TypeError("an event could not be encoded") from error  # a task that raises the error may end the loop
+            raise TypeError(
+                "The event could not be encoded."
+            ) from error  # a task that raises the error may end the loop
         raise error
 
     def _think(self, phrases: Sequence[StreamEvent]) -> None:
@@ -378,7 +385,9 @@ class Run:
             return
         with contextlib.suppress(RunError):  # there is no room for it
             self._release()
-        with Fence(logger, "run %s: agent %s ended ill", self.info.run_id, self.info.agent) as fence:
+        with Fence(
+            logger, "In the run %s the agent %s failed while it was ended.", self.info.run_id, self.info.agent
+        ) as fence:
             self._put(event)
         if fence.error is not None:
             self._put(_error_event(RunError()))
@@ -409,7 +418,9 @@ class Run:
 
     def _usage(self) -> dict[str, int]:
         """Return what the run has cost. The request is the agent's: what it has there may be anything."""
-        with Fence(logger, "run %s: the usage of agent %s is none", self.info.run_id, self.info.agent) as fence:
+        with Fence(
+            logger, "In the run %s the agent %s gave a usage that cannot be used.", self.info.run_id, self.info.agent
+        ) as fence:
             self.request.usage = msgspec.convert(self.request.usage, Usage, from_attributes=True)
         if fence.error is not None:
             self.request.usage = Usage()
@@ -434,7 +445,7 @@ class Run:
         if self._cancelled_at is not None:
             self._metrics.cancelled.add(time.monotonic() - self._cancelled_at)
         self._tell(
-            "run ended",
+            "The run ended.",
             status=self.fold.status,
             error_type=self.fold.error_type,
             duration=self._duration(),

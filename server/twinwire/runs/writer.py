@@ -166,7 +166,7 @@ class Writer:
 
     def _lost(self, error: Exception) -> None:
         """The log is no longer ours to write: whoever took it over ends the run."""
-        logger.warning("run %s: the log refused its writer: %s", self._run_id, error)
+        logger.warning("The log refused the writer of the run %s. %s", self._run_id, error)
         self._pending.clear()
         self._refused = True
         self._progress.set()

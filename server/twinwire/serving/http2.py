@@ -110,7 +110,7 @@ class Http2Protocol(ZttpH2Protocol):
             self.handle_events()
             self.flush()
         except zttp.RemoteProtocolError as error:
-            logger.info("a connection was closed for a bad HTTP/2 frame: %s", error)
+            logger.info("A connection was closed because of a bad HTTP/2 frame: %s.", error)
             service(self.config).metrics.refused["bad_request"] += 1
             self.flush()
             self.transport.close()

@@ -215,7 +215,7 @@ class TlsListener:
             except (BlockingIOError, InterruptedError, ConnectionAbortedError):
                 return
             except OSError as error:  # no descriptors are left
-                logger.warning("cannot accept connections for %g s: %s", PAUSE_SECONDS, error.strerror)
+                logger.warning("The server cannot accept connections for %g s: %s.", PAUSE_SECONDS, error.strerror)
                 self._loop.remove_reader(self._listener)
                 self._loop.call_later(PAUSE_SECONDS, self._resume)
                 return
@@ -372,7 +372,7 @@ class Server(uvicorn.Server):
             return
         self._held += 1
         if self._held > MAX_HELD:
-            logger.critical("the event loop is held by code that cannot be interrupted: the process ends without it")
+            logger.critical("Code that cannot be interrupted holds the event loop. The process ends without it.")
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
             signal.raise_signal(signal.SIGTERM)
         if inside():
@@ -394,7 +394,7 @@ class Server(uvicorn.Server):
                     # Ours are raised by `serve` itself, or, before it has begun, by Python's own handler of SIGINT.
                     if serving.done() or signal.getsignal(signal.SIGINT) is signal.default_int_handler:
                         raise
-                    report(logger, error, "a callback raised what would have ended the server")
+                    report(logger, error, "A callback raised what would have ended the server.")
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Drain first: an open stream would hold uvicorn's own shutdown up, or be cut in the middle."""
@@ -433,7 +433,7 @@ def _raise_file_limit(settings: Settings, lifetimes: Lifetimes) -> None:
     if soft < needed:
         resource.setrlimit(resource.RLIMIT_NOFILE, (min(needed, hard), hard))
     if hard < needed:
-        logger.warning("this process may open %d files: it accepts %d connections at once", hard, lifetimes.most)
+        logger.warning("This process may open %d files. It accepts %d connections at once.", hard, lifetimes.most)
 
 
 def serve(app: Litestar, settings: Settings, listener: socket.socket, ready: Callable[[], None]) -> None:

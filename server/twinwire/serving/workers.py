@@ -85,7 +85,7 @@ class Supervisor:
         except SystemExit as end:
             code = end.code if isinstance(end.code, int) else 1
         except BaseException:  # the process ends here, whatever ends it
-            logger.critical("a worker failed", exc_info=True)
+            logger.critical("A worker failed.", exc_info=True)
         finally:
             sys.stdout.flush()
             sys.stderr.flush()
@@ -128,7 +128,7 @@ class Supervisor:
             if pid in self._serving:
                 self._serving.discard(pid)
                 if self._stopping is None and code != -signal.SIGTERM:
-                    logger.error("worker %d died (%d); another takes its place", pid, code)
+                    logger.error("The worker %d died (%d). Another takes its place.", pid, code)
             elif self._stopping is None and not self._said_ready and not self._failed:
                 self._failed = code or 1
                 self._stop(None)

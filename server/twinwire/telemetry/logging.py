@@ -316,12 +316,12 @@ def set_up(settings: Settings) -> None:
         if not issubclass(kind, Exception):
             sys.__excepthook__(kind, error, trace)
         else:
-            logger.critical("the program failed", exc_info=(kind, error, trace))
+            logger.critical("The program failed.", exc_info=(kind, error, trace))
 
     def in_thread(failed: threading.ExceptHookArgs) -> None:
-        logger.critical("a thread failed", exc_info=failed.exc_value)
+        logger.critical("A thread failed.", exc_info=failed.exc_value)
 
     def unraisable(failed: Any) -> None:
-        logger.error("an error could not be raised", exc_info=failed.exc_value)
+        logger.error("An error could not be raised.", exc_info=failed.exc_value)
 
     sys.excepthook, threading.excepthook, sys.unraisablehook = uncaught, in_thread, unraisable

@@ -72,7 +72,7 @@ class ToolRegistry:
     def register_tool(self, tool: Tool) -> None:
         """Add a tool. Raise `ValueError` if its name is taken."""
         if tool.name in self._tools:
-            raise ValueError(f"a tool named {tool.name!r} is registered already")
+            raise ValueError(f"A tool named {tool.name!r} is registered already.")
         self._tools[tool.name] = tool
 
     def __iter__(self) -> Iterator[Tool]:
@@ -126,12 +126,12 @@ class ToolRegistry:
 
 async def _run(name: str, tool: Tool, parameters: Mapping[str, Any]) -> ToolResult:
     """Run a tool within the fence. Raise only if this task is cancelled."""
-    with Fence(logger, "tool %s failed", name):
+    with Fence(logger, "The tool %s failed.", name):
         try:
             text = await tool.run(parameters)
         except ToolError as error:
             return ToolResult(str(error), "error")
         if not isinstance(text, str):
-            raise TypeError(f"a tool's result is a str, not {type(text).__name__}")
+            raise TypeError(f"A tool's result must be a str, not {type(text).__name__}.")
         return ToolResult(str.__str__(text), "ok")  # of a subclass, the text alone
     return ToolResult(f"The tool {name} failed.", "error")

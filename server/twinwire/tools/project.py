@@ -127,7 +127,7 @@ class Project:
     def __init__(self, root: str | os.PathLike[str]) -> None:
         self._root = Path(root).resolve()
         if not self._root.is_dir():
-            raise ValueError(f"the project's root {os.fspath(root)!r} is not a folder")
+            raise ValueError(f"The project's root {os.fspath(root)!r} must be a folder.")
 
     def open(self, path: str) -> BinaryIO:
         """Open the file at `path`, which a model wrote. Raises `ToolError`, which names the path as it was given."""
@@ -236,7 +236,7 @@ def _open_file(name: str, folder: int) -> BinaryIO:
     fd = os.open(name, _FILE, dir_fd=folder)
     if not stat.S_ISREG(os.fstat(fd).st_mode):
         os.close(fd)
-        raise OSError("no regular file")
+        raise OSError("The file must be a regular file.")
     return os.fdopen(fd, "rb")
 
 

@@ -75,7 +75,7 @@ class Connection:
                     await take(message)
             pump.end(Verdict.LEFT)
         except Exception:
-            logger.exception("a connection failed")
+            logger.exception("A connection failed.")
             pump.end(Verdict.BROKEN)
 
     async def cut(self, *, flush: bool) -> None:
@@ -155,7 +155,7 @@ async def serve(
     try:
         verdict = await pump.run()
     except Exception:
-        logger.exception("a connection failed")
+        logger.exception("A connection failed.")
         verdict = Verdict.BROKEN
     finally:
         heartbeats.discard(pump)

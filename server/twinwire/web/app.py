@@ -220,5 +220,5 @@ def _body(request: Request[Any, Any, Any], error: TwinwireError, status: int) ->
 
 
 def _unexpected(request: Request[Any, Any, Any], error: Exception) -> Response[dict[str, Any]]:
-    logger.error("%s %s failed", request.method, request.scope["path"], exc_info=error)
+    logger.error("The request %s %s failed.", request.method, request.scope["path"], exc_info=error)
     return JsonResponse(_body(request, TwinwireError(), 500), status_code=500)

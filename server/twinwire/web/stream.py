@@ -254,7 +254,7 @@ def begun(spec: RunSpec, run_id: str) -> Iterator[None]:
             raise
         raise FailedDependency(error.message, error.code, run_id) from error
     except Exception as error:
-        logger.exception("run %s: the answer to the request that began it failed", run_id)
+        logger.exception("The answer to the request that started the run %s failed.", run_id)
         raise FailedDependency("The server had an internal error.", "internal", run_id) from error
 
 

@@ -68,7 +68,7 @@ class Check:
         """
         [verdict] = await self._ask([(run_id, key, 0)])
         if verdict == b"gone":
-            logger.warning("run %s: Redis has lost it", run_id)
+            logger.warning("Redis has lost the run %s.", run_id)
             raise RunNotFound
 
     async def _ask(self, runs: list[tuple[str, str, int]]) -> list[bytes]:
@@ -81,17 +81,17 @@ class Check:
         verdicts: list[bytes]
         replaced, *verdicts = await self._link.call(*CHECK(*keys, rest=arguments))
         if replaced:
-            logger.warning("another program had written %d of this log's keys in Redis: they were deleted", replaced)
+            logger.warning("Another program had written %d of this log's keys in Redis. They were deleted.", replaced)
         return verdicts
 
     def _act(self, run_id: str, held: Held, verdict: bytes) -> None:
         if verdict == b"gone":
-            logger.warning("run %s: Redis has lost it", run_id)
+            logger.warning("Redis has lost the run %s.", run_id)
             held.lose()
         elif verdict in {b"older", b"ended"} and not held.own:  # the end may stand under a number that was seen here
             held.interrupt()
             self._reader.look()
         if held.own:
             if verdict == b"lost":
-                logger.warning("run %s: Redis has lost events of it, so it ends", run_id)
+                logger.warning("Redis has lost events of the run %s, which ends.", run_id)
             self._owner.interrupt({run_id}, LOST_EVENTS)

@@ -41,7 +41,7 @@ class RedisControl:
         try:
             return messages([json.loads(turn.partition(b" ")[2])[1:] for turn in turns])
         except MALFORMED:
-            logger.warning("Redis holds a conversation that another program has written: it is not used")
+            logger.warning("Redis holds a conversation that another program has written. It is not used.")
             return []
 
     async def remember(self, session: SessionKey, question: str, answer: str) -> None:

@@ -122,7 +122,7 @@ class Leases:
             stored = await load(self._link, self._keys, run_id)
             if stored.terminal is None:
                 await self._end(run_id, stored)
-                logger.warning("run %s: ended for a worker that is no more", run_id)
+                logger.warning("This worker ended the run %s for a worker that is gone.", run_id)
         except StaleWriter:
             return  # somebody else was faster, or the owner lives after all; the next sweep sees
         except RunNotFound:

@@ -191,9 +191,9 @@ class Link:
     def _tell(self, failure: Exception | None) -> None:
         """Log once when Redis goes away, and once when it is back: its address and the kind of the error, no more."""
         if failure is not None and not self._away:
-            logger.warning("the Redis at %s is unavailable: %s", self._address.name, type(failure).__name__)
+            logger.warning("The Redis at %s is unavailable: %s.", self._address.name, type(failure).__name__)
         elif failure is None and self._away:
-            logger.warning("the Redis at %s is available again", self._address.name)
+            logger.warning("The Redis at %s is available again.", self._address.name)
         self._away = failure is not None
 
     async def _insist(self, commands: list[Command]) -> list[Any]:

@@ -104,7 +104,9 @@ class RedisLog(RedisControl, Tails):
         policy = facts.get("maxmemory_policy", "noeviction")
         if policy != "noeviction" and facts.get("maxmemory") != "0":
             logger.warning(
-                "the Redis at %s may evict runs (maxmemory-policy %s): set it to noeviction", self._address.name, policy
+                "The Redis at %s may evict runs (maxmemory-policy %s). Set it to noeviction.",
+                self._address.name,
+                policy,
             )
 
     async def close(self) -> None:
@@ -316,4 +318,4 @@ class RedisLog(RedisControl, Tails):
 def _report(task: asyncio.Task[None]) -> None:
     """None of the tasks ends by itself: that would be a fault in this program."""
     if not task.cancelled() and (error := task.exception()) is not None:
-        logger.critical("a task of the Redis log has failed", exc_info=error)
+        logger.critical("A task of the Redis log has failed.", exc_info=error)

@@ -298,7 +298,7 @@ class Reader:
         try:
             records = [record(row) for row in rows]
         except MALFORMED:
-            logger.warning("Redis holds something in a run's stream that is no event: the run cannot be read")
+            logger.warning("Redis holds something in a run's stream that is no event. The run cannot be read.")
             held.lose()
         else:
             held.extend(records)

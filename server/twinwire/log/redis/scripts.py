@@ -101,7 +101,7 @@ class Script:
         """Return the command that runs it on these keys with all its `arguments`, and then the `rest`."""
         values = [arguments.pop(name) for name in self._arguments]
         if arguments:
-            raise TypeError(f"the script has no argument {', '.join(arguments)}")
+            raise TypeError(f"The script has no argument {', '.join(arguments)}.")
         return ("EVALSHA", self._digest, len(keys), *keys, *values, *rest)
 
 

@@ -116,7 +116,7 @@ def writing(place: Place) -> sqlite3.Connection:
     if sqlite3.sqlite_version_info < (3, 51, 3):
         logger.warning(
             "SQLite %s can damage a file in WAL mode that two programs write at once (fixed in 3.51.3). Twinwire"
-            " avoids what leads to it and keeps other servers out; let no other program write to %s",
+            " avoids what leads to it and keeps other servers out. Let no other program write to %s.",
             sqlite3.sqlite_version,
             place.name,
         )
@@ -169,7 +169,9 @@ def _check(db: sqlite3.Connection, place: Place) -> None:
     except sqlite3.OperationalError as error:
         if error.sqlite_errorname != "SQLITE_INTERRUPT":
             raise
-        logger.warning("%s is too big to be checked for damage to its end within %g s", place.name, CHECK_SECONDS)
+        logger.warning(
+            "The file %s is too large for a complete check for damage within %g s.", place.name, CHECK_SECONDS
+        )
     except sqlite3.DatabaseError as error:
         raise SettingsError(
             f"`--log` names {place.name}, which is damaged ({error}). Restore it or use another file.", field="--log"

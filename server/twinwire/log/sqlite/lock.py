@@ -68,8 +68,8 @@ class Lock:
         _owned.add(self.identity)
         if found.st_nlink > 1:
             logger.warning(
-                "%s has %d names (hard links): open it by this one only, for SQLite keeps what is not yet in the file"
-                " beside the name",
+                "The file %s has %d names (hard links). Open it by this one only: SQLite keeps what is not yet in the"
+                " file beside the name.",
                 place.name,
                 found.st_nlink,
             )
@@ -103,7 +103,7 @@ class Lock:
         except PermissionError as error:  # EACCES is the other word for it
             raise BlockingIOError from error
         except OSError as error:
-            logger.warning("%s: its file system has no locks of open files: %s", self._place.name, error.strerror)
+            logger.warning("The file system of %s has no locks of open files: %s.", self._place.name, error.strerror)
 
     def _sign(self) -> int:
         """Lock the lock file and write this process's number into it; return its descriptor."""

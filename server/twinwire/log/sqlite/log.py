@@ -231,7 +231,7 @@ class SqliteLog(LocalControl, Tails):
 
         def found(lost: dict[str, bool]) -> None:
             for run_id in lost:
-                logger.warning("run %s: another program has deleted it, or events of it, so it ends", run_id)
+                logger.warning("Another program has deleted the run %s, or events of it. The run ends.", run_id)
             self._owner.interrupt(lost, LOST_EVENTS)
             for run_id in [run_id for run_id, writable in lost.items() if not writable]:
                 self._give_up(run_id)
@@ -292,16 +292,14 @@ class SqliteLog(LocalControl, Tails):
                 self._reader.open()
                 watch = Watch(self._place, lock.fd, checkpoints)
                 if (trouble := watch.look()) is not None:
-                    raise SettingsError(
-                        f"The file {self._place.name}, which `--log` names, {trouble.text}.", field="--log"
-                    )
+                    raise SettingsError(f"`--log` names {self._place.name}, which {trouble.text}.", field="--log")
             except (sqlite3.Error, OSError) as error:
                 db.close()
                 raise SettingsError(
                     f"`--log` names {self._place.name}, which cannot be used: {error}.", field="--log"
                 ) from None
             if interrupted:
-                logger.warning("%d runs were interrupted by the end of the server before", interrupted)
+                logger.warning("The last end of the server interrupted %d runs.", interrupted)
             lock.guard()
             try:
                 yield tables, checkpoints, watch

@@ -126,7 +126,7 @@ class Reader:
                 db.execute("ROLLBACK")
         except sqlite3.Error as error:
             if not self.failing:
-                logger.error("the SQLite log cannot be read: %s", error)  # noqa: TRY400 - the file's fault, not ours
+                logger.error("The SQLite log cannot be read: %s.", error)  # noqa: TRY400 - the file's fault, not ours
             self.failing = True
             if damaged(error):
                 self._on_damage(error)
@@ -134,7 +134,7 @@ class Reader:
         finally:
             self._connections.put(db)
         if self.failing:
-            logger.warning("the SQLite log can be read again")
+            logger.warning("The SQLite log can be read again.")
         self.failing = False
         return found
 

@@ -154,19 +154,19 @@ class Writer:
             trouble = watch.look()
         self.wal_bytes = watch.wal_bytes
         if (warning := watch.swollen()) is not None:
-            logger.warning("the SQLite log's file %s", warning)
+            logger.warning("The SQLite log cannot shrink: %s.", warning)
         if trouble is None:
             self._trouble = None
             return
         if trouble.final:
             logger.critical(
-                "the SQLite log's file %s: nothing is read or written any more, and all runs end. Restore the file, if"
-                " you can, and restart the server",
+                "The SQLite log's file %s. Nothing is read or written any more, and all runs end. Restore the file, if"
+                " you can, and restart the server.",
                 trouble.text,
             )
             self._post(self._on_lost)
         elif self._trouble is None:
-            logger.error("the SQLite log's file %s; nothing is written meanwhile", trouble.text)
+            logger.error("The SQLite log's file %s. Nothing is written meanwhile.", trouble.text)
         self._trouble, self.healthy = trouble, False
 
     def _take(self, seconds: float) -> list[Job]:
@@ -194,13 +194,13 @@ class Writer:
                         results.append(error)
         except BaseException as error:  # noqa: BLE001 - a full disk, or a fault of ours: nothing was written
             if self.healthy:
-                logger.error("the SQLite log cannot be written: %s", error)  # noqa: TRY400 - not ours, mostly
+                logger.error("The SQLite log cannot be written: %s.", error)  # noqa: TRY400 - not ours, mostly
             self.healthy = False
             self._examine(error)
             results = [LogUnavailable() for _ in jobs]
         else:
             if not self.healthy:
-                logger.warning("the SQLite log can be written again")
+                logger.warning("The SQLite log can be written again.")
             self.healthy = True
             self.committed_at = time.monotonic()
         self._post(_settle, jobs, results)
@@ -211,7 +211,7 @@ class Writer:
             with checkpoints.counted():
                 return 0.0 if tables.tidy() else TIDY_SECONDS
         except Exception as error:  # noqa: BLE001 - as above
-            logger.warning("the SQLite log cannot delete what is old: %s", error)
+            logger.warning("The SQLite log cannot delete what is old: %s.", error)
             self._examine(error)
             return FAILED_SECONDS
 
@@ -219,7 +219,7 @@ class Writer:
         try:
             checkpoints.step()
         except sqlite3.Error as error:  # what is committed stays where it is, until the next one
-            logger.warning("the SQLite log cannot move what is committed into its file: %s", error)
+            logger.warning("The SQLite log cannot move what is committed into its file: %s.", error)
             self._examine(error)
 
     def _examine(self, error: BaseException) -> None:
@@ -231,9 +231,9 @@ class Writer:
         if failure is not None and not self.opened.done():
             self.opened.set_exception(failure)
         elif failure is not None and self._stopping:
-            logger.error("the SQLite log could not be closed: %s; the next start recovers it", failure)
+            logger.error("The SQLite log could not be closed: %s. The next start recovers it.", failure)
         elif failure is not None:
-            logger.critical("the thread that writes the SQLite log has failed: restart the server", exc_info=failure)
+            logger.critical("The thread that writes the SQLite log has failed. Restart the server.", exc_info=failure)
             self._trouble = Trouble("has nobody who writes it", final=True)
             self._on_lost()
         self._stopping, self.healthy = True, False

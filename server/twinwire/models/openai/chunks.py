@@ -197,7 +197,7 @@ class ChunkDecoder:
             if str(chunk.get("type", "")).startswith("response."):
                 raise _garbage("events of the Responses API, which are not chunks of a chat completion")
         elif not isinstance(choices, list):
-            raise ValueError("choices are a list")
+            raise ValueError("`choices` must be a list.")
         else:
             self._seen = True
         self._usage = usage_of(chunk.get("usage"), self._usage)

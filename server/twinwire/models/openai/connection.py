@@ -113,7 +113,7 @@ class ResponseParser:
 
     def on_message_begin(self) -> None:  # noqa: D102
         if self.state is ENDED:
-            raise ValueError("a second answer, which was not asked for")
+            raise ValueError("The server sent a second answer, which was not requested.")
 
     def on_header(self, name: bytes, value: bytes) -> None:  # noqa: D102
         if self.state is HEAD:  # else it is a trailer

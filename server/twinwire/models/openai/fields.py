@@ -33,7 +33,7 @@ def text_of(value: Any) -> str:
         return "".join(map(text_of, value))
     if isinstance(value, dict):
         return text_of(value.get("text")) if value.get("type", "text") in {"text", "output_text"} else ""
-    raise ValueError("a text is no text")
+    raise ValueError("The text must be a string.")
 
 
 def thinking_of(value: Any) -> str:
@@ -47,7 +47,7 @@ def name_of(value: Any) -> str:
     """Return a text that may be null. Strict."""
     if value is None or isinstance(value, str):
         return value or ""
-    raise ValueError("a name is no text")
+    raise ValueError("The name must be a string.")
 
 
 def id_of(value: Any) -> str:

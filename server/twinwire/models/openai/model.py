@@ -299,7 +299,7 @@ class OpenAIChatModel:
         """Build the error for a server that cannot be reached. Clients are told why if it is on this machine."""
         url = self._client.base_url
         address = f"{url.scheme}://{url.netloc.decode('ascii')}"
-        logger.warning("the model's server at %s cannot be reached: %s", address, cause)
+        logger.warning("The model's server at %s cannot be reached: %s.", address, cause)
         local = f" at {address}" if _is_loopback(url.host) else ""
         reason = f": {cause}" if local else ""
         return UpstreamError(f"The model's server{local} cannot be reached{reason}.", code="upstream_unreachable")

@@ -218,7 +218,7 @@ async def _dial(addresses: Iterable[tuple[int, Any]]) -> socket.socket:
     """Connect to the first (family, address) to answer; the next is tried when the last one has failed or is late."""
     rest = iter(addresses)
     attempts: set[asyncio.Task[socket.socket]] = set()
-    error: BaseException = OSError("the host has no address")
+    error: BaseException = OSError("The host has no address.")
     try:
         while True:
             target = next(rest, None)
