@@ -1,6 +1,7 @@
 """The settings of a server: one Struct, filled from defaults, the environment and flags, in that order.
 
 Every field is a flag (`--run-timeout`) and a variable (`TWINWIRE_RUN_TIMEOUT`); a bad value is one clear line.
+In both a duration may be `90`, `90s`, `5m`, `1h` or `2d`, and a size `65536`, `512KiB`, `10MB` or `64MiB`.
 """
 
 from __future__ import annotations
@@ -18,12 +19,33 @@ from msgspec import Meta, Struct
 
 from twinwire.protocol.errors import SettingsError
 
-Seconds = Annotated[float, Meta(gt=0, le=86_400 * 365)]
+DURATION = Meta(extra={"kind": "a duration such as 90s, 5m or 1h", "units": {"s": 1, "m": 60, "h": 3600, "d": 86_400}})
+SIZE = Meta(
+    extra={
+        "kind": "a size such as 512KiB, 10MB or 64MiB",
+        "units": {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30},
+    }
+)
+Seconds = Annotated[float, Meta(gt=0, le=86_400 * 365), DURATION]
 Count = Annotated[int, Meta(ge=1, le=2**31)]
+Bytes = Annotated[Count, SIZE]
 
 _KNOWN = {"log_format": ("text", "json"), "log_level": ("debug", "info", "warning", "error")}
 
 _KINDS = {int: "a whole number", float: "a number", bool: "true or false"}
+_NUMBER = re.compile(r"(\d+(?:\.\d+)?)([A-Za-z]+)", re.ASCII)
+
+GROUPS = {
+    "host": "server",
+    "model": "model and tools",
+    "cors_origin": "browsers and proxies",
+    "auth_tokens": "authentication",
+    "max_steps": "limits",
+    "log": "log and conversations",
+    "heartbeat": "connections",
+    "log_format": "log lines",
+}
+"""The subjects of the settings, each at its first field."""
 
 SECRETS = frozenset({"api_key", "auth_tokens", "secret"})
 """Settings that are variables only: a command line is there for all users of a machine to see."""
@@ -54,9 +76,6 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     ] = None
     ssl_keyfile: Annotated[str | None, Meta(description="the certificate's key; an unencrypted PEM file")] = None
     http2: Annotated[bool, Meta(description="offer HTTP/2, over TLS, for more streams in a browser")] = False
-    log: Annotated[
-        str, Meta(description="where events are kept: memory://, sqlite:///file.db or redis://host:port/0")
-    ] = "memory://"
     workers: Annotated[
         int, Meta(ge=1, le=1024, description="processes that serve; more than one need a shared log")
     ] = 1
@@ -67,6 +86,7 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     local_context: Annotated[
         int, Meta(ge=1, le=2**24, description="tokens that one conversation with the local model may have")
     ] = 4096
+    demo_rate: Annotated[float, Meta(ge=0, le=1e6, description="tokens a second of the demo model; 0: no pause")] = 40.0
     project_root: Annotated[str, Meta(description="the folder that the Read and Search tools may see")] = "."
     cors_origin: Annotated[
         tuple[str, ...], Meta(description="an origin whose pages may use this server, or *; repeatable")
@@ -80,12 +100,12 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     auth_tokens: Annotated[
         tuple[str, ...], Meta(description="user:token of each who may use this server; only as a variable")
     ] = ()
-    auth_tokens_file: Annotated[str | None, Meta(description="a file with such a user:token in each line")] = None
+    auth_tokens_file: Annotated[str | None, Meta(description="a file with a user:token in each line")] = None
     jwt_key_file: Annotated[
         str | None,
         Meta(description="the key of accepted JWTs: a PEM public key, or an HMAC secret of 32 bytes or more"),
     ] = None
-    jwt_jwks_file: Annotated[str | None, Meta(description="a JWK set with the keys of JWTs that are taken")] = None
+    jwt_jwks_file: Annotated[str | None, Meta(description="a JWK set with the keys of accepted JWTs")] = None
     jwt_audience: Annotated[str | None, Meta(description="the aud that a JWT must have")] = None
     jwt_issuer: Annotated[str | None, Meta(description="the iss that a JWT must have")] = None
     secret: Annotated[
@@ -94,7 +114,6 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     ticket_life: Annotated[Seconds, Meta(description="how long a ticket can be used to connect")] = 300.0
     login_life: Annotated[Seconds, Meta(description="how long a login's cookie is good")] = 43_200.0
     insecure: Annotated[bool, Meta(description="listen beyond loopback although nobody is authenticated")] = False
-    demo_rate: Annotated[float, Meta(ge=0, le=1e6, description="tokens a second of the demo model; 0: no pause")] = 40.0
     max_steps: Annotated[Count, Meta(description="steps an agent may take (RunRequest.limits)")] = 8
     run_timeout: Annotated[Seconds, Meta(description="a run's deadline")] = 60.0
     model_timeout: Annotated[Seconds, Meta(description="how long a model may be silent (RunRequest.limits)")] = 30.0
@@ -108,38 +127,43 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         Count, Meta(description="messages a second that a socket may send; ten times as many in one go")
     ] = 100
     run_events: Annotated[Count, Meta(description="events that one run may have")] = 1_000_000
-    run_bytes: Annotated[Count, Meta(description="bytes of events that one run may have")] = 2**26
+    run_bytes: Annotated[Bytes, Meta(description="bytes of events that one run may have")] = 2**26
     live_bytes: Annotated[
-        Count, Meta(description="bytes of events of all runs that go on, in each worker; a run over it ends")
+        Bytes, Meta(description="bytes of events of all runs that go on, in each worker; a run over it ends")
     ] = 2**28
     run_tokens: Annotated[Count, Meta(description="tokens that one run may use, as the model counts them")] = 2_000_000
     max_tool_calls: Annotated[
         Count, Meta(description="tools that an agent may call in one step (RunRequest.limits)")
     ] = 32
-    max_body: Annotated[Count, Meta(description="bytes of a request's body or a WebSocket message")] = 2**20
+    max_body: Annotated[Bytes, Meta(description="bytes of a request's body or a WebSocket message")] = 2**20
     reply_bytes: Annotated[
-        Count, Meta(description="bytes of all large replies (snapshots, results) being sent at once, in each worker")
+        Bytes, Meta(description="bytes of all large replies (snapshots, results) being sent at once, in each worker")
     ] = 2**26
+    log: Annotated[
+        str, Meta(description="where events are kept: memory://, sqlite:///file.db or redis://host:port/0")
+    ] = "memory://"
     log_events: Annotated[Count, Meta(description="events kept of one run; older ones are trimmed")] = 100_000
-    log_bytes: Annotated[Count, Meta(description="bytes kept of all runs; the oldest ended ones go first")] = 2**28
+    log_bytes: Annotated[Bytes, Meta(description="bytes kept of all runs; the oldest ended ones go first")] = 2**28
     log_runs: Annotated[
         Count, Meta(description="ended runs kept by a log in memory; those that ended first go first")
     ] = 100_000
     retention: Annotated[Seconds, Meta(description="how long a run is kept after its end")] = 900.0
     max_sessions: Annotated[Count, Meta(description="conversations kept; those unused for longest go first")] = 10_000
-    session_bytes: Annotated[Count, Meta(description="bytes of one conversation; its oldest turns go first")] = 2**18
+    session_bytes: Annotated[Bytes, Meta(description="bytes of one conversation; its oldest turns go first")] = 2**18
     sessions_bytes: Annotated[
-        Count, Meta(description="bytes of all conversations in memory; those unused for longest go first")
+        Bytes, Meta(description="bytes of all conversations in memory; those unused for longest go first")
     ] = 2**28
     session_idle: Annotated[Seconds, Meta(description="how long an unused conversation is kept")] = 3600.0
     heartbeat: Annotated[Seconds, Meta(description="send a heartbeat after this long without an event")] = 15.0
     send_timeout: Annotated[Seconds, Meta(description="drop a follower that takes nothing for this long")] = 10.0
-    drain_timeout: Annotated[float, Meta(ge=0, le=3600, description="at shutdown, let runs finish for this long")] = 1.0
+    drain_timeout: Annotated[
+        float, Meta(ge=0, le=3600, description="at shutdown, let runs finish for this long"), DURATION
+    ] = 1.0
+    retry_ms: Annotated[Count, Meta(description="milliseconds after which EventSource reconnects, +-50 %")] = 1000
     log_format: Annotated[str, Meta(description="how lines on standard error are written: text or json")] = "text"
     log_level: Annotated[
         str, Meta(description="debug, info (a line for each start and end of a run), warning or error")
     ] = "warning"
-    retry_ms: Annotated[Count, Meta(description="milliseconds after which EventSource reconnects, +-50 %")] = 1000
 
     def __post_init__(self) -> None:
         if self.secret is not None and len(self.secret) < 32:
@@ -192,6 +216,19 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         return self.api_key is None and self.base_url is None and self.local is None
 
 
+HINTS = get_type_hints(Settings, include_extras=True)
+
+
+def _extra(name: str) -> dict[str, Any]:
+    return next((meta.extra for meta in get_args(HINTS[name])[1:] if meta.extra), {})
+
+
+def units(name: str) -> dict[str, int]:
+    """Return the units that a value of this setting may have, from the smallest, with what each stands for."""
+    known: dict[str, int] = _extra(name).get("units", {})
+    return known
+
+
 def _is_url(text: str) -> bool:
     """Return whether a client can connect to what this URL names."""
     try:
@@ -227,23 +264,39 @@ def load(environ: Mapping[str, str], flags: Mapping[str, Any]) -> Settings:
     """
     values: dict[str, Any] = {}
     source: dict[str, str] = {}
-    for name, hint in get_type_hints(Settings).items():
+    for name, hint in HINTS.items():
         for variable in (f"TWINWIRE_{name.upper()}", f"OPENAI_{name.upper()}"):
             if variable.startswith("OPENAI") and name not in {"api_key", "base_url", "model"}:
                 continue
             if name not in values and environ.get(variable):
                 text = environ[variable]
-                values[name] = tuple(text.replace(",", " ").split()) if hint == tuple[str, ...] else text
+                listed = get_args(hint)[0] == tuple[str, ...]
+                values[name] = tuple(text.replace(",", " ").split()) if listed else text
                 source[name] = variable
         if flags.get(name) is not None:
             values[name], source[name] = flags[name], flag(name)
     try:
-        return msgspec.convert(values, Settings, strict=False)
+        plain = {name: _plain(value, units(name)) for name, value in values.items()}
+        return msgspec.convert(plain, Settings, strict=False)
     except msgspec.ValidationError as error:
         raise _settings_error(str(error), values, source) from None
     except UnicodeEncodeError as error:
         name = next(name for name, value in values.items() if value == error.object)
         raise SettingsError(f"`{source[name]}` must be UTF-8.", field=source[name]) from None
+
+
+def _plain(value: Any, known: Mapping[str, int]) -> Any:
+    """Return a number with one of these units without it, and anything else as it is."""
+    match = _NUMBER.fullmatch(value) if known and isinstance(value, str) else None
+    return float(match[1]) * known[match[2]] if match and match[2] in known else value
+
+
+def written(name: str, value: Any) -> str:
+    """Return a setting's value as one writes it: `5m` for 300 seconds, `64MiB` for 2**26 bytes."""
+    for unit, size in reversed(units(name).items()):
+        if value and value % size == 0 and unit != "B":
+            return f"{value / size:g}{unit}"
+    return f"{value:.15g}"
 
 
 def variables(flags: Mapping[str, Any]) -> dict[str, str]:
@@ -268,16 +321,17 @@ def _shown(value: Any) -> str:
 
 def _expected(name: str) -> str:
     """Return what a value of this setting must be, as its type and its bounds say."""
-    kind, *metas = get_args(get_type_hints(Settings, include_extras=True)[name])
+    kind, *metas = get_args(HINTS[name])
     if kind is str:
         return "a text that is not empty"
-    bounds = {
-        f"{word} {value}"
+    bounds = [
+        f"{word} {written(name, value)}"
         for meta in metas
         for word, value in (("above", meta.gt), ("at least", meta.ge), ("at most", meta.le))
         if value is not None
-    }
-    return f"{_KINDS[kind]}, {' and '.join(sorted(bounds))}" if bounds else _KINDS[kind]
+    ]
+    named: str = _extra(name).get("kind") or _KINDS[kind]
+    return f"{named}, {' and '.join(bounds)}" if bounds else named
 
 
 def _settings_error(text: str, values: Mapping[str, Any], source: Mapping[str, str]) -> SettingsError:

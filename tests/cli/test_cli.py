@@ -7,12 +7,13 @@ import shutil
 import signal
 import socket
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 
 from support.processes import Process
-from twinwire.settings import SECRETS, Settings, flag
+from twinwire.settings import GROUPS, SECRETS, Settings, flag
 
 MINE = """
 number = 5
@@ -136,7 +137,7 @@ def test_what_is_wrong_is_one_line(case: str, folder: Path) -> None:
     [
         ({"TWINWIRE_PORT": "http"}, "`TWINWIRE_PORT` must be a whole number"),
         ({"TWINWIRE_HOST": "no-such-host.invalid"}, "not 'no-such-host.invalid'."),
-        ({"TWINWIRE_RUN_TIMEOUT": "soon"}, "`TWINWIRE_RUN_TIMEOUT` must be a number"),
+        ({"TWINWIRE_RUN_TIMEOUT": "soon"}, "`TWINWIRE_RUN_TIMEOUT` must be a duration such as 90s"),
         ({"TWINWIRE_CORS_ORIGIN": "http://a, b"}, "`TWINWIRE_CORS_ORIGIN` must be *, null or"),
         ({"OPENAI_API_KEY": "sk-secret", "TWINWIRE_PORT": "0"}, "`--model` or `TWINWIRE_MODEL` must name a model."),
         ({"TWINWIRE_API_KEY": "sk-secret\u00e9", "TWINWIRE_MODEL": "m", "TWINWIRE_PORT": "0"}, "`TWINWIRE_API_KEY`"),
@@ -214,5 +215,21 @@ def test_help(folder: Path) -> None:
     words = " ".join(out.split())
     assert "port to listen on; 0 picks a free one; default 8000" in words
     assert "+-50 %; default 1000" in words
-    assert "--run-timeout SECONDS a run's deadline; default 60 " in words
+    assert "--run-timeout DURATION a run's deadline; default 1m " in words
     assert "None" not in out
+    titles = [line.removesuffix(":") for line in out.splitlines() if re.fullmatch(r"[a-z ]+:", line)]
+    assert titles[2:] == [*GROUPS.values()]
+    for name in SECRETS:
+        assert f"TWINWIRE_{name.upper()}" in words
+
+
+def test_version(folder: Path) -> None:
+    """`twinwire --version` prints the version that the package has, and nothing else."""
+    with Process("--version", cwd=folder) as process:
+        assert process.end() == (0, f"twinwire {version('twinwire')}\n", "")
+
+
+def test_each_group_of_help_begins_at_a_setting() -> None:
+    """The titles stand at settings in the order of these, the first of which begins the first group."""
+    assert [*GROUPS] == [name for name in Settings.__struct_fields__ if name in GROUPS]
+    assert next(iter(GROUPS)) == Settings.__struct_fields__[0]

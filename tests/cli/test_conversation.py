@@ -247,9 +247,9 @@ def test_follow_and_cancel(server: str, transport: str) -> None:
     [
         ((), 1, "`user_id` is required when authentication is off."),
         (("--user", "u", "--limit", "101"), 1, "`limit` .*100.*"),
-        (("follow",), 2, "the following arguments are required: RUN"),
-        (("list", "a" * 26), 2, "unrecognized arguments: a+"),
-        (("smoke",), 2, "argument ACTION: invalid choice: 'smoke' .*"),
+        (("follow",), 2, r"The following arguments are required: RUN\."),
+        (("list", "a" * 26), 2, r"Unrecognized arguments: a+\."),
+        (("smoke",), 2, r"Argument ACTION: invalid choice: 'smoke' .*\."),
         (("follow", "a" * 26), 1, "The run does not exist."),
         (("cancel", "../x"), 1, "The run does not exist."),
     ],

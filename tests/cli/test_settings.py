@@ -9,7 +9,7 @@ import pytest
 
 from twinwire.cli.main import parser
 from twinwire.protocol.errors import SettingsError
-from twinwire.settings import Settings, flag, load, variables
+from twinwire.settings import Settings, flag, load, units, variables, written
 
 TEXTS: dict[str, Any] = {
     "host": "::1",
@@ -116,9 +116,20 @@ BAD = [
     ("run_timeout", "0", "above 0"),
     ("run_timeout", "-5", "above 0"),
     ("run_timeout", "nan", "above 0"),
-    ("run_timeout", "inf", "at most 31536000"),
-    ("run_timeout", "1m", "a number"),
-    ("run_timeout", "1,5", "a number"),
+    ("run_timeout", "inf", "at most 365d"),
+    ("run_timeout", "1,5", "a duration such as 90s, 5m or 1h"),
+    ("run_timeout", "5x", "a duration such as 90s, 5m or 1h"),
+    ("run_timeout", "5M", "a duration such as 90s, 5m or 1h"),
+    ("run_timeout", "5 m", "a duration such as 90s, 5m or 1h"),
+    ("run_timeout", "-5m", "a duration such as 90s, 5m or 1h"),
+    ("run_timeout", "m", "a duration such as 90s, 5m or 1h"),
+    ("run_timeout", "1h30m", "a duration such as 90s, 5m or 1h"),
+    ("run_timeout", "\uff15m", "a duration such as 90s, 5m or 1h"),
+    ("run_timeout", "5MiB", "a duration such as 90s, 5m or 1h"),
+    ("run_timeout", "0s", "above 0"),
+    ("run_timeout", "366d", "at most 365d"),
+    ("run_timeout", "9" * 5000 + "h", "at most 365d"),
+    ("drain_timeout", "2h", "at most 1h"),
     ("run_timeout", "\udcff", "UTF-8"),
     ("drain_timeout", "-0.1", "at least 0"),
     ("drain_timeout", "nan", "at least 0"),
@@ -127,11 +138,21 @@ BAD = [
     ("max_runs", "0", "at least 1"),
     ("max_runs", "1.5", "a whole number"),
     ("max_runs", "none", "a whole number"),
-    ("max_body", "1M", "a whole number"),
+    ("max_body", "1M", "a size such as 512KiB, 10MB or 64MiB"),
+    ("max_body", "1mb", "a size such as 512KiB, 10MB or 64MiB"),
+    ("max_body", "1 MiB", "a size such as 512KiB, 10MB or 64MiB"),
+    ("max_body", "MiB", "a size such as 512KiB, 10MB or 64MiB"),
+    ("max_body", "5m", "a size such as 512KiB, 10MB or 64MiB"),
+    ("max_body", "1.5B", "a size such as 512KiB, 10MB or 64MiB"),
+    ("max_body", "0KiB", "at least 1"),
+    ("max_body", "3GiB", "at most 2GiB"),
+    ("max_body", "9" * 5000 + "KiB", "at most 2GiB"),
+    ("max_runs", "1KB", "a whole number"),
+    ("demo_rate", "5m", "a number"),
     ("log_format", "xml", "must be one of text, json"),
     ("log_level", "INFO", "must be one of debug"),
-    ("log_bytes", "99999999999", "at most 2147483648"),
-    ("retention", "", "a number"),
+    ("log_bytes", "99999999999", "at most 2GiB"),
+    ("retention", "", "a duration such as 90s, 5m or 1h"),
     ("cors_origin", "example.org", "*, null or scheme://host[:port]"),
     ("cors_origin", "http://a/", "*, null or scheme://host[:port]"),
     ("cors_origin", "http://a/path", "*, null or scheme://host[:port]"),
@@ -186,6 +207,44 @@ def test_a_bad_value_is_one_line(name: str, text: str, reason: str) -> None:
         assert "$" not in line
         assert line.endswith(".")
         assert "Expected" not in line
+
+
+FORMS = [
+    ("run_timeout", "90", 90.0), ("run_timeout", "0.5", 0.5), ("run_timeout", "90s", 90.0),
+    ("run_timeout", "5m", 300.0),
+    ("run_timeout", "1h", 3600.0), ("run_timeout", "1.5h", 5400.0), ("run_timeout", "2d", 172_800.0),
+    ("drain_timeout", "0s", 0.0), ("max_body", "65536", 65_536), ("max_body", "8B", 8), ("max_body", "10KB", 10_000),
+    ("max_body", "10MB", 10**7), ("max_body", "1GB", 10**9), ("max_body", "512KiB", 2**19),
+    ("max_body", "64MiB", 2**26),
+    ("max_body", "2GiB", 2**31), ("max_body", "1.5KiB", 1536),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "text", "value"), FORMS)
+def test_durations_and_sizes_have_units(name: str, text: str, value: float) -> None:
+    """A duration and a size are plain numbers or have a unit, in a flag, in a variable, and in one made of the flag."""
+    for settings in (
+        load({}, {name: text}),
+        load({f"TWINWIRE_{name.upper()}": text}, {}),
+        load(variables({name: text}), {}),
+    ):
+        assert getattr(settings, name) == value
+        assert type(getattr(settings, name)) is type(value)
+
+
+def test_which_settings_have_units() -> None:
+    """Each time but the milliseconds of EventSource is a duration, each number of bytes a size, and nothing else."""
+    for name, default in msgspec.structs.asdict(Settings()).items():
+        assert ("s" in units(name)) == (isinstance(default, float) and name != "demo_rate"), name
+        assert ("B" in units(name)) == (name.endswith("_bytes") or name == "max_body"), name
+
+
+@pytest.mark.parametrize("name", [name for name in Settings.__struct_fields__ if units(name)])
+def test_what_is_written_is_read(name: str) -> None:
+    """A default as the help writes it is the default when it is read."""
+    default = getattr(Settings(), name)
+    assert getattr(load({}, {name: written(name, default)}), name) == default
+    assert written(name, default)[-1].isalpha()
 
 
 def test_a_bad_origin_among_good_ones() -> None:

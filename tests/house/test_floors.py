@@ -14,6 +14,7 @@ PACKAGE = Path(twinwire.__file__).parent
 PROJECT = Path(__file__).parents[2]
 
 FLOORS = {
+    "what has no room": {"__version__"},
     "what the wire says": {"protocol"},
     "what everything may use": {"settings", "fence"},
     "what an operator is told": {"telemetry"},

@@ -87,7 +87,7 @@ class AgentLimits(Struct, frozen=True, kw_only=True):
 
     def __post_init__(self) -> None:
         if self.max_steps < 1:
-            raise ValueError("`max_steps` must be at least 1")
+            raise ValueError("`max_steps` must be at least 1.")
 
 
 class RunRequest(Struct):

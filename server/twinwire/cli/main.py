@@ -12,13 +12,13 @@ import socket
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, get_args, get_type_hints
+from typing import TYPE_CHECKING, Any, NoReturn, get_args
 
 import msgspec
 
-from twinwire import settings as settings_module
+from twinwire import __version__, settings as settings_module
 from twinwire.protocol.errors import RunsUnavailable, SettingsError
-from twinwire.settings import SECRETS, Settings, flag, is_loopback
+from twinwire.settings import GROUPS, HINTS, SECRETS, Settings, flag, is_loopback, units, written
 from twinwire.telemetry import logging as logs
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ class _Parser(argparse.ArgumentParser):
     """Tells what is wrong in one line."""
 
     def error(self, message: str) -> NoReturn:
-        fail(message)
+        fail(f"{message[:1].upper()}{message[1:]}.")
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
         """See `ArgumentParser`. A secret on the command line is not repeated in an error about it."""
@@ -52,31 +52,19 @@ def fail(message: str) -> NoReturn:
 def parser() -> argparse.ArgumentParser:
     """The command line's grammar; `serve` has a flag for each setting."""
     top = _Parser("twinwire", description="Serve an LLM agent's events over SSE and WebSocket.", allow_abbrev=False)
+    top.add_argument("--version", action="version", version=f"twinwire {__version__}")
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    serve = commands.add_parser("serve", help="run the server", allow_abbrev=False)
+    serve = commands.add_parser(
+        "serve",
+        help="run the server",
+        allow_abbrev=False,
+        usage="%(prog)s [OPTIONS] [MODULE:NAME]",
+        epilog="A DURATION is 90 (seconds), 90s, 5m, 1h or 2d. A SIZE is 65536 (bytes), 512KiB, 10MB or 64MiB. Each "
+        "flag is also a variable: --run-timeout 5m is TWINWIRE_RUN_TIMEOUT=5m. These are variables only: "
+        f"{', '.join(f'TWINWIRE_{name.upper()}' for name in sorted(SECRETS))}.",
+    )
     serve.add_argument("app", nargs="?", metavar="MODULE:NAME", help="an app or an agent of yours; default: built in")
-    defaults = Settings()
-    for name, hint in get_type_hints(Settings, include_extras=True).items():
-        if name in SECRETS:
-            continue
-        text = "".join(meta.description or "" for meta in get_args(hint) if isinstance(meta, msgspec.Meta))
-        value = getattr(defaults, name)
-        repeatable, switch = isinstance(value, tuple), isinstance(value, bool)
-        time = isinstance(value, float) and not name.endswith("_rate")
-        default = (
-            "" if repeatable or switch or value is None else f"; default {value:g}" if time else f"; default {value}"
-        )
-        how: dict[str, Any] = {
-            "action": "append" if repeatable else "store",
-            "metavar": "SECONDS" if time else name.rpartition("_")[2].upper(),
-        }
-        if switch:
-            how = {"action": "store_const", "const": True}
-        serve.add_argument(
-            flag(name),
-            help=f"{text}{default}".replace("%", "%%"),
-            **how,
-        )
+    _add_settings(serve)
     chat = _asking(commands, "chat", "ask a server something")
     chat.add_argument(
         "message",
@@ -101,16 +89,42 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
+def _add_settings(serve: argparse.ArgumentParser) -> None:
+    """Add a flag for each setting that may be one, by subject."""
+    defaults = Settings()
+    group: Any = serve
+    for name, hint in HINTS.items():
+        if name in GROUPS:
+            group = serve.add_argument_group(GROUPS[name])
+        if name in SECRETS:
+            continue
+        text = "".join(meta.description or "" for meta in get_args(hint) if isinstance(meta, msgspec.Meta))
+        value = getattr(defaults, name)
+        how: dict[str, Any] = {"metavar": name.rpartition("_")[2].upper()}
+        if isinstance(value, bool):
+            how = {"action": "store_const", "const": True}
+        elif isinstance(value, tuple):
+            how["action"] = "append"
+        elif isinstance(value, str):
+            text += f"; default {value}"
+        elif value is not None:
+            text += f"; default {written(name, value)}"
+            how["metavar"] = "DURATION" if "s" in units(name) else "SIZE" if units(name) else how["metavar"]
+        group.add_argument(flag(name), help=text.replace("%", "%%"), **how)
+
+
 def _asking(commands: Any, name: str, text: str, **how: Any) -> argparse.ArgumentParser:
     """A command that asks a server."""
     command: argparse.ArgumentParser = commands.add_parser(name, help=text, allow_abbrev=False, **how)
-    command.add_argument("--url", help="the server; default http://127.0.0.1:8000")
-    command.add_argument("--transport", choices=("auto", "sse", "ws"), help="default auto")
-    command.add_argument("--user", metavar="NAME", help="who you are, where the server authenticates nobody")
-    command.add_argument(
+    server = command.add_argument_group("server")
+    server.add_argument("--url", help="the server; default http://127.0.0.1:8000")
+    server.add_argument("--transport", choices=("auto", "sse", "ws"), help="default auto")
+    server.add_argument("--user", metavar="NAME", help="who you are, if the server authenticates nobody")
+    server.add_argument(
         "--token-file", metavar="FILE", help="your token, in a file; default: the variable TWINWIRE_TOKEN"
     )
-    command.add_argument("--json", action="store_true", help="print each event, or each run, as a line of JSON")
+    output = command.add_argument_group("output")
+    output.add_argument("--json", action="store_true", help="print each event, or each run, as a line of JSON")
     return command
 
 
