@@ -143,7 +143,7 @@ async def test_nothing_ends_the_server(kind: str, process: Process) -> None:
     assert sum("the agent mine failed." in line for line in lines) == 2
     assert sum("The tool Arguments failed." in line for line in lines) == 1
     assert sum("Task exception was never retrieved" in line for line in lines) == 2
-    assert sum("a callback raised" in line for line in lines) == 3
+    assert sum("A callback raised" in line for line in lines) == 3
     assert len(lines) == 8
 
 
