@@ -87,6 +87,34 @@ async def test_answer_and_request(server: ModelServer, build: Build) -> None:
     assert request.headers["accept-encoding"] == "identity"
 
 
+async def test_the_request_is_shaped(server: ModelServer, build: Build) -> None:
+    """Headers, a query and fields of a user's own go with each request, however it is sent; a field can be left out."""
+    model = build(
+        headers={"api-key": "k", "X-Title": "t"},
+        query={"api-version": "2024-10-21"},
+        extra_body={"temperature": 0, "model": "other"},
+        stream_options=False,
+    )
+    for _ in range(3):  # the third is sent without the SDK
+        server.script(answer("a"))
+        await collect(model)
+        request = await server.arrived()
+        assert request.body == {"model": "other", "messages": MESSAGES, "stream": True, "temperature": 0}
+        assert request.path.endswith("/chat/completions?api-version=2024-10-21")
+        assert (request.headers["api-key"], request.headers["x-title"]) == ("k", "t")
+
+
+async def test_a_server_without_stream_options(server: ModelServer, build: Build) -> None:
+    """A server that refuses `stream_options` is asked again without it, and not with it any more."""
+    server.script(status(422, body={"detail": [{"loc": ["body", "stream_options"]}]}))
+    server.script(answer("a"))
+    server.script(answer("b"))
+    model = build()
+    assert (await collect(model))[0] == Text("a")
+    assert (await collect(model))[0] == Text("b")
+    assert ["stream_options" in request.body for request in server.requests] == [True, False, False]
+
+
 async def test_tool_calls(server: ModelServer, build: Build) -> None:
     """Tools are sent, and calls come whole, just before the finish."""
     server.script(reasoning("hm"), calls(("Read", '{"path": "x"}'), ("Read", '{"path": "y"}')))

@@ -11,8 +11,9 @@ import contextlib
 import functools
 import ipaddress
 import logging
+import math
 import os
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextvars import ContextVar
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import TYPE_CHECKING, Any, cast
@@ -39,10 +40,13 @@ if TYPE_CHECKING:
 logger = logging.getLogger("twinwire.models")
 
 LINGER = 1.0
-"""Seconds that the usage may take after the finish_reason, and the body's end after `[DONE]`.
+"""Seconds that nothing may come after the finish_reason, where the usage does, or after `[DONE]`.
 
 The body's end is waited for so that the connection can be used again.
 """
+
+MAX_LINGER = 4.0
+"""Seconds that all of that may take after the finish_reason, while bytes come."""
 
 _refusals: ContextVar[list[UpstreamError] | None] = ContextVar("refusals", default=None)
 """What the server has refused the attempts of the call that is under way with."""
@@ -87,6 +91,10 @@ class OpenAIChatModel:
     seconds the answer's headers may take, retries and their pauses included, and how long its body may be silent.
     `max_retries` bounds the retries of what failed before the headers. Raises `SettingsError`.
 
+    `headers`, `query` and the fields of `extra_body`, such as `{"temperature": 0}`, go with each request. For Azure
+    these are `query={"api-version": …}`, `headers={"api-key": …}` and a `base_url` that ends in the deployment's path.
+    A server that refuses the field `stream_options` is asked again without it; `stream_options=False` leaves it out.
+
     Calls on one event loop share a pool of connections.
     """
 
@@ -98,6 +106,10 @@ class OpenAIChatModel:
         base_url: str | None = None,
         timeout: float | None = None,
         max_retries: int = 2,
+        headers: Mapping[str, str] | None = None,
+        query: Mapping[str, str] | None = None,
+        extra_body: Mapping[str, Any] | None = None,
+        stream_options: bool = True,
     ) -> None:
         name = model or _environment("MODEL")
         base_url = base_url or _environment("BASE_URL")
@@ -122,6 +134,9 @@ class OpenAIChatModel:
             timeout = settings.load({variable: os.environ.get(variable, "")}, {}).model_timeout
         self._timeout = timeout
         self._max_retries = max_retries
+        self._headers, self._query = dict(headers or {}), dict(query or {})
+        self._extra_body = dict(extra_body or {})
+        self._stream_options = stream_options
         self._loop: asyncio.AbstractEventLoop | None = None
         self._connect()
 
@@ -144,14 +159,18 @@ class OpenAIChatModel:
             for_each = _for_each(response)
             loop = asyncio.get_running_loop()
             patience = asyncio.timeout(None)
+            latest = math.inf  # when the answer is taken for whole, if it has a finish_reason
 
             def sink(data: bytes) -> Awaitable[None] | None:
+                nonlocal latest
                 batch = decoder.feed(data) if coding.plain else coding.decode(data, decoder.feed)
                 room = take(batch) if batch else None
                 if decoder.done:
                     raise _Done
-                if (decoder.reason is None) is not (patience.when() is None) and not patience.expired():
-                    patience.reschedule(None if decoder.reason is None else loop.time() + LINGER)
+                if (decoder.reason is not None or latest < math.inf) and not patience.expired():
+                    now = loop.time()
+                    latest = math.inf if decoder.reason is None else min(latest, now + MAX_LINGER)
+                    patience.reschedule(None if decoder.reason is None else min(latest, now + LINGER))
                 return room
 
             try:
@@ -186,21 +205,30 @@ class OpenAIChatModel:
         The SDK writes all requests alike but for the body, which takes it longer than anything else before the first
         token: so what is like the last ones is sent without it. Where that is not answered well, it takes over.
         """
-        import httpx2
-
         loop = asyncio.get_running_loop()
         if self._loop not in {None, loop}:
             self._connect()  # the old connections belong to the other loop
         self._loop = loop
-        request: dict[str, Any] = {
-            "model": self.name,
-            "messages": messages,
-            "stream": True,
-            "stream_options": {"include_usage": True},
-        }
+        asked = self._stream_options
+        try:
+            return await self._attempt(self._body(messages, tools))
+        except UpstreamError:
+            if asked == self._stream_options:
+                raise
+        return await self._attempt(self._body(messages, tools))
+
+    def _body(self, messages: Sequence[Message], tools: Sequence[ToolSpec]) -> bytes:
+        request: dict[str, Any] = {"model": self.name, "messages": messages, "stream": True}
+        if self._stream_options:
+            request["stream_options"] = {"include_usage": True}
         if tools:
             request["tools"] = tools
-        body = dump(request)
+        return dump({**request, **self._extra_body})
+
+    async def _attempt(self, body: bytes) -> httpx2.Response:
+        """Send a request with this body. All attempts at it together have `timeout` seconds."""
+        import httpx2
+
         refusals: list[UpstreamError] = []
         token = _refusals.set(refusals)
         try:
@@ -258,6 +286,8 @@ class OpenAIChatModel:
             base_url=self._base_url,
             timeout=self._timeout,
             max_retries=self._max_retries,
+            default_headers=self._headers,
+            default_query=self._query,
             http_client=openai.DefaultAsyncHttpxClient(
                 transport=self._transport,
                 verify=_tls(),
@@ -293,6 +323,8 @@ class OpenAIChatModel:
         if response.is_redirect:
             message = f"The model's server redirects the request ({response.status_code}). The log says where to."
             return UpstreamError(message, code="upstream_rejected")
+        if response.status_code in {400, 422} and "stream_options" in str(error.body):
+            self._stream_options = False  # such servers tell the usage without it, or not at all
         return refused(response.status_code, error.body, seconds(retry_after(response.headers)))
 
     def _unreachable(self, cause: BaseException) -> UpstreamError:
