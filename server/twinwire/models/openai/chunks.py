@@ -17,6 +17,7 @@ from twinwire.models.openai.alike import MAX_MISSES, AlikeEvents
 from twinwire.models.openai.calls import Calls
 from twinwire.models.openai.failures import reported
 from twinwire.models.openai.fields import index_of, is_said, joined, mended, name_of, text_of, thinking_of, usage_of
+from twinwire.models.openai.plain import plain_text
 from twinwire.models.openai.sse import Event, EventSplitter
 from twinwire.protocol.errors import UpstreamError
 
@@ -117,9 +118,21 @@ class ChunkDecoder:
         What follows `[DONE]` is ignored. The `error` is `upstream_garbage` for what is no chunk, one that the server
         reports in its answer, or one of `end`.
         """
-        alike = None if self.reason or self._halves[Text] or self._events.torn else self._alike
-        if alike is not None and (text := alike.text(data)):
-            return [Text(text)]
+        if not (self.reason or self._halves[Text] or self._events.torn or self._document):
+            alike = self._alike
+            if alike is not None and (text := alike.text(data)):
+                return [Text(text)]
+            if (plain := plain_text(data)) is not None:
+                text, index = plain
+                self._begun = self._seen = True
+                if self._index is None:
+                    self._index = index
+                if index != self._index or not text:
+                    return []
+                self._said = True
+                if alike is not None:
+                    self._learn(alike, data, text)
+                return [Text(text)]
         parts: list[Part] = []
         self._guard(self._feed, data, parts)
         return parts
@@ -162,10 +175,6 @@ class ChunkDecoder:
             if data.count(b"\n") == 2 * len(blocks) and b"\r" not in data and b"[DONE]" not in data:
                 for block in blocks:
                     self._add(_json(block), len(block), parts)
-                if len(blocks) == len(parts) == 1 and isinstance(parts[0], Text) and self._alike is not None:
-                    self._alike.learn(data, parts[0].text, _sole_text)
-                    if self._alike.misses >= MAX_MISSES:
-                        self._alike = None
                 return
         for event in self._events.feed(data):
             self._take(event, parts)
@@ -173,6 +182,11 @@ class ChunkDecoder:
                 return
         if self._events.waiting > MAX_EVENT:
             raise _garbage(f"an event of more than {MAX_EVENT >> 20} MiB")
+
+    def _learn(self, alike: AlikeEvents, data: bytes, text: str) -> None:
+        alike.learn(data, text, _sole_text)
+        if alike.misses >= MAX_MISSES:
+            self._alike = None
 
     def _take(self, event: Event, parts: list[Part]) -> None:
         data = event.data.strip()
@@ -313,7 +327,5 @@ class ChunkDecoder:
 
 def _sole_text(data: bytes) -> str:
     """Return the text of a chunk, if that is all that comes of it."""
-    decoder = ChunkDecoder()
-    parts = decoder.feed(b"data: %b\n\n" % data)
-    known = decoder.error or decoder.reason or decoder._usage or decoder._calls or decoder._state or decoder._refused
-    return parts[0].text if not known and len(parts) == 1 and isinstance(parts[0], Text) else ""
+    plain = plain_text(b"data: %b\n\n" % data)
+    return "" if plain is None else plain[0]

@@ -68,6 +68,10 @@ class _Done(Exception):
     """The answer is whole; its body may go on."""
 
 
+class _StreamOptionsRefused(UpstreamError):
+    """The server does not take the request's field `stream_options`."""
+
+
 def _for_each(response: httpx2.Response) -> Callable[[Sink], Awaitable[None]]:
     """Return a function that gives the response's body to a sink. Over a proxy, httpx2's own transport is read."""
     for_each: Callable[[Sink], Awaitable[None]] | None = response.extensions.get("for_each")
@@ -209,12 +213,10 @@ class OpenAIChatModel:
         if self._loop not in {None, loop}:
             self._connect()  # the old connections belong to the other loop
         self._loop = loop
-        asked = self._stream_options
         try:
             return await self._attempt(self._body(messages, tools))
-        except UpstreamError:
-            if asked == self._stream_options:
-                raise
+        except _StreamOptionsRefused:
+            self._stream_options = False  # such servers tell the usage without it, or not at all
         return await self._attempt(self._body(messages, tools))
 
     def _body(self, messages: Sequence[Message], tools: Sequence[ToolSpec]) -> bytes:
@@ -323,9 +325,10 @@ class OpenAIChatModel:
         if response.is_redirect:
             message = f"The model's server redirects the request ({response.status_code}). The log says where to."
             return UpstreamError(message, code="upstream_rejected")
-        if response.status_code in {400, 422} and "stream_options" in str(error.body):
-            self._stream_options = False  # such servers tell the usage without it, or not at all
-        return refused(response.status_code, error.body, seconds(retry_after(response.headers)))
+        failure = refused(response.status_code, error.body, seconds(retry_after(response.headers)))
+        if self._stream_options and response.status_code in {400, 422} and "stream_options" in str(error.body):
+            return _StreamOptionsRefused(failure.message, code=failure.code)
+        return failure
 
     def _unreachable(self, cause: BaseException) -> UpstreamError:
         """Build the error for a server that cannot be reached. Clients are told why if it is on this machine."""
