@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import gc
 import json
+from collections import Counter
+from contextlib import AsyncExitStack
 from typing import Any
 
 import pytest
 from websockets.asyncio.client import ClientConnection, connect
 
 from support.serving import Puppets, serving, until
+from twinwire.formats.native import NativeView
+from twinwire.transports.audience import Audience
+from twinwire.transports.follower import Follower
+from twinwire.transports.pump import Pump
 from twinwire.web import session
 
 
@@ -58,3 +65,27 @@ async def test_request_ids_are_forgotten_if_memory_is_scarce(monkeypatch: pytest
             await ask(socket, type="detach", run_id=started["run_id"])
         statuses = [(await ask(socket, type="cancel", request_id=f"r{number}"))["status"] for number in range(20)]
         assert statuses == ["not_found"] * 4 + ["accepted"] * 16
+
+
+def kept() -> Counter[str]:
+    """Count the objects that connections have for what they follow."""
+    gc.collect()
+    kinds = (Audience, Follower, NativeView, Pump)
+    return Counter(type(found).__name__ for found in gc.get_objects() if type(found) in kinds)
+
+
+async def test_nothing_is_kept_of_sockets_that_left(puppets: Puppets) -> None:
+    """Of sockets that followed runs with filters of their own no pump, follower, view or audience is left."""
+    async with serving({"mine": puppets}) as server, connect(server.ws_url, compression=None, proxy=None) as first:
+        start = {"type": "start", "message": "hi", "on_disconnect": "continue"}
+        runs = [(await ask(first, request_id=f"r{number}", **start))["run_id"] for number in range(8)]
+        before = kept()
+        async with AsyncExitStack() as stack:
+            for number in range(10):
+                socket = await stack.enter_async_context(connect(server.ws_url, compression=None, proxy=None))
+                for run_id in runs:
+                    types = [f"T{number}_{runs.index(run_id)}"]
+                    assert (await ask(socket, type="attach", run_id=run_id, types=types))["type"] == "attached"
+            there = kept() - before
+            assert (there["Pump"], there["Follower"], there["NativeView"]) == (10, 80, 80)
+        await until(lambda: kept() == before)
