@@ -11,24 +11,12 @@ from pathlib import Path
 import pytest
 
 import twinwire
-from support.documents import snippets
+from support.documents import defined, snippets
 
 PACKAGE = Path(twinwire.__file__).parent
 PROJECT = Path(__file__).parents[2]
 DOCUMENT = (PROJECT / "docs/ARCHITECTURE.md").read_text()
 NAMES = sorted(set(re.findall(r"`([a-z_0-9/]+\.py)(?::([A-Za-z_.0-9]+))?`", DOCUMENT)))
-
-
-def defined(body: list[ast.stmt], name: str) -> bool:
-    """Return whether a dotted name is a function, a class or a variable in these statements."""
-    first, _, rest = name.partition(".")
-    for node in body:
-        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)) and node.name == first:
-            return not rest or defined(node.body, rest)
-        targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
-        if first in [target.id for target in targets if isinstance(target, ast.Name)]:
-            return not rest
-    return False
 
 
 @pytest.mark.parametrize(("file", "name"), [(file, name) for file, name in NAMES if not file.startswith("test_")])

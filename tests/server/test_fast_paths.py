@@ -16,9 +16,10 @@ from support.serving import Puppets, serving
 from support.websocket_wire import heard, masked, opened
 from twinwire.agents import Agent, RunRequest
 from twinwire.agents.react import ReActAgent
+from twinwire.log.memory import MemoryLog
 from twinwire.models import ChatModel, Message, Part, ToolSpec
 from twinwire.models.openai.model import OpenAIChatModel
-from twinwire.protocol.events import StreamEvent
+from twinwire.protocol.events import Record, StreamEvent
 
 UNLIKE = {"id", "timestamp", "duration"}
 
@@ -82,6 +83,51 @@ async def test_what_is_pushed_and_what_is_iterated_over(kind: str) -> None:
         for run in runs[1:]:
             assert run == runs[0]
         await model.aclose()
+
+
+def chunk(text: str) -> StreamEvent:
+    return StreamEvent("LLM_CHUNK", {"content": text, "delta": text})
+
+
+async def yields(_: RunRequest) -> AsyncGenerator[StreamEvent, None]:
+    for text in "abc":
+        yield chunk(text)
+
+
+async def emits(request: RunRequest) -> None:
+    for text in "abc":
+        request.emit(chunk(text))
+
+
+async def calls_back(request: RunRequest) -> None:
+    loop = asyncio.get_running_loop()
+    for text in "abc":
+        loop.call_soon(request.emit, chunk(text))
+    done = loop.create_future()
+    loop.call_soon(done.set_result, None)
+    await done
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_what_is_told_in_one_go(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What an agent tells in its task before it suspends is one append; the events are those of single appends."""
+    sizes: list[int] = []
+    append = MemoryLog.append
+
+    def counted(log: MemoryLog, run_id: str, last: int, records: Sequence[Record]) -> None:
+        sizes.append(len(records))
+        append(log, run_id, last, records)
+
+    monkeypatch.setattr(MemoryLog, "append", counted)
+    runs: dict[str, Any] = {}
+    async with serving({"mine": yields, "emits": emits, "calls_back": calls_back}) as server:
+        for name, expected in (("mine", [5]), ("emits", [5]), ("calls_back", [2, 1, 1, 1])):
+            sizes.clear()  # the server has runs of its own as it starts
+            seen = await rest(await start(kind, server, agent=name))
+            seen[0]["data"]["config"]["agent"] = "any"
+            runs[name] = alike(seen)
+            assert sizes == expected, name
+    assert runs["mine"] == runs["emits"] == runs["calls_back"]
 
 
 async def until_two_heartbeats(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, kind: str) -> None:

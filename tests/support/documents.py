@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import asyncio
 import os
 import re
@@ -18,6 +19,18 @@ README = (ROOT / "README.md").read_text()
 def snippets(text: str, language: str) -> list[str]:
     """The fenced blocks of one language."""
     return re.findall(rf"^```{language}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+
+
+def defined(body: list[ast.stmt], name: str) -> bool:
+    """Return whether a dotted name is a function, a class or a variable in these statements."""
+    first, _, rest = name.partition(".")
+    for node in body:
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)) and node.name == first:
+            return not rest or defined(node.body, rest)
+        targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
+        if first in [target.id for target in targets if isinstance(target, ast.Name)]:
+            return not rest
+    return False
 
 
 async def run(*command: str, server: Running, cwd: Path = ROOT) -> tuple[int, str, str]:
