@@ -20,7 +20,7 @@ def plain(text: bytes) -> str:
 class AlikeEvents:
     """What is around the text in the events of one body, where it is the same in each of them.
 
-    Its plain twin is `ChunkDecoder._add`, which decodes an event's JSON. These hold:
+    Its plain twin is `plain.plain_text`, which decodes an event's JSON. These hold:
 
     - It takes whole events only, of one line each, from a stream that is not within an event.
     - What is around a text was the same in two events in a row. With another text in its place, that text is again
