@@ -72,10 +72,10 @@ class Served:
 
 
 @pytest.fixture
-def served(tmp_path: Path) -> Iterator[Served]:
-    """Two workers that are up."""
+def served(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Served]:
+    """Two workers that are up. The parameter is their lease, if there is one."""
     (tmp_path / "mine.py").write_text(AGENT)
-    log = fresh(f"&lease={LEASE}")
+    log = fresh(f"&lease={getattr(request, 'param', LEASE)}")
     flags = ("--workers", "2", "--port", "0", "--log", log, "--drain-timeout", str(DRAIN))
     with Process("serve", "mine:counter", *flags, cwd=tmp_path) as process:
         process.ready()
@@ -117,6 +117,8 @@ async def test_followed_and_cancelled_on_the_other_worker(kind: str, served: Ser
     await served.end()
 
 
+# `begin` stops the worker that has the long run: on a busy machine for longer than the other tests' lease.
+@pytest.mark.parametrize("served", [30.0], indirect=True, ids=["long-lease"])
 async def test_a_rolling_restart_under_load(served: Served, tmp_path: Path) -> None:
     """SIGHUP replaces both processes while runs start and end: each completes, and is seen once and whole."""
     old, new = served.process.workers(), asyncio.Event()

