@@ -115,6 +115,27 @@ async def test_a_server_without_stream_options(server: ModelServer, build: Build
     assert ["stream_options" in request.body for request in server.requests] == [True, False, False]
 
 
+async def test_calls_at_once_of_a_server_without_stream_options(server: ModelServer, build: Build) -> None:
+    """Of calls under way, each whose `stream_options` are refused is sent once more; one that fails otherwise is not."""
+    model, go = build(), asyncio.Event()
+    for body in (["stream_options"], ["stream_options"], ["the request"]):
+        server.script(gate(go), status(400, body={"error": body}))
+    tasks = []
+    for _ in range(3):
+        tasks.append(asyncio.create_task(collect(model)))
+        await server.arrived()
+    server.script(status(422, body={"detail": [{"loc": ["body", "stream_options"]}]}))
+    for _ in range(3):
+        server.script(answer("a"))
+    assert (await collect(model))[0] == Text("a")
+    go.set()
+    assert [(await task)[0] for task in tasks[:2]] == [Text("a")] * 2
+    with pytest.raises(UpstreamError) as caught:
+        await tasks[2]
+    assert caught.value.code == "upstream_rejected"
+    assert ["stream_options" in request.body for request in server.requests] == [True] * 4 + [False] * 3
+
+
 async def test_tool_calls(server: ModelServer, build: Build) -> None:
     """Tools are sent, and calls come whole, just before the finish."""
     server.script(reasoning("hm"), calls(("Read", '{"path": "x"}'), ("Read", '{"path": "y"}')))

@@ -213,9 +213,12 @@ class OpenAIChatModel:
         if self._loop not in {None, loop}:
             self._connect()  # the old connections belong to the other loop
         self._loop = loop
+        asked = self._stream_options
         try:
             return await self._attempt(self._body(messages, tools))
         except _StreamOptionsRefused:
+            if not asked:
+                raise
             self._stream_options = False  # such servers tell the usage without it, or not at all
         return await self._attempt(self._body(messages, tools))
 
@@ -326,7 +329,7 @@ class OpenAIChatModel:
             message = f"The model's server redirects the request ({response.status_code}). The log says where to."
             return UpstreamError(message, code="upstream_rejected")
         failure = refused(response.status_code, error.body, seconds(retry_after(response.headers)))
-        if self._stream_options and response.status_code in {400, 422} and "stream_options" in str(error.body):
+        if response.status_code in {400, 422} and "stream_options" in str(error.body):
             return _StreamOptionsRefused(failure.message, code=failure.code)
         return failure
 
