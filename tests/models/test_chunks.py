@@ -15,8 +15,8 @@ from hypothesis import given, strategies as st
 from support.model_server import DONE, answer, call_deltas, calls, crlf, delta, end, obfuscation, reasoning, sse, text
 from twinwire.models import Finish, Part, Text, Thinking, ToolCall, Usage
 from twinwire.models.openai import chunks
-from twinwire.models.openai.alike import MAX_MISSES
 from twinwire.models.openai.chunks import MAX_EVENT, ChunkDecoder
+from twinwire.models.openai.texts import MAX_MISSES
 from twinwire.protocol.errors import UpstreamError
 
 USAGE = Usage(prompt_tokens=3, completion_tokens=2, total_tokens=5)

@@ -116,7 +116,7 @@ async def test_a_server_without_stream_options(server: ModelServer, build: Build
 
 
 async def test_calls_at_once_of_a_server_without_stream_options(server: ModelServer, build: Build) -> None:
-    """Of calls under way, each whose `stream_options` are refused is sent once more; one that fails otherwise is not."""
+    """A call under way whose `stream_options` are refused is sent once more, and one that fails otherwise is not."""
     model, go = build(), asyncio.Event()
     for body in (["stream_options"], ["stream_options"], ["the request"]):
         server.script(gate(go), status(400, body={"error": body}))

@@ -13,12 +13,11 @@ from typing import Any
 import msgspec
 
 from twinwire.models import Finish, Part, Text, Thinking, Usage
-from twinwire.models.openai.alike import MAX_MISSES, AlikeEvents
 from twinwire.models.openai.calls import Calls
 from twinwire.models.openai.failures import reported
 from twinwire.models.openai.fields import index_of, is_said, joined, mended, name_of, text_of, thinking_of, usage_of
-from twinwire.models.openai.plain import plain_text
 from twinwire.models.openai.sse import Event, EventSplitter
+from twinwire.models.openai.texts import MAX_MISSES, AlikeEvents, plain_text
 from twinwire.protocol.errors import UpstreamError
 
 MAX_EVENT = 32 * 2**20
@@ -131,7 +130,9 @@ class ChunkDecoder:
                     return []
                 self._said = True
                 if alike is not None:
-                    self._learn(alike, data, text)
+                    alike.learn(data, text, index)
+                    if alike.misses >= MAX_MISSES:
+                        self._alike = None
                 return [Text(text)]
         parts: list[Part] = []
         self._guard(self._feed, data, parts)
@@ -182,11 +183,6 @@ class ChunkDecoder:
                 return
         if self._events.waiting > MAX_EVENT:
             raise _garbage(f"an event of more than {MAX_EVENT >> 20} MiB")
-
-    def _learn(self, alike: AlikeEvents, data: bytes, text: str) -> None:
-        alike.learn(data, text, _sole_text)
-        if alike.misses >= MAX_MISSES:
-            self._alike = None
 
     def _take(self, event: Event, parts: list[Part]) -> None:
         data = event.data.strip()
@@ -323,9 +319,3 @@ class ChunkDecoder:
         if self._seen:
             return _truncated("The model's answer broke off.")
         return _truncated("The model's server sent no chunk of a chat completion.")
-
-
-def _sole_text(data: bytes) -> str:
-    """Return the text of a chunk, if that is all that comes of it."""
-    plain = plain_text(b"data: %b\n\n" % data)
-    return "" if plain is None else plain[0]
