@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from twinwire.formats import SseView, parts
+from twinwire.formats.openai import finish_reason
 from twinwire.protocol.events import Record, StreamEvent, decode, dump
 
 HEADERS = {"x-vercel-ai-ui-message-stream": "v1"}
@@ -64,10 +65,7 @@ def _end(kind: str, data: dict[str, Any]) -> list[dict[str, Any]]:
         return [{"type": "error", "errorText": str(data.get("message", ""))}]
     status = data.get("status")
     metadata = {"status": status, "usage": parts.usage(data)}
-    reasons = {"completed": "stop", "incomplete": "length"}
-    reason = reasons.get(str(status), "other")
-    if status == "incomplete" and data.get("finish_reason") == "content_filter":
-        reason = "content-filter"
+    reason = finish_reason(data).replace("_", "-") if status in ("completed", "incomplete") else "other"
     finish = {"type": "finish", "finishReason": reason, "messageMetadata": metadata}
     return [{"type": "abort"}, finish] if status == "cancelled" else [finish]
 
