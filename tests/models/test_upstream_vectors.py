@@ -147,10 +147,9 @@ async def play(case: dict[str, Any], writes: str, server: Running, replay: Repla
     if any("left" in check for check in case["check"]):
         async with asyncio.timeout(2):
             await until(lambda: requests[-1].gone)
-    if any("tool_status" not in check for check in case["check"] if "tools" in check):
-        for check in case["check"]:
-            if "tools" in check:
-                check.setdefault("tool_status", "ok")
+    for check in case["check"]:
+        if "tools" in check:
+            check.setdefault("tool_status", "ok")
     if not any(all(holds(key, value, found, requests) for key, value in check.items()) for check in case["check"]):
         faults.append(f"{found} is not {case['check']}")
     faults += history_faults(requests)
