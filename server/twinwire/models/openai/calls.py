@@ -60,7 +60,7 @@ class Calls:
         index, call_id = index_of(delta.get("index")), id_of(delta.get("id"))
         call = self._open(index, call_id, name)
         if call is None or self._begins(call, call_id, name, arguments):
-            call = _Call(index, pieces=[], state=[])
+            call = _Call(index)
             self._calls.append(call)
         elif name and call.arguments and arguments.strip() == call.arguments.strip() and call.whole:
             arguments = ""  # the whole call again

@@ -14,7 +14,7 @@ import msgspec
 
 from twinwire.models import Finish, Part, Text, Thinking, Usage
 from twinwire.models.openai.calls import Calls
-from twinwire.models.openai.failures import reported
+from twinwire.models.openai.failures import garbage, reported
 from twinwire.models.openai.fields import index_of, is_said, joined, mended, name_of, text_of, thinking_of, usage_of
 from twinwire.models.openai.sse import Event, EventSplitter
 from twinwire.models.openai.texts import MAX_MISSES, AlikeEvents, plain_text
@@ -46,10 +46,6 @@ _REASONING = ("reasoning_content", "reasoning")
 _decode = msgspec.json.Decoder().decode
 
 
-def _garbage(what: str) -> UpstreamError:
-    return UpstreamError(f"The model's server sent {what}.", code="upstream_garbage")
-
-
 def _truncated(message: str) -> UpstreamError:
     return UpstreamError(message, code="upstream_truncated")
 
@@ -63,7 +59,7 @@ def _json(data: bytes) -> Any:
     try:
         return json.loads(data.decode("utf-8", "replace"))
     except (ValueError, RecursionError):
-        raise _garbage("something that is not a chunk of a chat completion") from None
+        raise garbage("something that is not a chunk of a chat completion") from None
 
 
 class ChunkDecoder:
@@ -134,41 +130,38 @@ class ChunkDecoder:
                     if alike.misses >= MAX_MISSES:
                         self._alike = None
                 return [Text(text)]
-        parts: list[Part] = []
-        self._guard(self._feed, data, parts)
-        return parts
+        return self._guarded(self._feed, data)
 
     def end(self) -> list[Part]:
         """Return the last text, the tool calls and the `Finish`.
 
         The `error` is `upstream_truncated` if there is no reason, or not what the reason says.
         """
-        parts: list[Part] = []
-        self._guard(self._end, b"", parts)
-        return parts
+        return self._guarded(self._end)
 
-    def _guard(self, step: Callable[[bytes, list[Part]], None], data: bytes, parts: list[Part]) -> None:
+    def _guarded(self, step: Callable[..., None], *data: bytes) -> list[Part]:
+        parts: list[Part] = []
         try:
-            step(data, parts)
+            step(parts, *data)
         except UpstreamError as error:
             self.error = error
-            self.done = True
-        except (TypeError, ValueError, AttributeError):
-            self.error = _garbage("something that is not a chunk of a chat completion")
-            self.done = True
+        except (TypeError, ValueError, AttributeError, RecursionError):
+            self.error = garbage("something that is not a chunk of a chat completion")
+        self.done = self.done or self.error is not None
+        return parts
 
-    def _feed(self, data: bytes, parts: list[Part]) -> None:
+    def _feed(self, parts: list[Part], data: bytes) -> None:
         if not self._begun:
             data = data.lstrip(_BLANK)
             self._begun = bool(data)
             if data.startswith(b"<"):
-                raise _garbage("an HTML page in place of an event stream")
+                raise garbage("an HTML page in place of an event stream")
             if data.startswith((b"{", b"[")):
                 self._document = bytearray()
         if self._document is not None:
             self._document += data
             if len(self._document) > MAX_EVENT:
-                raise _garbage(f"a document of more than {MAX_EVENT >> 20} MiB in place of an event stream")
+                raise garbage(f"a document of more than {MAX_EVENT >> 20} MiB in place of an event stream")
             return
         if data.startswith(b"data: {") and data.endswith(b"}\n\n") and not self._events.torn:
             # Whole events, each of one line: what nearly all servers send nearly always.
@@ -182,7 +175,7 @@ class ChunkDecoder:
             if self.done:
                 return
         if self._events.waiting > MAX_EVENT:
-            raise _garbage(f"an event of more than {MAX_EVENT >> 20} MiB")
+            raise garbage(f"an event of more than {MAX_EVENT >> 20} MiB")
 
     def _take(self, event: Event, parts: list[Part]) -> None:
         data = event.data.strip()
@@ -205,7 +198,7 @@ class ChunkDecoder:
             if chunk.get("object") == "error":
                 raise reported(chunk)
             if str(chunk.get("type", "")).startswith("response."):
-                raise _garbage("events of the Responses API, which are not chunks of a chat completion")
+                raise garbage("events of the Responses API, which are not chunks of a chat completion")
         elif not isinstance(choices, list):
             raise ValueError("`choices` must be a list.")
         else:
@@ -257,7 +250,7 @@ class ChunkDecoder:
         if state or calls:
             self._kept += size
             if self._kept > MAX_EVENT:
-                raise _garbage(f"more than {MAX_EVENT >> 20} MiB of tool calls and reasoning")
+                raise garbage(f"more than {MAX_EVENT >> 20} MiB of tool calls and reasoning")
         return bool(calls) or len(parts) > count
 
     def _tell(self, kind: type[Text | Thinking], text: str, parts: list[Part]) -> None:
@@ -270,7 +263,7 @@ class ChunkDecoder:
         if text:
             parts.append(kind(text))
 
-    def _end(self, _: bytes, parts: list[Part]) -> None:
+    def _end(self, parts: list[Part]) -> None:
         if self._document is not None:
             self._add_document(bytes(self._document), parts)
             return
@@ -290,10 +283,10 @@ class ChunkDecoder:
         except UpstreamError:
             lines = document.split(b"\n")
             what = "NDJSON" if len(lines) > 1 and lines[0].rstrip().endswith(b"}") else "broken JSON"
-            raise _garbage(f"{what} in place of an event stream") from None
+            raise garbage(f"{what} in place of an event stream") from None
         value = value[0] if isinstance(value, list) and len(value) == 1 else value
         if not isinstance(value, dict) or not (is_said(value.get("error")) or isinstance(value.get("choices"), list)):
-            raise _garbage("JSON that is no chat completion in place of an event stream")
+            raise garbage("JSON that is no chat completion in place of an event stream")
         self._add(value, len(document), parts)
         self._finish(parts, done=True)
 

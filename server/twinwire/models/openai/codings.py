@@ -6,7 +6,7 @@ import zlib
 from collections.abc import Callable
 from typing import TypeVar
 
-from twinwire.protocol.errors import UpstreamError
+from twinwire.models.openai.failures import garbage
 
 MAX_PIECE = 2**20
 """The most bytes that are decompressed at once: a read of a few kilobytes may stand for gigabytes."""
@@ -24,7 +24,7 @@ class Coding:
         name = name.strip().lower()
         self.plain = name in {"", "identity"}
         if not self.plain and name not in {"gzip", "x-gzip", "deflate"}:
-            raise _garbage(f"compressed its answer as {name!r}, which was not asked for")
+            raise garbage(f"an answer that is compressed as {name!r}, which was not requested")
         self._zlib = None if self.plain else zlib.decompressobj(32 + zlib.MAX_WBITS)
 
     def decode(self, data: bytes, feed: Callable[[bytes], list[T]]) -> list[T]:
@@ -37,9 +37,5 @@ class Coding:
                 found += feed(self._zlib.decompress(data, MAX_PIECE))
                 data = self._zlib.unconsumed_tail
         except zlib.error:
-            raise _garbage("sent a compressed answer that is broken") from None
+            raise garbage("a compressed answer that is broken") from None
         return found
-
-
-def _garbage(what: str) -> UpstreamError:
-    return UpstreamError(f"The model's server {what}.", code="upstream_garbage")

@@ -1,4 +1,4 @@
-"""What a model's server says of its failures, in the words of each provider: an `UpstreamError` for each kind."""
+"""The failures of a model's server, in the words of each provider: an `UpstreamError` for each kind."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from twinwire.models.openai.fields import count_of
 from twinwire.protocol.errors import UpstreamError
 
 MAX_WORDS = 4096
-"""How many characters of a server's words are read."""
+"""The number of characters of a server's words that are read."""
 
 _CONTEXT = re.compile(
     r"context[ _-]?(length|window|size|limit|overflow)|exceed_context"
@@ -39,28 +39,31 @@ _KEY = re.compile(
 )
 
 
-def refused(status: int, body: object, retry_after: int | None = None) -> UpstreamError:
-    """Build the error for an answer of this status. Its body is looked at but not told: it may hold what was sent."""
-    words = str(body)[:MAX_WORDS]
+def garbage(what: str) -> UpstreamError:
+    """Build the error for an answer that is none."""
+    return UpstreamError(f"The model's server sent {what}.", code="upstream_garbage")
+
+
+def refused(status: int, body: object, wait: float | None = None) -> UpstreamError:
+    """Build the error for an answer of this status, or within an answer if it is 0, and a `wait` as `retry_after`.
+
+    The body is read but not told: it may hold what was sent.
+    """
+    words, number = str(body)[:MAX_WORDS], f" ({status})" if status else ""
+    seconds = None if wait is None else math.ceil(wait)
     if _CONTEXT.search(words) and status in {0, 400, 413, 422, 500} and not (status == 413 and _RATE.search(words)):
-        return UpstreamError(_numbered("The conversation is too long for the model", status), code=_TOO_LONG)
+        message = f"The conversation is too long for the model{number}."
+        return UpstreamError(message, code="upstream_context_length")
     if status == 429 or (status in {0, 413} and _RATE.search(words)):
-        message = _numbered("The model's server limits the rate of requests", status)
-        return UpstreamError(message, code="upstream_rate_limited", retry_after=retry_after)
+        message = f"The model's server limits the rate of requests{number}."
+        return UpstreamError(message, code="upstream_rate_limited", retry_after=seconds)
     if status in {401, 403} or (status == 0 and _KEY.search(words)):
-        return UpstreamError(_numbered("The model's server refused the key", status), code="upstream_auth")
+        return UpstreamError(f"The model's server refused the key{number}.", code="upstream_auth")
     if status == 0:
         return UpstreamError("The model's server reported an error in the middle of its answer.")
     if status >= 500:
-        return UpstreamError(f"The model's server failed ({status}).", retry_after=retry_after)
+        return UpstreamError(f"The model's server failed ({status}).", retry_after=seconds)
     return UpstreamError(f"The model's server refused the request ({status}).", code="upstream_rejected")
-
-
-_TOO_LONG = "upstream_context_length"
-
-
-def _numbered(message: str, status: int) -> str:
-    return f"{message} ({status})." if status else f"{message}."
 
 
 def reported(error: Any) -> UpstreamError:
@@ -86,8 +89,3 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
         return max(0.0, parsedate_to_datetime(headers.get("retry-after", "")).timestamp() - time.time())
     except (ValueError, OverflowError):
         return None
-
-
-def seconds(wait: float | None) -> int | None:
-    """Return a wait in whole seconds, rounded up."""
-    return None if wait is None else math.ceil(wait)

@@ -92,11 +92,10 @@ def settled(arguments: str) -> str:
 
 def is_object(arguments: str) -> bool:
     """Return whether a call's arguments are one whole JSON object."""
-    text = settled(arguments)
-    if not text.rstrip().endswith("}"):
+    if not arguments.rstrip().endswith("}"):
         return False
     try:
-        return isinstance(json.loads(text), dict)
+        return isinstance(json.loads(settled(arguments)), dict)
     except (ValueError, RecursionError):
         return False
 

@@ -24,7 +24,7 @@ from twinwire.models import Message, Part, ToolSpec
 from twinwire.models.adapters import PushStream, Take
 from twinwire.models.openai.chunks import ChunkDecoder
 from twinwire.models.openai.codings import Coding
-from twinwire.models.openai.failures import refused, retry_after, seconds
+from twinwire.models.openai.failures import refused, retry_after
 from twinwire.protocol.errors import SettingsError, UpstreamError, UpstreamTimeout
 from twinwire.protocol.events import dump
 from twinwire.telemetry.logging import hide, in_url
@@ -310,7 +310,7 @@ class OpenAIChatModel:
         headers = response.headers
         wait = retry_after(headers)
         if response.is_error and (seen := _refusals.get()) is not None:
-            seen.append(refused(response.status_code, "", seconds(wait)))
+            seen.append(refused(response.status_code, "", wait))
         if wait is not None and wait > self._timeout / (self._max_retries + 1):
             headers["x-should-retry"] = "false"
         if response.has_redirect_location:
@@ -328,7 +328,7 @@ class OpenAIChatModel:
         if response.is_redirect:
             message = f"The model's server redirects the request ({response.status_code}). The log says where to."
             return UpstreamError(message, code="upstream_rejected")
-        failure = refused(response.status_code, error.body, seconds(retry_after(response.headers)))
+        failure = refused(response.status_code, error.body, retry_after(response.headers))
         if response.status_code in {400, 422} and "stream_options" in str(error.body):
             return _StreamOptionsRefused(failure.message, code=failure.code)
         return failure
