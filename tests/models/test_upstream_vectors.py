@@ -195,7 +195,7 @@ async def play_at(replay: Replay, cases: list[dict[str, Any]], writes: str) -> l
 @pytest.mark.timeout(240)
 @pytest.mark.parametrize("writes", ["each", "one", "bytes"])
 async def test_upstream_cases(writes: str) -> None:
-    """What a server sends comes to what is right, written in its own pieces, at once, or a byte at a time."""
+    """Each case comes to what it should, written in the server's own pieces, at once, or a byte at a time."""
     assert await play_all([case for case in CASES if case["id"] not in SLOW | NOT_YET], writes) == []
 
 
@@ -203,5 +203,5 @@ async def test_upstream_cases(writes: str) -> None:
 @pytest.mark.timeout(240)
 @pytest.mark.parametrize("writes", ["each", "one", "bytes"])
 async def test_slow_upstream_cases(writes: str) -> None:
-    """The same of the servers that are silent for long."""
+    """Each case of a server that is silent for long comes to what it should."""
     assert await play_all([case for case in CASES if case["id"] in SLOW], writes) == []

@@ -24,7 +24,7 @@ class Emit(Take[StreamEvent], Protocol):
     Return None, or an awaitable. If it is an awaitable, await it before emitting more: the log applies backpressure.
 
     Raises `TypeError` for what is no event and `events.NotAnEvent`, a `ValueError`, for one that breaks the protocol's
-    table. In a callback, where nobody could handle that, it ends the run instead.
+    table. In a callback, whose caller could not handle that, it ends the run instead.
 
     After the run's end nothing is told any more. The first call in the agent's own task then raises
     `asyncio.CancelledError`, unless the agent was cancelled already; later ones do nothing, so that an agent can clean
@@ -68,7 +68,7 @@ class _Nobody:
 
 MAX_LATE = 10_000
 LATE_SECONDS = 1.0
-"""How many events may be told to nobody in one turn of the event loop, and for how long: more is a loop without end."""
+"""The events that may be told to nobody in one turn of the event loop, and the seconds: more is an endless loop."""
 
 nobody: Emit = _Nobody()
 

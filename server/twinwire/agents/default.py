@@ -1,4 +1,4 @@
-"""The agents a server has where nobody gives it any: `react`, with the Read and Search tools, and `simple`."""
+"""The agents of a server that is given none: `react`, with the Read and Search tools, and `simple`."""
 
 from __future__ import annotations
 

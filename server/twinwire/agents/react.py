@@ -37,7 +37,7 @@ SYSTEM_PROMPT = (
 _LLM_CHUNK = Type.LLM_CHUNK  # looking up a member takes as long as making an event
 
 MAX_REPEATS = 2
-"""How often one run runs the same call, the same tool with the same parameters."""
+"""The times that one run runs the same call: the same tool with the same parameters."""
 
 
 def _event(kind: Type, at: int | None, /, **data: Any) -> StreamEvent:
@@ -87,7 +87,7 @@ class _Answer:
 
 
 class _Call:
-    """One tool call of a step, and its result: an error from the start where there is a `refusal` to run it."""
+    """One tool call of a step, and its result: an error from the start if there is a `refusal` to run it."""
 
     def __init__(self, part: ToolCall, seen: Counter[tuple[str, str]]) -> None:
         self.id = part.id
@@ -178,7 +178,7 @@ class ReActAgent:
         AgentLimits(**self._limits)  # so that a wrong one raises here
 
     async def arun(self, message: str, history: Sequence[Message] = ()) -> str:
-        """Answer `message`; where the steps run out, what there is. Raises `RunError` where the run failed."""
+        """Return the answer to `message`, or its part if the steps run out. Raise `RunError` if the run failed."""
         async with aclosing(self.arun_stream(message, history)) as told:
             async for event in told:
                 last = event

@@ -29,7 +29,7 @@ from twinwire.protocol.errors import SettingsError, UpstreamError
 logger = logging.getLogger("twinwire.models")
 
 SLOTS = 4
-"""How many answers are made at once; further ones wait in llama.cpp."""
+"""The most answers at once; further ones wait in llama.cpp."""
 
 MAX_THREADS = 8
 """Beyond this many, the threads wait for the memory, not the other way round."""
@@ -114,7 +114,7 @@ class LocalModel:
         return process
 
     async def _keep(self, process: Process) -> None:
-        """Start the process again whenever it dies; end it where this task is cancelled."""
+        """Start the process again whenever it dies; end it if this task is cancelled."""
         pause = PAUSES[0]
         while True:
             began = time.monotonic()

@@ -122,7 +122,7 @@ def is_said(value: Any) -> bool:
 def joined(name: str, pieces: Sequence[Any]) -> Any:
     """Return the pieces of a field's value as one value.
 
-    Texts are joined, lists are put together, where items of one `type` and `index` are one, and objects are joined
+    Texts are joined. Lists are put together, and their items of one `type` and `index` are one. Objects are joined
     key by key. Of other values the last one counts that is not null. A text that is the same in all pieces is one,
     unless the field is a text of the model's.
     """

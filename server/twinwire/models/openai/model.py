@@ -40,16 +40,16 @@ if TYPE_CHECKING:
 logger = logging.getLogger("twinwire.models")
 
 LINGER = 1.0
-"""Seconds that nothing may come after the finish_reason, where the usage does, or after `[DONE]`.
+"""Seconds of silence after the finish_reason or `[DONE]` until the answer counts as whole.
 
 The body's end is waited for so that the connection can be used again.
 """
 
 MAX_LINGER = 4.0
-"""Seconds that all of that may take after the finish_reason, while bytes come."""
+"""The most seconds from the finish_reason until then, while bytes come."""
 
 _refusals: ContextVar[list[UpstreamError] | None] = ContextVar("refusals", default=None)
-"""What the server has refused the attempts of the call that is under way with."""
+"""The errors of the attempts that the server has refused in the call that is under way."""
 
 
 def _environment(name: str) -> str | None:
@@ -69,7 +69,7 @@ class _Done(Exception):
 
 
 class _StreamOptionsRefused(UpstreamError):
-    """The server does not take the request's field `stream_options`."""
+    """The server has refused the request's field `stream_options`."""
 
 
 def _for_each(response: httpx2.Response) -> Callable[[Sink], Awaitable[None]]:
@@ -207,7 +207,7 @@ class OpenAIChatModel:
         """Send the request; return the response, whose body is yet to be read.
 
         The SDK writes all requests alike but for the body, which takes it longer than anything else before the first
-        token: so what is like the last ones is sent without it. Where that is not answered well, it takes over.
+        token: so what is like the last ones is sent without it. If that fails, it takes over.
         """
         loop = asyncio.get_running_loop()
         if self._loop not in {None, loop}:
@@ -248,7 +248,7 @@ class OpenAIChatModel:
             _refusals.reset(token)
 
     async def _post(self, body: bytes, tried: httpx2.Response | httpx2.TransportError | None) -> httpx2.Response:
-        """Have the SDK send the request, or see to what has come of it where it was `tried` already.
+        """Have the SDK send the request, or handle its outcome if it was `tried` already.
 
         The SDK's `create` would walk through all messages to check them, for longer than the rest takes.
         """

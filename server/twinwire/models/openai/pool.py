@@ -23,7 +23,7 @@ MAX_CONNECTIONS = 1000
 """The most requests at once; more wait. This and the next number are the SDK's."""
 
 MAX_IDLE = 100
-"""How many idle connections are kept."""
+"""The most idle connections that are kept."""
 
 IDLE_SECONDS = 30.0
 """For how long an idle connection is kept: less than what is between us forgets it after, a minute at the least."""
@@ -42,7 +42,7 @@ _outcome: ContextVar[httpx2.Response | httpx2.TransportError | None] = ContextVa
 
 @contextmanager
 def first(outcome: httpx2.Response | httpx2.TransportError | None) -> Iterator[None]:
-    """Let this, if it is anything, be what comes of the next request made in this block, which is not sent."""
+    """Answer the next request made in this block with `outcome` instead of sending it. If it is None, send it."""
     token = _outcome.set(outcome)
     try:
         yield
@@ -96,9 +96,9 @@ class Transport(httpx2.AsyncBaseTransport):
         self._head = head
 
     async def like(self, body: bytes) -> httpx2.Response | httpx2.TransportError | None:
-        """Send such a request with this body; the response when its head has come, or the error.
+        """Send a request like those that were learned, with this body. Return its response or its error.
 
-        None where it is not known to be: the two requests that were learned last were not alike.
+        Return None, and send nothing, if the last two that were learned were not alike.
         """
         if self._head is None or not self._constant:
             return None
