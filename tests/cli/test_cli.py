@@ -82,22 +82,17 @@ BAD: dict[str, tuple[list[str], str]] = {
         ["serve", "--port", "0", "--base-url", "http://127.0.0.1:1/v1"],
         "`--model` or `TWINWIRE_MODEL` must name a model.",
     ),
-    "no colon": (["serve", "--port", "0", "mine"], "'mine' must be of the form module:name."),
-    "no name": (["serve", "--port", "0", "mine:"], "'mine:' must be of the form"),
-    "only a name": (["serve", "--port", "0", ":app"], "':app' must be of the form"),
-    "a path": (["serve", "--port", "0", "./mine.py:text"], "'./mine.py:text' must be of the form"),
-    "a file": (["serve", "--port", "0", "mine.py:text"], "The module 'mine.py' does not exist."),
-    "no module": (["serve", "--port", "0", "nothing:app"], "The module 'nothing' does not exist."),
-    "no module in a package": (
-        ["serve", "--port", "0", "package.nothing:app"],
-        "The module 'package.nothing' does not exist.",
-    ),
-    "no package deep down": (
-        ["serve", "--port", "0", "package.a.b.c:app"],
-        "The module 'package.a.b.c' does not exist.",
-    ),
-    "a relative module": (["serve", "--port", "0", ".mine:text"], "'.mine:text' must be of the form"),
-    "dots": (["serve", "--port", "0", "..:text"], "'..:text' must be of the form"),
+    **{
+        f"the form of {target}": (
+            ["serve", "--port", "0", target],
+            f"The app {target!r} must be of the form module:name.",
+        )
+        for target in ("mine", "mine:", ":app", "./mine.py:text", ".mine:text", "..:text")
+    },
+    **{
+        f"no module {module}": (["serve", "--port", "0", f"{module}:app"], f"The module {module!r} does not exist.")
+        for module in ("mine.py", "nothing", "package.nothing", "package.a.b.c")
+    },
     "no attribute": (["serve", "--port", "0", "mine:nothing"], "The module 'mine' has no 'nothing'"),
     "no attribute of an attribute": (
         ["serve", "--port", "0", "mine:text.no.thing"],
