@@ -317,7 +317,7 @@ class OpenAIChatModel:
             target = response.request.url.join(headers["location"])
             follow = response.status_code in {307, 308} and _same_server(response.request.url, target)
             level = logging.INFO if follow else logging.WARNING
-            logger.log(level, "the model's server redirects from %s to %s", response.request.url, target)
+            logger.log(level, "The model's server redirects from %s to %s.", response.request.url, target)
             if not follow:
                 del headers["location"]
 
