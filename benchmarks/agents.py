@@ -58,11 +58,3 @@ async def yielding(request: RunRequest) -> AsyncGenerator[StreamEvent, None]:
         for part in batch:
             if isinstance(part, Text):
                 yield StreamEvent("LLM_CHUNK", {"content": part.text, "delta": part.text})
-
-
-async def emitting(request: RunRequest) -> None:
-    """Emit the same events in the agent's own task."""
-    async for batch in OpenAIChatModel().stream([{"role": "user", "content": request.message}]):
-        for part in batch:
-            if isinstance(part, Text):
-                request.emit(StreamEvent("LLM_CHUNK", {"content": part.text, "delta": part.text}))

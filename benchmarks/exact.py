@@ -11,7 +11,7 @@ over the same time without one. The difference is divided by `n`, so that the se
 cancel out. Heartbeats come with time alone: they are counted against the same time without a connection.
 
 - Instructions: callgrind (`valgrind`). The kernel's instructions are not among them.
-- System calls: `strace -c`. Bytes: what the followers received.
+- System calls: `strace -c`. Bytes: counted by the followers.
 - CPU: a clock of the server alone, without an instrument, over more events. It includes the kernel's time.
 """
 
@@ -57,7 +57,7 @@ CLOSE = 3.0  # seconds in which it has closed all connections, below callgrind t
 
 
 class Row(msgspec.Struct, frozen=True):
-    """What is measured: `runs` runs, and `followers` connections in all.
+    """A scene to measure: `runs` runs, and `followers` connections in all.
 
     In each of the `steps` each run gets a token or, if `idle`, each connection a heartbeat. CPU is taken over `longer`
     times as many. `agent` is our own `simple`, which pushes, or one of `benchmarks.agents`.
@@ -85,14 +85,14 @@ ROWS = {f"{kind}-{transport}": row for kind, row in KINDS.items() for transport 
 
 
 class Tally:
-    """What all followers have received: events (tokens or heartbeats) and bytes."""
+    """The sum of what all followers have received: events (tokens or heartbeats) and bytes."""
 
     def __init__(self) -> None:
         self.events = self.bytes = 0
         self._news = asyncio.Event()
 
     def add(self, events: int, size: int) -> None:
-        """Count what a follower has received."""
+        """Add what a follower has received."""
         self.events += events
         self.bytes += size
         self._news.set()
@@ -238,7 +238,7 @@ def cpu(server: Program) -> Iterator[Counter[str]]:
 
 
 def flags(row: Row) -> tuple[str, ...]:
-    """Return what the server of a row is told."""
+    """Return the arguments of the server of a row."""
     target = () if row.agent == "simple" else (f"benchmarks.agents:{row.agent}",)
     return (*target, *FLAGS, "--heartbeat", "0.5" if row.idle else "3600")
 

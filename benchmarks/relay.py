@@ -103,7 +103,7 @@ def websocket() -> bytes:
 
 
 def start(agent: str) -> bytes:
-    """The command that starts a run on a WebSocket."""
+    """Return the command that starts a run on a WebSocket."""
     return masked(f'{{"type":"start","request_id":"r","message":"x","agent":"{agent}"}}')
 
 

@@ -106,7 +106,7 @@ def test_a_bad_network_loses_nothing(tmp_path: Path) -> None:
 
 
 async def test_a_bad_network_keeps_the_order() -> None:
-    """What goes through it in many small pieces comes late, some of it very, and in order, until it is cut."""
+    """Many small pieces come through it late, some of them very late, and in order, until it cuts the connection."""
     count = 600
 
     async def speak(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -214,7 +214,7 @@ async def test_leaving_follows_no_more(transport: Transport, server: Running, pu
 
 @both
 async def test_not_the_client_s_business(transport: Transport, server: Running) -> None:
-    """What answers, but is no Twinwire server, is an error with its status after one request, not a loop."""
+    """A server that is not Twinwire's is an error with its status after one request, not a loop."""
     async with chaos(server.port) as proxy, connected(f"{proxy.url}/healthz") as client:
         with pytest.raises(ApiError) as told:
             async with client.stream("m", transport=transport):

@@ -95,7 +95,7 @@ def install(folder: Path) -> Path:
 
 
 async def test_package(tmp_path: Path) -> None:
-    """What npm packs works where it is installed: each export can be imported, and has its declarations."""
+    """The archive that npm packs works once installed: each export can be imported, and has its declarations."""
     await node(TSC, "--project", str(CLIENT / "tsconfig.types.json"), "--outDir", str(tmp_path / "types"))
     installed = await asyncio.to_thread(install, tmp_path)
     package = json.loads((installed / "package.json").read_text())

@@ -38,7 +38,7 @@ def command(data: bytes) -> None:
 
 
 def parts(*pieces: bytes) -> tuple[list[Part], str | None]:
-    """What a model's body comes to, and the code of its error."""
+    """Return the parts of a model's body, and the code of its error."""
     decoder = ChunkDecoder()
     found: list[Part] = []
     for piece in pieces:

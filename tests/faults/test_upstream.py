@@ -19,7 +19,7 @@ from twinwire.agents import Agent
 from twinwire_client import Client
 
 TURNS = 100
-"""How many turns of the event loop a connection has to close in: a few milliseconds."""
+"""The turns of the event loop within which a connection must close: a few milliseconds."""
 
 
 @pytest.mark.parametrize("kind", KINDS)

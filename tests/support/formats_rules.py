@@ -48,7 +48,7 @@ MIDDLE = st.one_of(
 )
 USAGE = {"prompt_tokens": 12, "completion_tokens": 5, "total_tokens": 17}
 LAST = st.one_of(
-    st.sampled_from(["completed", "cancelled", "max_steps"]).map(
+    st.sampled_from(["completed", "incomplete", "cancelled", "max_steps"]).map(
         lambda status: StreamEvent(
             "AGENT_FINISH", {"result": "done", "duration": 0.1, "status": status, "usage": USAGE}
         )

@@ -47,12 +47,12 @@ class Server(Process):
     verify: ssl.SSLContext | bool = True
 
     def rss(self) -> int:
-        """The bytes that it has in memory."""
+        """Return the bytes that it has in memory."""
         status = Path(f"/proc/{self.popen.pid}/status").read_text()
         return int(status.partition("VmRSS:")[2].split()[0]) * 1024
 
     def run(self, message: str, **fields: Any) -> str:
-        """Start a run; its id, once the run has done what the message says."""
+        """Start a run. Return its id once the run has done what the message says."""
         run_id: str = self.post("/runs", {"message": message, **fields})["run_id"]
         while True:
             run = self.get(f"/runs/{run_id}/snapshot")
@@ -70,11 +70,11 @@ class Server(Process):
         )
 
     def ws(self) -> ClientConnection:
-        """A WebSocket of a client that reads nothing unless it is told to."""
+        """Open a WebSocket of a client that reads nothing unless it is told to."""
         return connect(self.ws_url, compression=None, proxy=None, max_size=None, max_queue=1, close_timeout=0.1)
 
     def silent(self, path: str, body: bytes = b"", **headers: str) -> socket.socket:
-        """A connection that has asked for something and reads nothing of it."""
+        """Open a connection that sends a request and reads nothing of the answer."""
         if body:
             headers = {"content-type": "application/json", "content-length": str(len(body)), **headers}
         lines = [
@@ -88,7 +88,7 @@ class Server(Process):
         return connection
 
     def deaf(self, path: str = "/ws") -> socket.socket:
-        """A WebSocket that reads nothing but the answer to its handshake."""
+        """Open a WebSocket that reads nothing but the answer to its handshake."""
         key = {"sec-websocket-key": "AAAAAAAAAAAAAAAAAAAAAA==", "sec-websocket-version": "13"}
         connection = self.silent(path, b"", connection="Upgrade", upgrade="websocket", **key)
         head = b""
@@ -98,7 +98,7 @@ class Server(Process):
         return connection
 
     def flood(self, messages: list[str], path: str = "/ws") -> socket.socket:
-        """A WebSocket that has sent as many of these as the server takes, and reads nothing."""
+        """Open a WebSocket that sends as many of these as the server takes, and reads nothing."""
         connection = self.deaf(path)
         connection.settimeout(0.3)
         try:

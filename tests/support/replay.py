@@ -9,7 +9,7 @@ A case, and each entry of its `then_respond`, is an answer:
     status, content_type, headers   as they are; a header may hold `<second port>` (see below) or `<date +25 s>`
     chunks      a list; each item is one HTTP chunk, in one write. An item is a string, {"repeat": text, "times": n},
                 {"pause": seconds}, which is no chunk, or a list of strings and repeats, which is their concatenation
-    encoding    "latin-1" where the strings stand for bytes; else they are UTF-8
+    encoding    "latin-1" if the strings stand for bytes; else they are UTF-8
     framing     "chunked" (the default); "length", with a Content-Length; "raw": the chunks are all that is written,
                 the answer's head included
     then        what follows the last chunk in place of a proper end: "hold" (open and silent, until the client leaves),
@@ -50,7 +50,7 @@ _CONDITION = re.compile(r"(\S+) is (not there|there|not empty|a string|JSON)")
 
 
 def sse(*values: Any) -> list[str]:
-    """These values as events, and `[DONE]`."""
+    """Return these values as events, and `[DONE]`."""
     return [f"data: {json.dumps(value, separators=(',', ':'))}\n\n" for value in values] + ["data: [DONE]\n\n"]
 
 
@@ -68,7 +68,7 @@ ORDINARY = {
 
 
 def resolve(path: str, body: Any) -> Any:
-    """What is at `messages[-2].content` of a request's body, or MISSING."""
+    """Return the value at a path such as `messages[-2].content` of a request's body, or MISSING."""
     if path.startswith("assistant"):
         called = [message for message in (body or {}).get("messages", ()) if message.get("tool_calls")]
         body, path = called[-1] if called else MISSING, path.removeprefix("assistant")
@@ -81,7 +81,7 @@ def resolve(path: str, body: Any) -> Any:
 
 
 def holds(condition: str, body: Any) -> bool:
-    """Whether a request's body meets the condition."""
+    """Return whether a request's body meets the condition."""
     match = _CONDITION.fullmatch(condition)
     if match is None:
         raise ValueError(f"no such condition: {condition}")
@@ -102,7 +102,7 @@ def holds(condition: str, body: Any) -> bool:
 
 
 def pieces(answer: dict[str, Any]) -> Iterator[bytes | float]:
-    """The writes of an answer's chunks, and the pauses between them."""
+    """Give the writes of an answer's chunks, and the pauses between them."""
     encoding = answer.get("encoding", "utf-8")
 
     def text(item: Any) -> str:
@@ -118,7 +118,7 @@ def pieces(answer: dict[str, Any]) -> Iterator[bytes | float]:
 
 
 def reshaped(parts: list[bytes | float], writes: str) -> list[bytes | float]:
-    """The same bytes in one write, or in one for each byte; pauses stay where they are."""
+    """Return the same bytes in one write, or in one for each byte; pauses stay where they are."""
     joined: list[bytes | float] = []
     for part in parts:
         if isinstance(part, bytes) and joined and isinstance(joined[-1], bytes):
@@ -180,7 +180,7 @@ class Replay:
         self._tasks: set[asyncio.Task[Any]] = set()
 
     async def start(self, host: str = "127.0.0.1", port: int = 0) -> None:
-        """Listen, on a port of the system's choice where it is 0."""
+        """Listen, on a port of the system's choice if it is 0."""
         self._servers = [
             await asyncio.start_server(lambda r, w: self._serve(r, w, second=False), host, port, limit=2**20),
             await asyncio.start_server(lambda r, w: self._serve(r, w, second=True), host, 0, limit=2**20),
@@ -265,7 +265,7 @@ class Replay:
         return ORDINARY if "unless" in chosen and holds(chosen["unless"], request.body) else chosen
 
     async def _answer(self, request: Request, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
-        """Play the answer. Returns whether the connection is there for another request."""
+        """Play the answer. Return whether the connection is there for another request."""
         answer = self._choose(request)
         framing, then = answer.get("framing", "chunked"), answer.get("then")
         parts = list(pieces(answer))
@@ -310,10 +310,9 @@ class Replay:
         status = answer.get("status", 200)
         fields = {"Content-Type": answer.get("content_type", "text/event-stream"), **answer.get("headers", {})}
         fields |= {"Transfer-Encoding": "chunked"} if size is None else {"Content-Length": str(size)}
-        target = f"{self.second_port}"
         lines = [f"HTTP/1.1 {status} {'OK' if status < 300 else 'No'}"]
         for name, value in fields.items():
-            told = value.replace("<second port>", target)
+            told = value.replace("<second port>", f"{self.second_port}")
             told = told.replace("<date +25 s>", formatdate(time.time() + 25, usegmt=True))
             lines += [f"{name}: {told}"] if told else []
         return "\r\n".join([*lines, "", ""]).encode("latin-1")

@@ -55,7 +55,7 @@ test.concurrent('on a socket a newer token is said before the old one expires', 
   expect(asked).toEqual(tokens);
 });
 
-test.concurrent.for(/** @type {const} */ (['sse', 'ws', 'auto']))('%s: where there was no newer token in time, the run goes on', async (transport, context) => {
+test.concurrent.for(/** @type {const} */ (['sse', 'ws', 'auto']))('%s: if no newer token came in time, the run goes on', async (transport, context) => {
   const expires = Date.now() + 3000;
   const [old, good] = [goodFor(3), goodFor(600)];
   const token = () => (Date.now() < expires ? old : good);

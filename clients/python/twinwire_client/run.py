@@ -125,7 +125,7 @@ class Run:
         await self.aclose()
 
     async def aclose(self) -> None:
-        """Follow it no longer, as leaving the block does. Whoever waits for an event of it gets a `RuntimeError`."""
+        """Follow it no longer, as leaving the block does. A wait for its next event ends with a `RuntimeError`."""
         self._left = True
         await self._drop()
 
@@ -133,9 +133,10 @@ class Run:
         return self
 
     async def __anext__(self) -> Event:
-        while not self._ended or self._left:
-            if self._left:
-                raise RuntimeError("a run's events are read inside its async with block")
+        while not self._left:
+            if self._ended:
+                await self._drop()
+                raise StopAsyncIteration
             try:
                 if self._connection is None:
                     await self._reconnect()
@@ -151,8 +152,7 @@ class Run:
             except BaseException:
                 await self._drop()
                 raise
-        await self._drop()
-        raise StopAsyncIteration
+        raise RuntimeError("a run's events are read inside its async with block")
 
     async def cancel(self) -> str:
         """Cancel the run: `accepted` or `already_finished`. Its terminal event is still to come."""

@@ -87,7 +87,7 @@ class SyncRun:
     def __init__(self, loop: _Loop, run: Run) -> None:
         self._loop = loop
         self._run = run
-        self._events: deque[Event] = deque()  # that have come, and were not returned before a Ctrl-C
+        self._events: deque[Event] = deque()  # those that a Ctrl-C kept from being returned
 
     @property
     def run_id(self) -> str:
