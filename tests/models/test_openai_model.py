@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import gzip
 import logging
 import socket
 import subprocess
@@ -15,6 +16,7 @@ from typing import Any
 import pytest
 
 from support.model_server import (
+    Exchange,
     ModelServer,
     answer,
     bytewise,
@@ -29,6 +31,7 @@ from support.model_server import (
     text,
 )
 from twinwire.models import Finish, Part, Text, Thinking, ToolCall, Usage
+from twinwire.models.openai.codings import MAX_PIECE
 from twinwire.models.openai.model import OpenAIChatModel
 from twinwire.protocol.errors import SettingsError, UpstreamError
 
@@ -153,6 +156,17 @@ async def test_shapes(server: ModelServer, build: Build, shape: Callable[[list[b
     """However the body is cut into chunks, the parts are the same."""
     server.script(shape(answer("grün ", "🚀")))
     assert await collect(build()) == [Text("grün "), Text("🚀"), STOP]
+
+
+async def test_compressed_body_that_goes_on(server: ModelServer, build: Build) -> None:
+    """A compressed body ends at `[DONE]`, however much that is no part of the answer was read with it."""
+
+    async def compressed(exchange: Exchange) -> None:
+        exchange.begin(200, {"content-encoding": "gzip"})
+
+    padding = b":" + b" " * (2 * MAX_PIECE) + b"\n\n"
+    server.script(compressed, gzip.compress(b"".join([*answer("a"), padding, *answer("b")])))
+    assert await collect(build()) == [Text("a"), STOP]
 
 
 async def test_batches(server: ModelServer, build: Build) -> None:

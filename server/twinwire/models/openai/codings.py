@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable
-from typing import TypeVar
+from collections.abc import Iterator
 
 from twinwire.models.openai.failures import garbage
 
 MAX_PIECE = 2**20
 """The most bytes that are decompressed at once: a read of a few kilobytes may stand for gigabytes."""
-
-T = TypeVar("T")
 
 
 class Coding:
@@ -23,19 +20,15 @@ class Coding:
     def __init__(self, name: str) -> None:
         name = name.strip().lower()
         self.plain = name in {"", "identity"}
-        if not self.plain and name not in {"gzip", "x-gzip", "deflate"}:
+        if name not in {"", "identity", "gzip", "x-gzip", "deflate"}:
             raise garbage(f"an answer that is compressed as {name!r}, which was not requested")
-        self._zlib = None if self.plain else zlib.decompressobj(32 + zlib.MAX_WBITS)
+        self._zlib = zlib.decompressobj(32 + zlib.MAX_WBITS)  # 32: gzip or zlib, as its head says
 
-    def decode(self, data: bytes, feed: Callable[[bytes], list[T]]) -> list[T]:
-        """Feed what these bytes stand for, a piece at a time. Return what came of it."""
-        if self._zlib is None:
-            return feed(data)
-        found: list[T] = []
+    def pieces(self, data: bytes) -> Iterator[bytes]:
+        """Yield the bytes that compressed ones stand for, a piece at a time."""
         try:
             while data:
-                found += feed(self._zlib.decompress(data, MAX_PIECE))
+                yield self._zlib.decompress(data, MAX_PIECE)
                 data = self._zlib.unconsumed_tail
         except zlib.error:
             raise garbage("a compressed answer that is broken") from None
-        return found

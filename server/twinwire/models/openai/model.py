@@ -167,7 +167,10 @@ class OpenAIChatModel:
 
             def sink(data: bytes) -> Awaitable[None] | None:
                 nonlocal latest
-                batch = decoder.feed(data) if coding.plain else coding.decode(data, decoder.feed)
+                if coding.plain:
+                    batch = decoder.feed(data)
+                else:
+                    batch = [part for piece in coding.pieces(data) if not decoder.done for part in decoder.feed(piece)]
                 room = take(batch) if batch else None
                 if decoder.done:
                     raise _Done
