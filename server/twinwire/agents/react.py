@@ -104,7 +104,7 @@ class _Call:
         seen[self.name, key] += 1
         self.repeated = seen[self.name, key] > MAX_REPEATS
         if self.repeated:
-            self.refusal = f"this very call was made {MAX_REPEATS} times already and is not run again: use its results"
+            self.refusal = f"This very call was made {MAX_REPEATS} times already and is not run again. Use its results."
         self.result = ToolResult(self.refusal, "error")
         function = {**part.state.get("function", {}), "name": self.name, "arguments": arguments}
         self.asked = {**part.state, "id": self.id, "type": "function", "function": function}
