@@ -105,7 +105,6 @@ class BoundedWebSocket(WebSocketsSansIOProtocol):
         "_ahead",
         "_asked",
         "_begun_at",
-        "_begun_bytes",
         "_controls",
         "_controls_since",
         "_fragments",
@@ -123,7 +122,6 @@ class BoundedWebSocket(WebSocketsSansIOProtocol):
         self._ahead = b""  # what is parsed when the app has taken the messages before it
         self._fragments = 0  # of the message that is not all there
         self._begun_at: float | None = None  # when `ask` first found that message
-        self._begun_bytes = 0  # of its frames
         self._taken_bytes = 0  # of the message that the app has, or is about to take
         self._controls = 0  # pings and pongs that came since `_controls_since`
         self._controls_since = self.loop.time()
@@ -174,7 +172,8 @@ class BoundedWebSocket(WebSocketsSansIOProtocol):
 
     def held(self) -> int:
         """See `Carrier`."""
-        return len(self._ahead) + sys.getsizeof(self.conn.reader.buffer) + self._begun_bytes + self._taken_bytes
+        begun = sum([len(frame) for frame in self.frames])
+        return len(self._ahead) + sys.getsizeof(self.conn.reader.buffer) + begun + self._taken_bytes
 
     def shed(self) -> None:
         """See `Carrier`."""
@@ -303,7 +302,6 @@ class BoundedWebSocket(WebSocketsSansIOProtocol):
         """See `WebSocketsSansIOProtocol`. Behind a close frame of ours a message comes too late."""
         self._fragments = 0
         self._begun_at = None
-        self._begun_bytes = 0
         if self.close_sent:
             self.frames = []
         else:
@@ -331,23 +329,12 @@ class BoundedWebSocket(WebSocketsSansIOProtocol):
                 self._close(Verdict.BUSY.code, "The client sent too many pings or pongs.")
             self._controls, self._controls_since = 1, now
 
-    def handle_text(self, event: Frame) -> None:
-        """See `WebSocketsSansIOProtocol`."""
-        self._begun_bytes = len(event.data)
-        super().handle_text(event)
-
-    def handle_bytes(self, event: Frame) -> None:
-        """See `WebSocketsSansIOProtocol`."""
-        self._begun_bytes = len(event.data)
-        super().handle_bytes(event)
-
     def handle_cont(self, event: Frame) -> None:
         """See `WebSocketsSansIOProtocol`."""
         self._fragments += 1
         if self._fragments < max(JOINED_FRAGMENTS, self.config.ws_max_size // FRAGMENT_BYTES):
             if len(self.frames) >= JOINED_FRAGMENTS:
                 self.frames = [b"".join(self.frames)]
-            self._begun_bytes += len(event.data)
             super().handle_cont(event)
         else:
             self._close(CloseCode.MESSAGE_TOO_BIG, "A message has too many fragments.")
