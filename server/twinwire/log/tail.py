@@ -11,7 +11,7 @@ from twinwire.log.base import Page, Sink, Unsubscribe
 from twinwire.protocol.errors import CursorGone, StaleWriter
 from twinwire.protocol.events import Record
 
-PAGE_BYTES = 16 * 1024
+PAGE_BYTES = 32 * 1024
 
 
 def fitting(records: list[Record]) -> list[Record]:

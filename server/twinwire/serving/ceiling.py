@@ -53,7 +53,7 @@ class Part(NamedTuple):
 def ceiling(settings: Settings) -> list[Part]:
     """Return the parts of what one worker with these settings may come to."""
     accepted_each = CONNECTION + SMALL_BYTES
-    stream = FREE_STATE + HIGH_WATER + 2 * PAGE_BYTES + REPLY_BYTES  # a page of small events takes twice its bytes
+    stream = FREE_STATE + HIGH_WATER + PAGE_BYTES + REPLY_BYTES
     accepted = settings.max_connections + max(SPARE, settings.max_connections // 4)
     return [
         Part("program", PROGRAM, "as measured, rounded up"),

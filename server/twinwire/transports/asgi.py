@@ -132,7 +132,7 @@ class AsgiTransport(Transport):
         return None if self._connection.unsent is None else self._connection.unsent()
 
     @abstractmethod
-    async def _send(self, frames: Sequence[bytes]) -> None:
+    async def _send(self, frames: list[bytes]) -> None:
         """Send frames through ASGI."""
 
 

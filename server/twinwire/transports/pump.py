@@ -362,18 +362,20 @@ class Pump:
             return  # the log wakes the follower when it is time to try again
         if self._followers.get(follower.run_id) is not follower:
             return  # detached while the page was read
+        last, ended = page.last, page.ended
         if page.records:
             follower.after = page.records[-1].seq
-            if follower.after < page.last:
+            if follower.after < last:
                 self._ready[follower] = None
-            frames = follower.view.frames(page.records)
-            if frames:
-                await self._send(taken=self._transport.write(frames))
+            if frames := follower.view.frames(page.records):
+                taken = self._transport.write(frames)
+                del page, frames  # only the connection keeps them while its client takes its time
+                await self._send(taken=taken)
             if follower in self._ready:
                 await asyncio.sleep(0)  # a fast reader's long replay must not keep everybody else waiting
-        if self._followers.get(follower.run_id) is not follower or follower.after != page.last:
+        if self._followers.get(follower.run_id) is not follower or follower.after != last:
             return
-        if page.ended:
+        if ended:
             self.detach(follower.run_id)
         elif follower not in self._ready and not self._above and (direct := self._transport.direct) is not None:
             follower.join(direct)

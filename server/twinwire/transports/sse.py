@@ -5,7 +5,7 @@ The body ends if and only if the terminal event was sent on it; otherwise it is 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -24,9 +24,11 @@ class SseTransport(AsgiTransport):
 
     name = "sse"
 
-    async def _send(self, frames: Sequence[bytes]) -> None:
-        """See `AsgiTransport`. The frames of a page go out as one piece."""
-        await self._connection.send({"type": "http.response.body", "body": b"".join(frames), "more_body": True})
+    async def _send(self, frames: list[bytes]) -> None:
+        """See `AsgiTransport`. The frames of a page go out as one piece, and are not kept beside it."""
+        body = b"".join(frames)
+        frames.clear()
+        await self._connection.send({"type": "http.response.body", "body": body, "more_body": True})
 
     def heartbeat(self) -> bool:
         """A comment."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
 
 from twinwire.transports import Verdict
 from twinwire.transports.asgi import FLUSH_SECONDS, AsgiTransport
@@ -15,7 +14,7 @@ class WebSocketTransport(AsgiTransport):
     name = "ws"
     asks = True
 
-    async def _send(self, frames: Sequence[bytes]) -> None:
+    async def _send(self, frames: list[bytes]) -> None:
         for frame in frames:
             await self._connection.send({"type": "websocket.send", "text": frame.decode()})
 
