@@ -27,6 +27,7 @@ from twinwire.protocol.errors import (
 )
 from twinwire.protocol.events import dump
 from twinwire.serving.websocket import PIECE_BYTES, BoundedWebSocket, light, numeric, service
+from twinwire.transports.intake import TOO_LARGE
 from twinwire.transports.lifetime import Lifetime, Phase
 
 HEAD_BYTES = 64 * 1024
@@ -38,7 +39,6 @@ HANDSHAKE_FIELDS = 128
 REQUEST_SECONDS = 30.0
 AHEAD_REQUESTS = 2  # parsed while one is answered; the next ones stay bytes
 AHEAD_BYTES = 512 * 1024  # of these; with as many nothing is read, also where the app would hear of a client that goes
-TOO_LARGE = "The server is reading too many large requests at the moment. Try again later."
 END_OF_HEAD = b"\r\n\r\n"
 _CODINGS = "transfer-encoding"
 _ABSOLUTE = re.compile(rb"https?://([^/?#@]+)(?=[/?]|\Z)", re.IGNORECASE)

@@ -11,6 +11,7 @@ from typing import Protocol
 SMALL_BYTES = 16 * 1024
 """A holder of no more than this is not counted, and never loses it: its connection has room for it."""
 INTAKE_BYTES = 128 * 2**20
+TOO_LARGE = "The server is reading too many large requests at the moment. Try again later."
 
 
 def intake_bytes(max_body: int) -> int:

@@ -106,7 +106,7 @@ class Pump:
         limiter: Limiter | None = None,
     ) -> None:
         self._log = log
-        self._limiter = limiter  # where the state of more than one follower is counted
+        self._limiter = limiter  # counts the state of all sockets; None for a stream, which has one follower
         self.state = 0
         """Bytes of what the connection follows, and of what its session remembers."""
         self._counted = 0  # of these, in what all sockets share

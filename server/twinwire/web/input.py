@@ -15,7 +15,7 @@ from twinwire.log import MAX_RECENT
 from twinwire.protocol.errors import BadRequest, Busy, NotAcceptable, PayloadTooLarge, UnsupportedMediaType
 from twinwire.protocol.start import AgentName, IdempotencyKey, Interrupt, Message, OnDisconnect, SessionId, UserId
 from twinwire.protocol.wire import Cursor, check_types, converted, decode_json, parse_after, parse_cursor
-from twinwire.transports.intake import Intake
+from twinwire.transports.intake import TOO_LARGE, Intake
 from twinwire.web.answers import quality
 from twinwire.web.guard import header
 from twinwire.web.query import kept
@@ -118,7 +118,7 @@ async def body(request: Request[Any, Any, Any], service: Service) -> bytes:
             finally:
                 intake.forget(reading)
     except TimeoutError:
-        raise Busy("The server is reading too many large requests at the moment. Try again later.") from None
+        raise Busy(TOO_LARGE) from None
 
 
 async def _body(request: Request[Any, Any, Any], limit: int, reading: _Reading, intake: Intake) -> bytes:
