@@ -104,7 +104,7 @@ async def test_silence(server: ModelServer, script: Script, before: int) -> None
     """A server that falls silent is a timeout, and its connection is closed."""
     well(server, before)
     server.script(*script)
-    error = await fail(server, before, timeout=0.3, max_retries=0)
+    error = await fail(server, before, timeout=1.0, max_retries=0)
     assert isinstance(error, UpstreamTimeout)
     assert error.code == "upstream_timeout"
     await (await server.arrived()).closed.wait()
