@@ -139,12 +139,16 @@ def _starts(server: Server, context: TLS) -> None:
 
 
 def _refused(connections: list[socket.socket]) -> list[bytes]:
-    """Return what those were sent that were sent anything."""
+    """Return what those were sent that were sent anything, to the end of its sentence."""
     answers = []
     for connection in connections:
         connection.settimeout(0.01)
+        answer = b""
         with suppress(TimeoutError, ConnectionError):
-            answers.append(connection.recv(65536))
+            while b"later." not in answer and (piece := connection.recv(65536)):
+                answer += piece
+                connection.settimeout(5)  # it may come in two pieces
+        answers.append(answer)
     return [answer for answer in answers if answer]
 
 
