@@ -254,7 +254,10 @@ ERRORS: dict[str, tuple[bytes, str]] = {
     "choices of the wrong type": (b'data: {"choices":"secret"}\n\n', "upstream_garbage"),
     "content of the wrong type": (delta({"content": 5}), "upstream_garbage"),
     "deep nesting": (b"data: " + b"[" * 100_000 + b"\n\n", "upstream_garbage"),
-    "deep state": (b'data: {"choices":[{"delta":{"s":%b1%b}}]}\n\n' % (b'{"a":' * 5000, b"}" * 5000), "upstream_garbage"),
+    "deep state": (
+        b'data: {"choices":[{"delta":{"s":%b1%b}}]}\n\n' % (b'{"a":' * 5000, b"}" * 5000),
+        "upstream_garbage",
+    ),
     "a long number": (b'data: {"usage":{"total_tokens":%b}}\n\n' % (b"9" * 100_000), "upstream_garbage"),
     "an error object": (b"".join(text("a")) + sse({"error": {"message": "secret"}}), "upstream_error"),
     "an error text": (sse({"error": "secret"}), "upstream_error"),
