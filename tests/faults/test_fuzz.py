@@ -27,6 +27,14 @@ def test_any_body_cut_anywhere(body: bytes, at: int) -> None:
     fuzz.chunks(bytes([at]) + body)
 
 
+@pytest.mark.parametrize("name", fuzz.TARGETS)
+def test_inputs_to_begin_with(name: str) -> None:
+    """Each target takes the inputs that its fuzzing begins with."""
+    target, inputs = fuzz.TARGETS[name]
+    for data in inputs:
+        target(data)
+
+
 @pytest.mark.full
 @pytest.mark.timeout(SECONDS + 240)
 @pytest.mark.parametrize("target", fuzz.TARGETS)

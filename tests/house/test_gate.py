@@ -161,7 +161,7 @@ def test_test_on_the_system_s_python(clone: Path) -> None:
         capture_output=True,
         text=True,
         cwd=clone,
-        env=stock(PYTEST_ADDOPTS="tests/test_both_transports.py"),
+        env=stock(PYTEST_ADDOPTS="tests/server/test_both_transports.py"),
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert " passed" in done.stdout
