@@ -114,6 +114,37 @@ async def test_chunks_of_one_read_are_one_batch() -> None:
         await model.aclose()
 
 
+async def test_a_sink_that_fails_as_it_is_cancelled(client: httpx2.AsyncClient) -> None:
+    """If `for_each` is cancelled in the turn in which its sink fails, it is cancelled; the next call goes on."""
+    waits, go, more = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await receive(reader)
+        writer.write(CHUNKED + b"2\r\nok\r\n")
+        for event, piece in (go, b"2\r\nno\r\n"), (more, b"4\r\nmore\r\n0\r\n\r\n"):
+            await event.wait()
+            writer.write(piece)
+
+    def failing(data: bytes) -> None:
+        if data == b"ok":
+            waits.set()
+            return
+        task.cancel()
+        raise ValueError(data)
+
+    async with listening(handler) as url, client.stream("POST", url) as response:
+        for_each = response.extensions["for_each"]
+        task = asyncio.create_task(for_each(failing))
+        await waits.wait()
+        go.set()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        more.set()
+        rest: list[bytes] = []
+        await for_each(rest.append)
+        assert rest == [b"more"]
+
+
 @pytest.mark.parametrize("begun", [b"", CHUNKED, CHUNKED + b"2\r\nok\r\n"], ids=["head", "body", "mid"])
 async def test_read_timeout(client: httpx2.AsyncClient, begun: bytes) -> None:
     """Silence before the head or in the body is a timeout, and closes the connection."""

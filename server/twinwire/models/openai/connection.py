@@ -196,9 +196,8 @@ class ResponseStream(httpx2.AsyncByteStream):
             try:
                 await self._wait("read", httpx2.ReadTimeout)
             finally:
-                self._sink = None
-            failure, room = self._failure, self._room
-            self._failure = self._room = None
+                failure, room = self._failure, self._room
+                self._sink = self._failure = self._room = None
             if failure is not None:
                 raise failure
             if room is not None:
