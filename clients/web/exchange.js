@@ -55,7 +55,7 @@ export class Exchange {
     void this.follow.cancel();
   }
 
-  /** Goes on where it failed. */
+  /** Goes on if it failed. */
   again() {
     this.outcome = '';
     this.notice = 'Connecting…';
@@ -95,7 +95,7 @@ export class Exchange {
       this.notice = 'Sign in to go on';
       this.#page.signIn();
     } else if (status === 'failed') {
-      const message = error instanceof Error ? error.message : 'the run could not be followed';
+      const message = error instanceof Error ? error.message : 'The run could not be followed.';
       this.outcome = 'Failed';
       this.notice = `Failed: ${message}`;
       this.turn.fail(message);

@@ -12,7 +12,7 @@ export function randomKey() {
 
 export class Follow {
   /** @type {string | null} */ runId = null;
-  /** How many events came; the server's last number where all did. */
+  /** How many events came; the server's last number if all did. */
   received = 0;
   /** How often a connection broke. */
   breaks = 0;

@@ -67,7 +67,7 @@ export class Link {
         start: (controller) => {
           cut = () => {
             this.#cuts.delete(cut);
-            controller.error(new TypeError('the connection was cut'));
+            controller.error(new TypeError('The connection was cut.'));
           };
           this.#cuts.add(cut);
         },

@@ -1,4 +1,4 @@
-/** Signing in where the server wants to know who one is: a token is exchanged for a cookie that no script can read. */
+/** Signing in if the server wants to know who one is: a token is exchanged for a cookie that no script can read. */
 
 import { byId, recall, remember } from './dom.js';
 

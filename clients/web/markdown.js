@@ -49,7 +49,7 @@ const marked = new Marked({
 
 /** Whether a link may be one: elsewhere on the web, as what is here acts for who is signed in. @param {string} href */
 function leadsAway(href) {
-  const url = URL.parse(href); // null where it is relative
+  const url = URL.parse(href); // null if it is relative
   if (url?.protocol === 'mailto:') return true;
   return url !== null && /^https?:$/.test(url.protocol) && url.origin !== location.origin;
 }

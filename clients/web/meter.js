@@ -17,7 +17,7 @@ export class Meter {
   step = '';
   #arrivals;
   #began;
-  /** When the token before came, or 0 where none did that counts. */ #last = 0;
+  /** When the token before came, or 0 if none did that counts. */ #last = 0;
   #time = 0;
   #count = 0;
 

@@ -106,7 +106,7 @@ export class Turn {
   /** Those that may have something to draw. @type {Set<Growing>} */ #growing = new Set();
   /** @type {Map<string, Tool>} */ #open = new Map();
 
-  /** @param {string | null} question  null where only the run knows it */
+  /** @param {string | null} question  null if only the run knows it */
   constructor(question) {
     this.question = question ?? '';
     this.#heading.dir = 'auto';

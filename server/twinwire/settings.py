@@ -260,7 +260,7 @@ def flag(name: str) -> str:
 def load(environ: Mapping[str, str], flags: Mapping[str, Any]) -> Settings:
     """Settings from the environment, over them the flags that are not None. Raises `SettingsError`.
 
-    `TWINWIRE_<NAME>` for each; `OPENAI_API_KEY`, `OPENAI_BASE_URL` and `OPENAI_MODEL` where those are not set.
+    `TWINWIRE_<NAME>` for each; `OPENAI_API_KEY`, `OPENAI_BASE_URL` and `OPENAI_MODEL` if those are not set.
     """
     values: dict[str, Any] = {}
     source: dict[str, str] = {}
@@ -300,7 +300,7 @@ def written(name: str, value: Any) -> str:
 
 
 def variables(flags: Mapping[str, Any]) -> dict[str, str]:
-    """The flags that are not None, as the variables that say the same: for an app that is made where there are none."""
+    """The flags that are not None, as the variables that say the same: for an app that is made without flags."""
     told = {name: flags[name] for name in Settings.__struct_fields__ if flags.get(name) is not None}
     return {
         f"TWINWIRE_{name.upper()}": ",".join(value) if isinstance(value, list) else str(value)

@@ -76,7 +76,7 @@ async def test_runs_in_threads(transport: Transport, server: Running, puppets: P
         puppet.end()
     assert await asyncio.gather(*working) == [[f"m{i}"] for i in range(4)]
     await beside(client.close)
-    with pytest.raises(RuntimeError, match="the client is closed"):
+    with pytest.raises(RuntimeError, match=r"The client is closed\."):
         await beside(lambda: client.get(NOWHERE))
 
 

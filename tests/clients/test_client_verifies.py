@@ -79,12 +79,12 @@ async def lying(transport: Transport, *answers: Events) -> AsyncIterator[Liar]:
 @pytest.mark.parametrize(
     ("events", "complaint"),
     [
-        ([event(1), event(3)], "event 3 came where 2 was due"),
-        ([event(1), event(1)], "event 1 came where 2 was due"),
-        ([event(1), event(2), event(1)], "event 1 came where 3 was due"),
+        ([event(1), event(3)], "event 3, but event 2 was due"),
+        ([event(1), event(1)], "event 1, but event 2 was due"),
+        ([event(1), event(2), event(1)], "event 1, but event 3 was due"),
         ([event(1), event(2, run="b" * 26)], "another run"),
-        ([event(1), end(2, events=3)], "says 3"),
-        ([event(1), event(2, "ERROR")], "says None"),
+        ([event(1), end(2, events=3)], "names 3"),
+        ([event(1), event(2, "ERROR")], "names None"),
         ([event(1), {**event(2), "id": f"evt-{NOWHERE}-02"}], "must be an event id"),
         ([event(1), {**event(2), "data": []}], "data"),
     ],
@@ -128,7 +128,7 @@ async def test_garbage(transport: Transport) -> None:
     async with lying(transport, ["}{"]) as liar, connected(liar.url) as client:
         run = client.attach(NOWHERE, transport=transport)
         async with run:
-            with pytest.raises(ProtocolError, match="none"):
+            with pytest.raises(ProtocolError, match="not well-formed"):
                 await anext(run)
 
 

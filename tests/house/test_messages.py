@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 import twinwire
+import twinwire_client
 
-PACKAGE = Path(twinwire.__file__).parent
-ROOTS = {"TwinwireError", "ToolError"}
+ROOTS = {"TwinwireError", "ToolError", "TwinwireClientError", "Broken"}
 DEVELOPERS = {"AttributeError", "OSError", "RuntimeError", "TypeError", "ValueError"}
 LEVELS = {"debug": 0, "info": 0, "warning": 0, "error": 0, "exception": 0, "critical": 0, "log": 1}
 LINES = {"Fence": 1, "report": 2, "tell": 1, "_tell": 0}  # which argument is a line for the log
@@ -21,7 +21,11 @@ VERBS = re.compile(  # what may be filled in after a name may be a verb
     r"|refused|withheld|reported|redirects|reached|exceeded|started|ended|interrupted|broke|came|died|opens)\b"
     r"|\{\}`? \{\}|server \{\}"
 )
-TREES = {str(path.relative_to(PACKAGE)): ast.parse(path.read_text()) for path in sorted(PACKAGE.rglob("*.py"))}
+TREES = {
+    str(path.relative_to(package.parent)): ast.parse(path.read_text())
+    for package in (Path(twinwire.__file__).parent, Path(twinwire_client.__file__).parent)
+    for path in sorted(package.rglob("*.py"))
+}
 
 
 def error_classes() -> set[str]:

@@ -30,14 +30,14 @@ export class Watch {
   }
 
   /**
-   * What the network does becomes `Broken`; where it gave nothing for `ms`, `Muted`.
+   * What the network does becomes `Broken`; if it gave nothing for `ms`, `Muted`.
    * @template T
    * @param {number} ms
    * @param {() => Promise<T>} work  a request, or reading its answer
    * @returns {Promise<T>}
    */
   async within(ms, work) {
-    const timer = setTimeout(() => this.#controller.abort(new Muted('the server is silent')), ms);
+    const timer = setTimeout(() => this.#controller.abort(new Muted('The server was silent for too long.')), ms);
     try {
       return await work();
     } catch (error) {
@@ -112,7 +112,7 @@ export class Api {
     return new Attempts(this.url, this.#options.backoff);
   }
 
-  /** The token, asked for anew each time where it is a function. @returns {Promise<string | undefined>} */
+  /** The token, asked for anew each time if it is a function. @returns {Promise<string | undefined>} */
   async token() {
     const { token } = this.#options;
     return typeof token === 'function' ? token() : token;
@@ -144,9 +144,9 @@ export class Api {
     try {
       const response = await this.#send(method, path, watch, this.timeout, body);
       const value = await watch.within(this.timeout, () => response.text()).then(JSON.parse).catch((error) => {
-        throw error instanceof SyntaxError ? new ProtocolError(`${method} ${path} was not answered with JSON`) : error;
+        throw error instanceof SyntaxError ? new ProtocolError(`The server's answer to ${method} ${path} is not JSON.`) : error;
       });
-      if (!isObject(value)) throw new ProtocolError(`${method} ${path} was not answered with a JSON object`);
+      if (!isObject(value)) throw new ProtocolError(`The server's answer to ${method} ${path} is not a JSON object.`);
       return value;
     } finally {
       watch.close();

@@ -1,4 +1,4 @@
-/** SSE by `fetch`, or WebSocket where something between holds an event stream back. */
+/** SSE by `fetch`, or WebSocket if something between holds an event stream back. */
 
 import { Broken, Muted } from './errors.js';
 
@@ -6,7 +6,7 @@ import { Broken, Muted } from './errors.js';
 
 /**
  * See `Connect`. One for all runs of a client: what one has found out serves the next. SSE comes first and must begin
- * within `mute` ms; then WebSocket, at the same cursor; where that fails, SSE again, which now may take its time.
+ * within `mute` ms; then WebSocket, at the same cursor; if that fails, SSE again, which now may take its time.
  * @param {(at: Position, signal: AbortSignal, within?: number) => Promise<Connection | null>} sse
  * @param {Connect} ws
  * @param {number} mute

@@ -21,8 +21,8 @@ import { connectWs, Sockets } from './ws.js';
  * Times are in milliseconds.
  * @typedef {object} ClientOptions
  * @property {string} [url]  the server, `http://host:port`; by default where the page came from
- * @property {Transport} [transport]  default `auto`: SSE, and WebSocket where something between holds SSE back
- * @property {Token} [token]  who one is; a function is asked for each request and each socket, again where it is refused
+ * @property {Transport} [transport]  default `auto`: SSE, and WebSocket if something between holds SSE back
+ * @property {Token} [token]  who one is; a function is asked for each request and each socket, again if it is refused
  *   and, for a socket, before it expires
  * @property {Record<string, string>} [headers]  for every HTTP request
  * @property {number} [timeout]  for connecting, and for an answer to begin; default 10,000
@@ -38,7 +38,7 @@ import { connectWs, Sockets } from './ws.js';
  * @typedef {object} FollowOptions
  * @property {Transport} [transport]  for this run
  * @property {string[]} [types]  the event types to send beside the terminal event
- * @property {AbortSignal} [signal]  follows the run no longer when it aborts; its reason is thrown where it has already
+ * @property {AbortSignal} [signal]  follows the run no longer when it aborts; its reason is thrown if it has already
  * @property {boolean} [cancelOnAbort]  cancels the run then, too
  */
 /**
@@ -64,7 +64,7 @@ function checkRunId(runId) {
 /** Checked here, as a bad filter must not start a run. @param {string[] | undefined} types */
 function checkTypes(types) {
   if (types && !(types.length > 0 && types.every(isEventType))) {
-    throw new TypeError('types: a list of event types such as LLM_CHUNK');
+    throw new TypeError('`types` must be a list of event types such as LLM_CHUNK.');
   }
   return types ?? null;
 }
@@ -74,14 +74,14 @@ function checkAfter(after, runId) {
   const number = typeof after === 'string' ? Number(/^(0|[1-9][0-9]*)$/.test(after) ? after : NaN) : after;
   if (Number.isSafeInteger(number) && number >= 0) return number;
   const cursor = parseEventId(after);
-  if (cursor?.runId !== runId) throw new TypeError('after: a number, or the id of an event of this run');
+  if (cursor?.runId !== runId) throw new TypeError('`after` must be a number or the id of an event of this run.');
   return cursor.number;
 }
 
 /** @param {string | undefined} url */
 function checkUrl(url) {
   const { protocol, origin, pathname } = new URL(url ?? globalThis.location?.origin);
-  if (protocol !== 'http:' && protocol !== 'https:') throw new TypeError('url: begins with http:// or https://');
+  if (protocol !== 'http:' && protocol !== 'https:') throw new TypeError('`url` must start with http:// or https://.');
   return origin + pathname.replace(/\/+$/, '');
 }
 
@@ -158,14 +158,14 @@ export class Client {
 
   /**
    * The user's newest runs, the newest first, each as `get` gives it but without its result. `userId` names the user
-   * where the server authenticates nobody; `limit` is 20 by default.
+   * if the server authenticates nobody; `limit` is 20 by default.
    * @param {{userId?: string, limit?: number}} [of]
    * @returns {Promise<Record<string, any>[]>}
    */
   async runs({ userId, limit = 20 } = {}) {
     const query = new URLSearchParams({ limit: String(limit), ...(userId !== undefined && { user_id: userId }) });
     const { runs } = await this.#api.ask('GET', `/runs?${query}`, new AbortController().signal);
-    if (!Array.isArray(runs)) throw new ProtocolError('the server answered with no list of runs');
+    if (!Array.isArray(runs)) throw new ProtocolError("The server's answer is not a list of runs.");
     return runs;
   }
 
@@ -187,9 +187,9 @@ export class Client {
   #connect(transport = this.#transport) {
     const connect = this.#connects[transport];
     if (connect) return connect;
-    if (!(transport in this.#connects)) throw new TypeError('transport: auto, sse, ws or eventsource');
+    if (!(transport in this.#connects)) throw new TypeError('`transport` must be auto, sse, ws or eventsource.');
     const missing = transport === 'ws' ? 'WebSocket' : 'EventSource';
-    throw new TypeError(`transport: there is no ${missing} here; give one as the option ${missing}`);
+    throw new TypeError(`\`transport\` needs ${missing}, which is missing here. Give one as the option ${missing}.`);
   }
 }
 

@@ -58,7 +58,7 @@ export class SessionBusy extends ApiError {}
 export class GapError extends ApiError {
   /** @param {Record<string, any>} body @param {number | null} status */
   constructor(body, status) {
-    super({ message: `the log holds events ${body.first} to ${body.last}`, ...body, code: 'gap' }, status);
+    super({ message: `The log holds events ${body.first} to ${body.last}.`, ...body, code: 'gap' }, status);
     /** @type {number} */
     this.first = body.first;
     /** @type {number} */
@@ -69,7 +69,7 @@ export class GapError extends ApiError {
 export class RunFailed extends TwinwireError {
   /** @param {string} errorType @param {string} message */
   constructor(errorType, message) {
-    super(`${errorType}: ${message}`);
+    super(`The run failed with ${errorType}. ${message}`);
     this.errorType = errorType;
   }
 }

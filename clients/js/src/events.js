@@ -49,7 +49,7 @@ export const isRunId = (text) => typeof text === 'string' && RUN_ID.test(text);
 export const isEventType = (text) => TYPE.test(text);
 
 /**
- * The run and the number that an event's id names, or null where it is none or JavaScript cannot count so far.
+ * The run and the number that an event's id names, or null if it is none or JavaScript cannot count so far.
  * @param {unknown} id
  * @returns {{runId: string, number: number} | null}
  */
@@ -74,7 +74,7 @@ export function parseObject(text) {
   } catch {
     // the next line tells
   }
-  if (!isObject(value)) throw new ProtocolError('a message came that is no JSON object');
+  if (!isObject(value)) throw new ProtocolError('The server sent a message that is not a JSON object.');
   return value;
 }
 
@@ -85,9 +85,9 @@ export function parseObject(text) {
  */
 export function checkEvent(value) {
   const id = parseEventId(value.id);
-  if (typeof value.type !== 'string' || !isEventType(value.type)) throw new ProtocolError('an event without a type');
-  if (!id) throw new ProtocolError('an event without an event id');
-  if (!isObject(value.data)) throw new ProtocolError('an event without data');
-  if (!isObject(value.metadata)) throw new ProtocolError('an event without metadata');
+  if (typeof value.type !== 'string' || !isEventType(value.type)) throw new ProtocolError('The server sent an event without a type.');
+  if (!id) throw new ProtocolError('The server sent an event without an event id.');
+  if (!isObject(value.data)) throw new ProtocolError('The server sent an event whose `data` is not an object.');
+  if (!isObject(value.metadata)) throw new ProtocolError('The server sent an event whose `metadata` is not an object.');
   return { event: /** @type {StreamEvent} */ (value), ...id };
 }

@@ -35,22 +35,22 @@ export async function connectEventSource(api, EventSource, at, signal) {
   }
   const close = () => {
     source.close();
-    mail.end(new Broken('the connection was closed'));
+    mail.end(new Broken('The connection was closed.'));
   };
   try {
     await /** @type {Promise<void>} */ (
       new Promise((resolve, reject) => {
-        const timer = setTimeout(() => reject(new Broken('the server is silent')), api.timeout);
+        const timer = setTimeout(() => reject(new Broken('The server was silent for too long.')), api.timeout);
         source.onopen = () => {
           clearTimeout(timer);
           resolve();
         };
         source.onerror = () => {
-          // It would reconnect by itself where it can, but not with full jitter, nor count its attempts.
+          // It would reconnect by itself if it can, but not with full jitter, nor count its attempts.
           clearTimeout(timer);
           source.close();
-          reject(new Broken('the connection broke'));
-          mail.end(new Broken('the connection broke'));
+          reject(new Broken('The connection broke.'));
+          mail.end(new Broken('The connection broke.'));
         };
       })
     );
@@ -65,8 +65,8 @@ export async function connectEventSource(api, EventSource, at, signal) {
 }
 
 /**
- * EventSource does not say why it failed: this asks. Null where the run has ended at the cursor.
- * @param {Api} api @param {Position} at @param {AbortSignal} signal @param {unknown} error  to throw where it would be let in
+ * EventSource does not say why it failed: this asks. Null if the run has ended at the cursor.
+ * @param {Api} api @param {Position} at @param {AbortSignal} signal @param {unknown} error  to throw if it would be let in
  */
 async function whyNot(api, at, signal, error) {
   const watch = new Watch(signal);

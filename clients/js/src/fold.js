@@ -30,7 +30,7 @@ export class Fold {
     status: 'running', result: null, error_type: null, error: null,
   };
 
-  /** Goes on from a snapshot's state, where there is one. @param {State} [state] */
+  /** Goes on from a snapshot's state, if there is one. @param {State} [state] */
   constructor(state) {
     if (state) this.state = { ...state, tools: Object.assign(Object.create(null), state.tools) };
   }

@@ -4,11 +4,11 @@ import { ProtocolError } from './errors.js';
 import { isRunId } from './events.js';
 
 /**
- * A connection that is open at a cursor. `receive` gives the next event's JSON; it rejects with `Broken`, also where
+ * A connection that is open at a cursor. `receive` gives the next event's JSON; it rejects with `Broken`, even if
  * the connection ended, and with `TwinwireError`s. `close` is for any state.
  * @typedef {{receive: () => Promise<Record<string, any>>, close: () => void, cancel?: () => Promise<string>}} Connection
  */
-/** Null where the run has ended at the cursor. @typedef {(at: Position, signal: AbortSignal) => Promise<Connection | null>} Connect */
+/** Null if the run has ended at the cursor. @typedef {(at: Position, signal: AbortSignal) => Promise<Connection | null>} Connect */
 
 /** The run (or how to start it, while it has no id) and the last event seen of it. */
 export class Position {
@@ -31,10 +31,10 @@ export class Position {
     if (runId !== undefined) resolve(runId);
   }
 
-  /** The server says that this is the run. Throws `ProtocolError` where it cannot be. @param {unknown} runId */
+  /** The server says that this is the run. Throws `ProtocolError` if it cannot be. @param {unknown} runId */
   found(runId) {
-    if (!isRunId(runId)) throw new ProtocolError('the server named no run');
-    if (this.runId !== null && this.runId !== runId) throw new ProtocolError('the server answered for another run');
+    if (!isRunId(runId)) throw new ProtocolError("The server's answer does not name a run.");
+    if (this.runId !== null && this.runId !== runId) throw new ProtocolError("The server's answer is about another run.");
     this.runId = runId;
     this.#named(runId);
   }

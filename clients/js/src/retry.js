@@ -57,7 +57,7 @@ export class Attempts {
   }
 
   /**
-   * Counts a failure and waits. Rejects with `ConnectionLost` where it was one too many.
+   * Counts a failure and waits. Rejects with `ConnectionLost` if it was one too many.
    * @param {Broken} error
    * @param {AbortSignal} signal
    */
@@ -65,7 +65,8 @@ export class Attempts {
     const { base, cap, attempts, random } = this.#backoff;
     this.#failures += 1;
     if (this.#failures >= attempts) {
-      throw new ConnectionLost(`${this.#url}: gave up after ${this.#failures} attempts: ${error.message}`);
+      const tries = attempts === 1 ? '1 attempt' : `${attempts} attempts`;
+      throw new ConnectionLost(`The client could not reach ${this.#url} and gave up after ${tries}. ${error.message}`);
     }
     await sleep(error.retryAfter + random() * Math.min(cap, base * 2 ** (this.#failures - 1)), signal);
   }

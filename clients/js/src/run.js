@@ -16,7 +16,7 @@ import { Mailbox } from './mailbox.js';
 
 /** @typedef {'connecting' | 'open' | 'reconnecting' | FinishStatus | 'error' | 'failed' | 'closed'} Status */
 /** @typedef {{seq: number, state: State}} Snapshot */
-/** Why it is tried again: for programs, and in the server's own words where it said any. @typedef {{reason: string, said: string | null}} Retry */
+/** Why it is tried again: for programs, and in the server's own words if it said any. @typedef {{reason: string, said: string | null}} Retry */
 /**
  * @typedef {{[E in StreamEvent as E['type']]: E} & {event: StreamEvent, status: Status, snapshot: Snapshot,
  *   retry: Retry}} Heard
@@ -37,7 +37,7 @@ export class Run {
   status = 'connecting';
   /** Why it `failed`. @type {unknown} */
   error = null;
-  /** What the events before the first one came to, where `attach` was asked for it. @type {Snapshot | null} */
+  /** What the events before the first one came to, if `attach` was asked for it. @type {Snapshot | null} */
   snapshot = null;
   /** The last event, once it was seen. @type {TerminalEvent | null} */
   terminal = null;
@@ -76,7 +76,7 @@ export class Run {
       this.#reject = reject;
     });
     this.#result.catch(() => {}); // whoever wants to know asks for `result`
-    /** Resolves with the run's id as soon as it is known; rejects where it never will be. @type {Promise<string>} */
+    /** Resolves with the run's id as soon as it is known; rejects if it never will be. @type {Promise<string>} */
     this.started = Promise.race([at.named, this.#result.then(() => at.named)]);
     this.started.catch(() => {});
     const abort = () => {
@@ -107,8 +107,8 @@ export class Run {
   }
 
   /**
-   * The answer; where the run was cancelled, as far as it came. Rejects with `RunFailed` where it ended with an ERROR
-   * event, with `RunClosed` or the signal's reason where it was left, and with what made following it fail.
+   * The answer; if the run was cancelled, as far as it came. Rejects with `RunFailed` if it ended with an ERROR
+   * event, with `RunClosed` or the signal's reason if it was left, and with what made following it fail.
    */
   get result() {
     this.#flow();
@@ -141,7 +141,7 @@ export class Run {
 
   /** Follows it no longer; the server does what the run's `onDisconnect` says. */
   close() {
-    this.#leave('closed', new RunClosed('the run was left before its end'));
+    this.#leave('closed', new RunClosed('The run was left before it ended.'));
   }
 
   /** @returns {AsyncIterator<StreamEvent, undefined>} */
@@ -215,7 +215,7 @@ export class Run {
     } else if (this.#connection) {
       this.#become('open');
     } else {
-      if (this.#seen) throw new ProtocolError('the run has ended, but its terminal event never came');
+      if (this.#seen) throw new ProtocolError('The run has ended, but its terminal event did not come.');
       const run = await this.#api.call('GET', `/runs/${this.runId}`, signal);
       this.#end(run['status'], run);
     }
@@ -225,12 +225,12 @@ export class Run {
   #take(value) {
     const { event, runId, number } = checkEvent(value);
     const due = this.#at.after + 1;
-    if (runId !== this.runId) throw new ProtocolError('an event of another run came');
+    if (runId !== this.runId) throw new ProtocolError('The server sent an event of another run.');
     if (number < due || (number > due && this.#at.types === null)) {
-      throw new ProtocolError(`event ${number} came where ${due} was due`);
+      throw new ProtocolError(`The server sent event ${number}, but event ${due} was due.`);
     }
     if (isTerminal(event) && event.metadata.events !== number) {
-      throw new ProtocolError(`the last event is number ${number}, but says ${event.metadata.events}`);
+      throw new ProtocolError(`The last event is number ${number}, but names ${event.metadata.events}.`);
     }
     this.#at.after = number;
     this.#seen = true;

@@ -47,7 +47,7 @@ function verdict(message) {
 
 /** What a close code means. @param {number} code @param {string} reason */
 function closed(code, reason) {
-  const message = `the socket was closed with ${code}${reason ? ` (${reason})` : ''}`;
+  const message = `The server closed the socket with ${code}${reason ? ` (${reason})` : ''}.`;
   const final = FINAL.has(code) || (code >= 4500 && code <= 4999);
   if (final) return apiError({ code: code === 4501 ? 'unauthenticated' : 'closed', message }, code);
   return new Broken(message, { said: reason || null });
@@ -97,11 +97,11 @@ export class Session {
    * @returns {Promise<Record<string, any>>}
    */
   async ask(command, channel) {
-    if (!this.alive) throw new Broken('the connection broke');
+    if (!this.alive) throw new Broken('The connection broke.');
     clearTimeout(this.#idle);
     this.#refs += 1;
     this.#socket?.send(JSON.stringify({ ...command, ref: this.#refs }));
-    const timer = setTimeout(() => this.fail(new Broken('the server is silent')), this.#api.timeout);
+    const timer = setTimeout(() => this.fail(new Broken('The server was silent for too long.')), this.#api.timeout);
     try {
       return await new Promise((answer) => this.#asked.set(this.#refs, { answer, channel }));
     } finally {
@@ -110,7 +110,7 @@ export class Session {
     }
   }
 
-  /** Stops following a run, where this channel still does. @param {string} runId @param {Channel} channel */
+  /** Stops following a run, if this channel still does. @param {string} runId @param {Channel} channel */
   async leave(runId, channel) {
     if (this.#channels.get(runId) !== channel) return;
     await this.ask({ type: 'detach', run_id: runId }).catch(() => {}); // then the session has failed
@@ -142,10 +142,10 @@ export class Session {
 
   async #open() {
     const token = await this.#api.token();
-    if (!this.alive) throw new Broken('the connection was closed');
+    if (!this.alive) throw new Broken('The connection was closed.');
     const socket = new this.#SocketClass(`${this.#api.url.replace(/^http/, 'ws')}/ws`);
     this.#socket = socket;
-    const timer = setTimeout(() => this.fail(new Broken('the server is silent')), this.#api.timeout);
+    const timer = setTimeout(() => this.fail(new Broken('The server was silent for too long.')), this.#api.timeout);
     try {
       await /** @type {Promise<void>} */ (
         new Promise((resolve, reject) => {
@@ -204,7 +204,7 @@ export class Session {
   /** @param {Record<string, any>} event */
   #event(event) {
     const channel = this.#channels.get(String(event.id).slice(4, 30));
-    if (!channel) throw new ProtocolError('an event came of a run that is not followed');
+    if (!channel) throw new ProtocolError('The server sent an event of a run that is not followed.');
     channel.put(event);
   }
 
@@ -216,7 +216,7 @@ export class Session {
     if (asked) {
       this.#asked.delete(message.ref);
       if (asked.channel && !bad) {
-        if (followed !== asked.channel) followed?.fail(new Broken('the run is followed anew on this socket'));
+        if (followed !== asked.channel) followed?.fail(new Broken('The run is now followed from another cursor on this socket.'));
         this.#channels.set(message.run_id, asked.channel);
       }
       asked.answer(bad ? Promise.reject(verdict(message)) : message);
@@ -232,6 +232,6 @@ export class Session {
   #rest() {
     clearTimeout(this.#idle);
     if (!this.alive || this.#asked.size > 0 || this.#channels.size > 0) return;
-    this.#idle = setTimeout(() => this.fail(new Broken('nobody used the socket')), IDLE_MS);
+    this.#idle = setTimeout(() => this.fail(new Broken('The socket was not used.')), IDLE_MS);
   }
 }

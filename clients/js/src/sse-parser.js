@@ -4,7 +4,7 @@
  * It takes decoded text: a `TextDecoder` with `stream: true` puts characters together and drops the byte order mark.
  */
 
-/** @typedef {{event: string, data: string, id: string}} SseMessage  `event` is `message` where the stream names none */
+/** @typedef {{event: string, data: string, id: string}} SseMessage  `event` is `message` if the stream names none */
 
 export class SseParser {
   /** The last event id so far, also of a block without data. */

@@ -21,7 +21,7 @@ export function eventsPath(at) {
   return `/runs/${at.runId}/events?${query}`;
 }
 
-/** Starts the run where it has no id yet. @param {Api} api @param {Position} at @param {AbortSignal} signal */
+/** Starts the run if it has no id yet. @param {Api} api @param {Position} at @param {AbortSignal} signal */
 export async function startByPost(api, at, signal) {
   if (at.runId === null) at.found((await api.call('POST', '/runs', signal, at.start)).run_id);
 }
@@ -58,7 +58,7 @@ class SseConnection {
   /** Waits for more, but no longer than `ms`; the watch stands still while the program takes its time. @param {number} ms */
   async read(ms) {
     const { done, value } = await this.#watch.within(ms, () => this.#reader.read());
-    if (done) throw new Broken('the body ended before the run did');
+    if (done) throw new Broken('The stream ended before the run did.');
     this.#messages = this.#parser.feed(this.#decoder.decode(value, { stream: true }));
     this.#next = 0;
   }
@@ -81,7 +81,7 @@ export async function connectSse(api, at, signal, within) {
       return null;
     }
     if (!response.body || !response.headers.get('content-type')?.startsWith('text/event-stream')) {
-      throw new ProtocolError('the answer is no event stream');
+      throw new ProtocolError("The server's answer is not an event stream.");
     }
     const announced = Number(response.headers.get('twinwire-heartbeat')) * 1000;
     const silence = 2 * (announced > 0 ? announced : api.heartbeat);

@@ -40,7 +40,7 @@ export class Sockets {
   }
 
   close() {
-    for (const session of this.#sessions) session.fail(new Broken('the client was closed'));
+    for (const session of this.#sessions) session.fail(new Broken('The client was closed.'));
     this.#sessions.clear();
   }
 }
@@ -59,7 +59,7 @@ class WsConnection {
     this.#at = at;
   }
 
-  /** Starts the run or attaches to it; false where it has ended at the cursor. */
+  /** Starts the run or attaches to it; false if it has ended at the cursor. */
   async follow() {
     const { runId, after, start, types } = this.#at;
     const how = types ? { types } : {};
@@ -69,7 +69,7 @@ class WsConnection {
         ? { type: 'start', request_id: `r${requests}`, ...start, ...how }
         : { type: 'attach', run_id: runId, after, ...how };
     const reply = await this.#session.ask(command, this);
-    if (reply.type !== (runId === null ? 'started' : 'attached')) throw new ProtocolError(`a "${reply.type}" came`);
+    if (reply.type !== (runId === null ? 'started' : 'attached')) throw new ProtocolError(`The server answered "${reply.type}", which was not due.`);
     this.#at.found(reply.run_id);
     return !(reply.ended && reply.last === after);
   }
@@ -96,7 +96,7 @@ class WsConnection {
   /** See `Connection`. */
   close() {
     const { runId } = this.#at;
-    this.#mail.end(new Broken('the connection was closed'));
+    this.#mail.end(new Broken('The connection was closed.'));
     if (runId !== null && this.#ended) this.#session.ended(runId, this);
     else if (runId !== null) void this.#session.leave(runId, this);
   }

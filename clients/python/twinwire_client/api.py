@@ -27,7 +27,7 @@ _SCHEME = "Bearer "
 
 
 async def _good_now(token: Token) -> str:
-    """The token itself, asked for where it is a function."""
+    """The token itself, asked for if it is a function."""
     given = token() if callable(token) else token
     return await given if inspect.isawaitable(given) else given
 
@@ -51,17 +51,17 @@ def network() -> Iterator[None]:
     try:
         yield
     except TimeoutError:
-        raise Broken("the server is silent") from None
+        raise Broken("The server was silent for too long.") from None
     except httpx.TransportError as error:
         raise Broken(str(error) or type(error).__name__) from error
     except AttributeError as error:
         if error.name != "getpeername":
             raise
-        raise Broken("the connection broke while it was made") from None  # that is how anyio tells it
+        raise Broken("The connection broke while it was opened.") from None  # that is how anyio tells it
 
 
 class _Bearer(httpx.Auth):
-    """A bearer token (RFC 6750) in each request, which opens a WebSocket too; where it is refused, another one once."""
+    """A bearer token (RFC 6750) in each request, which opens a WebSocket too; if it is refused, another one once."""
 
     def __init__(self, token: Token) -> None:
         self._token = token
@@ -78,7 +78,7 @@ class _Bearer(httpx.Auth):
 class Api:
     """One server: where it is, what to tell it in each request (`headers`, `token`), and how long to wait for it.
 
-    `timeout` is for connecting and for an answer to begin, `heartbeat` what to take for the server's where it
+    `timeout` is for connecting and for an answer to begin, `heartbeat` what to take for the server's if it
     announces none; both in seconds.
     """
 
@@ -147,7 +147,7 @@ class Api:
         try:
             return msgspec.json.decode(response.content, type=dict[str, Any])
         except msgspec.DecodeError:
-            raise ProtocolError(f"{method} {path} was not answered with a JSON object") from None
+            raise ProtocolError(f"The server's answer to {method} {path} is not a JSON object.") from None
 
     async def open(self, path: str, params: Mapping[str, str | int]) -> httpx.Response:
         """An answer whose body is still to be read, for as long as it takes. The caller closes it."""

@@ -1,4 +1,4 @@
-"""SSE, or WebSocket where something between holds an event stream back."""
+"""SSE, or WebSocket if something between holds an event stream back."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from twinwire_client.run import Connect, Connection, Position
 class Auto:
     """One for all runs of a client: what one has found out serves the next.
 
-    SSE comes first and must begin within `mute` seconds; then WebSocket, at the same cursor; where that fails, SSE
+    SSE comes first and must begin within `mute` seconds; then WebSocket, at the same cursor; if that fails, SSE
     again, which now may take its time.
     """
 

@@ -28,15 +28,15 @@ class Client:
 
     An async context manager: leaving it closes its connections. Raises `ValueError` for a bad argument.
 
-    `transport`: `sse`; `ws`, one WebSocket for all runs; or `auto`, which is SSE, and WebSocket where something between
+    `transport`: `sse`; `ws`, one WebSocket for all runs; or `auto`, which is SSE, and WebSocket if something between
     holds an event stream back, so that it does not begin within `muted` seconds.
-    `token`: a bearer token, where the server authenticates; or a function, async or not, that gives one: it is asked
-    for each request and each socket, once more where that is refused, and for a socket again before that expires.
+    `token`: a bearer token, if the server authenticates; or a function, async or not, that gives one: it is asked
+    for each request and each socket, once more if that is refused, and for a socket again before that expires.
     `timeout`: how many seconds to wait for a connection, and for an answer to begin.
     `heartbeat`: how many seconds a WebSocket may be silent before the server is asked whether it is there, and what to
     expect of an SSE stream that announces no interval.
     `backoff`, `max_attempts`: whatever breaks is tried again, until so many failures in a row are a `ConnectionLost`;
-    `first_attempts` (default: as many) of what never worked before, as where nobody is at the `url`.
+    `first_attempts` (default: as many) of what never worked before, such as an `url` at which nobody listens.
     """
 
     def __init__(
@@ -56,9 +56,9 @@ class Client:
         try:
             parsed = httpx.URL(url)
         except httpx.InvalidURL as error:
-            raise ValueError(f"not a URL: {error}") from None
+            raise ValueError(f"`url` must be a URL: {error}.") from None
         if parsed.scheme not in {"http", "https"} or not parsed.host:
-            raise ValueError(f"a URL begins with http:// or https:// and a host; {url!r} does not")
+            raise ValueError(f"`url` must start with http:// or https:// and name a host, unlike {url!r}.")
         self._api = Api(
             url,
             headers,
@@ -143,7 +143,7 @@ class Client:
         try:
             number = parse_after(after, run_id)
         except BadRequest as error:
-            raise ValueError(f"after: {error.message}") from None
+            raise ValueError(f"`after` is not valid. {error.message}") from None
         position = Position(run_id=_known(run_id), after=number, types=_checked(types))
         return Run(self._api, self._connect(transport), position, snapshot=snapshot)
 
@@ -158,18 +158,18 @@ class Client:
     async def runs(self, *, user_id: str | None = None, limit: int = 20) -> list[dict[str, Any]]:
         """The user's newest runs, the newest first, each as `get` gives it but without its result.
 
-        `user_id` names the user where the server authenticates nobody.
+        `user_id` names the user if the server authenticates nobody.
         """
         query = httpx.QueryParams({"limit": limit} | ({} if user_id is None else {"user_id": user_id}))
         match await self._api.ask("GET", f"/runs?{query}"):
             case {"runs": list(runs)}:
                 return runs
-        raise ProtocolError("the server answered with no list of runs")
+        raise ProtocolError("The server's answer is not a list of runs.")
 
     def _connect(self, transport: str | None) -> Connect:
         chosen = transport or self._transport
         if chosen not in self._connects:
-            raise ValueError(f'transport is "auto", "sse" or "ws", not {chosen!r}')
+            raise ValueError(f'`transport` must be "auto", "sse" or "ws", not {chosen!r}.')
         return self._connects[chosen]
 
 
@@ -186,5 +186,5 @@ def _checked(types: Sequence[str] | None) -> list[str] | None:
     try:
         check_types(types)
     except BadRequest as error:
-        raise ValueError(f"types: {error.message}") from None
+        raise ValueError(f"`types` is not valid. {error.message}") from None
     return None if types is None else list(types)

@@ -74,7 +74,7 @@ class RunFailed(TwinwireClientError):
     """The run ended with an ERROR event, with this `error_type`."""
 
     def __init__(self, error_type: str, message: str) -> None:
-        super().__init__(f"{error_type}: {message}")
+        super().__init__(f"The run failed with {error_type}. {message}")
         self.error_type = error_type
         self.message = message
 

@@ -15,7 +15,7 @@ from twinwire_client.errors import ProtocolError
 
 
 class AgentStart(Struct, frozen=True):
-    """The run begins. `config` names the agent; `max_steps` is None where there is no bound."""
+    """The run begins. `config` names the agent; `max_steps` is None if there is no bound."""
 
     input: str | None = None
     config: dict[str, Any] = field(default_factory=dict)
@@ -131,13 +131,13 @@ class Event(StreamEvent):
         """`data` as the Struct of the event's type; None for an agent's own type.
 
         A key that an agent left out has an empty value, one that nobody knows is left aside. Raises `ProtocolError`
-        where a value is of another type than the protocol's.
+        if a value is of another type than the protocol's.
         """
         kind = _PAYLOADS.get(self.type)
         try:
             return None if kind is None else msgspec.convert(self.data, kind)
         except msgspec.ValidationError as error:
-            raise ProtocolError(f"{self.type}: {error}") from None
+            raise ProtocolError(f"The data of the {self.type} is not valid. {error}") from None
 
 
 class Snapshot(Struct, frozen=True):

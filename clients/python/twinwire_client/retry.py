@@ -48,15 +48,18 @@ class Attempts:
         self._failures = 0
 
     def succeeded(self, lasted: float | None = None) -> None:
-        """Start counting anew; where it `lasted` only so many seconds, if that is longer than any wait between."""
+        """Start counting anew; if it `lasted` only so many seconds, if that is longer than any wait between."""
         if lasted is None or lasted > self._backoff.cap:
             self._failures = 0
             self._first = self._limit
 
     async def failed(self, error: Broken) -> None:
-        """Count a failure and wait. Raises `ConnectionLost` where it was one too many."""
+        """Count a failure and wait. Raises `ConnectionLost` if it was one too many."""
         self._failures += 1
         if self._failures >= self._first:
             failures, self._failures = self._failures, 0
-            raise ConnectionLost(f"{self._url}: gave up after {failures} attempts: {error}") from error
+            attempts = "1 attempt" if failures == 1 else f"{failures} attempts"
+            raise ConnectionLost(
+                f"The client could not reach {self._url} and gave up after {attempts}. {error}"
+            ) from error
         await asyncio.sleep(error.retry_after + self._backoff.delay(self._failures))

@@ -40,13 +40,13 @@ class Position:
         self.types = types
 
     def found(self, run_id: Any) -> None:
-        """The server says that this is the run. Raises `ProtocolError` where it cannot be."""
+        """The server says that this is the run. Raises `ProtocolError` if it cannot be."""
         try:
             named = check_run_id(str(run_id))
         except NoRunId:
-            raise ProtocolError("the server named no run") from None
+            raise ProtocolError("The server's answer does not name a run.") from None
         if self.run_id not in {None, named}:
-            raise ProtocolError("the server answered for another run")
+            raise ProtocolError("The server's answer is about another run.")
         self.run_id = named
 
 
@@ -54,7 +54,7 @@ class Connection(Protocol):
     """A connection that is open at a cursor."""
 
     async def receive(self) -> str:
-        """The next event's JSON. Raises `Broken`, also where the connection ended, and `TwinwireClientError`."""
+        """The next event's JSON. Raises `Broken`, even if the connection ended, and `TwinwireClientError`."""
         ...
 
     async def aclose(self) -> None:
@@ -63,20 +63,20 @@ class Connection(Protocol):
 
 
 Connect = Callable[[Position], Awaitable[Connection | None]]
-"""Make one attempt to open a connection at a position; None where the run has ended there. Raises as `receive`."""
+"""Make one attempt to open a connection at a position; None if the run has ended there. Raises as `receive`."""
 
 
 class Run:
     """A run, as an async context manager and an async iterator over its events (`Event`).
 
-    Entering starts or finds it and raises the server's verdict where there is one. Leaving closes the connection;
+    Entering starts or finds it and raises the server's verdict if there is one. Leaving closes the connection;
     what then becomes of the run is up to its `on_disconnect`. An ERROR event is an event like others. Where waiting
     for an event is cancelled, the next one is still the next: it is asked for again on a new connection.
 
-    `terminal` is the last event, once it was seen; `snapshot` what the events before the first one came to, where
-    `Client.attach` was asked for it. Reading raises `ConnectionLost`, `ProtocolError` where an event is missing,
+    `terminal` is the last event, once it was seen; `snapshot` what the events before the first one came to, if
+    `Client.attach` was asked for it. Reading raises `ConnectionLost`, `ProtocolError` if an event is missing,
     repeated or foreign (a server that lost the end of a run in a loss of power too: attach again, from 0), and the
-    `ApiError` where the server will not go on.
+    `ApiError` if the server will not go on.
     """
 
     def __init__(self, api: Api, connect: Connect, at: Position, *, snapshot: bool = False) -> None:
@@ -97,7 +97,7 @@ class Run:
     def run_id(self) -> str:
         """The run's id."""
         if self._at.run_id is None:
-            raise RuntimeError("the run has not been started: enter it first (async with)")
+            raise RuntimeError("The run has not been started. Enter it with `async with` first.")
         return self._at.run_id
 
     @property
@@ -107,7 +107,7 @@ class Run:
 
     @property
     def result(self) -> str | None:
-        """The answer, once an AGENT_FINISH has been seen; where the run was cancelled, as far as it came."""
+        """The answer, once an AGENT_FINISH has been seen; if the run was cancelled, as far as it came."""
         return None if self.terminal is None else self.terminal.data.get("result")
 
     async def __aenter__(self) -> Self:
@@ -152,14 +152,14 @@ class Run:
             except BaseException:
                 await self._drop()
                 raise
-        raise RuntimeError("a run's events are read inside its async with block")
+        raise RuntimeError("A run's events can only be read inside its `async with` block.")
 
     async def cancel(self) -> str:
         """Cancel the run: `accepted` or `already_finished`. Its terminal event is still to come."""
         return str((await self._api.ask("POST", f"/runs/{self.run_id}/cancel")).get("status"))
 
     async def wait(self) -> str:
-        """Read to the end; the run's result. Raises `RunFailed` where it ended with an ERROR event."""
+        """Read to the end; the run's result. Raises `RunFailed` if it ended with an ERROR event."""
         async for _ in self:
             pass
         if self.terminal is not None:
@@ -181,7 +181,9 @@ class Run:
         self._connected_at = asyncio.get_running_loop().time()
         if self._connection is None:
             if self._seen:
-                raise ProtocolError("the run has ended, but its terminal event never came: read it again from 0")
+                raise ProtocolError(
+                    "The run has ended, but its terminal event did not come. Read the run again from 0."
+                )
             self._ended = True
 
     async def _drop(self) -> None:
@@ -195,15 +197,15 @@ class Run:
             event = decode_json(text, _decoder)
             run_id, number = parse_cursor(event.id, "id")
         except BadRequest as error:
-            raise ProtocolError(f"an event that is none: {error.field or 'all of it'}: {error.message}") from None
+            raise ProtocolError(f"The server sent an event that is not well-formed. {error.message}") from None
         due = self._at.after + 1
         if run_id != self._at.run_id:
-            raise ProtocolError("an event of another run came")
+            raise ProtocolError("The server sent an event of another run.")
         if number < due or (number > due and self._at.types is None):
-            raise ProtocolError(f"event {number} came where {due} was due")
+            raise ProtocolError(f"The server sent event {number}, but event {due} was due.")
         if event.type in TERMINAL_TYPES:
             if event.metadata.get("events") != number:
-                raise ProtocolError(f"the last event is number {number}, but says {event.metadata.get('events')}")
+                raise ProtocolError(f"The last event is number {number}, but names {event.metadata.get('events')}.")
             self.terminal = event
             self._ended = True
         self._at.after = number
@@ -216,4 +218,4 @@ def _snapshot(told: dict[str, Any]) -> Snapshot:
     try:
         return msgspec.convert(told, Snapshot)
     except msgspec.ValidationError:
-        raise ProtocolError("the server answered with no snapshot") from None
+        raise ProtocolError("The server's answer is not a snapshot.") from None

@@ -98,7 +98,7 @@ _decode = msgspec.json.Decoder(Message).decode
 
 def _closed(code: int, reason: str) -> Broken | ApiError:
     """What a close code means."""
-    text = f"the socket was closed with {code}{f' ({reason})' if reason else ''}"
+    text = f"The server closed the socket with {code}{f' ({reason})' if reason else ''}."
     if code in _FINAL or 4500 <= code <= 4999:
         return api_error({"code": "unauthenticated" if code == 4501 else "closed", "message": text}, code)
     return Broken(text)
@@ -107,14 +107,14 @@ def _closed(code: int, reason: str) -> Broken | ApiError:
 def _verdict(message: Message) -> Broken | ApiError:
     """What an `error` or `gap` message means."""
     if message.type == "gap":
-        message.code, message.message = "gap", f"the log holds events {message.first} to {message.last}"
+        message.code, message.message = "gap", f"The log holds events {message.first} to {message.last}."
     if message.code in PASSING:
         return Broken(message.message or message.code or "", message.retry_after)
     return api_error(msgspec.structs.asdict(message))
 
 
 class Session:
-    """See the module. It opens by itself, and closes where `close` is called, it breaks, or nobody uses it."""
+    """See the module. It opens by itself, and closes if `close` is called, it breaks, or nobody uses it."""
 
     def __init__(self, api: Api) -> None:
         self._api = api
@@ -147,7 +147,7 @@ class Session:
         Events of the run that the reply names go to the `channel`, from the first one on.
         """
         answer: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
-        answer.add_done_callback(lambda done: done.cancelled() or done.exception())  # where nobody waits for it
+        answer.add_done_callback(lambda done: done.cancelled() or done.exception())  # if nobody waits for it
         if self._why is not None:
             answer.set_exception(self._why)
             return answer
@@ -163,12 +163,12 @@ class Session:
             async with asyncio.timeout(self._api.timeout):
                 return await self.tell(command, channel)
         except TimeoutError:
-            silent = Broken("the server is silent")
+            silent = Broken("The server was silent for too long.")
             self.close(silent)
             raise silent from None
 
     def leave(self, run_id: str | None, channel: Channel) -> None:
-        """Stop following a run, where this channel still does."""
+        """Stop following a run, if this channel still does."""
         channel.left = True
         if self._channels.get(run_id) is channel:
             self.tell({"type": "detach", "run_id": run_id})
@@ -180,7 +180,7 @@ class Session:
 
     async def aclose(self) -> None:
         """The same, and wait until it is closed."""
-        self.close(Broken("the client was closed"))
+        self.close(Broken("The client was closed."))
         await asyncio.wait([self._task])
 
     def _fail(self, why: Why) -> None:
@@ -203,11 +203,11 @@ class Session:
             self._idle = None
         if self.alive and not self._asked and not self._channels:
             loop = asyncio.get_running_loop()
-            self._idle = loop.call_later(IDLE_SECONDS, self.close, Broken("nobody used the socket"))
+            self._idle = loop.call_later(IDLE_SECONDS, self.close, Broken("The socket was not used."))
 
     async def _live(self) -> None:
         """Hold the connection open. It has a task group, which must be entered and left in one and the same task."""
-        why: Why = Broken("the connection broke")
+        why: Why = Broken("The connection broke.")
         try:
             async with aconnect_ws(
                 "/ws", self._api.http, keepalive_ping_interval_seconds=None, session_class=AsyncWebSocketSession
@@ -254,16 +254,16 @@ class Session:
                 self._hear(text)
             except TimeoutError:
                 if asked:
-                    return Broken("the server is silent")
+                    return Broken("The server was silent for too long.")
                 if self._channels:
                     asked = True
                     self.tell({"type": "ping"})
             except WebSocketDisconnect as error:
                 return _closed(error.code, error.reason)
             except (WebSocketInvalidTypeReceived, msgspec.DecodeError):
-                return ProtocolError("a message came that is none of the protocol")
+                return ProtocolError("The server sent a message that is not well-formed.")
             except (HTTPXWSException, SocketError, anyio.ClosedResourceError, anyio.EndOfStream):
-                return Broken("the connection broke")
+                return Broken("The connection broke.")
             except (Broken, TwinwireClientError) as error:
                 return error
 
@@ -275,7 +275,7 @@ class Session:
         run_id, last = message.id[4:30], message.type in TERMINAL_TYPES
         channel = self._channels.get(run_id)
         if channel is None:
-            raise ProtocolError("an event of another run came")
+            raise ProtocolError("The server sent an event of another run.")
         if last:
             del self._channels[run_id]
             self._rest()
@@ -301,7 +301,7 @@ class Session:
         else:
             if asked.channel is not None:
                 if followed is not None:
-                    followed.fail(Broken("the run is followed anew on this socket"))
+                    followed.fail(Broken("The run is now followed from another cursor on this socket."))
                 self._channels[message.run_id] = asked.channel
                 if asked.answer.done():  # who asked has gone meanwhile
                     self.leave(message.run_id, asked.channel)

@@ -72,8 +72,8 @@ class _Connection:
                     if block.data:  # others set the cursor and the reconnection time, or end a comment
                         return block.data
             except SSEError:  # httpx-sse derives it from httpx's TransportError, which is `network`'s
-                raise ProtocolError("the answer is no event stream") from None
-        raise Broken("the body ended before the run did")
+                raise ProtocolError("The server's answer is not an event stream.") from None
+        raise Broken("The stream ended before the run did.")
 
     async def aclose(self) -> None:
         """See `run.Connection`.
@@ -119,6 +119,6 @@ async def connect(api: Api, at: Position, within: float | None = None) -> _Conne
         if connection is not None:
             await connection.aclose()
         if isinstance(error, TimeoutError):
-            raise Muted("the event stream does not begin") from None
+            raise Muted("The event stream did not begin in time.") from None
         raise
     return connection

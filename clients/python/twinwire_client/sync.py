@@ -64,7 +64,7 @@ class _Loop:
     def run(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
         """Return what `work()` returns, or raise what it raises. Ctrl-C cancels it, and waits until it has let go."""
         if self._loop.is_closed():
-            raise RuntimeError("the client is closed")
+            raise RuntimeError("The client is closed.")
         call = _Call(work)
         try:
             self._loop.call_soon_threadsafe(call.start)

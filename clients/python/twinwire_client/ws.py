@@ -27,7 +27,7 @@ class Sockets:
         self._sessions: list[Session] = []
 
     async def connect(self, at: Position) -> Connection | None:
-        """See `run.Connect`. A token that is refused is asked for once more, where it can be."""
+        """See `run.Connect`. A token that is refused is asked for once more, if it can be."""
         try:
             return await self._connect(at)
         except Unauthenticated:
@@ -76,7 +76,7 @@ class _Connection:
         self._paused: asyncio.Future[Message] | None = None
 
     async def follow(self) -> bool:
-        """Start the run or attach to it; False where it has ended at the cursor."""
+        """Start the run or attach to it; False if it has ended at the cursor."""
         at = self._at
         command: dict[str, Any]
         if at.run_id is None:
@@ -87,7 +87,7 @@ class _Connection:
             command["types"] = at.types
         reply = await self._session.ask(command, self)
         if reply.type != due:
-            raise ProtocolError(f"{reply.type!r} came where {due!r} was due")
+            raise ProtocolError(f"The server answered {reply.type!r}, but {due!r} was due.")
         at.found(reply.run_id)
         return not (reply.ended and reply.last == at.after)
 
@@ -111,7 +111,7 @@ class _Connection:
     async def aclose(self) -> None:
         """See `run.Connection`."""
         self._session.leave(self._at.run_id, self)
-        self.fail(Broken("the run is followed no longer"))
+        self.fail(Broken("The run is no longer followed."))
 
     def put(self, text: str, *, last: bool) -> None:
         """See `Channel`. A reader that is far behind lags in the server's log, not here."""
@@ -136,4 +136,4 @@ class _Connection:
         paused.result()
         self._paused = None
         if not self._ended and not await self.follow():
-            raise Broken("the run ended while nobody looked")
+            raise Broken("The run ended while it was not followed.")

@@ -30,7 +30,7 @@ from twinwire.tools.base import ToolError, ToolRegistry, ToolResult
 logger = logging.getLogger("twinwire.agents")
 
 SYSTEM_PROMPT = (
-    "You are a helpful assistant. Use the tools where they help, several at once where they do not depend on each "
+    "You are a helpful assistant. Use the tools if they help, several at once if they do not depend on each "
     "other, and rely on what they return. When you know enough, answer briefly, in Markdown and in the user's language."
 )
 

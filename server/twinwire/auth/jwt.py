@@ -32,7 +32,7 @@ class Jwt:
         self._issuer = issuer
 
     def verify(self, token: str) -> tuple[str, float | None] | None:
-        """Return the token's `sub` and `exp`, or None if it is not good."""
+        """Return the token's `sub` and `exp`, or None if it is not good. Its streams end at `exp`: see `Pump.tick`."""
         try:
             key_id = jwt.get_unverified_header(token).get("kid")
         except _BAD:

@@ -1,6 +1,7 @@
-"""The scope that each route and each command needs: one table for HTTP and WebSocket.
+"""The scope that each route and each command needs: `ROUTES` and `COMMANDS`.
 
-`web.guard` reads it for each request, a socket for each command. A route that is not in it needs the whole identity.
+`web.guard` reads one for each request, a socket the other for each command. A route that is not in `ROUTES` needs the
+whole identity.
 """
 
 from __future__ import annotations

@@ -79,7 +79,7 @@ def parser() -> argparse.ArgumentParser:
     actions = runs.add_subparsers(metavar="ACTION")
     told = {"list": "list them, the newest first: the default", "follow": "show one as it goes on", "cancel": "end one"}
     for action, text in told.items():
-        # Its flags may stand before the action, too: where they do not come after it, those count.
+        # Its flags may stand before the action, too: if they do not come after it, those count.
         command = _asking(actions, action, text, argument_default=argparse.SUPPRESS)
         command.set_defaults(action=action)
         if action != "list":
@@ -227,7 +227,7 @@ def _serve(arguments: argparse.Namespace) -> None:
 
 
 def _check_tls(settings: Settings) -> None:
-    """Raises `SettingsError` where a flag lacks another, a file cannot be used, or HTTP/2 is not installed."""
+    """Raises `SettingsError` if a flag lacks another, a file cannot be used, or HTTP/2 is not installed."""
     if settings.ssl_certfile is None or settings.ssl_keyfile is None:
         for name, other in ("ssl_certfile", "ssl_keyfile"), ("ssl_keyfile", "ssl_certfile"), ("http2", "ssl_certfile"):
             if getattr(settings, name) not in {None, False}:
@@ -256,7 +256,7 @@ def _check_tls(settings: Settings) -> None:
 
 
 def _check_exposure(told: Settings, settings: Settings) -> None:
-    """Raises `SettingsError` where the app's settings let in more than was told, or all who can reach this machine."""
+    """Raises `SettingsError` if the app's settings let in more than was told, or all who can reach this machine."""
     if told.authenticates and not settings.authenticates:
         raise SettingsError("The app has settings of its own, which must require authentication as the command's do.")
     if not (settings.authenticates or told.insecure or is_loopback(told.host)):

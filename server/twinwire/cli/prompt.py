@@ -34,7 +34,7 @@ class Prompt:
     async def line(self) -> str | None:
         """The next line, without space around it; None at Ctrl-D.
 
-        Nothing interrupts readline: it has a thread, which goes on where this is cancelled, and ends with the process.
+        Nothing interrupts readline: it has a thread, which goes on if this is cancelled, and ends with the process.
         """
         loop = asyncio.get_running_loop()
         typed: asyncio.Future[str | None] = loop.create_future()

@@ -70,7 +70,7 @@ def _file(name: str) -> Path:
 
 
 class Conversation:
-    """One conversation, with `client`; it goes on with the `last` one, where there is one."""
+    """One conversation, with `client`; it goes on with the `last` one, if there is one."""
 
     def __init__(self, client: Client, screen: Screen, arguments: argparse.Namespace, last: Last | None) -> None:
         self._client = client
@@ -124,7 +124,7 @@ class Conversation:
             self._lines.append(None)
 
     async def _next(self) -> str | None:
-        """The next line, or None where its user leaves."""
+        """The next line, or None if its user leaves."""
         loop = asyncio.get_running_loop()
         line = None
         if not self._lines and select([sys.stdin], [], [], 0)[0]:
@@ -157,7 +157,7 @@ class Conversation:
                 self._screen.write("no such command; /help lists them\n")
 
     def _stop(self) -> bool:
-        """Cancel the run that goes on; False where none does, or it is being cancelled already."""
+        """Cancel the run that goes on; False if none does, or it is being cancelled already."""
         if self._run is None or self._stopping is not None:
             return False
         self._stopping = asyncio.create_task(cancel(self._run))

@@ -20,7 +20,7 @@ RunName = Annotated[str, Meta(max_length=128)]
 
 
 class Command(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="type", tag=str.lower):
-    """A command; `ref` is echoed in its reply."""
+    """A command; `ref` is echoed in its reply. The scope that it needs is in `auth.scopes.COMMANDS`."""
 
     ref: Annotated[str, Meta(max_length=128)] | int | None = None
 

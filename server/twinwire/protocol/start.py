@@ -12,7 +12,7 @@ from msgspec import Meta
 Name = Annotated[str, Meta(min_length=1, max_length=128)]
 Message = Annotated[str, Meta(description="what the agent is asked")]
 AgentName = Annotated[str | None, Meta(description="the agent's name; default react")]
-UserId = Annotated[Name | None, Meta(description="names the user where authentication is off")]
+UserId = Annotated[Name | None, Meta(description="names the user if authentication is off")]
 SessionId = Annotated[Name | None, Meta(description="the conversation this message belongs to")]
 OnDisconnect = Annotated[
     str | None, Meta(description="when nobody follows: continue, cancel or cancel_after:<seconds>")

@@ -265,7 +265,7 @@ class Run:
                 await aclose()
 
     def emit(self, *events: StreamEvent) -> Awaitable[None] | None:
-        """See `agents.Emit`. An agent is stopped when it has told its terminal event, or more than it may."""
+        """See `agents.Emit`. An agent is stopped after its terminal event, or if it goes over the run's budget."""
         if get_ident() != self._thread:
             raise RuntimeError(
                 "`emit` was called in another thread. Use loop.call_soon_threadsafe(request.emit, event)."

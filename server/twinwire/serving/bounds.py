@@ -38,7 +38,7 @@ HANDSHAKE_LINE = 8190  # what the WebSocket's own parser takes
 HANDSHAKE_FIELDS = 128
 REQUEST_SECONDS = 30.0
 AHEAD_REQUESTS = 2  # parsed while one is answered; the next ones stay bytes
-AHEAD_BYTES = 512 * 1024  # of these; with as many nothing is read, also where the app would hear of a client that goes
+AHEAD_BYTES = 512 * 1024  # of these; with as many nothing is read, even if the app would hear of a client that goes
 END_OF_HEAD = b"\r\n\r\n"
 _CODINGS = "transfer-encoding"
 _ABSOLUTE = re.compile(rb"https?://([^/?#@]+)(?=[/?]|\Z)", re.IGNORECASE)

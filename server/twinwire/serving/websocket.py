@@ -26,7 +26,7 @@ MESSAGE_SECONDS = 30.0  # that a client may take for the fragments of one messag
 CONTROL_FRAMES, CONTROL_SECONDS = 1000, 10.0  # So many pings and pongs of a client are parsed within this time.
 PING = b"\x89\x00"  # RFC 6455, section 5.5.2: without a payload
 PONG, PONG_BYTES = b"\x8a\x80", 6  # a client's answer to that: this, and its mask
-PIECE_BYTES = 1024  # parsed at once, where what comes of it is to be counted
+PIECE_BYTES = 1024  # parsed at once, if its messages are to be counted
 HANDSHAKE = "This is not the handshake of a WebSocket (RFC 6455, section 4.1)."
 KEY = "`Sec-WebSocket-Key` must be there once, and be 16 bytes in Base64."
 Port = TypeVar("Port", int, int | None)
@@ -220,7 +220,7 @@ class BoundedWebSocket(WebSocketsSansIOProtocol):
         """See `WebSocketsSansIOProtocol`."""
 
     def ask(self) -> None:
-        """Send a ping, or, where the last one is not answered, close the connection as `keepalive_timeout` does.
+        """Send a ping, or, if the last one is not answered, close the connection as `keepalive_timeout` does.
 
         While a message waits for the app nothing is read: then the answer may have come.
         """
@@ -309,7 +309,7 @@ class BoundedWebSocket(WebSocketsSansIOProtocol):
             self._taken_bytes += self.queue.size()  # type: ignore[attr-defined]
 
     def _between_frames(self) -> bool:
-        """Return whether the next byte is a frame's first; False also where the parser does not show it."""
+        """Return whether the next byte is a frame's first; False also if the parser does not show it."""
         step: Any = self.conn.parser
         while step.gi_yieldfrom is not None:
             step = step.gi_yieldfrom

@@ -23,7 +23,7 @@ from twinwire.settings import KEY_PATHS, NAMES_OF_SECRETS, SECRETS, Settings
 ANYWHERE = 8
 """A secret of so many characters is hidden wherever it stands, in all its forms."""
 AS_A_WORD = 4
-"""A shorter one is hidden where it stands alone, between characters that belong to no word; one below this is not."""
+"""A shorter one is hidden if it stands alone, between characters that belong to no word; one below this is not."""
 MAX_SECRETS = 2**16
 """The most secrets that are known; over it those that were hidden first are forgotten."""
 MAX_TEXT = 2**16

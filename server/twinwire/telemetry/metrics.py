@@ -1,7 +1,7 @@
 """The metrics of one process, counted as they arise: plain numbers, written by one event loop and read by a scrape.
 
-No Prometheus here: its objects take a lock at each call. A number that a scrape can look up, such as that of the
-runs that go on, is not here either.
+`web.health.Collected` shows them: Prometheus' own objects take a lock at each call. A number that a scrape can look up,
+such as that of the runs that go on, is not here.
 """
 
 from __future__ import annotations

@@ -28,7 +28,7 @@ class ReadParameters(Struct, forbid_unknown_fields=True):
         str, Meta(max_length=4096, description="The file, relative to the project's root, e.g. src/main.py")
     ]
     offset: Annotated[int, Meta(ge=1, description="The first line to read, counted from 1")] | None = None
-    limit: Annotated[int, Meta(ge=1, description="How many lines to read; all that fit where not given")] | None = None
+    limit: Annotated[int, Meta(ge=1, description="How many lines to read; all that fit if not given")] | None = None
 
 
 class ReadTool(Tool):
@@ -36,7 +36,7 @@ class ReadTool(Tool):
 
     name = "Read"
     description = (
-        "Read a text file of the project. A result holds at most 64 KiB; where it was cut, its last line says which "
+        "Read a text file of the project. A result holds at most 64 KiB; if it was cut, its last line says which "
         "offset to read on with. Hidden files, files that git ignores, symbolic links and binary files are not read."
     )
     parameters = schema(ReadParameters)

@@ -53,7 +53,7 @@ def streams_at_most(max_connections: int, accepted: int) -> int:
 
 
 def unacknowledged(transport: asyncio.Transport | None) -> int:
-    """Return how many bytes the kernel has for a client, which is exact where the transport's buffer is not.
+    """Return how many bytes the kernel has for a client, which is exact even if the transport's buffer is not.
 
     The kernel takes more from that in pieces of 100 kB, which a slow client may need minutes for.
     """

@@ -26,7 +26,7 @@ T = TypeVar("T", bound=Struct)
 _raw = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _any = msgspec.json.Decoder()
 
-DRAIN_BYTES = 16 * 2**20  # a body over the limit is read on to here, so that its sender can read the answer
+DISCARDED_BYTES = 16 * 2**20  # a body over the limit is read on to here, so that its sender can read the answer
 
 
 class StartBody(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -135,7 +135,7 @@ async def _body(request: Request[Any, Any, Any], limit: int, reading: _Reading, 
             chunks.append(message["body"])
             reading.size = size
             intake.look(reading)
-        if not message["more_body"] or size > DRAIN_BYTES:
+        if not message["more_body"] or size > DISCARDED_BYTES:
             break
     if too_large:
         raise PayloadTooLarge(f"The body must have at most {limit} bytes.")

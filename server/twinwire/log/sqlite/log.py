@@ -116,7 +116,7 @@ class SqliteLog(LocalControl, Tails):
                 live.first = first
                 live.size += live.tail.append(expected_last, records)
                 live.tail.trim(TAIL_EVENTS, TAIL_BYTES)
-                self._drop(run_id)
+                self._let_go(run_id)
 
         def append(tables: Tables) -> int | None:
             try:
@@ -189,7 +189,7 @@ class SqliteLog(LocalControl, Tails):
 
         def leave() -> None:
             unsubscribe()
-            self._drop(run_id)
+            self._let_go(run_id)
 
         return leave
 
@@ -271,7 +271,7 @@ class SqliteLog(LocalControl, Tails):
             self._writer.put(Job(do, then, future, events, size))
         return future
 
-    def _drop(self, run_id: str) -> None:
+    def _let_go(self, run_id: str) -> None:
         """Keep nothing in memory of a run that has ended and that nobody follows."""
         live = self._live.get(run_id)
         if live is not None and live.tail.ended and not live.tail.followed:

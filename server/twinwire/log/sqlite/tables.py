@@ -95,7 +95,7 @@ class Tables:
         self._heads: dict[str, _Head] = {}
         self._rows: list[Any] = []  # of events not inserted yet, one value after the other
         self._quotas = Quotas(self._goes_on)
-        self._chores = (self._sweep, self._doom, self._forget, self._shrink)
+        self._chores = (self._sweep, self._expire, self._expire_session, self._shrink)
         self.size: int = self._one("SELECT coalesce(sum(size), 0) FROM runs")
         self._version = self._one("PRAGMA data_version")
 
@@ -322,8 +322,8 @@ class Tables:
             self._db.execute("DELETE FROM garbage WHERE run = ?", (run,))
         return True
 
-    def _doom(self) -> bool:
-        """Make the run that ended first unknown, if that was long ago or there is too much; `_sweep` follows."""
+    def _expire(self) -> bool:
+        """Forget the run that ended first after `retention`, or if it is `crowded`; `_sweep` deletes its events."""
         oldest = "SELECT id, size, ended FROM runs WHERE ended IS NOT NULL ORDER BY ended, id LIMIT 1"
         row = self._db.execute(oldest).fetchone()
         if row is None or not (self.crowded or row[2] <= self._clock() - self._limits.retention):
@@ -333,8 +333,8 @@ class Tables:
         self.size -= row[1] or 0  # NULL if another program has ended the run
         return True
 
-    def _forget(self) -> bool:
-        """Forget the conversation unused for longest, if that is long or there are too many."""
+    def _expire_session(self) -> bool:
+        """Forget the conversation unused for longest, after `session_idle` or if there are over `max_sessions`."""
         row = self._db.execute("SELECT key, used FROM sessions ORDER BY used LIMIT 1").fetchone()
         if row is None or (
             row[1] >= self._clock() - self._limits.session_idle

@@ -15,7 +15,7 @@ from twinwire.protocol.errors import UpstreamError
 MAX_WORDS = 4096
 """The number of characters of a server's words that are read."""
 
-_CONTEXT = re.compile(
+_CONTEXT = re.compile(  # each provider's words for a conversation that is too long; `test_openai_failures.py`
     r"context[ _-]?(length|window|size|limit|overflow)|exceed_context"
     r"|(prompt|input|inputs|message|messages|conversation|request)( token count| length| tokens)?"
     r"( is| are|:)?( too long| too large for model| exceeds? (the )?(max|limit|model))"
