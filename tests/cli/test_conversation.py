@@ -82,12 +82,12 @@ def test_commands(talk: Talk) -> None:
         ]  # fmt: skip
         for typed in ("/transport smoke", "/transport"):
             typist.type(typed)
-            assert typist.sees("> ") == f"{typed}\nit is auto, sse or ws\n> "
+            assert typist.sees("> ") == f"{typed}\nThe transport must be auto, sse or ws.\n> "
         for typed in ("/what", "/new now"):
             typist.type(typed)
-            assert typist.sees("> ") == f"{typed}\nno such command; /help lists them\n> "
+            assert typist.sees("> ") == f"{typed}\nThere is no such command. /help lists the commands.\n> "
         typist.type("/stop")
-        assert typist.sees("> ") == "/stop\nno run goes on\n> "
+        assert typist.sees("> ") == "/stop\nNo run goes on.\n> "
         for transport in ("ws", "sse", "auto"):
             typist.type(f"/transport {transport}")
             typist.sees("> ")

@@ -148,13 +148,13 @@ class Conversation:
             case ("/new",):
                 self._session = uuid.uuid4().hex
             case ("/stop",):
-                self._screen.write("no run goes on\n")
+                self._screen.write("No run goes on.\n")
             case ("/transport", name) if name in TRANSPORTS:
                 self._transport = name
             case ("/transport", *_):
-                self._screen.write("it is auto, sse or ws\n")
+                self._screen.write("The transport must be auto, sse or ws.\n")
             case _:
-                self._screen.write("no such command; /help lists them\n")
+                self._screen.write("There is no such command. /help lists the commands.\n")
 
     def _stop(self) -> bool:
         """Cancel the run that goes on; False if none does, or it is being cancelled already."""
