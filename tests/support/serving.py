@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from contextvars import ContextVar
 from typing import Any
 
@@ -48,7 +48,6 @@ async def serving(agents: Mapping[str, Agent] | None = None, **settings: Any) ->
     formats = settings.pop("formats", None)
     chosen = Settings(**{"drain_timeout": 0.0, "demo_rate": 0.0, **settings})
     app = create_app(agents, settings=chosen, formats=formats)
-    listener = socket.create_server(("127.0.0.1", 0))
     ready = asyncio.Event()
     options = config(app, chosen)
     if plain.get():
@@ -56,14 +55,14 @@ async def serving(agents: Mapping[str, Agent] | None = None, **settings: Any) ->
     options.load()
     server = Server(options, app.state.service, ready.set)
     server.lifespan = options.lifespan_class(options)
-    await server.startup([listener])
-    await server.on_tick(0)
-    assert ready.is_set()
-    try:
-        yield Running(server, app.state.service, listener.getsockname()[1])
-    finally:
-        await server.shutdown([listener])
-        listener.close()
+    with closing(socket.create_server(("127.0.0.1", 0))) as listener:
+        await server.startup([listener])
+        await server.on_tick(0)
+        assert ready.is_set()
+        try:
+            yield Running(server, app.state.service, listener.getsockname()[1])
+        finally:
+            await server.shutdown([listener])
 
 
 async def until(condition: Callable[[], bool]) -> None:
