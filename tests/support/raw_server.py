@@ -6,6 +6,7 @@ import asyncio
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from typing import Any
 
 Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 HEAD = b"HTTP/1.1 200 OK\r\n"
@@ -58,8 +59,12 @@ def whole(body: bytes, *fields: bytes) -> bytes:
 @asynccontextmanager
 async def listening(handler: Handler, tls: ssl.SSLContext | None = None) -> AsyncIterator[str]:
     """Serve each connection with the handler, then close it; give the server's URL."""
+    handling: list[asyncio.Task[Any]] = []  # nobody else holds a task that waits for what never comes
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        handling.append(task)
         try:
             await handler(reader, writer)
         except (ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
@@ -71,6 +76,8 @@ async def listening(handler: Handler, tls: ssl.SSLContext | None = None) -> Asyn
     async with server:
         yield f"{'https' if tls else 'http'}://127.0.0.1:{server.sockets[0].getsockname()[1]}/"
         server.close()
+        for task in handling:
+            task.cancel()
 
 
 async def receive(reader: asyncio.StreamReader) -> bytes:
