@@ -8,25 +8,25 @@ import socket
 import struct
 from collections.abc import AsyncIterator
 
-import httpx2
 import pytest
 
 from support.model_server import Exchange, ModelServer, end, text
 from support.raw_server import BROKEN, CHUNKED, ENDLESS, WELL, listening, receive, replying, whole
 from twinwire.models import Finish, Text
 from twinwire.models.openai import connection
+from twinwire.models.openai.http import httpx
 from twinwire.models.openai.model import OpenAIChatModel, _tls
 from twinwire.models.openai.pool import Transport
 
 
 @pytest.fixture
-async def client() -> AsyncIterator[httpx2.AsyncClient]:
-    async with httpx2.AsyncClient(transport=Transport(_tls()), timeout=20.0) as client:
+async def client() -> AsyncIterator[httpx.AsyncClient]:
+    async with httpx.AsyncClient(transport=Transport(_tls()), timeout=20.0) as client:
         yield client
 
 
 @pytest.mark.parametrize(("reply", "body", "kept"), WELL.values(), ids=WELL)
-async def test_bodies(client: httpx2.AsyncClient, reply: bytes, body: bytes, kept: bool) -> None:
+async def test_bodies(client: httpx.AsyncClient, reply: bytes, body: bytes, kept: bool) -> None:
     """Each way to delimit a body is understood, and its connection kept where HTTP allows it."""
     connections: list[int] = []
     replies = [reply] * 2 if kept else [reply]
@@ -38,7 +38,7 @@ async def test_bodies(client: httpx2.AsyncClient, reply: bytes, body: bytes, kep
 
 
 @pytest.mark.parametrize("reply", [reply for reply, _, kept in WELL.values() if kept])
-async def test_bytewise(client: httpx2.AsyncClient, reply: bytes) -> None:
+async def test_bytewise(client: httpx.AsyncClient, reply: bytes) -> None:
     """An answer that comes byte by byte is the same, headers included."""
 
     async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -55,17 +55,17 @@ async def test_bytewise(client: httpx2.AsyncClient, reply: bytes) -> None:
 
 
 @pytest.mark.parametrize("reply", BROKEN.values(), ids=BROKEN)
-async def test_broken(client: httpx2.AsyncClient, reply: bytes) -> None:
+async def test_broken(client: httpx.AsyncClient, reply: bytes) -> None:
     """What is no answer, or no whole one, is an error, and is asked once."""
     connections: list[int] = []
     async with listening(replying(reply, connections=connections)) as url:
-        with pytest.raises(httpx2.RemoteProtocolError):
+        with pytest.raises(httpx.RemoteProtocolError):
             await client.post(url, json={})
     assert connections == [1]
 
 
 @pytest.mark.parametrize(("begin", "more"), ENDLESS.values(), ids=ENDLESS)
-async def test_endless(client: httpx2.AsyncClient, begin: bytes, more: bytes) -> None:
+async def test_endless(client: httpx.AsyncClient, begin: bytes, more: bytes) -> None:
     """What is no body has a limit, at which the connection is closed."""
 
     async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -76,11 +76,11 @@ async def test_endless(client: httpx2.AsyncClient, begin: bytes, more: bytes) ->
             await writer.drain()
 
     async with listening(handler) as url:
-        with pytest.raises(httpx2.RemoteProtocolError, match="too long"):
+        with pytest.raises(httpx.RemoteProtocolError, match="too long"):
             await client.post(url)
 
 
-async def test_what_came_before_the_break(client: httpx2.AsyncClient) -> None:
+async def test_what_came_before_the_break(client: httpx.AsyncClient) -> None:
     """The bytes before a reset are given, then it is an error."""
     go = asyncio.Event()
 
@@ -95,7 +95,7 @@ async def test_what_came_before_the_break(client: httpx2.AsyncClient) -> None:
         body = response.aiter_raw()
         assert await anext(body) == b"ok"
         go.set()
-        with pytest.raises(httpx2.ReadError):
+        with pytest.raises(httpx.ReadError):
             await anext(body)
 
 
@@ -114,7 +114,7 @@ async def test_chunks_of_one_read_are_one_batch() -> None:
         await model.aclose()
 
 
-async def test_a_sink_that_fails_as_it_is_cancelled(client: httpx2.AsyncClient) -> None:
+async def test_a_sink_that_fails_as_it_is_cancelled(client: httpx.AsyncClient) -> None:
     """If `for_each` is cancelled in the turn in which its sink fails, it is cancelled; the next call goes on."""
     waits, go, more = asyncio.Event(), asyncio.Event(), asyncio.Event()
 
@@ -146,7 +146,7 @@ async def test_a_sink_that_fails_as_it_is_cancelled(client: httpx2.AsyncClient) 
 
 
 @pytest.mark.parametrize("begun", [b"", CHUNKED, CHUNKED + b"2\r\nok\r\n"], ids=["head", "body", "mid"])
-async def test_read_timeout(client: httpx2.AsyncClient, begun: bytes) -> None:
+async def test_read_timeout(client: httpx.AsyncClient, begun: bytes) -> None:
     """Silence before the head or in the body is a timeout, and closes the connection."""
     gone = asyncio.Event()
 
@@ -157,12 +157,12 @@ async def test_read_timeout(client: httpx2.AsyncClient, begun: bytes) -> None:
         gone.set()
 
     async with listening(handler) as url:
-        with pytest.raises(httpx2.ReadTimeout):
-            await client.post(url, timeout=httpx2.Timeout(20, read=0.1))
+        with pytest.raises(httpx.ReadTimeout):
+            await client.post(url, timeout=httpx.Timeout(20, read=0.1))
         await gone.wait()
 
 
-async def test_timeout_is_of_each_silence(client: httpx2.AsyncClient) -> None:
+async def test_timeout_is_of_each_silence(client: httpx.AsyncClient) -> None:
     """A body that takes longer than the timeout comes through as long as it is not silent for so long."""
 
     async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -177,7 +177,7 @@ async def test_timeout_is_of_each_silence(client: httpx2.AsyncClient) -> None:
         assert (await client.post(url, timeout=1.0)).content == b"x" * 12
 
 
-async def test_backpressure(client: httpx2.AsyncClient) -> None:
+async def test_backpressure(client: httpx.AsyncClient) -> None:
     """While nobody reads, no more than the high-water mark and a read or two are taken; nothing is lost."""
     size = 2**25
 
@@ -199,7 +199,7 @@ async def test_backpressure(client: httpx2.AsyncClient) -> None:
     assert sum(sizes) == size
 
 
-async def test_encoded_body(client: httpx2.AsyncClient) -> None:
-    """A body that the server compressed is decoded by httpx2."""
+async def test_encoded_body(client: httpx.AsyncClient) -> None:
+    """A body that the server compressed is decoded by httpx."""
     async with listening(replying(whole(gzip.compress(b"ok"), b"Content-Encoding: gzip"))) as url:
         assert (await client.post(url)).text == "ok"

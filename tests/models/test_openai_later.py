@@ -6,12 +6,12 @@ import logging
 from collections.abc import AsyncIterator
 from typing import Any
 
-import httpx2
 import pytest
 
 from support.model_server import Exchange, ModelServer, answer, status
 from support.raw_server import OK, listening, replying, whole
 from twinwire.models import Text
+from twinwire.models.openai.http import httpx
 from twinwire.models.openai.model import OpenAIChatModel, _tls
 from twinwire.models.openai.pool import Transport
 
@@ -41,7 +41,7 @@ async def text_of(model: OpenAIChatModel, *tools: dict[str, Any]) -> str:
 
 async def test_later_requests(server: ModelServer, model: OpenAIChatModel, caplog: pytest.LogCaptureFixture) -> None:
     """All calls' requests are alike but for the body, whether the SDK writes them or, from the third on, not."""
-    caplog.set_level(logging.INFO, "httpx2")
+    caplog.set_level(logging.INFO, httpx.__name__)
     for number in range(4):
         server.script(answer(str(number)))
         assert await text_of(model, *[TOOL] * number) == str(number)
@@ -49,7 +49,8 @@ async def test_later_requests(server: ModelServer, model: OpenAIChatModel, caplo
     assert [len(request.body.get("tools", ())) for request in requests] == [0, 1, 2, 3]
     heads = [{**request.headers, "content-length": None} for request in requests]
     assert heads == [heads[0]] * 4
-    assert len([record for record in caplog.records if record.name == "httpx2"]) == 2  # the SDK's client logs its own
+    logged = [record for record in caplog.records if record.name == httpx.__name__]
+    assert len(logged) == 2  # the SDK's client logs its own
 
 
 async def test_well_again_after_retries(server: ModelServer, model: OpenAIChatModel) -> None:
@@ -91,7 +92,7 @@ async def test_only_what_is_constant_is_sent_again() -> None:
     connections: list[int] = []
     async with (
         listening(replying(*[OK] * 9, connections=connections)) as url,
-        httpx2.AsyncClient(transport=ours) as client,
+        httpx.AsyncClient(transport=ours) as client,
     ):
 
         async def learn(value: str) -> None:
@@ -102,7 +103,7 @@ async def test_only_what_is_constant_is_sent_again() -> None:
         assert await ours.like(b"x") is None
         await learn("a")
         answer = await ours.like(b"x")
-        assert isinstance(answer, httpx2.Response)
+        assert isinstance(answer, httpx.Response)
         assert await answer.aread() == b"ok"
         await learn("b")
         assert await ours.like(b"x") is None

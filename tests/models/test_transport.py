@@ -10,13 +10,13 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
-import httpx2
 import pytest
 
 from support.model_server import answer
 from support.raw_server import HEAD, OK, listening, receive, replying, whole
 from twinwire.models import Part, Text
 from twinwire.models.openai import pool
+from twinwire.models.openai.http import httpx
 from twinwire.models.openai.model import OpenAIChatModel, _tls
 from twinwire.models.openai.pool import Transport
 
@@ -24,8 +24,8 @@ ANSWER = whole(b"".join(answer("a")))
 
 
 @pytest.fixture
-async def client() -> AsyncIterator[httpx2.AsyncClient]:
-    async with httpx2.AsyncClient(transport=Transport(_tls()), timeout=20.0) as client:
+async def client() -> AsyncIterator[httpx.AsyncClient]:
+    async with httpx.AsyncClient(transport=Transport(_tls()), timeout=20.0) as client:
         yield client
 
 
@@ -35,7 +35,7 @@ async def ask(model: OpenAIChatModel) -> Part:
     return parts[0]
 
 
-async def test_stale_connection_is_replaced(client: httpx2.AsyncClient) -> None:
+async def test_stale_connection_is_replaced(client: httpx.AsyncClient) -> None:
     """A kept connection that ends without a byte of an answer is replaced once; if the new one ends too, it is told."""
     connections: list[int] = []
     async with listening(replying(OK, b"", connections=connections)) as url:
@@ -50,12 +50,12 @@ async def test_stale_connection_is_replaced(client: httpx2.AsyncClient) -> None:
 
     async with listening(handler) as url:
         await client.post(url)
-        with pytest.raises(httpx2.RemoteProtocolError):
+        with pytest.raises(httpx.RemoteProtocolError):
             await client.post(url)
     assert len(connections) == 2
 
 
-async def test_only_one_stale_connection_is_tried(client: httpx2.AsyncClient) -> None:
+async def test_only_one_stale_connection_is_tried(client: httpx.AsyncClient) -> None:
     """Of several kept connections one is tried, then a new one: a server that ends them all costs one attempt."""
     connections: list[int] = []
     async with listening(replying(OK, b"", connections=connections)) as url:
@@ -64,12 +64,12 @@ async def test_only_one_stale_connection_is_tried(client: httpx2.AsyncClient) ->
     assert sorted(connections) == [1, 1, 2]
 
 
-async def test_begun_answer_is_not_asked_again(client: httpx2.AsyncClient) -> None:
+async def test_begun_answer_is_not_asked_again(client: httpx.AsyncClient) -> None:
     """Where a kept connection breaks in mid-answer, the request may have had its effect: it is not sent again."""
     connections: list[int] = []
     async with listening(replying(OK, HEAD, connections=connections)) as url:
         await client.post(url)
-        with pytest.raises(httpx2.RemoteProtocolError):
+        with pytest.raises(httpx.RemoteProtocolError):
             await client.post(url)
     assert connections == [2]
 
@@ -88,7 +88,7 @@ async def test_idle_connections(monkeypatch: pytest.MonkeyPatch) -> None:
         finally:
             ends.put_nowait(None)
 
-    async with listening(handler) as url, httpx2.AsyncClient(transport=Transport(_tls())) as client:
+    async with listening(handler) as url, httpx.AsyncClient(transport=Transport(_tls())) as client:
         monkeypatch.setattr(pool, "MAX_IDLE", 1)
         await asyncio.gather(client.post(url), client.post(url))
         await ends.get()
@@ -100,7 +100,7 @@ async def test_idle_connections(monkeypatch: pytest.MonkeyPatch) -> None:
         await ends.get()
 
 
-async def test_other_timeouts(client: httpx2.AsyncClient, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_other_timeouts(client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch) -> None:
     """A handshake, a request that is not read, and waiting for a connection have each their timeout and its error."""
     stop = asyncio.Event()
 
@@ -109,27 +109,27 @@ async def test_other_timeouts(client: httpx2.AsyncClient, monkeypatch: pytest.Mo
         await stop.wait()
 
     async with listening(deaf) as url:
-        with pytest.raises(httpx2.ConnectTimeout):
-            await client.post(url.replace("http:", "https:"), timeout=httpx2.Timeout(20, connect=0.1))
-        with pytest.raises(httpx2.WriteTimeout):
-            await client.post(url, content=bytes(2**25), timeout=httpx2.Timeout(20, write=0.1))
+        with pytest.raises(httpx.ConnectTimeout):
+            await client.post(url.replace("http:", "https:"), timeout=httpx.Timeout(20, connect=0.1))
+        with pytest.raises(httpx.WriteTimeout):
+            await client.post(url, content=bytes(2**25), timeout=httpx.Timeout(20, write=0.1))
         monkeypatch.setattr(pool, "MAX_CONNECTIONS", 1)
-        async with httpx2.AsyncClient(transport=Transport(_tls()), timeout=None) as narrow:
-            with pytest.raises(httpx2.ConnectTimeout):
-                await narrow.post(url.replace("http:", "https:"), timeout=httpx2.Timeout(20, connect=0.05))
+        async with httpx.AsyncClient(transport=Transport(_tls()), timeout=None) as narrow:
+            with pytest.raises(httpx.ConnectTimeout):
+                await narrow.post(url.replace("http:", "https:"), timeout=httpx.Timeout(20, connect=0.05))
             asking = asyncio.create_task(narrow.post(url))
             await asyncio.sleep(0)
-            with pytest.raises(httpx2.PoolTimeout):
-                await narrow.post(url, timeout=httpx2.Timeout(20, pool=0.05))
+            with pytest.raises(httpx.PoolTimeout):
+                await narrow.post(url, timeout=httpx.Timeout(20, pool=0.05))
             asking.cancel()
             await asyncio.wait([asking])
-            asking = asyncio.create_task(narrow.post(url, timeout=httpx2.Timeout(20, read=0.05)))
-            with pytest.raises(httpx2.ReadTimeout):
+            asking = asyncio.create_task(narrow.post(url, timeout=httpx.Timeout(20, read=0.05)))
+            with pytest.raises(httpx.ReadTimeout):
                 await asking  # it had a connection: what failed or was cancelled gave its place back
         stop.set()
 
 
-async def test_large_request(client: httpx2.AsyncClient) -> None:
+async def test_large_request(client: httpx.AsyncClient) -> None:
     """A request that is larger than any buffer is sent whole; from then on it is the answer that is waited for."""
     got = []
 
@@ -142,12 +142,12 @@ async def test_large_request(client: httpx2.AsyncClient) -> None:
     async with listening(handler) as url:
         assert (await client.post(url, content=bytes(2**24))).content == b"ok"
     async with listening(handler) as url:
-        with pytest.raises(httpx2.ReadTimeout):
-            await client.post(url, content=bytes(2**24), timeout=httpx2.Timeout(20, read=0.1))
+        with pytest.raises(httpx.ReadTimeout):
+            await client.post(url, content=bytes(2**24), timeout=httpx.Timeout(20, read=0.1))
     assert got == [2**24, 2**24]
 
 
-async def test_answer_before_the_request_is_read(client: httpx2.AsyncClient) -> None:
+async def test_answer_before_the_request_is_read(client: httpx.AsyncClient) -> None:
     """A server that refuses a large request without reading it is heard; that connection is not used again."""
     connections = []
 
@@ -173,16 +173,16 @@ async def test_closing_breaks_off() -> None:
         begun.set()
         await reader.read()
 
-    client = httpx2.AsyncClient(transport=Transport(_tls()))
+    client = httpx.AsyncClient(transport=Transport(_tls()))
     async with listening(handler) as url:
         asking = asyncio.create_task(client.post(url))
         await begun.wait()
         await client.aclose()
-        with pytest.raises(httpx2.CloseError):
+        with pytest.raises(httpx.CloseError):
             await asking
 
 
-async def test_bad_requests(client: httpx2.AsyncClient) -> None:
+async def test_bad_requests(client: httpx.AsyncClient) -> None:
     """What cannot be sent is refused before it is: a line break in a header, a body without length, another scheme."""
     connections: list[int] = []
 
@@ -191,11 +191,11 @@ async def test_bad_requests(client: httpx2.AsyncClient) -> None:
 
     async with listening(replying(OK, connections=connections)) as url:
         for name, value in (("X", "a\r\nY: b"), ("X\n", "a"), ("X", "\0")):
-            with pytest.raises(httpx2.LocalProtocolError):
+            with pytest.raises(httpx.LocalProtocolError):
                 await client.post(url, headers={name: value})
-        with pytest.raises(httpx2.LocalProtocolError):
+        with pytest.raises(httpx.LocalProtocolError):
             await client.post(url, content=body())
-        with pytest.raises(httpx2.UnsupportedProtocol):
+        with pytest.raises(httpx.UnsupportedProtocol):
             await client.post("ftp://127.0.0.1/")
     assert connections == []
 
@@ -212,7 +212,7 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-async def test_tls(client: httpx2.AsyncClient, certificate: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_tls(client: httpx.AsyncClient, certificate: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Over TLS the server is verified, told its name and HTTP/1.1; SSL_CERT_FILE says whom a model trusts."""
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain(certificate)
@@ -226,7 +226,7 @@ async def test_tls(client: httpx2.AsyncClient, certificate: Path, monkeypatch: p
 
     async with listening(handler, context) as url:
         named = url.replace("127.0.0.1", "localhost")
-        with pytest.raises(httpx2.ConnectError):
+        with pytest.raises(httpx.ConnectError):
             await client.post(named)
         told.clear()
         monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
@@ -235,7 +235,7 @@ async def test_tls(client: httpx2.AsyncClient, certificate: Path, monkeypatch: p
             model = OpenAIChatModel("m", base_url=named)
             for _ in range(2):
                 assert await ask(model) == Text("a")
-            with pytest.raises(httpx2.ConnectError):
+            with pytest.raises(httpx.ConnectError):
                 await model._client._client.post(url)  # the certificate does not name it
             await model.aclose()
         finally:

@@ -1,7 +1,7 @@
 """One HTTP/1.1 connection of a client (RFC 9112): a parser without I/O, and the asyncio protocol around it.
 
 `ResponseParser` takes bytes and returns bytes of a body; it knows no connection. `ResponseStream` is the response that
-httpx2 reads. `Connection` moves bytes between the two and the event loop. `pool` opens connections and keeps them.
+httpx reads. `Connection` moves bytes between the two and the event loop. `pool` opens connections and keeps them.
 A chunk costs no task, timer or generator of its own. Upgrades are errors, and trailers are dropped.
 """
 
@@ -13,7 +13,8 @@ from enum import Enum, auto
 from typing import TypeAlias, cast
 
 import httptools
-import httpx2
+
+from twinwire.models.openai.http import httpx
 
 MAX_OVERHEAD = 64 * 2**10
 """The most bytes that may come with none of the body among them: headers, trailers, extensions of chunks."""
@@ -142,11 +143,11 @@ class ResponseParser:
             self.keep_alive = self._http.should_keep_alive()
 
 
-class ResponseStream(httpx2.AsyncByteStream):
+class ResponseStream(httpx.AsyncByteStream):
     """The response to one request: its head, then its body as it comes.
 
     `timeouts` is `{"read", "write"}`: for how many seconds (None: any) nothing may come, or be sent. Reading raises
-    httpx2's errors. `begun` tells whether any byte of the response has come.
+    httpx's errors. `begun` tells whether any byte of the response has come.
     """
 
     def __init__(self, connection: Connection, timeouts: dict[str, float | None]) -> None:
@@ -157,29 +158,29 @@ class ResponseStream(httpx2.AsyncByteStream):
         self._loop = asyncio.get_running_loop()
         self._chunks: list[bytes] = []  # not read yet
         self._size = 0
-        self._error: httpx2.TransportError | None = None
+        self._error: httpx.TransportError | None = None
         self._sink: Sink | None = None  # while `for_each` waits
         self._room: Awaitable[None] | None = None  # the sink's result
         self._failure: BaseException | None = None  # the sink's error
         self._waiter: asyncio.Future[None] | None = None
-        self._late: type[httpx2.TimeoutException] = httpx2.ReadTimeout
+        self._late: type[httpx.TimeoutException] = httpx.ReadTimeout
         self._patience = self._deadline = self._timer_at = 0.0
         self._timer: asyncio.TimerHandle | None = None
 
-    async def response(self) -> httpx2.Response:
+    async def response(self) -> httpx.Response:
         """Return the response when its head has come. Its extension `for_each` is this object's method."""
         try:
             while not self.parser.status:
                 if self._connection is not None and self._connection.blocked:
-                    await self._wait("write", httpx2.WriteTimeout)
+                    await self._wait("write", httpx.WriteTimeout)
                 else:
-                    await self._wait("read", httpx2.ReadTimeout)
+                    await self._wait("read", httpx.ReadTimeout)
         except BaseException:
             await self.aclose()
             raise
         parser = self.parser
         extensions = {"http_version": parser.version, "for_each": self.for_each}
-        return httpx2.Response(parser.status, headers=parser.headers, stream=self, extensions=extensions)
+        return httpx.Response(parser.status, headers=parser.headers, stream=self, extensions=extensions)
 
     async def for_each(self, sink: Sink) -> None:
         """Give the body's bytes to `sink` as they come, until its end. Raise what `sink` raises.
@@ -194,7 +195,7 @@ class ResponseStream(httpx2.AsyncByteStream):
                 return
             self._sink = sink
             try:
-                await self._wait("read", httpx2.ReadTimeout)
+                await self._wait("read", httpx.ReadTimeout)
             finally:
                 failure, room = self._failure, self._room
                 self._sink = self._failure = self._room = None
@@ -209,12 +210,12 @@ class ResponseStream(httpx2.AsyncByteStream):
                 yield self._take()
             if self.parser.state is ENDED:
                 return
-            await self._wait("read", httpx2.ReadTimeout)
+            await self._wait("read", httpx.ReadTimeout)
 
     async def aclose(self) -> None:
         """Close the connection at once, unless the response is over."""
         if self._connection is not None:
-            self._connection.abort(httpx2.CloseError("the response was closed"))
+            self._connection.abort(httpx.CloseError("the response was closed"))
 
     def receive(self, connection: Connection, data: bytes) -> None:
         """Take bytes that the connection has read, and close or pause it as they require."""
@@ -232,18 +233,18 @@ class ResponseStream(httpx2.AsyncByteStream):
         if state is ENDED:
             connection.finish(keep_alive=parser.keep_alive)
         elif state is BROKEN:
-            connection.abort(httpx2.RemoteProtocolError(parser.error))
+            connection.abort(httpx.RemoteProtocolError(parser.error))
         else:
             if self._size > HIGH_WATER:
                 connection.pause()
             self.wake()
 
-    def eof(self) -> httpx2.TransportError | None:
+    def eof(self) -> httpx.TransportError | None:
         """Take the end of file. Return the error that it is, or None if it ends the body."""
         self.parser.receive_eof()
-        return httpx2.RemoteProtocolError(self.parser.error) if self.parser.state is BROKEN else None
+        return httpx.RemoteProtocolError(self.parser.error) if self.parser.state is BROKEN else None
 
-    def over(self, error: httpx2.TransportError | None) -> None:
+    def over(self, error: httpx.TransportError | None) -> None:
         """End the response: with an error, or because its body has ended."""
         self._error = error
         self._connection = None
@@ -275,7 +276,7 @@ class ResponseStream(httpx2.AsyncByteStream):
         chunks, self._chunks, self._size = self._chunks, [], 0
         return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
-    async def _wait(self, what: str, late: type[httpx2.TimeoutException]) -> None:
+    async def _wait(self, what: str, late: type[httpx.TimeoutException]) -> None:
         """Wait until anything comes. All waits share a timer, which is only moved when it goes off."""
         if self._error is not None:
             raise self._error
@@ -348,12 +349,12 @@ class Connection(asyncio.Protocol):
             self._transport.abort()
         self._over(None)
 
-    def abort(self, error: httpx2.TransportError) -> None:
+    def abort(self, error: httpx.TransportError) -> None:
         """Close at once. A response ends with this error."""
         self._transport.abort()
         self._over(error)
 
-    def _over(self, error: httpx2.TransportError | None) -> None:
+    def _over(self, error: httpx.TransportError | None) -> None:
         stream, self._stream = self._stream, None
         if stream is not None:
             stream.over(error)
@@ -394,4 +395,4 @@ class Connection(asyncio.Protocol):
         if self._expiry is not None:
             self._expiry.cancel()
         if self._stream is not None:
-            self._over(httpx2.ReadError("the connection broke") if error else self._stream.eof())
+            self._over(httpx.ReadError("the connection broke") if error else self._stream.eof())

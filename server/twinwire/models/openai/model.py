@@ -32,10 +32,10 @@ from twinwire.telemetry.logging import hide, in_url
 if TYPE_CHECKING:
     import ssl
 
-    import httpx2
     import openai
 
     from twinwire.models.openai.connection import Sink
+    from twinwire.models.openai.http import httpx
 
 logger = logging.getLogger("twinwire.models")
 
@@ -59,9 +59,9 @@ def _environment(name: str) -> str | None:
 @functools.cache
 def _tls() -> ssl.SSLContext:
     """Return the context that all models share: reading the certificates takes 40 ms."""
-    import httpx2
+    from twinwire.models.openai.http import httpx
 
-    return httpx2.create_ssl_context()
+    return httpx.create_ssl_context()
 
 
 class _Done(Exception):
@@ -72,8 +72,8 @@ class _StreamOptionsRefused(UpstreamError):
     """The server has refused the request's field `stream_options`."""
 
 
-def _for_each(response: httpx2.Response) -> Callable[[Sink], Awaitable[None]]:
-    """Return a function that gives the response's body to a sink. Over a proxy, httpx2's own transport is read."""
+def _for_each(response: httpx.Response) -> Callable[[Sink], Awaitable[None]]:
+    """Return a function that gives the response's body to a sink. Over a proxy, httpx's own transport is read."""
     for_each: Callable[[Sink], Awaitable[None]] | None = response.extensions.get("for_each")
     if for_each is not None:
         return for_each
@@ -154,7 +154,7 @@ class OpenAIChatModel:
         return PushStream(functools.partial(self._call, messages, tools))
 
     async def _call(self, messages: Sequence[Message], tools: Sequence[ToolSpec], take: Take[Sequence[Part]]) -> None:
-        import httpx2
+        from twinwire.models.openai.http import httpx
 
         decoder = ChunkDecoder()
         response = await self._ask(messages, tools)
@@ -185,10 +185,10 @@ class OpenAIChatModel:
                     await for_each(sink)
             except (_Done, TimeoutError):
                 pass
-            except httpx2.ReadTimeout:
+            except httpx.ReadTimeout:
                 if decoder.reason is None:
                     raise UpstreamTimeout(self._timeout) from None
-            except httpx2.HTTPError:
+            except httpx.HTTPError:
                 pass  # broken: `end` knows whether in mid-answer
             whole = decoder.done
             if not whole and (batch := decoder.end()):
@@ -196,7 +196,7 @@ class OpenAIChatModel:
             if decoder.error is not None:
                 raise decoder.error
             if whole:
-                with contextlib.suppress(TimeoutError, httpx2.HTTPError):
+                with contextlib.suppress(TimeoutError, httpx.HTTPError):
                     async with asyncio.timeout(LINGER):
                         await for_each(lambda _: None)
         finally:
@@ -206,7 +206,7 @@ class OpenAIChatModel:
         """Close the connections. The model cannot be used afterwards."""
         await self._client.close()
 
-    async def _ask(self, messages: Sequence[Message], tools: Sequence[ToolSpec]) -> httpx2.Response:
+    async def _ask(self, messages: Sequence[Message], tools: Sequence[ToolSpec]) -> httpx.Response:
         """Send the request; return the response, whose body is yet to be read.
 
         The SDK writes all requests alike but for the body, which takes it longer than anything else before the first
@@ -233,16 +233,16 @@ class OpenAIChatModel:
             request["tools"] = tools
         return dump({**request, **self._extra_body})
 
-    async def _attempt(self, body: bytes) -> httpx2.Response:
+    async def _attempt(self, body: bytes) -> httpx.Response:
         """Send a request with this body. All attempts at it together have `timeout` seconds."""
-        import httpx2
+        from twinwire.models.openai.http import httpx
 
         refusals: list[UpstreamError] = []
         token = _refusals.set(refusals)
         try:
             async with asyncio.timeout(self._timeout):
                 tried = None if self._transport is None else await self._transport.like(body)
-                if isinstance(tried, httpx2.Response) and tried.is_success:
+                if isinstance(tried, httpx.Response) and tried.is_success:
                     return tried
                 return await self._post(body, tried)
         except TimeoutError:
@@ -250,21 +250,21 @@ class OpenAIChatModel:
         finally:
             _refusals.reset(token)
 
-    async def _post(self, body: bytes, tried: httpx2.Response | httpx2.TransportError | None) -> httpx2.Response:
+    async def _post(self, body: bytes, tried: httpx.Response | httpx.TransportError | None) -> httpx.Response:
         """Have the SDK send the request, or handle its outcome if it was `tried` already.
 
         The SDK's `create` would walk through all messages to check them, for longer than the rest takes.
         """
-        import httpx2
         import openai
 
+        from twinwire.models.openai.http import httpx
         from twinwire.models.openai.pool import first
 
         try:
             with first(tried):
                 answer: Any = await self._client.post(
                     "/chat/completions",
-                    cast_to=httpx2.Response,
+                    cast_to=httpx.Response,
                     content=body,
                     options={"headers": {"Accept": "text/event-stream", "Accept-Encoding": "identity"}},
                     stream=True,
@@ -276,7 +276,7 @@ class OpenAIChatModel:
             raise self._refused(error) from None
         except openai.OpenAIError as error:
             raise self._unreachable(error.__cause__ or error) from None
-        response = cast("httpx2.Response", answer)
+        response = cast("httpx.Response", answer)
         if self._transport is not None and not response.history:
             self._transport.learn(response.request)
         return response
@@ -287,7 +287,7 @@ class OpenAIChatModel:
         from twinwire.models.openai.pool import OnceTransport
 
         hooks: dict[str, list[Callable[..., Any]]] = {"response": [self._look]}
-        direct = not getproxies().keys() & {"http", "https", "all"}  # as httpx2 looks for them
+        direct = not getproxies().keys() & {"http", "https", "all"}  # as httpx looks for them
         self._transport = OnceTransport(_tls()) if direct else None
         self._client = openai.AsyncOpenAI(
             api_key=self._api_key,
@@ -304,8 +304,8 @@ class OpenAIChatModel:
             ),
         )
 
-    async def _look(self, response: httpx2.Response) -> None:
-        """Look at each response before the SDK and httpx2 act on it.
+    async def _look(self, response: httpx.Response) -> None:
+        """Look at each response before the SDK and httpx act on it.
 
         A wait that would use up the time of all attempts is not waited: it would hide the reason. A redirect that
         makes a GET of the request, or leads to another server, is not followed: it would lose the request, or the key.
@@ -346,8 +346,8 @@ class OpenAIChatModel:
         return UpstreamError(f"The model's server{local} cannot be reached{reason}.", code="upstream_unreachable")
 
 
-def _same_server(url: httpx2.URL, target: httpx2.URL) -> bool:
-    """Return whether httpx2 sends the key along: the origin is the same, or only becomes https."""
+def _same_server(url: httpx.URL, target: httpx.URL) -> bool:
+    """Return whether httpx sends the key along: the origin is the same, or only becomes https."""
     if url.host != target.host:
         return False
     ports = {"http": 80, "https": 443}

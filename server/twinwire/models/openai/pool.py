@@ -1,6 +1,6 @@
-"""The transport of httpx2 for a model's requests: a pool of connections, at a fraction of the cost of httpx2's own.
+"""The transport of httpx for a model's requests: a pool of connections, at a fraction of the cost of httpx's own.
 
-It connects directly; proxies are left to httpx2's own transport, redirects and retries to httpx2 and the SDK. They
+It connects directly; proxies are left to httpx's own transport, redirects and retries to httpx and the SDK. They
 need most of a call's time to write the same head each time: what they have written twice is written here from then on.
 """
 
@@ -15,9 +15,8 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, NamedTuple, TypeAlias
 
-import httpx2
-
 from twinwire.models.openai.connection import Connection
+from twinwire.models.openai.http import httpx
 
 MAX_CONNECTIONS = 1000
 """The most requests at once; more wait. This and the next number are the SDK's."""
@@ -37,11 +36,11 @@ _PORTS = {"http": 80, "https": 443}
 _FORBIDDEN = re.compile(rb"[\r\n\0]")
 
 
-_outcome: ContextVar[httpx2.Response | httpx2.TransportError | None] = ContextVar("outcome", default=None)
+_outcome: ContextVar[httpx.Response | httpx.TransportError | None] = ContextVar("outcome", default=None)
 
 
 @contextmanager
-def first(outcome: httpx2.Response | httpx2.TransportError | None) -> Iterator[None]:
+def first(outcome: httpx.Response | httpx.TransportError | None) -> Iterator[None]:
     """Answer the next request made in this block with `outcome` instead of sending it. If it is None, send it."""
     token = _outcome.set(outcome)
     try:
@@ -50,7 +49,7 @@ def first(outcome: httpx2.Response | httpx2.TransportError | None) -> Iterator[N
         _outcome.reset(token)
 
 
-class NotHttp(httpx2.RemoteProtocolError):
+class NotHttp(httpx.RemoteProtocolError):
     """The server has answered, in something else than HTTP/1.1."""
 
 
@@ -62,10 +61,10 @@ class _Head(NamedTuple):
     timeouts: dict[str, float | None]
 
 
-class Transport(httpx2.AsyncBaseTransport):
+class Transport(httpx.AsyncBaseTransport):
     """A pool of connections on one event loop, over TLS with the context `tls`.
 
-    `request.extensions["timeout"]` is heeded. Raises httpx2's errors. A response's extension
+    `request.extensions["timeout"]` is heeded. Raises httpx's errors. A response's extension
     `for_each` is that method of its `connection.ResponseStream`.
     """
 
@@ -78,24 +77,24 @@ class Transport(httpx2.AsyncBaseTransport):
         self._head: _Head | None = None  # of the last request that was `learn`ed
         self._constant = False  # it was that of the one before too
 
-    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """Send the request; return the response when its head has come. See also `first`."""
         if (outcome := _outcome.get()) is not None:
             _outcome.set(None)
-            if isinstance(outcome, httpx2.TransportError):
+            if isinstance(outcome, httpx.TransportError):
                 raise outcome
             return outcome
         if request.url.scheme not in _PORTS:
-            raise httpx2.UnsupportedProtocol("a URL begins with http:// or https://")
+            raise httpx.UnsupportedProtocol("a URL begins with http:// or https://")
         return await self._send(_head(request), await request.aread(), reuse=True)
 
-    def learn(self, request: httpx2.Request) -> None:
+    def learn(self, request: httpx.Request) -> None:
         """Take note of a request that others shall be like, but for the body."""
         head = _head(request)
         self._constant = head == self._head
         self._head = head
 
-    async def like(self, body: bytes) -> httpx2.Response | httpx2.TransportError | None:
+    async def like(self, body: bytes) -> httpx.Response | httpx.TransportError | None:
         """Send a request like those that were learned, with this body. Return its response or its error.
 
         Return None, and send nothing, if the last two that were learned were not alike.
@@ -104,16 +103,16 @@ class Transport(httpx2.AsyncBaseTransport):
             return None
         try:
             return await self._send(self._head, body, reuse=True)
-        except httpx2.TransportError as error:
+        except httpx.TransportError as error:
             return error
 
     async def aclose(self) -> None:
         """Close all connections; what is under way is broken off."""
         self._head = None
         for connection in [*self._busy, *self._idle]:
-            connection.abort(httpx2.CloseError("the transport was closed"))
+            connection.abort(httpx.CloseError("the transport was closed"))
 
-    async def _send(self, head: _Head, body: bytes, *, reuse: bool) -> httpx2.Response:
+    async def _send(self, head: _Head, body: bytes, *, reuse: bool) -> httpx.Response:
         origin, lines, timeouts = head
         if self._slots.locked():
             await self._room(timeouts.get("pool"))
@@ -129,8 +128,8 @@ class Transport(httpx2.AsyncBaseTransport):
         stream = connection.send(b"%bcontent-length: %d\r\n\r\n%b" % (lines, len(body), body), timeouts)
         try:
             return await stream.response()
-        except (httpx2.ReadError, httpx2.RemoteProtocolError) as error:
-            if stream.begun and isinstance(error, httpx2.RemoteProtocolError):
+        except (httpx.ReadError, httpx.RemoteProtocolError) as error:
+            if stream.begun and isinstance(error, httpx.RemoteProtocolError):
                 raise NotHttp(str(error)) from None
             if idle is None or stream.begun:
                 raise
@@ -142,7 +141,7 @@ class Transport(httpx2.AsyncBaseTransport):
             async with asyncio.timeout(timeout):
                 await self._slots.acquire()
         except TimeoutError:
-            raise httpx2.PoolTimeout("all connections are in use") from None
+            raise httpx.PoolTimeout("all connections are in use") from None
 
     def _take(self, origin: Origin) -> Connection | None:
         """Return the idle connection that was used last."""
@@ -160,7 +159,7 @@ class Transport(httpx2.AsyncBaseTransport):
             self._idle.append(connection)
             connection.expire(IDLE_SECONDS)
             if len(self._idle) > MAX_IDLE:
-                self._idle.pop(0).abort(httpx2.CloseError("too many connections are idle"))
+                self._idle.pop(0).abort(httpx.CloseError("too many connections are idle"))
 
     async def _connect(self, origin: Origin, timeout: float | None) -> Connection:
         scheme, host, port = origin
@@ -181,9 +180,9 @@ class Transport(httpx2.AsyncBaseTransport):
                     **target,
                 )
         except TimeoutError:
-            raise httpx2.ConnectTimeout("the server does not answer") from None
+            raise httpx.ConnectTimeout("the server does not answer") from None
         except (OSError, UnicodeError) as error:
-            raise httpx2.ConnectError(str(error)) from error
+            raise httpx.ConnectError(str(error)) from error
         return connection
 
 
@@ -193,23 +192,23 @@ class OnceTransport(Transport):
     Such an answer is a response with the extension `fault`, which says why.
     """
 
-    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """See `Transport`."""
         try:
             return await super().handle_async_request(request)
         except NotHttp as error:
-            return httpx2.Response(502, headers={"x-should-retry": "false"}, extensions={"fault": str(error)})
+            return httpx.Response(502, headers={"x-should-retry": "false"}, extensions={"fault": str(error)})
 
 
-def _head(request: httpx2.Request) -> _Head:
+def _head(request: httpx.Request) -> _Head:
     """Return what is sent of the request before its body's length (RFC 9112, section 3)."""
     url = request.url
     lines = [b"%b %b HTTP/1.1" % (request.method.encode("ascii"), url.raw_path)]
     lines += [b"%b: %b" % field for field in request.headers.raw if field[0].lower() != b"content-length"]
     if any(_FORBIDDEN.search(line) for line in lines):
-        raise httpx2.LocalProtocolError("a header has a character that none may have")
+        raise httpx.LocalProtocolError("a header has a character that none may have")
     if "transfer-encoding" in request.headers:
-        raise httpx2.LocalProtocolError("the length of a request's body must be known")
+        raise httpx.LocalProtocolError("the length of a request's body must be known")
     origin = (url.scheme, url.raw_host.decode("ascii"), url.port or _PORTS[url.scheme])
     return _Head(origin, b"\r\n".join([*lines, b""]), request.extensions.get("timeout", {}))
 
