@@ -83,7 +83,7 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
     """
     for name, unit in (("retry-after-ms", 1000), ("retry-after", 1)):
         value = headers.get(name, "").strip()
-        if re.fullmatch(r"[0-9]{1,9}(\.[0-9]{0,9})?", value, re.ASCII):
+        if re.fullmatch(r"[0-9]{1,15}(\.[0-9]{0,9})?", value, re.ASCII):
             return float(value) / unit
     try:
         return max(0.0, parsedate_to_datetime(headers.get("retry-after", "")).timestamp() - time.time())
