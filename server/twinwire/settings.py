@@ -43,7 +43,7 @@ GROUPS = {
     "max_steps": "limits",
     "log": "log and conversations",
     "heartbeat": "connections",
-    "log_format": "log lines",
+    "log_format": "log lines and traces",
 }
 """The subjects of the settings, each at its first field."""
 
@@ -164,6 +164,7 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     log_level: Annotated[
         str, Meta(description="debug, info (a line for each start and end of a run), warning or error")
     ] = "warning"
+    otel: Annotated[bool, Meta(description="send traces and metrics over OTLP, as the OTEL_* variables say")] = False
 
     def __post_init__(self) -> None:
         if self.secret is not None and len(self.secret) < 32:

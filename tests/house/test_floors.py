@@ -30,7 +30,7 @@ FLOORS = {
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS.values()) for room in rooms}
 LOWEST = {"asyncio": FLOOR["fence"], "litestar": FLOOR["web"], "uvicorn": FLOOR["serving"]}
 """From which floor on a package may be used."""
-HOMES = {"openai": ("models", "openai"), "redis": ("log", "redis")}
+HOMES = {"openai": ("models", "openai"), "redis": ("log", "redis"), "opentelemetry": ("telemetry",)}
 """Where alone a package may be used."""
 
 
@@ -94,6 +94,7 @@ def test_imports_only_from_below(module: Path) -> None:
         ("runs", "import litestar.types"),
         ("transports", "from twinwire import StreamEvent"),
         ("agents", "from openai import OpenAI"),
+        ("runs", "from opentelemetry import trace"),
         ("models", "from openai import OpenAI"),
         ("web", "import uvicorn"),
         ("cli", "from twinwire.elsewhere import x"),

@@ -265,7 +265,7 @@ class ReActAgent:
                 await _tell(emit, call.finished(step, 0.0))
         begun = time.monotonic()
         running = {
-            asyncio.create_task(self.tools.call(call.name, call.parameters, timeout)): call
+            asyncio.create_task(self.tools.call(call.name, call.parameters, timeout, call_id=call.id)): call
             for call in calls
             if not call.refusal
         }

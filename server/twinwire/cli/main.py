@@ -213,6 +213,10 @@ def _serve(arguments: argparse.Namespace) -> None:
             app = _app(arguments.app, settings)
             _check_tls(settings)  # again: a worker that starts later finds what is there then
             _check_exposure(settings, app.state.service.settings)
+            if app.state.service.settings.otel:
+                from twinwire.telemetry.otel import export
+
+                export()
 
             from twinwire.serving.shell import serve
 

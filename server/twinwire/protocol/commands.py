@@ -35,6 +35,7 @@ class Start(Command, frozen=True, kw_only=True):
     session_id: start.SessionId = None
     on_disconnect: start.OnDisconnect = None
     idempotency_key: start.IdempotencyKey = None
+    traceparent: start.Traceparent = None
     interrupt: start.Interrupt = False
     types: Sequence[str] | None = None
 

@@ -18,6 +18,10 @@ OnDisconnect = Annotated[
     str | None, Meta(description="when nobody follows: continue, cancel or cancel_after:<seconds>")
 ]
 IdempotencyKey = Annotated[Name | None, Meta(description="a repeated start with this key is the same run")]
+Traceparent = Annotated[
+    str | None,
+    Meta(description="the span that the run is a part of (W3C Trace Context); default the header of that name"),
+]
 Interrupt = Annotated[bool, Meta(description="end the session's running run instead of answering 409")]
 
 DEFAULT_ON_DISCONNECT = "cancel_after:10"

@@ -28,6 +28,7 @@ _RUN_ID = re.compile(r"[a-z2-7]{26}", re.ASCII)
 _SEQ = re.compile(r"0|[1-9][0-9]{0,18}", re.ASCII)
 _CURSOR = re.compile(r"evt-([a-z2-7]{26})-(0|[1-9][0-9]{0,18})", re.ASCII)
 _SECONDS = re.compile(r"cancel_after:([0-9]{1,6}(?:\.[0-9]{1,3})?)", re.ASCII)
+_TRACEPARENT = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}", re.ASCII)
 _NAMED = re.compile(r"(?:unknown field|required field) `([^`]*)`")
 _AT = re.compile(r" - at `(?:key in )?\$\.?(.*)`$")
 
@@ -111,6 +112,16 @@ def check_types(types: str | Sequence[str] | None) -> frozenset[str] | None:
 def sse_open(run_id: str, after: int, retry_ms: int) -> bytes:
     """The first block of an SSE body: it primes EventSource's cursor and is no event itself."""
     return b"retry: %d\nid: %b\n\n" % (retry_ms, event_id(run_id, after).encode())
+
+
+def check_traceparent(text: str | None) -> str | None:
+    """Return what names a span (W3C Trace Context, section 3.2), or None for none. Raise `BadRequest` for others."""
+    if text is not None and not _TRACEPARENT.fullmatch(text):
+        raise BadRequest(
+            "`traceparent` must be of the form `00-<trace>-<span>-<flags>`, of 32, 16 and 2 hexadecimal digits.",
+            field="traceparent",
+        )
+    return text
 
 
 def http_chunk(frames: Sequence[bytes]) -> bytes:

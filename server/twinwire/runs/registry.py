@@ -33,6 +33,7 @@ from twinwire.runs.run import Run
 from twinwire.runs.spec import RunSpec
 from twinwire.runs.thoughts import Held
 from twinwire.telemetry.metrics import Metrics
+from twinwire.telemetry.tracing import OFF, Span, Tracer
 
 logger = logging.getLogger("twinwire.runs")
 
@@ -52,8 +53,8 @@ class Runs:
 
     The default agent is the one named `react`, or else the first. `deadline` is for each run, in seconds, `max_runs`
     for this process, `quota` for each named user and all processes, `budget` for each run, `live_bytes` for the events
-    and conversations of all runs that go on. `reserve` is what large replies about runs share. `limits` are what each
-    request tells its agent.
+    and conversations of all runs that go on. `reserve` is what large replies about runs share. `tracer` records
+    each run. `limits` are what each request tells its agent.
     """
 
     def __init__(
@@ -68,6 +69,7 @@ class Runs:
         live_bytes: int = LIVE_BYTES,
         reserve: Reserve | None = None,
         metrics: Metrics | None = None,
+        tracer: Tracer = OFF,
         limits: AgentLimits | None = None,
     ) -> None:
         if not agents:
@@ -90,6 +92,7 @@ class Runs:
         self.started = 0
         self.ended: Counter[str] = Counter()
         self._metrics = metrics or Metrics()
+        self._tracer = tracer
         self._held = Held()
         self._limits = limits or AgentLimits()
 
@@ -170,6 +173,7 @@ class Runs:
             history=[dict(message) for message in history],
             limits=self._limits,
         )
+        span = self._tracer.run(info.agent, info.run_id, info.session_id, spec.traceparent)
         run = Run(
             self.log,
             info,
@@ -181,12 +185,13 @@ class Runs:
             held=self._held,
             metrics=self._metrics,
             on_abandoned=lambda run: self._spawn(self._cancel_if_unfollowed(run)),
-            on_end=lambda run: self._end(run, spec, share),
+            on_end=lambda run: self._end(run, spec, share, span),
         )
         guard_tasks(asyncio.get_running_loop())
         self._live[info.run_id] = run
         self.started += 1
-        self._keep(run.start())
+        with span:
+            self._keep(run.start())
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         self._keep(asyncio.get_running_loop().create_task(work))
@@ -205,8 +210,9 @@ class Runs:
         else:
             run.cancel()
 
-    def _end(self, run: Run, spec: RunSpec, share: Share) -> None:
+    def _end(self, run: Run, spec: RunSpec, share: Share, span: Span) -> None:
         share.release()
+        span.end(run.fold.error_type, status=run.fold.status, usage=run.fold.usage)
         self._live.pop(run.info.run_id, None)
         self.ended[run.fold.status] += 1
         if spec.session is not None:

@@ -13,7 +13,7 @@ from twinwire.auth import Identity, Scope
 from twinwire.log import SessionKey
 from twinwire.models import Message
 from twinwire.protocol.errors import BadRequest
-from twinwire.protocol.wire import parse_on_disconnect
+from twinwire.protocol.wire import check_traceparent, parse_on_disconnect
 
 
 class Asked(Protocol):
@@ -31,13 +31,16 @@ class Asked(Protocol):
     def on_disconnect(self) -> str | None: ...  # noqa: D102
     @property
     def idempotency_key(self) -> str | None: ...  # noqa: D102
+    @property
+    def traceparent(self) -> str | None: ...  # noqa: D102
 
 
 class RunSpec(Struct, frozen=True, kw_only=True):
     """The specification of a run. `linger` is for how many seconds it may go on with nobody following, None for ever.
 
     `one_off` is a conversation of its own, whoever the user is. `history` is the conversation before, oldest first, of
-    one who has brought it; None for the session's.
+    one who has brought it; None for the session's. `traceparent` is the span that the start names as its parent (W3C
+    Trace Context), None for that of the request.
     """
 
     message: str
@@ -46,6 +49,7 @@ class RunSpec(Struct, frozen=True, kw_only=True):
     session_id: str | None = None
     linger: float | None = None
     idempotency_key: str | None = None
+    traceparent: str | None = None
     interrupt: bool = False
     one_off: bool = False
     history: Sequence[Message] | None = None
@@ -79,4 +83,5 @@ class RunSpec(Struct, frozen=True, kw_only=True):
             idempotency_key=asked.idempotency_key,
             interrupt=interrupt,
             one_off=asked.user_id is None and asked.session_id is None,
+            traceparent=check_traceparent(asked.traceparent),
         )

@@ -12,6 +12,7 @@ import msgspec
 from msgspec import Struct
 
 from twinwire.fence import Fence
+from twinwire.telemetry import tracing
 
 logger = logging.getLogger("twinwire.tools")
 
@@ -97,25 +98,32 @@ class ToolRegistry:
             raise ToolError("The call's arguments must be a JSON object.")
         return parameters
 
-    async def call(self, name: str, parameters: Mapping[str, Any], timeout: float) -> ToolResult:
+    async def call(self, name: str, parameters: Mapping[str, Any], timeout: float, *, call_id: str = "") -> ToolResult:
         """Run one call for at most `timeout` seconds. Never raises but when cancelled itself.
 
-        A tool that is late, or whose caller is cancelled, is cancelled and not waited for: it may not stop.
+        A tool that is late, or whose caller is cancelled, is cancelled and not waited for: it may not stop. `call_id`
+        is the model's, for the call's span.
         """
         tool = self._tools.get(name)
         if tool is None:
             known = ", ".join(self._tools) or "none"
             return ToolResult(f"There is no tool named {name!r}. The tools are: {known}.", "error")
-        task = asyncio.create_task(_run(name, tool, parameters))
+        span = tracing.current.get().tool(name, call_id)
+        with span:
+            task = asyncio.create_task(_run(name, tool, parameters))
         try:
             await asyncio.wait({task}, timeout=timeout)
         except asyncio.CancelledError:
             self._leave(task)
+            span.end("cancelled")
             raise
         if not task.done():
             self._leave(task)
+            span.end("timeout")
             return ToolResult(f"The tool {name} did not finish in {timeout:g} s.", "error")
-        return ToolResult(f"The tool {name} failed.", "error") if task.cancelled() else task.result()
+        result = ToolResult(f"The tool {name} failed.", "error") if task.cancelled() else task.result()
+        span.end(None if result.status == "ok" else "tool_error")
+        return result
 
     def _leave(self, task: asyncio.Task[ToolResult]) -> None:
         """Cancel a tool and keep it until it stops. Nobody reads its result."""

@@ -27,6 +27,7 @@ from twinwire.runs import Budget, Runs
 from twinwire.runs.reserve import Reserve
 from twinwire.settings import Settings
 from twinwire.telemetry.metrics import Metrics
+from twinwire.telemetry.tracing import open_tracer
 from twinwire.transports import lifetime
 from twinwire.transports.heartbeats import Heartbeats
 from twinwire.transports.intake import intake_bytes
@@ -100,6 +101,7 @@ def create_app(
     _, files = resource.getrlimit(resource.RLIMIT_NOFILE)  # `twinwire serve` raises the soft limit as far as it needs
     accepted = lifetime.accepted_at_most(settings.max_connections, settings.max_runs, files)
     metrics = Metrics()
+    tracer = open_tracer(otel=settings.otel)
     service = Service(
         settings,
         auth,
@@ -113,6 +115,7 @@ def create_app(
             live_bytes=settings.live_bytes,
             reserve=Reserve(settings.reply_bytes, settings.send_timeout),
             metrics=metrics,
+            tracer=tracer,
             limits=msgspec.convert(settings, AgentLimits, from_attributes=True),
         ),
         Heartbeats(heartbeat=settings.heartbeat, send_timeout=settings.send_timeout, logged_out=auth.logged_out),
@@ -125,6 +128,7 @@ def create_app(
             intake=intake_bytes(settings.max_body),
         ),
         metrics,
+        tracer=tracer,
         local=model if isinstance(model, LocalModel) else None,
         formats=registry(formats or {}),
     )
@@ -167,7 +171,7 @@ def create_app(
         ],
         dependencies={"service": Provide(lambda: service, sync_to_thread=False)},
         exception_handlers={TwinwireError: _twinwire_error, HTTPException: _http_error, Exception: _unexpected},
-        middleware=[lambda app: guard.Guard(app, service)],
+        middleware=[lambda app: guard.Guard(app, service), *tracer.middleware],
         response_class=JsonResponse,
         before_send=[answers.fields(settings, *openai_api.HEADERS)],
         openapi_config=openapi.config(),

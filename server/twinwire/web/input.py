@@ -13,7 +13,16 @@ from msgspec import Meta, Struct
 
 from twinwire.log import MAX_RECENT
 from twinwire.protocol.errors import BadRequest, Busy, NotAcceptable, PayloadTooLarge, UnsupportedMediaType
-from twinwire.protocol.start import AgentName, IdempotencyKey, Interrupt, Message, OnDisconnect, SessionId, UserId
+from twinwire.protocol.start import (
+    AgentName,
+    IdempotencyKey,
+    Interrupt,
+    Message,
+    OnDisconnect,
+    SessionId,
+    Traceparent,
+    UserId,
+)
 from twinwire.protocol.wire import Cursor, check_types, converted, decode_json, parse_after, parse_cursor
 from twinwire.transports.intake import TOO_LARGE, Intake
 from twinwire.web.answers import quality
@@ -38,6 +47,7 @@ class StartBody(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     session_id: SessionId = None
     on_disconnect: OnDisconnect = None
     idempotency_key: IdempotencyKey = None
+    traceparent: Traceparent = None
     interrupt: Interrupt = False
 
 
@@ -75,6 +85,7 @@ class ChatQuery(FollowQuery, frozen=True, kw_only=True):
     session_id: SessionId = None
     on_disconnect: OnDisconnect = None
     idempotency_key: IdempotencyKey = None
+    traceparent: Traceparent = None
 
 
 class ChatBody(ChatQuery, frozen=True, kw_only=True, forbid_unknown_fields=True):

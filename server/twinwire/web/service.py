@@ -13,6 +13,7 @@ from twinwire.runs import Runs
 from twinwire.runs.probe import probe
 from twinwire.settings import Settings
 from twinwire.telemetry.metrics import Metrics
+from twinwire.telemetry.tracing import OFF, Tracer
 from twinwire.transports import Verdict
 from twinwire.transports.heartbeats import Heartbeats
 from twinwire.transports.lifetime import Lifetimes
@@ -31,6 +32,7 @@ class Service(Struct, frozen=True):
     limiter: Limiter
     lifetimes: Lifetimes
     metrics: Metrics
+    tracer: Tracer = OFF
     local: LocalModel | None = None
     formats: Mapping[str, Format] = FORMATS
 
@@ -65,3 +67,4 @@ class Service(Struct, frozen=True):
         await self.runs.log.close()
         if self.local is not None:
             await self.local.aclose()
+        await self.tracer.flush()

@@ -25,8 +25,10 @@ from twinwire.models.adapters import PushStream, Take
 from twinwire.models.openai.chunks import ChunkDecoder
 from twinwire.models.openai.codings import Coding
 from twinwire.models.openai.failures import refused, retry_after
+from twinwire.models.openai.traced import traced
 from twinwire.protocol.errors import SettingsError, UpstreamError, UpstreamTimeout
 from twinwire.protocol.events import dump
+from twinwire.telemetry import tracing
 from twinwire.telemetry.logging import hide, in_url
 
 if TYPE_CHECKING:
@@ -151,7 +153,7 @@ class OpenAIChatModel:
         `upstream_auth`, `upstream_context_length`, `upstream_rejected` or `upstream_error` before the answer; after its
         headers `upstream_timeout`, `upstream_error`, `upstream_truncated` or `upstream_garbage`.
         """
-        return PushStream(functools.partial(self._call, messages, tools))
+        return traced(functools.partial(self._call, messages, tools), self.name, self._server)
 
     async def _call(self, messages: Sequence[Message], tools: Sequence[ToolSpec], take: Take[Sequence[Part]]) -> None:
         from twinwire.models.openai.http import httpx
@@ -289,6 +291,8 @@ class OpenAIChatModel:
         hooks: dict[str, list[Callable[..., Any]]] = {"response": [self._look]}
         direct = not getproxies().keys() & {"http", "https", "all"}  # as httpx looks for them
         self._transport = OnceTransport(_tls()) if direct else None
+        if not direct:
+            hooks["request"] = [_trace]
         self._client = openai.AsyncOpenAI(
             api_key=self._api_key,
             base_url=self._base_url,
@@ -303,6 +307,8 @@ class OpenAIChatModel:
                 cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),  # none: all users share the client
             ),
         )
+        url = self._client.base_url
+        self._server = url.host, url.port or (443 if url.scheme == "https" else 80)
 
     async def _look(self, response: httpx.Response) -> None:
         """Look at each response before the SDK and httpx act on it.
@@ -344,6 +350,11 @@ class OpenAIChatModel:
         local = f" at {address}" if _is_loopback(url.host) else ""
         reason = f": {cause}" if local else ""
         return UpstreamError(f"The model's server{local} cannot be reached{reason}.", code="upstream_unreachable")
+
+
+async def _trace(request: httpx.Request) -> None:
+    """Make the request part of the current trace. Our own transport does so by itself."""
+    request.headers.update(tracing.current.get().headers())
 
 
 def _same_server(url: httpx.URL, target: httpx.URL) -> bool:

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 from twinwire.models.openai.connection import Connection
 from twinwire.models.openai.http import httpx
+from twinwire.telemetry import tracing
 
 MAX_CONNECTIONS = 1000
 """The most requests at once; more wait. This and the next number are the SDK's."""
@@ -125,7 +126,8 @@ class Transport(httpx.AsyncBaseTransport):
             self._slots.release()
             raise
         self._busy.add(connection)
-        stream = connection.send(b"%bcontent-length: %d\r\n\r\n%b" % (lines, len(body), body), timeouts)
+        trace = "".join(f"{name}: {value}\r\n" for name, value in tracing.current.get().headers().items()).encode()
+        stream = connection.send(b"%b%bcontent-length: %d\r\n\r\n%b" % (lines, trace, len(body), body), timeouts)
         try:
             return await stream.response()
         except (httpx.ReadError, httpx.RemoteProtocolError) as error:

@@ -1,0 +1,92 @@
+"""The seam to a tracer: a run, a call of a model and a call of a tool are each a `Span`.
+
+Whoever begins one knows no more than this. The base classes here record nothing; `otel` records with OpenTelemetry, and
+is imported only if the server is told to.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextvars import ContextVar
+from typing import Any, Self
+
+from twinwire.protocol.errors import SettingsError
+
+
+class Span:
+    """An operation. What is begun within its `with` block is a part of it; `end` ends it, within the block or after."""
+
+    __slots__ = ()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def end(
+        self,
+        error: str | None = None,
+        *,
+        message: str = "",
+        status: str | None = None,
+        reason: str | None = None,
+        usage: Mapping[str, Any] | None = None,
+        first_chunk: float | None = None,
+    ) -> None:
+        """End the operation.
+
+        `error` is a code such as `timeout` or `cancelled`, `message` what is said of it; `status` is a run's, `reason`
+        a model's finish_reason. `usage` has the counts of `models.Usage`. `first_chunk` is after how many seconds the
+        model said something.
+        """
+
+
+class Tracer:
+    """Begins spans. None of its methods raises.
+
+    `middleware` is that of each request, around the routes: it notes the trace that a request is part of.
+    """
+
+    middleware: Sequence[Callable[[Any], Any]] = ()
+
+    def run(self, agent: str, run_id: str, session_id: str | None, traceparent: str | None) -> Span:  # noqa: ARG002
+        """Begin a run: within the trace that its start names, else within that of the request that starts it.
+
+        Within its `with` block, and in the tasks that are created there, this tracer is `current`.
+        """
+        return NOTHING
+
+    def chat(self, model: str, provider: str, address: str, port: int) -> Span:  # noqa: ARG002
+        """Begin a call of a model behind this address."""
+        return NOTHING
+
+    def tool(self, name: str, call_id: str) -> Span:  # noqa: ARG002
+        """Begin a call of a tool; `call_id` is empty if the model gave none."""
+        return NOTHING
+
+    def headers(self) -> Mapping[str, str]:
+        """Return the headers that make a request part of the current span (W3C Trace Context)."""
+        return NO_HEADERS
+
+    async def flush(self) -> None:
+        """Have what was recorded exported, in bounded time."""
+
+
+NOTHING = Span()
+NO_HEADERS: Mapping[str, str] = {}
+OFF = Tracer()
+
+current: ContextVar[Tracer] = ContextVar("tracer", default=OFF)
+"""The tracer of the run that goes on; `OFF` where none does."""
+
+
+def open_tracer(*, otel: bool) -> Tracer:
+    """Return the tracer of a server. Raise `SettingsError` if OpenTelemetry is asked for and not installed."""
+    if not otel:
+        return OFF
+    try:
+        from twinwire.telemetry.otel import OpenTelemetry
+    except ModuleNotFoundError:
+        raise SettingsError("`--otel` requires: pip install 'twinwire[otel]'.", field="--otel") from None
+    return OpenTelemetry()
