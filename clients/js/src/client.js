@@ -44,9 +44,10 @@ import { connectWs, Sockets } from './ws.js';
 /**
  * `onDisconnect` is `continue`, `cancel` or `cancel_after:<seconds>` (the default, with 10). `interrupt` ends the run
  * that the session has going on, which else is a `SessionBusy`. A start whose answer is lost is repeated with its
- * `idempotencyKey`, a fresh one by default, so that it never is two runs.
+ * `idempotencyKey`, a fresh one by default, so that it never is two runs. `traceparent` is the span that the run is a
+ * part of (W3C Trace Context).
  * @typedef {FollowOptions & {agent?: string, userId?: string, sessionId?: string, onDisconnect?: string,
- *   interrupt?: boolean, idempotencyKey?: string}} StartOptions
+ *   interrupt?: boolean, idempotencyKey?: string, traceparent?: string}} StartOptions
  */
 /** @typedef {FollowOptions & {after?: number | string, snapshot?: boolean}} AttachOptions */
 
@@ -122,14 +123,15 @@ export class Client {
 
   /** Starts a run and follows it. @param {string} message @param {StartOptions} [options] @returns {Run} */
   stream(message, options = {}) {
-    const { agent, userId, sessionId, onDisconnect = 'cancel_after:10', interrupt, idempotencyKey } = options;
+    const { agent, userId, sessionId, onDisconnect = 'cancel_after:10', interrupt } = options;
     const start = {
       message,
       agent,
       user_id: userId,
       session_id: sessionId,
       on_disconnect: onDisconnect,
-      idempotency_key: idempotencyKey ?? randomKey(),
+      idempotency_key: options.idempotencyKey ?? randomKey(),
+      traceparent: options.traceparent,
       interrupt,
     };
     return this.#run(new Position({ start, types: checkTypes(options.types) }), options);

@@ -33,6 +33,12 @@ describe.each(TRANSPORTS)('%s', (transport) => {
     expect(heard).toEqual(['open', '1 ', '2 ', 'completed', 'completed']);
   });
 
+  test('a traceparent that is none is refused', async () => {
+    const run = connected({ transport }).stream('words 5', { traceparent: 'mine' });
+    await expect(run.result).rejects.toMatchObject({ field: 'traceparent' });
+    await connected({ transport }).stream('words 5', { traceparent: `00-${'1'.repeat(32)}-${'1'.repeat(16)}-01` }).result;
+  });
+
   test('cancelled in the middle', async () => {
     const run = connected({ transport }).stream('forever');
     await first(run, 'LLM_CHUNK');
