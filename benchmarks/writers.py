@@ -11,7 +11,7 @@ from multiprocessing.connection import Connection
 
 import uvloop
 
-from twinwire.log import Limits, RunInfo, Store, open_log
+from twinwire.log import Departure, Limits, RunInfo, Store, open_log
 from twinwire.protocol.events import StreamEvent, timestamp
 from twinwire.protocol.wire import new_run_id
 from twinwire.runs.writer import Writer
@@ -27,7 +27,7 @@ class Nobody:
     def cancel_here(self, run_id: str) -> None:
         """See `Owner`."""
 
-    def unfollowed(self, run_id: str) -> None:
+    def unfollowed(self, run_id: str, *, left: bool) -> None:
         """See `Owner`."""
 
     def interrupt(self, run_ids: Collection[str] | None = None, why: str = "") -> None:
@@ -40,7 +40,7 @@ class Nobody:
     def follow(self, run_id: str) -> None:
         """See `Presence`."""
 
-    def unfollow(self, run_id: str) -> None:
+    def unfollow(self, run_id: str, departure: Departure) -> None:
         """See `Presence`."""
 
 

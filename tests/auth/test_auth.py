@@ -195,6 +195,8 @@ async def test_before_auth_nothing_is_done(guarded: Running, puppets: Puppets) -
             {"type": "attach", "run_id": "a" * 26},
             {"type": "cancel", "run_id": "a" * 26},
             {"type": "detach", "run_id": "a" * 26},
+            {"type": "pause", "run_id": "a" * 26},
+            {"type": "resume", "run_id": "a" * 26},
             {"type": "ping"},
         ):
             answer = await say(connection, ref="x", **command)

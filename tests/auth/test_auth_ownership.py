@@ -49,6 +49,10 @@ COMMANDS: list[dict[str, Any]] = [
     {"type": "attach", "run_id": "{run}", "snapshot": True},
     {"type": "cancel", "run_id": "{run}"},
     {"type": "detach", "run_id": "{run}"},
+    {"type": "detach", "run_id": "{run}", "leave": True},
+    {"type": "pause", "run_id": "{run}"},
+    {"type": "resume", "run_id": "{run}"},
+    {"type": "resume", "run_id": "{run}", "after": 1},
 ]
 
 

@@ -106,6 +106,8 @@ SAID: dict[str, dict[str, dict[str, Any]]] = {
         "start": {"request_id": "r", "message": "hi"},
         "attach": {"run_id": "RUN"},
         "detach": {"run_id": "RUN"},
+        "pause": {"run_id": "RUN"},
+        "resume": {"run_id": "RUN"},
         "cancel": {"run_id": "RUN"},
         "ping": {},
     },

@@ -77,7 +77,9 @@ async def test_a_slow_reader_holds_up_no_other(server: Running, puppets: Puppets
         said = [str(number) for number in range(4 * MAX_WAITING)]
         loud.say(*said[:MAX_WAITING])
         waiting: Any = slow._connection
-        await until(lambda: waiting._paused is not None and waiting._paused.done())
+        (pump,) = server.service.heartbeats.pumps
+        await until(pump._followers[slow.run_id].paused)
+        assert await client.get(quick.run_id)  # by then all that was on its way has come
         held = len(waiting._texts)
         loud.say(*said[MAX_WAITING:])
         soft.say("b")

@@ -167,6 +167,9 @@ async def test_presence_is_counted_everywhere() -> None:
         assert not await there.followed(run_id)
         there.unfollow(run_id)
         await until(lambda: owner.left == [run_id])
+        there.follow(run_id)
+        there.unfollow(run_id, left=True)
+        await until(lambda: owner.left_for_good == [run_id])
         assert not await here.followed(run_id)
         dead.follow(run_id)
         while not await here.followed(run_id):

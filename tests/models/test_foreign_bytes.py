@@ -216,7 +216,9 @@ COMMAND_FIELDS = {
     "/ws": {
         "start": ["request_id", "types", *BODIES["/runs"]],
         "attach": ["run_id", "after", "types", "snapshot", "ref"],
-        "detach": ["run_id"],
+        "detach": ["run_id", "leave"],
+        "pause": ["run_id"],
+        "resume": ["run_id", "after"],
         "cancel": ["run_id", "request_id"],
         "auth": ["token", "ref"],
         "ping": ["ref"],
@@ -228,14 +230,18 @@ COMMAND_FIELDS = {
         "auth": ["token", "ref"],
     },
 }  # fmt: skip
-GOOD_COMMAND: dict[str, dict[str, Any]] = {
-    "start": {"request_id": "r", "message": "hi"},
-    "attach": {"run_id": "a" * 26},
-    "detach": {"run_id": "a" * 26},
-    "auth": {"token": "x"},
-    "send": {"requestId": "q", **GOOD["/ai-sdk/chat"]},
-    "resume": {"requestId": "q", "id": "c"},
-    "abort": {"requestId": "q"},
+GOOD_COMMAND: dict[str, dict[str, dict[str, Any]]] = {
+    "/ws": {
+        "start": {"request_id": "r", "message": "hi"},
+        **{kind: {"run_id": "a" * 26} for kind in ("attach", "detach", "pause", "resume")},
+        "auth": {"token": "x"},
+    },
+    "/ai-sdk/ws": {
+        "auth": {"token": "x"},
+        "send": {"requestId": "q", **GOOD["/ai-sdk/chat"]},
+        "resume": {"requestId": "q", "id": "c"},
+        "abort": {"requestId": "q"},
+    },
 }
 
 
@@ -247,8 +253,9 @@ async def test_any_value_in_a_command(path: str, guarded: Running) -> None:
     for kind, names in COMMAND_FIELDS[path].items():
         for name in names:
             async with connect(url, proxy=None, max_queue=None, additional_headers=bearer("alice")) as socket:
+                command = {"type": kind, **GOOD_COMMAND[path].get(kind, {})}
                 for text in TEXTS:
-                    await socket.send(with_field({"type": kind, **GOOD_COMMAND.get(kind, {})}, name, text).decode())
+                    await socket.send(with_field(command, name, text).decode())
                 await socket.send('{"type":"nothing","requestId":"last","ref":"last"}')
                 while '"last"' not in (answer := str(await socket.recv())):
                     assert '"internal"' not in answer

@@ -154,6 +154,8 @@ BAD: list[tuple[str, str, dict[str, Any]]] = [
     ("bad types", '{"type":"start","request_id":"r","message":"x","types":["a"]}', {"field": "types"}),
     ("attach without a run", '{"type":"attach"}', {"code": "bad_request", "field": "run_id"}),
     ("attach to an unknown run", '{"type":"attach","run_id":"x","ref":1}', {"code": "run_not_found", "run_id": "x"}),
+    ("pause of what is not followed", '{"type":"pause","run_id":"x","ref":1}', {"field": "run_id", "run_id": "x"}),
+    ("resume of one", '{"type":"resume","run_id":"x","ref":1}', {"code": "bad_request", "field": "run_id", "ref": 1}),
     ("cancel without a run", '{"type":"cancel"}', {"code": "bad_request"}),
     ("cancel of two", '{"type":"cancel","run_id":"x","request_id":"y"}', {"code": "bad_request", "request_id": "y"}),
     ("auth, which is off", '{"type":"auth","token":"t"}', {"code": "bad_request"}),

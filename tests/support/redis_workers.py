@@ -27,14 +27,15 @@ class Listener(Nobody):
     def __init__(self) -> None:
         self.cancelled: list[str] = []
         self.left: list[str] = []
+        self.left_for_good: list[str] = []
         self.interrupted: set[str] = set()
         self.lost: set[str] = set()
 
     def cancel_here(self, run_id: str) -> None:
         self.cancelled.append(run_id)
 
-    def unfollowed(self, run_id: str) -> None:
-        self.left.append(run_id)
+    def unfollowed(self, run_id: str, *, left: bool) -> None:
+        (self.left_for_good if left else self.left).append(run_id)
 
     def interrupt(self, run_ids: Collection[str] | None = None, why: str = "") -> None:  # noqa: ARG002 - the protocol's
         self.interrupted.update(run_ids or ())

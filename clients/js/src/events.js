@@ -59,6 +59,9 @@ export function parseEventId(id) {
   return isRunId(runId) && Number.isSafeInteger(number) ? { runId, number } : null;
 }
 
+/** The run that an event's id names, if it is one. @param {Record<string, any>} event */
+export const runOf = ({ id }) => String(id).slice(4, 30);
+
 /** @param {unknown} value @returns {value is Record<string, any>} */
 export const isObject = (value) => typeof value === 'object' && value !== null && !Array.isArray(value);
 

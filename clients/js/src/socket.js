@@ -5,7 +5,7 @@
  */
 
 import { apiError, Broken, ProtocolError, Unauthenticated } from './errors.js';
-import { isEventType, parseObject } from './events.js';
+import { isEventType, parseObject, runOf } from './events.js';
 import { sleep } from './retry.js';
 
 /** @import { Api } from './api.js' */
@@ -110,10 +110,14 @@ export class Session {
     }
   }
 
-  /** Stops following a run, if this channel still does. @param {string} runId @param {Channel} channel */
-  async leave(runId, channel) {
+  /**
+   * Stops following a run, if this channel still does.
+   * @param {string} runId @param {Channel} channel @param {boolean} cancels  whether that ends a run that nobody follows
+   */
+  async leave(runId, channel, cancels) {
     if (this.#channels.get(runId) !== channel) return;
-    await this.ask({ type: 'detach', run_id: runId }).catch(() => {}); // then the session has failed
+    const detach = { type: 'detach', run_id: runId, ...(cancels && { leave: true }) };
+    await this.ask(detach).catch(() => {}); // then the session has failed
     this.ended(runId, channel);
   }
 
@@ -203,7 +207,7 @@ export class Session {
 
   /** @param {Record<string, any>} event */
   #event(event) {
-    const channel = this.#channels.get(String(event.id).slice(4, 30));
+    const channel = this.#channels.get(runOf(event));
     if (!channel) throw new ProtocolError('The server sent an event of a run that is not followed.');
     channel.put(event);
   }

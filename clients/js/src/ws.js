@@ -1,7 +1,7 @@
 /** A run over WebSocket: all runs of a client share one socket, which each of them asks for again when it broke. */
 
 import { Broken, ProtocolError, RunNotFound } from './errors.js';
-import { isTerminal } from './events.js';
+import { isTerminal, runOf } from './events.js';
 import { Mailbox } from './mailbox.js';
 import { Session } from './socket.js';
 
@@ -9,7 +9,9 @@ import { Session } from './socket.js';
 /** @import { Connection, Position } from './position.js' */
 /** @import { SocketClass } from './socket.js' */
 
+/** How many events wait for a slow reader before the run is paused, and how few are left when it is resumed. */
 const MAX_WAITING = 1024;
+const FEW_WAITING = 256;
 let requests = 0;
 
 /** The sockets of one client: one, unless a run is followed twice, or more runs than a socket follows. */
@@ -48,7 +50,7 @@ export class Sockets {
 /** @implements {Connection} */
 class WsConnection {
   /** @type {Mailbox<Record<string, any>>} */ #mail = new Mailbox();
-  /** @type {Promise<unknown> | null} */ #paused = null;
+  #paused = false;
   #ended = false;
   #session;
   #at;
@@ -76,14 +78,9 @@ class WsConnection {
 
   /** See `Connection`. */
   async receive() {
-    if (this.#paused && this.#mail.size === 0) {
-      await this.#paused;
-      if (this.#mail.size === 0) { // else events were on their way, and are read first
-        this.#paused = null;
-        await this.follow();
-      }
-    }
-    return /** @type {Record<string, any>} */ (await this.#mail.take());
+    const event = /** @type {Record<string, any>} */ (await this.#mail.take());
+    if (this.#paused && this.#mail.size <= FEW_WAITING) this.#pause(false, event);
+    return event;
   }
 
   /** See `Connection`. */
@@ -97,18 +94,26 @@ class WsConnection {
   close() {
     const { runId } = this.#at;
     this.#mail.end(new Broken('The connection was closed.'));
+    const cancels = this.#at.start['on_disconnect'] === 'cancel';
     if (runId !== null && this.#ended) this.#session.ended(runId, this);
-    else if (runId !== null) void this.#session.leave(runId, this);
+    else if (runId !== null) void this.#session.leave(runId, this, cancels);
   }
 
   /** See `Channel`. A reader that is far behind lags in the server's log, not here. @param {Record<string, any>} event */
   put(event) {
     this.#mail.put(event);
     this.#ended ||= isTerminal(/** @type {{type: string}} */ (event));
-    if (this.#mail.size >= MAX_WAITING && !this.#ended) {
-      this.#paused ??= this.#session.ask({ type: 'detach', run_id: this.#at.runId });
-      this.#paused.catch(() => {}); // told where the mail ends
-    }
+    if (!this.#paused && this.#mail.size >= MAX_WAITING && !this.#ended) this.#pause(true, event);
+  }
+
+  /**
+   * Commands are obeyed in order, so that nothing waits for the answer. An error is no matter: the run has ended, or
+   * the server, which does not know these commands, goes on.
+   * @param {boolean} paused @param {Record<string, any>} event  one of the run, whose id may not have been found yet
+   */
+  #pause(paused, event) {
+    this.#paused = paused;
+    this.#session.ask({ type: paused ? 'pause' : 'resume', run_id: runOf(event) }).catch(() => {});
   }
 
   /** See `Channel`. @param {unknown} error */

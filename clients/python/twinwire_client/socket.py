@@ -75,9 +75,10 @@ class Message(msgspec.Struct):
 
 
 class Channel(Protocol):
-    """What hears of a run; `left` once it wants to hear no more."""
+    """What hears of a run; `left` once it wants to hear no more, which is for good if it `cancels`."""
 
     left: bool
+    cancels: bool
 
     def put(self, text: str, *, last: bool) -> None:
         """An event's JSON; whether it is the terminal one."""
@@ -171,7 +172,7 @@ class Session:
         """Stop following a run, if this channel still does."""
         channel.left = True
         if self._channels.get(run_id) is channel:
-            self.tell({"type": "detach", "run_id": run_id})
+            self.tell({"type": "detach", "run_id": run_id} | ({"leave": True} if channel.cancels else {}))
 
     def close(self, why: Why) -> None:
         """End it, and with it all that waits for it."""

@@ -11,10 +11,10 @@ from twinwire_client.api import Api
 from twinwire_client.errors import ProtocolError, Unauthenticated
 from twinwire_client.retry import Broken
 from twinwire_client.run import Connection, Position
-from twinwire_client.socket import Message, Session, Why
+from twinwire_client.socket import Session, Why
 
-MAX_WAITING = 1024
-"""How many events wait for a slow reader here; more wait in the server's log."""
+MAX_WAITING, FEW_WAITING = 1024, 256
+"""How many events wait for a slow reader here before its run is paused, and how few are left when it is resumed."""
 
 _requests = itertools.count(1)
 
@@ -66,14 +66,14 @@ class _Connection:
 
     def __init__(self, session: Session, at: Position, *, renewable: bool) -> None:
         self.left = False
+        self.cancels = at.start.get("on_disconnect") == "cancel"
         self._session = session
         self._at = at
         self._renewable = renewable
         self._texts: deque[str] = deque()
         self._why: Why | None = None
         self._arrived = asyncio.Event()
-        self._ended = False
-        self._paused: asyncio.Future[Message] | None = None
+        self._paused = False
 
     async def follow(self) -> bool:
         """Start the run or attach to it; False if it has ended at the cursor."""
@@ -97,16 +97,16 @@ class _Connection:
             while not self._texts:
                 if self._why is not None:
                     raise self._why
-                if self._paused is not None:
-                    await self._resume(self._paused)
-                else:
-                    self._arrived.clear()
-                    await self._arrived.wait()
+                self._arrived.clear()
+                await self._arrived.wait()
         except Unauthenticated as error:
             if not self._renewable:
                 raise
             raise Broken(str(error)) from None
-        return self._texts.popleft()
+        text = self._texts.popleft()
+        if self._paused and len(self._texts) <= FEW_WAITING:
+            self._pause(paused=False)
+        return text
 
     async def aclose(self) -> None:
         """See `run.Connection`."""
@@ -118,9 +118,8 @@ class _Connection:
         if self.left:
             return
         self._texts.append(text)
-        self._ended = last
-        if len(self._texts) >= MAX_WAITING and not last and self._paused is None:
-            self._paused = self._session.tell({"type": "detach", "run_id": self._at.run_id})
+        if len(self._texts) >= MAX_WAITING and not last and not self._paused:
+            self._pause(paused=True)
         self._arrived.set()
 
     def fail(self, error: Why) -> None:
@@ -128,12 +127,11 @@ class _Connection:
         self._why = error
         self._arrived.set()
 
-    async def _resume(self, paused: asyncio.Future[Message]) -> None:
-        """Once the socket follows the run no more, and what came until then was read, attach at the cursor."""
-        await asyncio.wait([paused])
-        if self._texts:
-            return
-        paused.result()
-        self._paused = None
-        if not self._ended and not await self.follow():
-            raise Broken("The run ended while it was not followed.")
+    def _pause(self, *, paused: bool) -> None:
+        """Say that no more is to come for now, or that more may.
+
+        Commands are obeyed in order, so that nothing waits for the answer. An error is no matter: the run has ended, or
+        the server, which does not know these commands, goes on.
+        """
+        self._paused = paused
+        self._session.tell({"type": "pause" if paused else "resume", "run_id": self._at.run_id})

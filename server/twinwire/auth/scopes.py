@@ -64,6 +64,8 @@ COMMANDS: Mapping[str, Mapping[str, Scope]] = {
         "ping": Scope.FOLLOW,
         "attach": Scope.FOLLOW,
         "detach": Scope.FOLLOW,
+        "pause": Scope.FOLLOW,
+        "resume": Scope.FOLLOW,
         "start": Scope.WHOLE,
         "cancel": Scope.WHOLE,
     },

@@ -9,6 +9,7 @@ from __future__ import annotations
 from twinwire.log.base import (
     MAX_RECENT as MAX_RECENT,
     STOPPING as STOPPING,
+    Departure as Departure,
     EventLog as EventLog,
     Limits as Limits,
     Quota as Quota,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Collection, Sequence
+from enum import Enum
 from typing import NamedTuple, Protocol
 
 from msgspec import Struct
@@ -103,6 +104,14 @@ class RunSummary(Struct, frozen=True):
     first: int
     last: int
     outcome: bytes
+
+
+class Departure(Enum):
+    """How somebody who followed a run has gone."""
+
+    GONE = "gone"  # the connection ended, or follows the run no longer: they may come back
+    LEFT = "left"  # for good, as they say
+    DROPPED = "dropped"  # by the server, because they were too slow
 
 
 class Sink(Protocol):
@@ -206,8 +215,8 @@ class Owner(Protocol):
         """Somebody, on any worker, cancels a run that this process owns."""
         ...
 
-    def unfollowed(self, run_id: str) -> None:
-        """The last follower on another worker has left a run that this process owns."""
+    def unfollowed(self, run_id: str, *, left: bool) -> None:
+        """The last follower on another worker has gone from a run that this process owns; whether for good."""
         ...
 
     def interrupt(self, run_ids: Collection[str] | None = None, why: str = STOPPING) -> None:
@@ -260,8 +269,8 @@ class Control(Protocol):
         """This worker has a first follower of a run that it does not own."""
         ...
 
-    def unfollow(self, run_id: str) -> None:
-        """This worker has no more follower of it. Tell the run's owner."""
+    def unfollow(self, run_id: str, *, left: bool = False) -> None:
+        """This worker has no more follower of it. Tell the run's owner, also whether the last one `left` for good."""
         ...
 
     async def followed(self, run_id: str) -> bool:

@@ -41,7 +41,7 @@ class LocalControl:
     def follow(self, run_id: str) -> None:
         pass
 
-    def unfollow(self, run_id: str) -> None:
+    def unfollow(self, run_id: str, *, left: bool = False) -> None:
         pass
 
     async def followed(self, run_id: str) -> bool:  # noqa: ARG002 - the protocol's

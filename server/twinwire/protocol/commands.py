@@ -54,9 +54,23 @@ class Attach(Command, frozen=True, kw_only=True):
 
 
 class Detach(Command, frozen=True, kw_only=True):
-    """Stop following a run on this socket."""
+    """Stop following a run on this socket; with `leave` for good, so that no grace is waited for."""
 
     run_id: RunName
+    leave: bool = False
+
+
+class Pause(Command, frozen=True, kw_only=True):
+    """Send no more events of a run that this socket follows, until `resume`."""
+
+    run_id: RunName
+
+
+class Resume(Command, frozen=True, kw_only=True):
+    """Send the events of a paused run again, from its cursor or after `after`, a number or an event id."""
+
+    run_id: RunName
+    after: int | str | None = None
 
 
 class Cancel(Command, frozen=True, kw_only=True):
@@ -83,7 +97,7 @@ class Ping(Command, frozen=True, kw_only=True):
     """Ask for a `pong`."""
 
 
-AnyCommand = Start | Attach | Detach | Cancel | Auth | Ping
+AnyCommand = Start | Attach | Detach | Pause | Resume | Cancel | Auth | Ping
 
 _decoder: msgspec.json.Decoder[AnyCommand] = msgspec.json.Decoder(AnyCommand)
 

@@ -12,7 +12,7 @@ from typing import Any, Literal
 from twinwire.agents import Agent, AgentLimits, RunRequest
 from twinwire.auth import ANYBODY, Identity
 from twinwire.fence import guard_tasks
-from twinwire.log import STOPPING, Quota, RunInfo, RunState, RunSummary, SessionKey, Store
+from twinwire.log import STOPPING, Departure, Quota, RunInfo, RunState, RunSummary, SessionKey, Store
 from twinwire.models import Message
 from twinwire.protocol.errors import (
     AgentNotFound,
@@ -26,6 +26,7 @@ from twinwire.protocol.errors import (
 )
 from twinwire.protocol.events import decode, timestamp
 from twinwire.protocol.fold import Fold
+from twinwire.protocol.start import GRACE_SECONDS
 from twinwire.protocol.wire import check_run_id, new_run_id
 from twinwire.runs.budget import Budget, Live, Share
 from twinwire.runs.reserve import Claim, Reserve
@@ -87,6 +88,8 @@ class Runs:
         self._live: dict[str, Run] = {}
         self._starting = 0  # runs that are on their way into `_live`
         self._elsewhere: Counter[str] = Counter()  # followers here of runs that go on elsewhere
+        self._dropped: dict[str, asyncio.TimerHandle] = {}  # of each run that a follower was dropped from, until when
+        self.dropped_seconds: float = GRACE_SECONDS
         self._tasks: set[asyncio.Task[None]] = set()
         self._idle: asyncio.Future[None] | None = None
         self.started = 0
@@ -206,7 +209,10 @@ class Runs:
         except LogUnavailable:
             followed = True  # nobody knows
         if followed:
+            run.elsewhere = True
             run.linger(RECHECK_SECONDS)
+        elif run.elsewhere:
+            run.unfollowed()  # the last of them has gone since, and the grace begins
         else:
             run.cancel()
 
@@ -214,6 +220,8 @@ class Runs:
         share.release()
         span.end(run.fold.error_type, status=run.fold.status, usage=run.fold.usage)
         self._live.pop(run.info.run_id, None)
+        if (dropped := self._dropped.pop(run.info.run_id, None)) is not None:
+            dropped.cancel()
         self.ended[run.fold.status] += 1
         if spec.session is not None:
             self._spawn(self._leave(spec.session, spec.message, run))
@@ -320,20 +328,38 @@ class Runs:
             if self._elsewhere[run_id] == 1:
                 self.log.follow(run_id)
 
-    def unfollow(self, run_id: str) -> None:
-        """Somebody who followed this run on this worker has left."""
+    def unfollow(self, run_id: str, departure: Departure = Departure.GONE) -> None:
+        """Somebody who followed this run on this worker has gone.
+
+        The one who was dropped last counts as present for `dropped_seconds` more, or until somebody leaves for good.
+        """
+        if departure is not Departure.GONE and (dropped := self._dropped.pop(run_id, None)) is not None:
+            dropped.cancel()
+            self._less(run_id)
+        if departure is Departure.DROPPED:
+            loop = asyncio.get_running_loop()
+            self._dropped[run_id] = loop.call_later(self.dropped_seconds, self._forget_dropped, run_id)
+        else:
+            self._less(run_id, left=departure is Departure.LEFT)
+
+    def _forget_dropped(self, run_id: str) -> None:
+        del self._dropped[run_id]
+        self._less(run_id)
+
+    def _less(self, run_id: str, *, left: bool = False) -> None:
+        """Count one follower less."""
         if run_id in self._elsewhere:
             self._elsewhere[run_id] -= 1
             if self._elsewhere[run_id] == 0:
                 del self._elsewhere[run_id]
-                self.log.unfollow(run_id)
+                self.log.unfollow(run_id, left=left)
         elif (run := self._live.get(run_id)) is not None:
-            run.unfollow()
+            run.unfollow(left=left)
 
-    def unfollowed(self, run_id: str) -> None:
+    def unfollowed(self, run_id: str, *, left: bool = False) -> None:
         """See `Owner`."""
         if (run := self._live.get(run_id)) is not None:
-            run.unfollowed()
+            run.unfollowed(left=left)
 
     def owns(self, run_id: str) -> bool:
         """See `Owner`."""

@@ -75,6 +75,7 @@ class Run:
         request.emit = self.emit
         self.fold = Fold()
         self.over = False
+        self.elsewhere = False  # it had followers elsewhere when that was looked at last
         self.task: asyncio.Task[None] | None = None
         self._agent = agent
         self._deadline = deadline
@@ -124,15 +125,16 @@ class Run:
             self._linger_timer.cancel()
             self._linger_timer = None
 
-    def unfollow(self) -> None:
-        """Somebody has left."""
+    def unfollow(self, *, left: bool = False) -> None:
+        """Somebody has gone; if they `left` for good, nobody is waited for."""
         self._followers -= 1
-        self.unfollowed()
+        self.unfollowed(left=left)
 
-    def unfollowed(self) -> None:
-        """Somebody has left, here or elsewhere."""
+    def unfollowed(self, *, left: bool = False) -> None:
+        """Somebody has gone, here or elsewhere."""
+        self.elsewhere = False
         if self._linger is not None:
-            self.linger(self._linger)
+            self.linger(0.0 if left else self._linger)
 
     @property
     def size(self) -> int:

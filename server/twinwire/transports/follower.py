@@ -38,6 +38,10 @@ class Follower:
         """When an append last wrote to the connection (monotonic), while it is live."""
         return 0.0 if self._audience is None else self._audience.pushed_at
 
+    def paused(self) -> bool:
+        """Return whether it is neither live nor woken: its client has said that it is full, or it is closed."""
+        return self._audience is None and self._unsubscribe is None
+
     def join(self, direct: Direct) -> None:
         """Be live from now on, if the log has nothing newer than what was read: appends write to the connection."""
         audience = Audience(self.view, direct.frame, self._after)

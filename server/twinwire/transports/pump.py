@@ -15,7 +15,7 @@ from typing import Protocol
 from twinwire.auth import ANYBODY, Identity
 from twinwire.formats import View
 from twinwire.formats.native import NativeView
-from twinwire.log import EventLog
+from twinwire.log import Departure, EventLog
 from twinwire.protocol.errors import CursorGone, LogLost, LogUnavailable, RunNotFound, TwinwireError
 from twinwire.transports import Transport, Verdict
 from twinwire.transports.follower import Follower
@@ -40,8 +40,8 @@ class Presence(Protocol):
         """One more."""
         ...
 
-    def unfollow(self, run_id: str) -> None:
-        """One less."""
+    def unfollow(self, run_id: str, departure: Departure) -> None:
+        """One less, and how it went."""
         ...
 
 
@@ -133,7 +133,7 @@ class Pump:
         self._held = 0  # bytes that it had yet to take then
         self._sent_at = self._beat_at = self._loop.time()
         if transport.direct is not None:
-            transport.direct.on_pause = self._paused
+            transport.direct.on_pause = self._rose
 
     @property
     def by(self) -> Identity:
@@ -159,17 +159,35 @@ class Pump:
         self.weigh(_weight(view))
         follower.wake()
 
-    def detach(self, run_id: str) -> bool:
+    def detach(self, run_id: str, departure: Departure = Departure.GONE) -> bool:
         """Follow a run no longer. Return False if it was not followed."""
         follower = self._followers.pop(run_id, None)
         if follower is None:
             return False
+        self._silence(follower)
+        self.weigh(-_weight(follower.view))
+        self._presence.unfollow(run_id, departure)
+        return True
+
+    def pause(self, run_id: str) -> bool:
+        """Send no more events of a run; its follower keeps its cursor and its place. Return False if not followed."""
+        follower = self._followers.get(run_id)
+        if follower is not None:
+            self._silence(follower)
+        return follower is not None
+
+    def resume(self, run_id: str, after: int | None = None) -> bool:
+        """Go on with a run at its cursor, or after event number `after`. Return False if it is not followed."""
+        follower = self._followers.get(run_id)
+        if follower is not None:
+            self.attach(run_id, follower.after if after is None else after, follower.view)
+        return follower is not None
+
+    def _silence(self, follower: Follower) -> None:
+        """Have the follower neither live nor woken."""
         follower.lag()
         follower.close()
-        self.weigh(-_weight(follower.view))
         self._ready.pop(follower, None)
-        self._presence.unfollow(run_id)
-        return True
 
     def weigh(self, change: int) -> None:
         """Count so many bytes more of the connection's state."""
@@ -184,11 +202,12 @@ class Pump:
         self._ready[follower] = None
         self._wake()
 
-    def _paused(self) -> None:
+    def _rose(self) -> None:
         """The connection is above its high-water mark: nobody is live until it is below."""
         for follower in self._followers.values():
-            follower.lag()
-            self._ready[follower] = None
+            if not follower.paused():
+                follower.lag()
+                self._ready[follower] = None
         self._above = True
         self._wake()
 
@@ -300,8 +319,9 @@ class Pump:
 
     def close(self) -> None:
         """Leave no subscription and no waiter behind. Idempotent; `run` does it too."""
+        departure = Departure.DROPPED if self._verdict is Verdict.SLOW else Departure.GONE
         for run_id in list(self._followers):
-            self.detach(run_id)
+            self.detach(run_id, departure)
         self.weigh(-self.state)
         self._replies.clear()
         self._all_sent(self._reply_bytes, self._sent)
@@ -360,8 +380,8 @@ class Pump:
             return
         except LogUnavailable:
             return  # the log wakes the follower when it is time to try again
-        if self._followers.get(follower.run_id) is not follower:
-            return  # detached while the page was read
+        if self._followers.get(follower.run_id) is not follower or follower.paused():
+            return  # detached or paused while the page was read
         last, ended = page.last, page.ended
         if page.records:
             follower.after = page.records[-1].seq
@@ -375,9 +395,10 @@ class Pump:
                 await asyncio.sleep(0)  # a fast reader's long replay must not keep everybody else waiting
         if self._followers.get(follower.run_id) is not follower or follower.after != last:
             return
+        direct = self._transport.direct
         if ended:
             self.detach(follower.run_id)
-        elif follower not in self._ready and not self._above and (direct := self._transport.direct) is not None:
+        elif follower not in self._ready and not follower.paused() and not self._above and direct is not None:
             follower.join(direct)
 
     async def _send(self, *, taken: bool) -> None:

@@ -7,15 +7,16 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import AbstractContextManager
 from sys import getsizeof
 from time import monotonic
 
 from twinwire.auth import Identity, rfc3339, scopes
 from twinwire.formats import native
+from twinwire.log import Departure
 from twinwire.protocol import commands
-from twinwire.protocol.commands import AnyCommand, Attach, Auth, Cancel, Detach, Ping, Start
+from twinwire.protocol.commands import AnyCommand, Attach, Auth, Cancel, Detach, Pause, Ping, Resume, Start
 from twinwire.protocol.errors import (
     BadRequest,
     Busy,
@@ -137,14 +138,16 @@ class Socket:
             case Start():
                 await self._start(command, by)
             case Attach():
-                try:
-                    await self._attach(command, by)
-                except CursorGone as error:
-                    self._metrics.refused[error.code] += 1
-                    self._gap(command.run_id, error, command.ref)
-            case Detach(run_id=run_id):
-                self._pump.detach(run_id)
+                await self._or_gap(self._attach(command, by), command)
+            case Resume():
+                await self._or_gap(self._go_on(command, by), command)
+            case Detach(run_id=run_id, leave=leave):
+                self._pump.detach(run_id, Departure.LEFT if leave else Departure.GONE)
                 self._pump.say(commands.reply("detached", command.ref, run_id=run_id))
+            case Pause(run_id=run_id):
+                if not self._pump.pause(run_id):
+                    raise _not_followed()
+                self._pump.say(commands.reply("paused", command.ref, run_id=run_id))
             case Cancel():
                 await self._cancel(command, by)
             case Ping():
@@ -221,6 +224,25 @@ class Socket:
         if not (ended and after == state.last):
             self._pump.attach(run_id, after, view)
 
+    async def _or_gap(self, work: Awaitable[None], command: Attach | Resume) -> None:
+        """Await this, or say that the events at the command's cursor are gone."""
+        try:
+            await work
+        except CursorGone as error:
+            self._metrics.refused[error.code] += 1
+            self._gap(command.run_id, error, command.ref)
+
+    async def _go_on(self, command: Resume, by: Identity) -> None:
+        run_id, after = command.run_id, None
+        if not self._pump.follows(run_id):
+            raise _not_followed()
+        if command.after is not None:
+            after = parse_after(command.after, run_id)
+            await self._runs.seek(run_id, after, by)
+        if not self._pump.resume(run_id, after):
+            raise _not_followed()  # its events were gone, as the socket has been told meanwhile
+        self._pump.say(commands.reply("resumed", command.ref, run_id=run_id))
+
     async def _cancel(self, command: Cancel, by: Identity) -> None:
         run_id = command.run_id or self._requests.get(command.request_id or "")
         try:
@@ -244,6 +266,10 @@ class Socket:
 
     def _gap(self, run_id: str, error: CursorGone, ref: str | int | None) -> None:
         self._pump.say(commands.reply("gap", ref, run_id=run_id, first=error.first, last=error.last))
+
+
+def _not_followed() -> BadRequest:
+    return BadRequest("`run_id` must name a run that this socket follows. Attach to it first.", field="run_id")
 
 
 async def serve(

@@ -6,6 +6,7 @@ import asyncio
 import json
 import logging
 import secrets
+from collections.abc import Collection, Mapping
 
 from twinwire.log.base import HearLogOut, Limits, RunInfo, SessionKey
 from twinwire.log.redis.link import Link, lenient
@@ -32,7 +33,7 @@ class RedisControl:
         self._keys = keys
         self._lease_ms = round(lease * 1000)
         self._following: set[str] = set()
-        self._changed: set[str] = set()  # runs whose presence Redis has yet to hear of
+        self._changed: dict[str, str] = {}  # presence that Redis has yet to hear of: run, what its owner is told
         self._news = asyncio.Event()
 
     async def history(self, session: SessionKey) -> list[dict[str, str]]:
@@ -76,12 +77,12 @@ class RedisControl:
     def follow(self, run_id: str) -> None:
         """See `Control`. Redis hears of it a moment later."""
         self._following.add(run_id)
-        self._changed.add(run_id)
+        self._changed[run_id] = ""
         self._news.set()
 
-    def unfollow(self, run_id: str) -> None:
+    def unfollow(self, run_id: str, *, left: bool = False) -> None:
         self._following.discard(run_id)
-        self._changed.add(run_id)
+        self._changed[run_id] = "left" if left else "unfollowed"
         self._news.set()
 
     async def followed(self, run_id: str) -> bool:
@@ -110,32 +111,32 @@ class RedisControl:
             self._link.call("PEXPIRE", commands, 3 * self._lease_ms),
         )
 
-    async def _announce(self, run_ids: set[str]) -> None:
+    async def _announce(self, run_ids: Collection[str]) -> None:
         """Tell Redis which of these runs have followers here."""
-        names = [self._keys.followers(run_id) for run_id in run_ids & self._following]
+        names = [self._keys.followers(run_id) for run_id in self._following.intersection(run_ids)]
         commands = [FOLLOW(name, worker=self.worker, life_ms=3 * self._lease_ms) for name in names]
         await asyncio.gather(*(self._link.call(*command) for command in commands))
 
-    async def _retract(self, run_ids: set[str]) -> None:
-        """Tell Redis, then the runs' owners, that these runs have no followers here."""
+    async def _retract(self, changed: Mapping[str, str]) -> None:
+        """Tell Redis, then the runs' owners, which of these runs have no followers here."""
 
-        async def retract(run_id: str) -> None:
+        async def retract(run_id: str, operation: str) -> None:
             await lenient(self._link.call("HDEL", self._keys.followers(run_id), self.worker))
             owner = await lenient(self._link.call("HGET", self._keys.run(run_id), "owner"))
             if owner is not None:
-                await self._say(owner.decode(), "unfollowed", run_id)
+                await self._say(owner.decode(), operation, run_id)
 
-        await asyncio.gather(*(retract(run_id) for run_id in run_ids - self._following))
+        await asyncio.gather(*(retract(*change) for change in changed.items() if change[0] not in self._following))
 
     async def _keep_presence(self) -> None:
         """Pass each change of this worker's presence on, and again if Redis could not be reached."""
         while True:
             await self._news.wait()
             self._news.clear()
-            changed, self._changed = self._changed, set()
+            changed, self._changed = self._changed, {}
             try:
                 await asyncio.gather(self._announce(changed), self._retract(changed))
             except LogUnavailable:
-                self._changed |= changed
+                self._changed = changed | self._changed
                 await asyncio.sleep(RETRY_SECONDS)
                 self._news.set()

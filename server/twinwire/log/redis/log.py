@@ -311,8 +311,8 @@ class RedisLog(RedisControl, Tails):
     def _obey(self, operation: str, run_id: str) -> None:
         if operation == "cancel":
             self._owner.cancel_here(run_id)
-        elif operation == "unfollowed":
-            self._owner.unfollowed(run_id)
+        elif operation in {"unfollowed", "left"}:
+            self._owner.unfollowed(run_id, left=operation == "left")
 
 
 def _report(task: asyncio.Task[None]) -> None:
