@@ -44,6 +44,8 @@ BAD: dict[str, tuple[StreamEvent, str]] = {
     "a duration that is a text": (StreamEvent("AGENT_FINISH", {"duration": "1 s"}), "AGENT_FINISH.*duration"),
     "a status that is a list": (StreamEvent("AGENT_FINISH", {"status": ["completed"]}), "AGENT_FINISH.*status"),
     "a usage that is a list": (StreamEvent("AGENT_FINISH", {"usage": [1]}), "AGENT_FINISH.*usage"),
+    "an error's usage that is a text": (StreamEvent("ERROR", {"usage": "3"}), "ERROR.*usage"),
+    "a cached count that is a text": (StreamEvent("AGENT_FINISH", {"usage": {"cached_tokens": "3"}}), "cached_tokens"),
     "a usage of texts": (StreamEvent("AGENT_FINISH", {"usage": {"total_tokens": "3"}}), "total_tokens"),
     "an input that is an object": (StreamEvent("AGENT_START", {"input": {}}), "AGENT_START.*input"),
     "a config that is a text": (StreamEvent("AGENT_START", {"config": "a"}), "AGENT_START.*config"),

@@ -8,7 +8,10 @@ import { ProtocolError } from './errors.js';
  * @typedef {{type: T, data: D, timestamp: string, metadata: {step?: number, events?: number, [key: string]: unknown},
  *   id: string}} EventOf
  */
-/** @typedef {{prompt_tokens: number, completion_tokens: number, total_tokens: number}} Usage */
+/**
+ * @typedef {{prompt_tokens: number, completion_tokens: number, total_tokens: number, cached_tokens?: number,
+ *   reasoning_tokens?: number}} Usage
+ */
 /** @typedef {'completed' | 'incomplete' | 'cancelled' | 'max_steps'} FinishStatus */
 
 /**
@@ -25,7 +28,8 @@ import { ProtocolError } from './errors.js';
  *   | EventOf<'PROGRESS', {progress: number, step: number, total: number}>
  *   | EventOf<'AGENT_FINISH', {result: string, duration: number, status: FinishStatus, usage: Usage,
  *       finish_reason?: string}>
- *   | EventOf<'ERROR', {error_type: string, message: string, error: string, retry_after?: number}>} StreamEvent
+ *   | EventOf<'ERROR', {error_type: string, message: string, error: string, retry_after?: number,
+ *       usage?: Usage}>} StreamEvent
  */
 /** @typedef {EventOf<string, Record<string, any>>} CustomEvent */
 /** @typedef {Extract<StreamEvent, {type: 'AGENT_FINISH' | 'ERROR'}>} TerminalEvent */

@@ -21,6 +21,9 @@ const text = (...values) => /** @type {string | undefined} */ (values.find((valu
 /** @param {unknown} value @param {number | null} otherwise */
 const count = (value, otherwise) => (Number.isInteger(value) ? /** @type {number} */ (value) : otherwise);
 
+/** What a terminal event tells of the run's tokens. @param {Record<string, unknown>} data */
+const usage = (data) => (isObject(data['usage']) ? /** @type {Usage} */ (data['usage']) : null);
+
 const ENDED = ['incomplete', 'cancelled', 'max_steps'];
 
 export class Fold {
@@ -69,12 +72,13 @@ export class Fold {
       case 'AGENT_FINISH':
         state.tools = Object.create(null);
         state.status = ENDED.includes(data['status']) ? data['status'] : 'completed';
-        state.usage = isObject(data['usage']) ? /** @type {Usage} */ (data['usage']) : null;
+        state.usage = usage(data);
         state.result = data['result'] ?? null;
         break;
       case 'ERROR':
         state.tools = Object.create(null);
         state.status = 'error';
+        state.usage = usage(data);
         state.error_type = text(data['error_type']) ?? 'agent_error';
         state.error = text(data['message'], data['error']) ?? '';
         break;

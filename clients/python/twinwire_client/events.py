@@ -89,11 +89,15 @@ class AgentFinish(Struct, frozen=True):
 
 
 class Error(Struct, frozen=True):
-    """The run has failed. `retry_after` is the model server's own Retry-After, in seconds."""
+    """The run has failed. `retry_after` is the model server's own Retry-After, in seconds.
+
+    `usage` is what the run had used by then, if a model's server has counted it.
+    """
 
     error_type: str = ""
     message: str = ""
     retry_after: int | None = None
+    usage: dict[str, int] | None = None
 
 
 Payload = (

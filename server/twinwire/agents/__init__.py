@@ -94,8 +94,9 @@ class RunRequest(Struct):
     """The question of a run, and the means to answer it.
 
     `history` is the conversation before `message`, oldest first. `usage` is the agent's to add to as it goes, so that a
-    run that is cancelled half-way can still tell what it has cost. `emit` is how an agent tells what it does not yield.
-    `limits` are what the server's settings allow an agent.
+    run that is cancelled half-way or fails can still tell what it has cost. `emit` is how an agent tells what it does
+    not yield. `limits` are what the server's settings allow an agent, `run_tokens` what all its calls of a model may
+    use, which the server enforces; None is no bound.
     """
 
     message: str
@@ -106,6 +107,7 @@ class RunRequest(Struct):
     usage: Usage = field(default_factory=Usage)
     emit: Emit = nobody
     limits: AgentLimits = AgentLimits()
+    run_tokens: int | None = None
 
 
 Agent: TypeAlias = Callable[[RunRequest], AsyncIterable[StreamEvent] | Awaitable[None]]

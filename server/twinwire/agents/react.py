@@ -20,10 +20,23 @@ from typing import Any
 import msgspec
 
 from twinwire.agents import AgentLimits, RunRequest
+from twinwire.agents.conversation import estimated
 from twinwire.fence import report, stops
-from twinwire.models import ChatModel, Finish, Message, Part, Text, Thinking, ToolCall, ask
+from twinwire.models import (
+    BYTES_PER_TOKEN,
+    ChatModel,
+    Finish,
+    Message,
+    Part,
+    Text,
+    Thinking,
+    ToolCall,
+    Usage,
+    ask,
+    bytes_of,
+)
 from twinwire.models.adapters import PushStream, Take
-from twinwire.protocol.errors import RunError, UpstreamError
+from twinwire.protocol.errors import BudgetSpent, RunError, UpstreamError
 from twinwire.protocol.events import StreamEvent, StreamEventType as Type, timestamp
 from twinwire.tools.base import ToolError, ToolRegistry, ToolResult
 
@@ -44,8 +57,9 @@ def _event(kind: Type, at: int | None, /, **data: Any) -> StreamEvent:
     return StreamEvent(kind, data, metadata={} if at is None else {"step": at})
 
 
-def _failed(error: RunError) -> StreamEvent:
-    return _event(Type.ERROR, None, error_type=error.code, message=error.message, error=error.message)
+def _failed(error: RunError, usage: Usage) -> StreamEvent:
+    told = {"usage": usage.told} if usage.counted else {}
+    return _event(Type.ERROR, None, error_type=error.code, message=error.message, error=error.message, **told)
 
 
 async def _tell(emit: Take[StreamEvent], event: StreamEvent) -> None:
@@ -54,14 +68,22 @@ async def _tell(emit: Take[StreamEvent], event: StreamEvent) -> None:
 
 
 class _Answer:
-    """The model's answer in one step; its words are emitted as they come."""
+    """The model's answer in one step; its words are emitted as they come, and its tokens added to the run's.
 
-    def __init__(self, step: int, emit: Take[StreamEvent]) -> None:
+    The tokens of the `prompt` are an estimate, which counts until the model's server has counted. Raises `BudgetSpent`.
+    """
+
+    def __init__(self, step: int, emit: Take[StreamEvent], request: RunRequest, prompt: int) -> None:
         self.calls: list[ToolCall] = []
         self.finish: Finish | None = None
         self._step = step
         self._emit = emit
         self._texts: list[str] = []
+        self._request = request
+        self._prompt = prompt
+        self._usage = Usage()
+        self._count(Usage(), more=True)
+        self._afford("would exceed")
 
     @property
     def text(self) -> str:
@@ -70,6 +92,7 @@ class _Answer:
     def take(self, *batches: Sequence[Part]) -> Awaitable[None] | None:
         """See `models.ask`."""
         told: list[StreamEvent] = []
+        counted = False
         now = timestamp()
         for part in chain.from_iterable(batches):
             if isinstance(part, Text):
@@ -81,9 +104,34 @@ class _Answer:
                 told.append(StreamEvent(Type.THINKING, {"content": part.text}, now, {"step": self._step}))
             elif isinstance(part, ToolCall):
                 self.calls.append(part)
+            elif isinstance(part, Usage):
+                self._count(part, more=True)
+                counted = True
             else:
                 self.finish = part
-        return self._emit(*told) if told else None
+                said = sum(bytes_of(call.arguments) for call in self.calls) // BYTES_PER_TOKEN
+                self._count(part.usage or Usage(estimated_tokens=said), more=False)
+        room = self._emit(*told) if told else None
+        if counted and self.finish is None:
+            self._afford()
+        return room
+
+    def _count(self, usage: Usage, *, more: bool) -> None:
+        """Count what the call has used so far, in the place of what was known of it before.
+
+        Until the model's server has counted, the prompt is estimated. If `more` is to come, it counts as a token at
+        least, so that a run's budget estimates it as it comes.
+        """
+        known = usage if usage.counted else self._usage
+        estimate = int(more) if known.counted else max(1, self._prompt + usage.estimated_tokens)
+        usage = msgspec.structs.replace(known, estimated_tokens=estimate)
+        self._request.usage.add(usage, self._usage)
+        self._usage = usage
+
+    def _afford(self, verb: str = "exceeded") -> None:
+        usage, limit = self._request.usage, self._request.run_tokens
+        if limit is not None and usage.counted + usage.estimated_tokens > limit:
+            raise BudgetSpent(limit, "tokens", verb)
 
 
 class _Call:
@@ -209,13 +257,11 @@ class ReActAgent:
         try:
             for step in range(1, max_steps + 1):
                 await _tell(emit, _event(Type.STEP_START, step, step=step, max_steps=max_steps))
-                answer = _Answer(step, emit)
+                answer = _Answer(step, emit, request, estimated(messages, tools))
                 await ask(self.model, messages, tools, answer.take)
                 finish = answer.finish
                 if finish is None:
                     raise UpstreamError("The model's answer broke off before its end.", code="upstream_truncated")
-                if finish.usage is not None:
-                    request.usage.add(finish.usage)
                 calls, reason = self._calls(answer.calls, seen, limits.max_tool_calls), finish.reason
                 status = "max_steps" if calls else _status(answer.text, reason)
                 if calls and step < max_steps:  # what nobody would read is not run
@@ -227,7 +273,7 @@ class ReActAgent:
                 await _tell(emit, _event(Type.PROGRESS, step, progress=progress, step=step, total=max_steps))
                 if not calls:
                     break
-            duration, usage = round(time.monotonic() - begun, 3), msgspec.to_builtins(request.usage)
+            duration, usage = round(time.monotonic() - begun, 3), request.usage.told
             end = _event(
                 Type.AGENT_FINISH,
                 None,
@@ -238,12 +284,12 @@ class ReActAgent:
                 usage=usage,
             )
         except RunError as error:
-            end = _failed(error)
+            end = _failed(error, request.usage)
         except BaseException as error:
             if stops(error) or isinstance(error, GeneratorExit):
                 raise
             report(logger, error, "The agent %s failed.", self.name)
-            end = _failed(RunError())
+            end = _failed(RunError(), request.usage)
         await _tell(emit, end)
 
     def _calls(self, parts: Sequence[ToolCall], seen: Counter[tuple[str, str]], most: int) -> list[_Call]:

@@ -118,7 +118,8 @@ class Events:
 
     def _end(self, kind: str, data: Fields) -> Fields:
         if kind == "ERROR":
-            return {"type": "RUN_ERROR", "message": str(data.get("message", "")), "code": str(data.get("error_type"))}
+            error = {"type": "RUN_ERROR", "message": str(data.get("message", "")), "code": str(data.get("error_type"))}
+            return {**error, "usage": [usage]} if self._modern and (usage := parts.usage(data)) else error
         end = {"type": "RUN_FINISHED", **self._ids}
         if (result := data.get("result")) is not None:
             end["result"] = result

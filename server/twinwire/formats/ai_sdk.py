@@ -61,10 +61,12 @@ class Chunks:
 
 
 def _end(kind: str, data: dict[str, Any]) -> list[dict[str, Any]]:
+    usage = parts.usage(data)
     if kind == "ERROR":
-        return [{"type": "error", "errorText": str(data.get("message", ""))}]
+        error = {"type": "error", "errorText": str(data.get("message", ""))}
+        return [{"type": "message-metadata", "messageMetadata": {"usage": usage}}, error] if usage else [error]
     status = data.get("status")
-    metadata = {"status": status, "usage": parts.usage(data)}
+    metadata = {"status": status, "usage": usage}
     reason = finish_reason(data).replace("_", "-") if status in ("completed", "incomplete") else "other"
     finish = {"type": "finish", "finishReason": reason, "messageMetadata": metadata}
     return [{"type": "abort"}, finish] if status == "cancelled" else [finish]

@@ -29,6 +29,21 @@ def error_type(code: str) -> str:
     return "rate_limit_error" if code == "upstream_rate_limited" else "server_error"
 
 
+_PARTS = {
+    "cached_tokens": "prompt_tokens_details",
+    "reasoning_tokens": "completion_tokens_details",
+}
+
+
+def usage_of(data: Mapping[str, Any]) -> Any:
+    """Return the usage of a terminal event with this data, those of parts within their details."""
+    usage = data.get("usage")
+    if not isinstance(usage, dict):
+        return usage
+    details = {place: {name: usage[name]} for name, place in _PARTS.items() if name in usage}
+    return {**{name: count for name, count in usage.items() if name not in _PARTS}, **details}
+
+
 class Chunks:
     """The chunks of one run. `model` is what the client asked for; `usage` whether it wants a last chunk with it."""
 
@@ -66,11 +81,13 @@ class Chunks:
             case End("ERROR", data):
                 code = str(data.get("error_type"))
                 message = str(data.get("message", ""))
+                if self._usage and data.get("usage"):
+                    yield {**self._common, "choices": [], "usage": usage_of(data)}
                 yield {"error": {"message": message, "type": error_type(code), "param": None, "code": code}}
             case End(_, data):
                 yield self._chunk({}, finish_reason(data))
                 if self._usage:
-                    yield {**self._common, "choices": [], "usage": data.get("usage")}
+                    yield {**self._common, "choices": [], "usage": usage_of(data)}
 
     def _chunk(self, delta: Fields, reason: str | None = None) -> Fields:
         choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": reason}
@@ -92,5 +109,5 @@ def completion(model: str, event: StreamEvent) -> Fields:
         "created": int(seconds(event)),
         "model": model,
         "choices": [{"index": 0, "message": message, "logprobs": None, "finish_reason": finish_reason(event.data)}],
-        "usage": event.data.get("usage"),
+        "usage": usage_of(event.data),
     }

@@ -92,11 +92,17 @@ class End(Struct, frozen=True):
     data: dict[str, Any]
 
 
-_USAGE = {"inputTokens": "prompt_tokens", "outputTokens": "completion_tokens", "totalTokens": "total_tokens"}
+_USAGE = {
+    "inputTokens": "prompt_tokens",
+    "outputTokens": "completion_tokens",
+    "totalTokens": "total_tokens",
+    "cachedInputTokens": "cached_tokens",
+    "reasoningTokens": "reasoning_tokens",
+}
 
 
 def usage(data: Mapping[str, Any]) -> dict[str, int]:
-    """Return the tokens in the data of an AGENT_FINISH, named as the AI SDK and AG-UI name them."""
+    """Return the tokens in the data of a terminal event, named as the AI SDK and AG-UI name them."""
     told = data.get("usage")
     known = told if isinstance(told, dict) else {}
     return {theirs: known[ours] for theirs, ours in _USAGE.items() if type(known.get(ours)) is int}

@@ -21,18 +21,46 @@ ToolSpec = dict[str, Any]
 """A tool as OpenAI's chat form tells it: `{"type": "function", "function": {"name", "description", "parameters"}}`."""
 
 
+BYTES_PER_TOKEN = 4
+"""The bytes of text in UTF-8 that are estimated to be a token, if no server has counted it."""
+
+
+def bytes_of(text: str) -> int:
+    """Return how many bytes a text has in UTF-8."""
+    return len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
+
+
 class Usage(Struct):
-    """Tokens, as the model's server counted them."""
+    """Tokens, as the model's server counted them; in an answer, those of this call so far.
+
+    `cached_tokens` are some of the prompt's, `reasoning_tokens` some of the completion's. `estimated_tokens` are those
+    that no server has counted, yet or at all: they count for a run's budget, and no event tells them.
+    """
 
     prompt_tokens: int = 0
     completion_tokens: int = 0
     total_tokens: int = 0
+    cached_tokens: int = 0
+    reasoning_tokens: int = 0
+    estimated_tokens: int = 0
 
-    def add(self, other: Usage) -> None:
-        """Add another call's tokens to these."""
-        self.prompt_tokens += other.prompt_tokens
-        self.completion_tokens += other.completion_tokens
-        self.total_tokens += other.total_tokens
+    def add(self, other: Usage, before: Usage | None = None) -> None:
+        """Add another call's tokens to these, without those that were added of it `before`."""
+        for name in self.__struct_fields__:
+            more = getattr(other, name) - (getattr(before, name) if before else 0)
+            setattr(self, name, getattr(self, name) + more)
+
+    @property
+    def counted(self) -> int:
+        """Return all tokens that a server counted; the total is computed if it was left out."""
+        return max(self.total_tokens, self.prompt_tokens + self.completion_tokens)
+
+    @property
+    def told(self) -> dict[str, int]:
+        """Return the counts as a terminal event has them: those of parts only if there are any."""
+        counts = {name: getattr(self, name) for name in ("prompt_tokens", "completion_tokens")}
+        parts = {name: getattr(self, name) for name in ("cached_tokens", "reasoning_tokens")}
+        return {**counts, "total_tokens": self.counted, **{name: count for name, count in parts.items() if count}}
 
 
 class Text(Struct, frozen=True):
@@ -71,7 +99,8 @@ class Finish(Struct, frozen=True):
     state: dict[str, Any] = {}
 
 
-Part = Text | Thinking | ToolCall | Finish
+Part = Text | Thinking | ToolCall | Usage | Finish
+"""A `Usage` tells what a call has used before its end is known. Each is in the place of the one before."""
 
 
 class ChatModel(Protocol):

@@ -334,8 +334,8 @@ class BudgetSpent(RunError):
 
     code = "budget"
 
-    def __init__(self, limit: int, what: str) -> None:
-        super().__init__(f"The run exceeded its budget of {limit} {what}.")
+    def __init__(self, limit: int, what: str, verb: str = "exceeded") -> None:
+        super().__init__(f"The run {verb} its budget of {limit} {what}.")
 
 
 class UpstreamError(RunError):

@@ -227,6 +227,9 @@ def ended(body: bytes) -> dict[str, msgspec.Raw]:
 decode = msgspec.json.Decoder(StreamEvent).decode
 """A `StreamEvent` from its JSON (a `Record`'s body, a WebSocket message, SSE data with `envelope=1`)."""
 
+_COUNTS = "prompt_tokens", "completion_tokens", "total_tokens", "cached_tokens", "reasoning_tokens"
+_USAGE: Any = msgspec.defstruct("usage", [(name, int | UnsetType, UNSET) for name in _COUNTS])
+
 _TABLE: dict[str, dict[str, Any]] = {
     "AGENT_START": {"input": str | None, "config": dict, "max_steps": float | None},
     "STEP_START": {"step": float, "max_steps": float | None},
@@ -245,13 +248,15 @@ _TABLE: dict[str, dict[str, Any]] = {
         "duration": float | None,
         "status": str | None,
         "finish_reason": str | None,
-        "usage": None
-        | msgspec.defstruct(
-            "usage",
-            [(name, int | UnsetType, UNSET) for name in ("prompt_tokens", "completion_tokens", "total_tokens")],
-        ),
+        "usage": _USAGE | None,
     },
-    "ERROR": {"error_type": str | None, "message": str | None, "error": str | None, "retry_after": float | None},
+    "ERROR": {
+        "error_type": str | None,
+        "message": str | None,
+        "error": str | None,
+        "retry_after": float | None,
+        "usage": _USAGE | None,
+    },
 }
 """PROTOCOL.md's table: what the data's keys hold. A key may be left out; one that is not named here holds any JSON."""
 

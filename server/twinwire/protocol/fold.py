@@ -47,6 +47,7 @@ class Fold(Struct):
     error: str | None = None
     _answer: bytearray = field(default_factory=bytearray)
     _thinking: bytearray = field(default_factory=bytearray)
+    _before: int = 0  # bytes of the steps before
 
     @property
     def text(self) -> str:
@@ -57,6 +58,11 @@ class Fold(Struct):
     def thinking(self) -> str:
         """The reasoning of the current step so far, as `text`."""
         return self._thinking.decode("utf-8", "surrogatepass")
+
+    @property
+    def said(self) -> int:
+        """The bytes of all answers and thoughts of the run so far, in UTF-8."""
+        return self._before + len(self._answer) + len(self._thinking)
 
     @property
     def state(self) -> dict[str, Any]:
@@ -82,6 +88,7 @@ class Fold(Struct):
             content = data.get("content")
             _add(self._thinking, content if isinstance(content, str) else "")
         elif event.type == "STEP_START":
+            self._before = self.said
             self._answer.clear()
             self._thinking.clear()
             self.step = _count(data.get("step"), self.step)
@@ -108,12 +115,13 @@ class Fold(Struct):
 
     def _finish(self, kind: str, data: dict[str, Any]) -> None:
         self.tools.clear()
+        usage = data.get("usage")
+        self.usage = usage if isinstance(usage, dict) else None
         if kind == "ERROR":
             self.status = "error"
             self.error_type = _text(data, "error_type") or "agent_error"
             self.error = _text(data, "message", "error") or ""
             return
-        status, usage = data.get("status"), data.get("usage")
+        status = data.get("status")
         self.status = status if status in ("incomplete", "cancelled", "max_steps") else "completed"
-        self.usage = usage if isinstance(usage, dict) else None
         self.result = data.get("result")

@@ -9,18 +9,24 @@ from msgspec import Struct
 from msgspec.structs import astuple
 
 from twinwire.agents import RunRequest
-from twinwire.models import Message
+from twinwire.models import BYTES_PER_TOKEN, Message, Usage
 from twinwire.protocol.errors import BudgetSpent, TooManyRuns
+from twinwire.protocol.fold import Fold
 
 MANY = 2**62
 MESSAGE_COST = 320
 """Bytes that a message takes beside its text."""
 
 
-class Budget(Struct, frozen=True, kw_only=True):
-    """So many events before the terminal one, so many bytes of them, and so many tokens as the model counts them.
+LOOK_BYTES = 2**16
+"""The most bytes of events between two looks at the tokens of a run that is far from its budget."""
 
-    Tokens are counted when a step's call of the model is over: one call may go over.
+
+class Budget(Struct, frozen=True, kw_only=True):
+    """So many events before the terminal one, so many bytes of them, and so many tokens.
+
+    Tokens are those that the run's `Usage` has: as the model's server counted them. Beside an estimate for a call
+    without a count, the text since the last count is estimated as well: a token for four bytes, or for an event.
     """
 
     events: int
@@ -41,13 +47,16 @@ class Live:
 class Share:
     """One run's share of what is `live`, beside its own budget. `release` it once, at the run's end."""
 
-    __slots__ = ("_bytes", "_events", "_held", "_live", "_size", "_tokens")
+    __slots__ = ("_at", "_bytes", "_counted", "_events", "_held", "_live", "_look", "_size", "_tokens")
 
     def __init__(self, live: Live, budget: Budget | None) -> None:
         self._live = live
         self._events, self._bytes, self._tokens = astuple(budget or Budget(events=MANY, bytes=MANY, tokens=MANY))
         self._held = 0  # bytes of the conversation
         self._size = 0  # and of the events
+        self._counted = 0  # tokens
+        self._at = 0, 0  # the bytes that were said, and the events, when they were counted
+        self._look = 0  # the bytes of events at which tokens are looked at
 
     def hold(self, history: Sequence[Message], runs: int) -> None:
         """Count what the run is given, as it is in memory. Raise `TooManyRuns` if there is no room: `runs` go on."""
@@ -57,23 +66,31 @@ class Share:
         self._live.taken += cost
         self._held += cost
 
-    def check(self, request: RunRequest, events: int, size: int) -> None:
-        """Raise `BudgetSpent` if the run may not have so many events, or so many bytes of them.
-
-        Tokens are those that the request's `usage` has.
-        """
+    def check(self, request: RunRequest, fold: Fold, events: int, size: int) -> None:
+        """Raise `BudgetSpent` if the run may not have so many events, or so many bytes of them, or its tokens."""
         if events > self._events:
             raise BudgetSpent(self._events, "events")
         if size > self._bytes:
             raise BudgetSpent(self._bytes, "bytes of events")
-        if request.usage.total_tokens > self._tokens:
-            raise BudgetSpent(self._tokens, "tokens")
+        if size >= self._look or request.usage.total_tokens != self._counted:
+            self.spend(request.usage, fold.said, events, self._size)  # this event is not in the fold yet
         live = self._live
         taken = live.taken + size - self._size
         if taken > live.limit:
             raise BudgetSpent(live.limit, "bytes that all runs share")
         live.taken = taken
         self._size = size
+
+    def spend(self, usage: Usage, said: int, events: int, size: int) -> None:
+        """Raise `BudgetSpent` if these are too many tokens, in a run that has said so many bytes in its events."""
+        if (tokens := usage.counted) != self._counted:
+            self._counted, self._at = tokens, (said, events)  # all that was said until now is in it
+        if usage.estimated_tokens:
+            said_since, events_since = said - self._at[0], events - self._at[1]
+            tokens += usage.estimated_tokens + max(said_since // BYTES_PER_TOKEN, events_since)
+        if tokens > self._tokens:
+            raise BudgetSpent(self._tokens, "tokens")
+        self._look = size + min(BYTES_PER_TOKEN * (self._tokens - tokens), LOOK_BYTES)  # what is said is in the events
 
     def release(self) -> None:
         """Give all of it back."""

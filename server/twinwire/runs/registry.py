@@ -175,6 +175,7 @@ class Runs:
             session_id=info.session_id,
             history=[dict(message) for message in history],
             limits=self._limits,
+            run_tokens=None if self._budget is None else self._budget.tokens,
         )
         span = self._tracer.run(info.agent, info.run_id, info.session_id, spec.traceparent)
         run = Run(

@@ -79,7 +79,8 @@ class Run:
         self.task: asyncio.Task[None] | None = None
         self._agent = agent
         self._deadline = deadline
-        self._check = None if budget is None else functools.partial(budget.check, request)
+        self._budget = budget
+        self._check = None if budget is None else functools.partial(budget.check, request, self.fold)
         self._linger = linger
         self._held = held
         self._thought = Thought()
@@ -236,6 +237,7 @@ class Run:
             elif await work is not None:
                 raise TypeError("An agent must return nothing. It yields or emits its events.")
             self._release()
+            self._afford()
             terminal = self._finish("completed")
         except RunError as error:
             with Fence(
@@ -291,6 +293,8 @@ class Run:
                     continue
                 told = checked(event)
                 if told.type in TERMINAL_TYPES:
+                    if told.type == StreamEventType.AGENT_FINISH:
+                        self._afford()
                     self._terminate(told)
                     break
                 self._write(told)
@@ -369,6 +373,12 @@ class Run:
         writer.put(event, self._check)
         self.fold.apply(event)
 
+    def _afford(self) -> None:
+        """Raise `BudgetSpent` if an agent that would end as completed has used too many tokens."""
+        if self._budget is not None and not self.over:
+            self._usage()
+            self._budget.spend(self.request.usage, self.fold.said, self._writer.last, self._writer.size)
+
     def _begin(self) -> None:
         """Write an AGENT_START: the agent's first event is none."""
         start = {"input": self.request.message, "config": {"agent": self.info.agent}, "max_steps": None}
@@ -404,6 +414,8 @@ class Run:
         if event.type == StreamEventType.ERROR:
             text = data.get("message") or data.get("error") or "The agent failed."
             data = {**data, "error_type": data.get("error_type") or "agent_error", "message": text, "error": text}
+            if data.get("usage") is None and any((usage := self._usage()).values()):
+                data["usage"] = usage
         else:
             known = {name: value for name, value in data.items() if value is not None or name == "result"}
             data = {**self._finish("completed").data, **known}
@@ -426,7 +438,7 @@ class Run:
             self.request.usage = msgspec.convert(self.request.usage, Usage, from_attributes=True)
         if fence.error is not None:
             self.request.usage = Usage()
-        return msgspec.structs.asdict(self.request.usage)
+        return self.request.usage.told
 
     def _duration(self) -> float:
         return round(time.monotonic() - self._began, 3)

@@ -7,7 +7,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from twinwire.models import ToolCall
+from twinwire.models import ToolCall, bytes_of
 from twinwire.models.openai.fields import arguments_of, id_of, index_of, is_object, joined, mended, name_of, settled
 
 _FUNCTION = {"name", "arguments"}
@@ -44,6 +44,8 @@ class Calls:
     """
 
     def __init__(self) -> None:
+        self.size = 0
+        """The bytes of all arguments so far."""
         self._calls: list[_Call] = []
 
     def __bool__(self) -> bool:
@@ -68,6 +70,7 @@ class Calls:
         call.name = call.name or name
         if arguments:
             call.pieces.append(arguments)
+            self.size += bytes_of(arguments)
         state = {key: value for key, value in delta.items() if key not in _KNOWN and value is not None}
         if function is not delta and (inner := {key: function[key] for key in function.keys() - _FUNCTION}):
             state["function"] = inner

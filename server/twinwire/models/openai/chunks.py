@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from twinwire.models import Finish, Part, Text, Thinking, Usage
+from twinwire.models import BYTES_PER_TOKEN, Finish, Part, Text, Thinking, Usage
 from twinwire.models.openai.calls import Calls
 from twinwire.models.openai.failures import garbage, reported
 from twinwire.models.openai.fields import index_of, is_said, joined, mended, name_of, text_of, thinking_of, usage_of
@@ -25,6 +25,9 @@ MAX_EVENT = 32 * 2**20
 
 It is also the bound of all events of an answer that bring calls or a state, since these are kept until its end.
 """
+
+CALLS_TOLD = 1024
+"""The bytes of tool calls' arguments after which an estimate of their tokens is told: the calls come at the end."""
 
 REASONS = {
     "stop": "stop end complete completed done eos eos_token end_turn stop_sequence finish finished",
@@ -68,12 +71,15 @@ class ChunkDecoder:
     Both return parts, and raise nothing: `error` is the `UpstreamError` that has ended the answer after these parts, if
     any. `reason` is the finish_reason, as long as nothing has come after it: with it the answer is whole, whatever
     happens to the body.
+
+    A `Usage` is among the parts if it comes before the reason or if the answer fails; else the `Finish` has it.
     """
 
     __slots__ = (
         "_alike",
         "_begun",
         "_calls",
+        "_calls_told",
         "_document",
         "_events",
         "_halves",
@@ -104,6 +110,7 @@ class ChunkDecoder:
         self._halves: dict[type[Text | Thinking], str] = {Thinking: "", Text: ""}  # the first half of a surrogate pair
         self._usage: Usage | None = None
         self._calls = Calls()
+        self._calls_told = 0  # bytes
         self._state: list[dict[str, Any]] = []
         self._kept = 0
 
@@ -147,7 +154,9 @@ class ChunkDecoder:
             self.error = error
         except (TypeError, ValueError, AttributeError, RecursionError):
             self.error = garbage("something that is not a chunk of a chat completion")
-        self.done = self.done or self.error is not None
+        if self.error is not None:
+            self.done = True
+            parts += [] if self._usage is None else [self._usage]
         return parts
 
     def _feed(self, parts: list[Part], data: bytes) -> None:
@@ -191,6 +200,8 @@ class ChunkDecoder:
         """Take in a chunk of so many bytes, or a whole completion. Raise `ValueError`, … for what is neither."""
         if chunk is None:
             return
+        before = self._usage
+        self._usage = usage_of(chunk.get("usage"), before)
         if is_said(error := chunk.get("error")):
             raise reported(error)
         choices = chunk.get("choices")
@@ -203,7 +214,6 @@ class ChunkDecoder:
             raise ValueError("`choices` must be a list.")
         else:
             self._seen = True
-        self._usage = usage_of(chunk.get("usage"), self._usage)
         for choice in choices or ():
             if choice is None:
                 continue
@@ -212,6 +222,8 @@ class ChunkDecoder:
                 self._index = index
             if index == self._index:
                 self._add_choice(choice, size, parts)
+        if self._usage is not None and self._usage != before and self.reason is None:
+            parts.append(self._usage)
 
     def _add_choice(self, choice: dict[str, Any], size: int, parts: list[Part]) -> None:
         delta = choice.get("delta")
@@ -244,6 +256,9 @@ class ChunkDecoder:
         calls = delta.get("tool_calls") or delta.get("function_call") or []
         for call in calls if isinstance(calls, list) else [calls]:
             self._calls.add(call)
+        if self._calls.size - self._calls_told >= CALLS_TOLD and self._usage is None:
+            self._calls_told = self._calls.size
+            parts.append(Usage(estimated_tokens=self._calls.size // BYTES_PER_TOKEN))
         state = {key: value for key, value in delta.items() if key not in _READ and is_said(value)}
         if state:
             self._state.append(state)

@@ -20,6 +20,9 @@ MAX_COUNT = 2**53 - 1
 _JOINED = {"content", "data", "reasoning", "reasoning_content", "summary", "text", "thinking"}
 """The fields of a state whose pieces are always parts of one text, even if two are equal."""
 
+_CACHED = ("cached_tokens", "prompt_cache_hit_tokens", "cache_read_input_tokens")
+"""The names of servers for the tokens of a prompt that came from their cache."""
+
 _raw_decode = json.JSONDecoder().raw_decode
 
 
@@ -111,7 +114,16 @@ def usage_of(value: Any, before: Usage | None) -> Usage | None:
     if not (prompt or completion or total):
         return before
     prompt, completion = prompt or old.prompt_tokens, completion or old.completion_tokens
-    return Usage(prompt, completion, total or prompt + completion)
+    cached = _part_of(value, ("prompt_tokens_details", "input_tokens_details"), _CACHED) or old.cached_tokens
+    details = ("completion_tokens_details", "output_tokens_details")
+    reasoning = _part_of(value, details, ("reasoning_tokens",)) or old.reasoning_tokens
+    return Usage(prompt, completion, max(total, prompt + completion), cached, reasoning)
+
+
+def _part_of(value: dict[str, Any], details: Sequence[str], names: Sequence[str]) -> int:
+    """Return the first count of these names, in the details of a usage or beside them; 0 if there is none."""
+    places = [*(place for name in details if isinstance(place := value.get(name), dict)), value]
+    return next((count for place in places for name in names if (count := count_of(place.get(name)))), 0)
 
 
 def is_said(value: Any) -> bool:
