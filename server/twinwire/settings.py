@@ -7,9 +7,10 @@ In both a duration may be `90`, `90s`, `5m`, `1h` or `2d`, and a size `65536`, `
 from __future__ import annotations
 
 import functools
+import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from ipaddress import ip_address
 from typing import Annotated, Any, get_args, get_type_hints
 from urllib.parse import urlsplit
@@ -31,6 +32,9 @@ Count = Annotated[int, Meta(ge=1, le=2**31)]
 Bytes = Annotated[Count, SIZE]
 
 _KNOWN = {"log_format": ("text", "json"), "log_level": ("debug", "info", "warning", "error")}
+
+_SEPARATORS = ", \t\r\n"
+_raw_decode = json.JSONDecoder().raw_decode
 
 _KINDS = {int: "a whole number", float: "a number", bool: "true or false"}
 _NUMBER = re.compile(r"(\d+(?:\.\d+)?)([A-Za-z]+)", re.ASCII)
@@ -82,6 +86,10 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     model: Annotated[str | None, Meta(description="model to ask, as its server names it")] = None
     base_url: Annotated[str | None, Meta(description="an OpenAI-compatible server, such as http://host/v1")] = None
     api_key: Annotated[str | None, Meta(description="the model server's key; only as a variable")] = None
+    model_option: Annotated[
+        tuple[str, ...],
+        Meta(description="KEY=VALUE for each request, such as temperature=0; repeatable"),
+    ] = ()
     local: Annotated[str | None, Meta(description="a GGUF file to run here; it wins over --base-url")] = None
     local_context: Annotated[
         int, Meta(ge=1, le=2**24, description="tokens that one conversation with the local model may have")
@@ -195,6 +203,7 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
                 raise ValueError(
                     f"`cors_header` must be the name of a header, such as traceparent, not {_shown(name)}."
                 )
+        model_options(self.model_option)
         if self.base_url is not None and not _is_url(self.base_url):
             raise ValueError("`base_url` must be a URL such as http://host/v1.")
         if not os.path.isdir(self.project_root):  # noqa: PTH112 - pathlib's raises for names that are too long
@@ -202,7 +211,7 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     def __repr__(self) -> str:
         shown = {name: getattr(self, name) for name in self.__struct_fields__}
-        shown |= {name: "***" for name in SECRETS | KEY_PATHS if shown[name]}
+        shown |= {name: "***" for name in SECRETS | KEY_PATHS | {"model_option"} if shown[name]}
         shown |= {name: _masked(shown[name]) for name in ("log", "base_url") if shown[name]}
         return f"Settings({', '.join(f'{name}={value!r}' for name, value in shown.items())})"
 
@@ -271,8 +280,7 @@ def load(environ: Mapping[str, str], flags: Mapping[str, Any]) -> Settings:
                 continue
             if name not in values and environ.get(variable):
                 text = environ[variable]
-                listed = get_args(hint)[0] == tuple[str, ...]
-                values[name] = tuple(text.replace(",", " ").split()) if listed else text
+                values[name] = listed(name, text) if get_args(hint)[0] == tuple[str, ...] else text
                 source[name] = variable
         if flags.get(name) is not None:
             values[name], source[name] = flags[name], flag(name)
@@ -284,6 +292,43 @@ def load(environ: Mapping[str, str], flags: Mapping[str, Any]) -> Settings:
     except UnicodeEncodeError as error:
         name = next(name for name, value in values.items() if value == error.object)
         raise SettingsError(f"`{source[name]}` must be UTF-8.", field=source[name]) from None
+
+
+def listed(name: str, text: str) -> tuple[str, ...]:
+    """Return the items of a variable that holds a list: commas or blanks separate them.
+
+    A model's options are JSON or texts; what is within JSON separates nothing.
+    """
+    if name != "model_option":
+        return tuple(text.replace(",", " ").split())
+    found = []
+    while text := text.lstrip(_SEPARATORS):
+        key, equals, value = text.partition("=")
+        try:
+            end = _raw_decode(value)[1]
+        except ValueError:
+            end = 0
+        if value[end : end + 1] not in _SEPARATORS or not end:
+            end = next((at for at, char in enumerate(value) if char in _SEPARATORS), len(value))
+        found.append(f"{key}{equals}{value[:end]}")
+        text = value[end:]
+    return tuple(found)
+
+
+def model_options(told: Sequence[str]) -> dict[str, Any]:
+    """Return the options that these `KEY=VALUE` are. A value that is not JSON is a text. Raises `ValueError`."""
+    options: dict[str, Any] = {}
+    for item in told:
+        name, equals, value = item.partition("=")
+        if not (equals and name.isascii() and name.isidentifier()):
+            raise ValueError("`model_option` must be KEY=VALUE, such as temperature=0. KEY has letters, digits and _.")
+        if name in options:
+            raise ValueError(f"`model_option` must have each key once, and {name} is there twice.")
+        try:
+            options[name] = msgspec.json.decode(value)
+        except (msgspec.DecodeError, ValueError, RecursionError):
+            options[name] = value
+    return options
 
 
 def _plain(value: Any, known: Mapping[str, int]) -> Any:
@@ -303,6 +348,9 @@ def written(name: str, value: Any) -> str:
 def variables(flags: Mapping[str, Any]) -> dict[str, str]:
     """The flags that are not None, as the variables that say the same: for an app that is made without flags."""
     told = {name: flags[name] for name in Settings.__struct_fields__ if flags.get(name) is not None}
+    if "model_option" in told:
+        options = model_options(told["model_option"])
+        told["model_option"] = [f"{name}={msgspec.json.encode(value).decode()}" for name, value in options.items()]
     return {
         f"TWINWIRE_{name.upper()}": ",".join(value) if isinstance(value, list) else str(value)
         for name, value in told.items()

@@ -9,7 +9,7 @@ import pytest
 
 from twinwire.cli.main import parser
 from twinwire.protocol.errors import SettingsError
-from twinwire.settings import Settings, flag, load, units, variables, written
+from twinwire.settings import Settings, flag, load, model_options, units, variables, written
 
 TEXTS: dict[str, Any] = {
     "host": "::1",
@@ -20,6 +20,7 @@ TEXTS: dict[str, Any] = {
     "allowed_host": ("app.example",),
     "auth_tokens": ("alice:0123456789abcdef",),
     "secret": "0123456789abcdef" * 2,
+    "model_option": ("temperature=0",),
     "log_format": "json",
     "log_level": "info",
 }
@@ -100,7 +101,7 @@ def test_origins_of_app_shells(origin: str) -> None:
     assert Settings(cors_origin=(origin, "http://localhost:3000")).cors_origin[0] == origin
 
 
-LISTS = {"cors_origin", "cors_header", "allowed_host"}
+LISTS = {"cors_origin", "cors_header", "allowed_host", "model_option"}
 BAD = [
     (name, text, reason)
     for name, reason, texts in [
@@ -143,6 +144,7 @@ BAD = [
             "localhost:11434/v1", "ftp://host/v1", "http://", "http:///v1", "http://u:p@host:port/v1",
             "http://host:65536/v1", "http://[::1/v1", "http://a..b/v1", "http://a b/v1", "http://host/v1\n"
         ]),
+        ("model_option", "must be KEY=VALUE, such as temperature=0", ["temperature", "=0", "a-b=0", "1a=0", "a.b=0"]),
         ("project_root", "must be a folder", ["/no/such/folder", "pyproject.toml", "a" * 5000, "a\0b"]),
     ]
     for text in texts
@@ -207,6 +209,43 @@ def test_what_is_written_is_read(name: str) -> None:
     default = getattr(Settings(), name)
     assert getattr(load({}, {name: written(name, default)}), name) == default
     assert written(name, default)[-1].isalpha()
+
+
+OPTIONS: dict[str, dict[str, Any]] = {
+    "temperature=0": {"temperature": 0},
+    "temperature=0,top_k=3 seed=-1\n": {"temperature": 0, "top_k": 3, "seed": -1},
+    "effort=low, user=a-b=c": {"effort": "low", "user": "a-b=c"},
+    'stop=["a, b=1", "c"] a={"b": {"c": [1, 2]}},d=null': {
+        "stop": ["a, b=1", "c"], "a": {"b": {"c": [1, 2]}}, "d": None
+    },
+    'stop="a, b" t=true': {"stop": "a, b", "t": True},
+    "empty= nan=NaN broken=[1, x=1x": {"empty": "", "nan": "NaN", "broken": "[1", "x": "1x"},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("text", "options"), OPTIONS.items())
+def test_options_of_a_model_in_a_variable(text: str, options: dict[str, Any]) -> None:
+    """Commas and blanks separate options, but within JSON; a value that is no JSON is a text."""
+    assert model_options(load({"TWINWIRE_MODEL_OPTION": text}, {}).model_option) == options
+
+
+def test_options_of_a_model_as_flags() -> None:
+    """A flag has one option, whatever is in it, and says the same as the variable that is made of it."""
+    flags = {"model_option": ["stop=a, b=1", 'format={"type": "x, y"}', "seed=1", 'text="1"']}
+    options = {"stop": "a, b=1", "format": {"type": "x, y"}, "seed": 1, "text": "1"}
+    assert model_options(load({}, flags).model_option) == options
+    assert model_options(load(variables(flags), {}).model_option) == options
+    with pytest.raises(SettingsError, match=r"^`--model-option` must have each key once, and seed is there twice"):
+        load({}, {"model_option": ["seed=1", "seed=1"]})
+
+
+def test_options_of_a_model_are_not_shown() -> None:
+    """A header's value may be a secret: it is in no repr, and in no error about the option."""
+    settings = load({}, {"model_option": ['headers={"api-key": "sk-secret"}']})
+    assert "sk-secret" not in repr(settings)
+    with pytest.raises(SettingsError) as caught:
+        load({}, {"model_option": ['{"api-key": "sk-secret"}']})
+    assert "sk-secret" not in str(caught.value)
 
 
 def test_a_bad_origin_among_good_ones() -> None:

@@ -90,23 +90,6 @@ async def test_answer_and_request(server: ModelServer, build: Build) -> None:
     assert request.headers["accept-encoding"] == "identity"
 
 
-async def test_the_request_is_shaped(server: ModelServer, build: Build) -> None:
-    """Headers, a query and fields of a user's own go with each request, however it is sent; a field can be left out."""
-    model = build(
-        headers={"api-key": "k", "X-Title": "t"},
-        query={"api-version": "2024-10-21"},
-        extra_body={"temperature": 0, "model": "other"},
-        stream_options=False,
-    )
-    for _ in range(3):  # the third is sent without the SDK
-        server.script(answer("a"))
-        await collect(model)
-        request = await server.arrived()
-        assert request.body == {"model": "other", "messages": MESSAGES, "stream": True, "temperature": 0}
-        assert request.path.endswith("/chat/completions?api-version=2024-10-21")
-        assert (request.headers["api-key"], request.headers["x-title"]) == ("k", "t")
-
-
 async def test_a_server_without_stream_options(server: ModelServer, build: Build) -> None:
     """A server that refuses `stream_options` is asked again without it, and not with it any more."""
     server.script(status(422, body={"detail": [{"loc": ["body", "stream_options"]}]}))

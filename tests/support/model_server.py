@@ -281,7 +281,7 @@ class ModelServer:
         """Record the request; the script for it."""
         if (request.method, request.path) == ("GET", "/v1/models"):
             return [status(200, body={"object": "list", "data": [{"id": "scripted", "object": "model"}]})]
-        if (request.method, request.path.partition("?")[0]) != ("POST", "/v1/chat/completions"):
+        if request.method != "POST" or not request.path.partition("?")[0].endswith("/chat/completions"):
             return [status(404)]
         self.requests.append(request)
         self._arrivals.put_nowait(request)

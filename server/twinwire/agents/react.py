@@ -20,7 +20,7 @@ from typing import Any
 import msgspec
 
 from twinwire.agents import AgentLimits, RunRequest
-from twinwire.agents.conversation import estimated
+from twinwire.agents.conversation import estimated, without_calls
 from twinwire.fence import report, stops
 from twinwire.models import (
     BYTES_PER_TOKEN,
@@ -28,9 +28,11 @@ from twinwire.models import (
     Finish,
     Message,
     Part,
+    ShapedModel,
     Text,
     Thinking,
     ToolCall,
+    ToolSpec,
     Usage,
     ask,
     bytes_of,
@@ -48,6 +50,8 @@ SYSTEM_PROMPT = (
 )
 
 _LLM_CHUNK = Type.LLM_CHUNK  # looking up a member takes as long as making an event
+
+_LIMITS = "max_tokens", "max_completion_tokens"
 
 MAX_REPEATS = 2
 """The times that one run runs the same call: the same tool with the same parameters."""
@@ -70,24 +74,38 @@ async def _tell(emit: Take[StreamEvent], event: StreamEvent) -> None:
 class _Answer:
     """The model's answer in one step; its words are emitted as they come, and its tokens added to the run's.
 
-    The tokens of the `prompt` are an estimate, which counts until the model's server has counted. Raises `BudgetSpent`.
+    The tokens of the prompt are an estimate, which counts until the model's server has counted.
     """
 
-    def __init__(self, step: int, emit: Take[StreamEvent], request: RunRequest, prompt: int) -> None:
+    def __init__(self, step: int, emit: Take[StreamEvent], request: RunRequest) -> None:
         self.calls: list[ToolCall] = []
         self.finish: Finish | None = None
         self._step = step
         self._emit = emit
         self._texts: list[str] = []
         self._request = request
-        self._prompt = prompt
+        self._prompt = 0
         self._usage = Usage()
-        self._count(Usage(), more=True)
-        self._afford("would exceed")
 
     @property
     def text(self) -> str:
         return "".join(self._texts)
+
+    async def ask(self, model: ChatModel, messages: Sequence[Message], tools: Sequence[ToolSpec]) -> None:
+        """Ask the model. Raise `BudgetSpent` if the request, or the answer, is over the run's budget."""
+        self._prompt = estimated(messages, tools)
+        self._count(Usage(), more=True)
+        self._afford("would exceed")
+        await ask(self._bounded(model), messages, tools, self.take)
+
+    def _bounded(self, model: ChatModel) -> ChatModel:
+        """Return the model with its token limit lowered to what the run has left, if it has one that is higher."""
+        limit = self._request.run_tokens
+        if limit is None or not isinstance(model, ShapedModel):
+            return model
+        left = max(1, limit - self._request.usage.spent)
+        higher = [name for name in _LIMITS if type(most := model.options.get(name)) is int and most > left]
+        return model.with_options(**dict.fromkeys(higher, left)) if higher else model
 
     def take(self, *batches: Sequence[Part]) -> Awaitable[None] | None:
         """See `models.ask`."""
@@ -129,8 +147,8 @@ class _Answer:
         self._usage = usage
 
     def _afford(self, verb: str = "exceeded") -> None:
-        usage, limit = self._request.usage, self._request.run_tokens
-        if limit is not None and usage.counted + usage.estimated_tokens > limit:
+        limit = self._request.run_tokens
+        if limit is not None and self._request.usage.spent > limit:
             raise BudgetSpent(limit, "tokens", verb)
 
 
@@ -253,12 +271,12 @@ class ReActAgent:
         begun = time.monotonic()
         messages = self._conversation(request)
         seen: Counter[tuple[str, str]] = Counter()
-        tools = self.tools.specs
+        repeated = 0  # steps in a row
         try:
             for step in range(1, max_steps + 1):
                 await _tell(emit, _event(Type.STEP_START, step, step=step, max_steps=max_steps))
-                answer = _Answer(step, emit, request, estimated(messages, tools))
-                await ask(self.model, messages, tools, answer.take)
+                answer = _Answer(step, emit, request)
+                await self._ask(answer, messages, repeated)
                 finish = answer.finish
                 if finish is None:
                     raise UpstreamError("The model's answer broke off before its end.", code="upstream_truncated")
@@ -267,7 +285,7 @@ class ReActAgent:
                 if calls and step < max_steps:  # what nobody would read is not run
                     await self._call_tools(calls, step, emit, limits.tool_timeout)
                     messages += _told(answer.text, finish, calls)
-                    tools = [] if all(call.repeated for call in calls) else self.tools.specs
+                    repeated = repeated + 1 if all(call.repeated for call in calls) else 0
                 await _tell(emit, _event(Type.STEP_FINISH, step, step=step, action="tool_calls" if calls else "answer"))
                 progress = 100 * step // max_steps if calls else 100
                 await _tell(emit, _event(Type.PROGRESS, step, progress=progress, step=step, total=max_steps))
@@ -291,6 +309,26 @@ class ReActAgent:
             report(logger, error, "The agent %s failed.", self.name)
             end = _failed(RunError(), request.usage)
         await _tell(emit, end)
+
+    async def _ask(self, answer: _Answer, messages: Sequence[Message], repeated: int) -> None:
+        """Ask the model for its answer. One that has only `repeated` itself, for so many steps, must not call a tool.
+
+        It is told so beside the tools: servers refuse calls in a conversation without them. Some servers refuse that,
+        fail on it or ignore it; then the request has neither tools nor calls.
+        """
+        tools = self.tools.specs
+        if tools and not repeated:
+            await answer.ask(self.model, messages, tools)
+            return
+        if tools and repeated == 1 and isinstance(self.model, ShapedModel):
+            try:
+                await answer.ask(self.model.with_options(extra_body={"tool_choice": "none"}), messages, tools)
+            except UpstreamError as error:
+                if error.code not in {"upstream_rejected", "upstream_error"} or answer.text:
+                    raise
+            else:
+                return
+        await answer.ask(self.model, without_calls(messages), ())
 
     def _calls(self, parts: Sequence[ToolCall], seen: Counter[tuple[str, str]], most: int) -> list[_Call]:
         calls = [_Call(part, seen) for part in parts]

@@ -6,7 +6,8 @@ file on this machine, `demo` needs neither key nor network.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from typing import Any, Protocol
 
@@ -54,6 +55,11 @@ class Usage(Struct):
     def counted(self) -> int:
         """Return all tokens that a server counted; the total is computed if it was left out."""
         return max(self.total_tokens, self.prompt_tokens + self.completion_tokens)
+
+    @property
+    def spent(self) -> int:
+        """Return all tokens that count for a budget."""
+        return self.counted + self.estimated_tokens
 
     @property
     def told(self) -> dict[str, int]:
@@ -117,6 +123,29 @@ class ChatModel(Protocol):
         Closing the generator ends the call at once, upstream too. Raises `errors.UpstreamError`.
         """
         ...
+
+
+class ShapedModel(ABC):
+    """A `ChatModel` whose requests can be shaped: an agent may add options for one call, and see those that there are.
+
+    `options` are the fields that go with each request, such as `max_tokens`.
+    """
+
+    name: str
+
+    @property
+    @abstractmethod
+    def options(self) -> Mapping[str, Any]: ...  # noqa: D102 - see the class
+
+    @abstractmethod
+    def with_options(self, **options: Any) -> ShapedModel:
+        """Return a model that is asked with these options too. `extra_body` are fields that have no option."""
+
+    @abstractmethod
+    def stream(
+        self, messages: Sequence[Message], tools: Sequence[ToolSpec] = ()
+    ) -> AsyncGenerator[Sequence[Part], None]:
+        """See `ChatModel`."""
 
 
 async def ask(

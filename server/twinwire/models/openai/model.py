@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import copy
 import functools
 import ipaddress
 import logging
@@ -16,15 +17,16 @@ import os
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextvars import ContextVar
 from http.cookiejar import CookieJar, DefaultCookiePolicy
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Unpack, cast
 from urllib.request import getproxies
 
 from twinwire import settings
-from twinwire.models import Message, Part, ToolSpec
+from twinwire.models import Message, Part, ShapedModel, ToolSpec
 from twinwire.models.adapters import PushStream, Take
 from twinwire.models.openai.chunks import ChunkDecoder
 from twinwire.models.openai.codings import Coding
 from twinwire.models.openai.failures import refused, retry_after
+from twinwire.models.openai.options import Options, Shape, from_settings, secrets, shaped, without_tools
 from twinwire.models.openai.traced import traced
 from twinwire.protocol.errors import SettingsError, UpstreamError, UpstreamTimeout
 from twinwire.protocol.events import dump
@@ -89,7 +91,7 @@ def _for_each(response: httpx.Response) -> Callable[[Sink], Awaitable[None]]:
     return pull
 
 
-class OpenAIChatModel:
+class OpenAIChatModel(ShapedModel):
     """A `ChatModel`. What is not given comes from the environment.
 
     `model`, `api_key` and `base_url` are `TWINWIRE_MODEL`, `TWINWIRE_API_KEY` and `TWINWIRE_BASE_URL`, else
@@ -97,8 +99,10 @@ class OpenAIChatModel:
     seconds the answer's headers may take, retries and their pauses included, and how long its body may be silent.
     `max_retries` bounds the retries of what failed before the headers. Raises `SettingsError`.
 
-    `headers`, `query` and the fields of `extra_body`, such as `{"temperature": 0}`, go with each request. For Azure
-    these are `query={"api-version": …}`, `headers={"api-key": …}` and a `base_url` that ends in the deployment's path.
+    `options` go with each request: `temperature`, `top_p`, `max_tokens`, `max_completion_tokens`, `reasoning_effort`,
+    `stop`, `seed`, `response_format` and `parallel_tool_calls`, and as `extra_body` any other fields of its body, also
+    `headers` and a `query`. Each is checked here; what a server makes of it is the server's. Those that are not given
+    come from `TWINWIRE_MODEL_OPTION`. A header `api-key`, as Azure has it, is sent in place of `Authorization`.
     A server that refuses the field `stream_options` is asked again without it; `stream_options=False` leaves it out.
 
     Calls on one event loop share a pool of connections.
@@ -112,10 +116,7 @@ class OpenAIChatModel:
         base_url: str | None = None,
         timeout: float | None = None,
         max_retries: int = 2,
-        headers: Mapping[str, str] | None = None,
-        query: Mapping[str, str] | None = None,
-        extra_body: Mapping[str, Any] | None = None,
-        stream_options: bool = True,
+        **options: Unpack[Options],
     ) -> None:
         name = model or _environment("MODEL")
         base_url = base_url or _environment("BASE_URL")
@@ -131,7 +132,10 @@ class OpenAIChatModel:
             raise SettingsError("`--base-url` must start with http:// or https://.", field="--base-url")
         if not (api_key.isascii() and api_key.isprintable()):
             raise SettingsError("`TWINWIRE_API_KEY` must be printable ASCII.", field="TWINWIRE_API_KEY")
-        hide(api_key, *in_url(base_url))
+        variable = "TWINWIRE_MODEL_OPTION"
+        told = settings.load({variable: os.environ.get(variable, "")}, {}).model_option
+        self._shape = shaped(shaped(Shape(), from_settings(told, f"{variable} ")), options)
+        hide(api_key, *in_url(base_url), *secrets(self._shape))
         self.name = name
         self._api_key = api_key or "no-key"
         self._base_url = base_url
@@ -140,11 +144,26 @@ class OpenAIChatModel:
             timeout = settings.load({variable: os.environ.get(variable, "")}, {}).model_timeout
         self._timeout = timeout
         self._max_retries = max_retries
-        self._headers, self._query = dict(headers or {}), dict(query or {})
-        self._extra_body = dict(extra_body or {})
-        self._stream_options = stream_options
+        self._stream_options = True  # whether the server takes them
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._root = self  # has the connections
         self._connect()
+
+    @property
+    def options(self) -> Mapping[str, Any]:
+        """Return the fields of a request's body that the options have set."""
+        return self._shape.body
+
+    def with_options(self, **options: Unpack[Options]) -> OpenAIChatModel:
+        """Return a model that is asked with these options over those of this one, on the same connections.
+
+        None takes an option out; `headers`, `query` and `extra_body` are added to those that there are. Raises
+        `SettingsError`.
+        """
+        model = copy.copy(self)
+        model._shape = shaped(self._shape, options)
+        hide(*secrets(model._shape))
+        return model
 
     def stream(self, messages: Sequence[Message], tools: Sequence[ToolSpec] = ()) -> PushStream[Sequence[Part]]:
         """Call the model once, as `ChatModel.stream`: what is read at once is one batch, each delta its own part.
@@ -153,13 +172,16 @@ class OpenAIChatModel:
         `upstream_auth`, `upstream_context_length`, `upstream_rejected` or `upstream_error` before the answer; after its
         headers `upstream_timeout`, `upstream_error`, `upstream_truncated` or `upstream_garbage`.
         """
-        return traced(functools.partial(self._call, messages, tools), self.name, self._server)
+        call = functools.partial(self._root._call, self._shape, messages, tools)
+        return traced(call, self.name, self._server)
 
-    async def _call(self, messages: Sequence[Message], tools: Sequence[ToolSpec], take: Take[Sequence[Part]]) -> None:
+    async def _call(
+        self, shape: Shape, messages: Sequence[Message], tools: Sequence[ToolSpec], take: Take[Sequence[Part]]
+    ) -> None:
         from twinwire.models.openai.http import httpx
 
         decoder = ChunkDecoder()
-        response = await self._ask(messages, tools)
+        response = await self._ask(shape, messages, tools)
         try:
             coding = Coding(response.headers.get("content-encoding", ""))
             for_each = _for_each(response)
@@ -205,10 +227,10 @@ class OpenAIChatModel:
             await response.aclose()
 
     async def aclose(self) -> None:
-        """Close the connections. The model cannot be used afterwards."""
-        await self._client.close()
+        """Close the connections, also of the models that share them. None of these can be used afterwards."""
+        await self._root._client.close()
 
-    async def _ask(self, messages: Sequence[Message], tools: Sequence[ToolSpec]) -> httpx.Response:
+    async def _ask(self, shape: Shape, messages: Sequence[Message], tools: Sequence[ToolSpec]) -> httpx.Response:
         """Send the request; return the response, whose body is yet to be read.
 
         The SDK writes all requests alike but for the body, which takes it longer than anything else before the first
@@ -218,24 +240,24 @@ class OpenAIChatModel:
         if self._loop not in {None, loop}:
             self._connect()  # the old connections belong to the other loop
         self._loop = loop
-        asked = self._stream_options
+        asked = self._stream_options and shape.stream_options
         try:
-            return await self._attempt(self._body(messages, tools))
+            return await self._attempt(shape, self._body(shape, messages, tools))
         except _StreamOptionsRefused:
             if not asked:
                 raise
             self._stream_options = False  # such servers tell the usage without it, or not at all
-        return await self._attempt(self._body(messages, tools))
+        return await self._attempt(shape, self._body(shape, messages, tools))
 
-    def _body(self, messages: Sequence[Message], tools: Sequence[ToolSpec]) -> bytes:
+    def _body(self, shape: Shape, messages: Sequence[Message], tools: Sequence[ToolSpec]) -> bytes:
         request: dict[str, Any] = {"model": self.name, "messages": messages, "stream": True}
-        if self._stream_options:
+        if self._stream_options and shape.stream_options:
             request["stream_options"] = {"include_usage": True}
         if tools:
             request["tools"] = tools
-        return dump({**request, **self._extra_body})
+        return dump({**request, **(shape.body if tools else without_tools(shape.body))})
 
-    async def _attempt(self, body: bytes) -> httpx.Response:
+    async def _attempt(self, shape: Shape, body: bytes) -> httpx.Response:
         """Send a request with this body. All attempts at it together have `timeout` seconds."""
         from twinwire.models.openai.http import httpx
 
@@ -243,16 +265,23 @@ class OpenAIChatModel:
         token = _refusals.set(refusals)
         try:
             async with asyncio.timeout(self._timeout):
-                tried = None if self._transport is None else await self._transport.like(body)
+                transport = self._transport if self._is_plain(shape) else None
+                tried = None if transport is None else await transport.like(body)
                 if isinstance(tried, httpx.Response) and tried.is_success:
                     return tried
-                return await self._post(body, tried)
+                return await self._post(shape, body, tried)
         except TimeoutError:
             raise (refusals[-1] if refusals else UpstreamTimeout(self._timeout)) from None
         finally:
             _refusals.reset(token)
 
-    async def _post(self, body: bytes, tried: httpx.Response | httpx.TransportError | None) -> httpx.Response:
+    def _is_plain(self, shape: Shape) -> bool:
+        """Return whether a request of this shape is like others but for its body."""
+        return (shape.headers, shape.query) == (self._shape.headers, self._shape.query)
+
+    async def _post(
+        self, shape: Shape, body: bytes, tried: httpx.Response | httpx.TransportError | None
+    ) -> httpx.Response:
         """Have the SDK send the request, or handle its outcome if it was `tried` already.
 
         The SDK's `create` would walk through all messages to check them, for longer than the rest takes.
@@ -262,13 +291,18 @@ class OpenAIChatModel:
         from twinwire.models.openai.http import httpx
         from twinwire.models.openai.pool import first
 
+        theirs = {name.lower(): name for name in self._client.default_headers}  # the SDK tells names by their case
+        headers: dict[str, Any] = {"Accept": "text/event-stream", "Accept-Encoding": "identity"}
+        headers |= {theirs.get(name, name): value for name, value in shape.headers.items()}
+        if "api-key" in shape.headers:
+            headers.setdefault("Authorization", openai.Omit())
         try:
             with first(tried):
                 answer: Any = await self._client.post(
                     "/chat/completions",
                     cast_to=httpx.Response,
                     content=body,
-                    options={"headers": {"Accept": "text/event-stream", "Accept-Encoding": "identity"}},
+                    options={"headers": headers, "params": shape.query},
                     stream=True,
                     stream_cls=openai.AsyncStream[object],  # has to be given; what comes is what `cast_to` says
                 )
@@ -279,7 +313,7 @@ class OpenAIChatModel:
         except openai.OpenAIError as error:
             raise self._unreachable(error.__cause__ or error) from None
         response = cast("httpx.Response", answer)
-        if self._transport is not None and not response.history:
+        if self._transport is not None and self._is_plain(shape) and not response.history:
             self._transport.learn(response.request)
         return response
 
@@ -298,8 +332,6 @@ class OpenAIChatModel:
             base_url=self._base_url,
             timeout=self._timeout,
             max_retries=self._max_retries,
-            default_headers=self._headers,
-            default_query=self._query,
             http_client=openai.DefaultAsyncHttpxClient(
                 transport=self._transport,
                 verify=_tls(),
