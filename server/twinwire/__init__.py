@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from twinwire.agents import Agent, AgentLimits, RunRequest
     from twinwire.agents.react import ReActAgent
     from twinwire.agents.simple import SimpleAgent
-    from twinwire.models import ChatModel, Finish, Text, Thinking, ToolCall, Usage
+    from twinwire.models import ChatModel, Finish, ShapedModel, Text, Thinking, ToolCall, Usage
     from twinwire.models.demo import DemoModel
     from twinwire.models.openai.model import OpenAIChatModel
     from twinwire.protocol.errors import TwinwireError
@@ -38,6 +38,7 @@ _HOME = {
     "RunRequest": "agents",
     "SearchTool": "tools.search",
     "Settings": "settings",
+    "ShapedModel": "models",
     "SimpleAgent": "agents.simple",
     "StreamEvent": "protocol.events",
     "StreamEventType": "protocol.events",
@@ -64,6 +65,7 @@ __all__ = [
     "RunRequest",
     "SearchTool",
     "Settings",
+    "ShapedModel",
     "SimpleAgent",
     "StreamEvent",
     "StreamEventType",

@@ -82,6 +82,27 @@ BAD: dict[str, tuple[list[str], str]] = {
         ["serve", "--port", "0", "--base-url", "http://127.0.0.1:1/v1"],
         "`--model` or `TWINWIRE_MODEL` must name a model.",
     ),
+    "a model's option without a model": (
+        ["serve", "--port", "0", "--model-option", "temperature=0"],
+        "`--model-option` requires a model's server, `--base-url` or a key. The demo model has no options.",
+    ),
+    "a model's option with a file": (
+        ["serve", "--port", "0", "--local", "no.gguf", "--model-option", "temperature=0"],
+        "`--model-option` requires a model's server, `--base-url` or a key. The local model has no options.",
+    ),
+    **{
+        f"the model's option {option}": (
+            ["serve", "--port", "0", "--base-url", "http://127.0.0.1:1/v1", "--model", "m", "--model-option", option],
+            text,
+        )
+        for option, text in {
+            "temperature=hot": "`--model-option temperature` must be a number of at least 0, not 'hot'.",
+            "messages=[]": "`--model-option messages` must not be given. The agent's conversation is sent.",
+            "extra_body={}": "`--model-option extra_body` must not be given. Give each of its fields as an option.",
+            "temperature": "`--model-option` must be KEY=VALUE, such as temperature=0.",
+            'headers={"a": "secret\\u0000"}': "`--model-option headers` must have printable ASCII in a.",
+        }.items()
+    },
     **{
         f"the form of {target}": (
             ["serve", "--port", "0", target],

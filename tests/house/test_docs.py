@@ -1,23 +1,31 @@
-"""Every snippet of README.md and PROTOCOL.md does what it says. Those in JavaScript are run in a browser, in e2e/."""
+"""Every snippet of README.md, MODELS.md and PROTOCOL.md does what it says. e2e/ runs those in JavaScript."""
 
 from __future__ import annotations
 
 import asyncio
 import json
+import os
 import re
 import sys
+from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 
 from support.documents import README, ROOT, run, snippets
+from support.followers import rest, start
+from support.model_server import ModelServer, answer
+from support.processes import Process
 from support.serving import serving
+from twinwire import SimpleAgent
 from twinwire.protocol import commands
 from twinwire.protocol.events import StreamEventType, decode
 from twinwire.protocol.wire import parse_cursor
 from twinwire.settings import Settings
 
+MODELS = (ROOT / "docs/MODELS.md").read_text()
 PROTOCOL = (ROOT / "server/PROTOCOL.md").read_text()
 
 
@@ -103,6 +111,113 @@ async def test_the_client_and_the_terminal() -> None:
         code, out, err = await run("bash", "-c", f"{chat} --url http://127.0.0.1:8000", server=server)
         assert (code, err) == (0, "")
         assert "🔧 Read... ✅" in out
+
+
+@pytest.fixture
+async def upstream(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[ModelServer]:
+    """A model's server that answers with one word, and keys for it."""
+    for name in ("AZURE_OPENAI_API_KEY", "OPENROUTER_API_KEY"):
+        monkeypatch.setenv(name, "sk-0815")
+    async with ModelServer(lambda _: answer("Well.")) as upstream:
+        yield upstream
+
+
+def models_page(upstream: ModelServer, language: str, word: str) -> str:
+    """Return the snippet of MODELS.md with this word in it, which asks this server."""
+    found = snippet(MODELS, language, word)
+    hosts = r"https?://(my-resource\.openai\.azure\.com|openrouter\.ai|127\.0\.0\.1:11434)(/api)?"
+    return re.sub(hosts, upstream.url.removesuffix("/v1"), found)
+
+
+def test_all_snippets_about_models_are_run() -> None:
+    """The tests below run each of them."""
+    assert [len(snippets(MODELS, language)) for language in ("python", "sh")] == [4, 2]
+
+
+@pytest.mark.parametrize(
+    ("word", "path", "headers", "body"),
+    [
+        (
+            "AZURE",
+            "/openai/deployments/my-deployment/chat/completions?api-version=2024-10-21",
+            {"api-key": "sk-0815"},
+            {"model": "gpt-4o"},
+        ),
+        (
+            "OPENROUTER",
+            "/v1/chat/completions",
+            {"authorization": "Bearer sk-0815", "http-referer": "https://app.example", "x-title": "My app"},
+            {"model": "deepseek/deepseek-chat", "provider": {"order": ["deepinfra"], "allow_fallbacks": False}},
+        ),
+    ],
+)
+async def test_models_of_providers(
+    upstream: ModelServer, word: str, path: str, headers: dict[str, str], body: dict[str, object]
+) -> None:
+    """Each model that the page makes sends what its provider wants, and no other key."""
+    names: dict[str, Any] = {}
+    exec(models_page(upstream, "python", word), names)  # noqa: S102 - it is the document's
+    for _ in range(3):
+        assert await SimpleAgent("simple", names["model"]).arun("Hi?") == "Well."
+        request = await upstream.arrived()
+        assert request.path == path
+        assert headers.items() <= request.headers.items()
+        assert ("authorization" in request.headers) == ("authorization" in headers)
+        assert body.items() <= request.body.items()
+    await names["model"].aclose()
+
+
+@pytest.mark.parametrize(
+    ("word", "agent", "body"),
+    [
+        ("with_options", "exact", {"temperature": 0, "seed": 7, "max_tokens": 2000, "top_k": 20}),
+        ("with_options", "free", {"max_tokens": 2000, "top_k": 20}),
+        ("PICTURE", "look", {"model": "qwen3-vl"}),
+    ],
+)
+async def test_agents_of_the_models_page(upstream: ModelServer, word: str, agent: str, body: dict[str, object]) -> None:
+    """Each agent that the page makes asks its model with these options, and counts what it has used."""
+    names: dict[str, Any] = {}
+    exec(models_page(upstream, "python", word), names)  # noqa: S102 - it is the document's
+    async with serving({agent: names["app"].state.service.runs.agents[agent]}) as server:
+        last = (await rest(await start("sse", server, "What is it?")))[-1]["data"]
+    assert (last["result"], last["usage"]["total_tokens"]) == ("Well.", 5)
+    request = await upstream.arrived()
+    options = {"temperature", "seed", "max_tokens", "top_k"} & request.body.keys()
+    assert options == body.keys() - {"model"}
+    assert body.items() <= request.body.items()
+    if agent == "look":
+        assert [part["type"] for part in request.body["messages"][0]["content"]] == ["text", "image_url"]
+    await names["model"].aclose()
+
+
+@pytest.mark.parametrize(
+    ("word", "path", "body"),
+    [
+        ("temperature=0.2", "/v1/chat/completions", {"model": "qwen3", "temperature": 0.2, "stop": ["END"]}),
+        ("TWINWIRE_MODEL_OPTION", "/openai/deployments/my-deployment/chat/completions?api-version=2024-10-21", {}),
+    ],
+)
+async def test_the_options_of_a_command(
+    upstream: ModelServer, tmp_path: Path, word: str, path: str, body: dict[str, object]
+) -> None:
+    """The page's commands serve a model that is asked with their options."""
+    command = models_page(upstream, "sh", word).strip().replace("twinwire serve", "exec twinwire serve --port 0")
+    environ = {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "AZURE_OPENAI_API_KEY": "sk-0815"}
+    with Process(cwd=tmp_path, environ=environ, command=["bash", "-c", command]) as process:
+        await asyncio.to_thread(process.ready)
+        async with httpx.AsyncClient(trust_env=False) as client:
+            told = await client.get(f"{process.url}/chat?message=Hi&stream=false&agent=simple")
+        assert told.json()["result"] == "Well."
+        request = await upstream.arrived()
+        assert request.path == path
+        assert body.items() <= request.body.items()
+        if word == "TWINWIRE_MODEL_OPTION":
+            assert request.headers["api-key"] == "sk-0815"
+            assert "authorization" not in request.headers
+        process.popen.terminate()
+        _, _, err = await asyncio.to_thread(process.end)
+        assert "0815" not in err
 
 
 def test_the_protocols_event() -> None:

@@ -120,6 +120,28 @@ async def test_a_step_over_the_budget_is_not_sent() -> None:
         assert len(upstream.requests) == 1
 
 
+@pytest.mark.parametrize("name", ["max_tokens", "max_completion_tokens"])
+async def test_a_token_limit_is_lowered(name: str) -> None:
+    """A model's own token limit is lowered to what is left of the budget; one that is lower, or none, stays as it is."""
+    async with ModelServer() as upstream:
+        model = OpenAIChatModel("scripted", base_url=upstream.url, api_key="none")
+        models = [model.with_options(**{name: 5 * BUDGET}), model.with_options(**{name: 5}), model]
+        for number, shaped in enumerate(models):
+            agent = ReActAgent("react", shaped, registry(Echo()), system_prompt="")
+            async with serving({"react": agent}, run_tokens=BUDGET) as server:
+                upstream.script(call_deltas(("echo", {"text": "a"})), end("tool_calls", usage=(300, 300)))
+                upstream.script(answer("done"))
+                last, _ = await ended("sse", server)
+                assert last["status"] == "completed"
+            first, second = (request.body.get(name) for request in upstream.requests[-2:])
+            if number == 0:
+                assert BUDGET - 100 < first < BUDGET
+                assert BUDGET - 700 < second < BUDGET - 600
+            else:
+                assert first == second == [5, None][number - 1]
+        await model.aclose()
+
+
 async def test_the_server_s_count_wins() -> None:
     """An estimate counts until the model's server has counted: so a run of many tokens by estimate goes on."""
     async with asking(registry(Echo())) as (server, upstream):
