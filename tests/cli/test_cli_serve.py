@@ -116,6 +116,31 @@ def test_flags_of_an_app(folder: Path) -> None:
         assert (folder / "runs.db").is_file()
 
 
+OPTIONS = """
+import json
+from twinwire import OpenAIChatModel, StreamEvent, create_app
+
+model = OpenAIChatModel("m", base_url="http://127.0.0.1:1/v1", seed=2)
+
+async def options(request):
+    text = json.dumps(dict(model.options))
+    yield StreamEvent("LLM_CHUNK", {"content": text, "delta": text})
+
+app = create_app({"options": options})
+"""
+
+
+@pytest.mark.parametrize("environ", [{}, {"TWINWIRE_MODEL_OPTION": "seed=1 temperature=1"}])
+def test_model_options_of_an_app(tmp_path: Path, environ: dict[str, str]) -> None:
+    """A model that an app makes has the options of the command that it is not given itself. Flags win over a variable."""
+    (tmp_path / "mine.py").write_text(OPTIONS)
+    flags = ["--model-option", "stop=a, b", "--model-option", "seed=1", "--model-option", 'x={"y": [1, 2]}']
+    with Process("serve", "mine:app", "--port", "0", *flags, cwd=tmp_path, environ=environ) as process:
+        process.ready()
+        answer = httpx.get(f"{process.url}/chat?message=x&stream=false", trust_env=False).json()
+        assert json.loads(answer["result"]) == {"stop": "a, b", "seed": 2, "x": {"y": [1, 2]}}
+
+
 def test_a_react_agent_of_one_s_own(servers: dict[str, tuple[Process, str]]) -> None:
     """An instance of ReActAgent is an agent as it is."""
     answer = httpx.get(

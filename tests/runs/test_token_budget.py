@@ -122,7 +122,7 @@ async def test_a_step_over_the_budget_is_not_sent() -> None:
 
 @pytest.mark.parametrize("name", ["max_tokens", "max_completion_tokens"])
 async def test_a_token_limit_is_lowered(name: str) -> None:
-    """A model's own token limit is lowered to what is left of the budget; one that is lower, or none, stays as it is."""
+    """A model's own token limit is lowered to what is left of the budget; a lower one, or none, stays as it is."""
     async with ModelServer() as upstream:
         model = OpenAIChatModel("scripted", base_url=upstream.url, api_key="none")
         models = [model.with_options(**{name: 5 * BUDGET}), model.with_options(**{name: 5}), model]
