@@ -132,7 +132,7 @@ app = create_app({"options": options})
 
 @pytest.mark.parametrize("environ", [{}, {"TWINWIRE_MODEL_OPTION": "seed=1 temperature=1"}])
 def test_model_options_of_an_app(tmp_path: Path, environ: dict[str, str]) -> None:
-    """A model that an app makes has those options of the command that it is not given itself; flags win over variables."""
+    """A model that an app makes has the command's options, but for its own; flags win over variables."""
     (tmp_path / "mine.py").write_text(OPTIONS)
     flags = ["--model-option", "stop=a, b", "--model-option", "seed=1", "--model-option", 'x={"y": [1, 2]}']
     with Process("serve", "mine:app", "--port", "0", *flags, cwd=tmp_path, environ=environ) as process:
