@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from support.model_server import ModelServer, Request, Script, answer, calls, status, text
-from support.scripted import CALLS, STOP, Echo, Scripted, call, collect, named, registry, types
+from support.scripted import CALLS, STOP, Batch, Echo, Scripted, call, collect, named, registry, types
 from twinwire import OpenAIChatModel, ReActAgent, SimpleAgent
 from twinwire.agents.conversation import without_calls
 from twinwire.models import Message
@@ -132,7 +132,8 @@ async def test_a_failure_is_not_asked_again() -> None:
 
 async def test_a_model_of_ones_own() -> None:
     """A model that has no options is asked without tools, and without calls in its messages."""
-    model = Scripted(*[[[call(number)], CALLS] for number in range(3)], [STOP])
+    script: list[list[Batch]] = [[[call(number)], CALLS] for number in range(3)]
+    model = Scripted(*script, [STOP])
     events = await collect(ReActAgent("bot", model, registry(Echo())).arun_stream("go"))
     assert types(events).endswith("AGENT_FINISH")
     messages, tools = model.asked[3]

@@ -179,24 +179,29 @@ async def test_a_server_refuses_an_option(server: ModelServer, build: Build) -> 
     assert (caught.value.code, len(server.requests)) == ("upstream_rejected", 1)
 
 
-WRONG: list[tuple[str, Any, str]] = [
-    *(("temperature", value, "a number of at least 0") for value in ("hot", "0", True, -1, math.nan, math.inf, [])),
-    *(("top_p", value, "a number from 0 to 1") for value in (1.1, -0.1, False, "1")),
-    *(("max_tokens", value, "a whole number of at least 1") for value in (0, -1, 1.5, "5", True)),
-    *(("max_completion_tokens", value, "a whole number of at least 1") for value in (0, 2.0)),
-    *(("reasoning_effort", value, "a text such as low") for value in ("", 1, ["low"])),
-    *(("stop", value, "a text or a list of texts") for value in ("", [], [""], [1], {"a": 1}, 5)),
-    *(("seed", value, "a whole number") for value in (1.5, "1", True)),
-    *(("response_format", value, "an object with a type") for value in ("json_object", {}, {"type": 1}, [])),
-    *(("parallel_tool_calls", value, "true or false") for value in (0, "false", [])),
-    *(("stream_options", value, "true or false") for value in (0, "false", {"include_usage": True})),
-    *(("headers", value, "an object of texts") for value in ("a: b", {"a": 1}, {1: "a"}, [("a", "b")])),
-    *(("headers", {name: "b"}, "names such as X-Title") for name in ("", "a b", "a:", "a\r\nb", "\xe4")),
-    *(("headers", {"a": value}, "printable ASCII in a") for value in ("", " b", "b\r\nc: d", "\xe4", "b\0")),
-    *(("headers", {name: "b"}, "set with each request") for name in ("Host", "content-length", "Accept")),
-    *(("query", value, "an object of texts") for value in ("a=b", {"a": 1}, [])),
-    *(("extra_body", value, "an object whose keys are texts") for value in ("{}", [], {1: 2})),
-    *(("extra_body", {"a": value}, "JSON in the field a") for value in (object(), {"b": {1, 2}.__iter__()})),
+def each(name: str, right: str, *values: Any) -> list[tuple[str, Any, str]]:
+    """Return a case for each of these wrong values."""
+    return [(name, value, right) for value in values]
+
+
+WRONG = [
+    *each("temperature", "a number of at least 0", "hot", "0", True, -1, math.nan, math.inf, []),
+    *each("top_p", "a number from 0 to 1", 1.1, -0.1, False, "1"),
+    *each("max_tokens", "a whole number of at least 1", 0, -1, 1.5, "5", True),
+    *each("max_completion_tokens", "a whole number of at least 1", 0, 2.0),
+    *each("reasoning_effort", "a text such as low", "", 1, ["low"]),
+    *each("stop", "a text or a list of texts", "", [], [""], [1], {"a": 1}, 5),
+    *each("seed", "a whole number", 1.5, "1", True),
+    *each("response_format", "an object with a type", "json_object", {}, {"type": 1}, []),
+    *each("parallel_tool_calls", "true or false", 0, "false", []),
+    *each("stream_options", "true or false", 0, "false", {"include_usage": True}),
+    *each("headers", "an object of texts", "a: b", {"a": 1}, {1: "a"}, [("a", "b")]),
+    *each("headers", "names such as X-Title", *({name: "b"} for name in ("", "a b", "a:", "a\r\nb", "\xe4"))),
+    *each("headers", "printable ASCII in a", *({"a": text} for text in ("", " b", "b\r\nc: d", "\xe4", "b\0"))),
+    *each("headers", "set with each request", *({name: "b"} for name in ("Host", "content-length", "Accept"))),
+    *each("query", "an object of texts", "a=b", {"a": 1}, []),
+    *each("extra_body", "an object whose keys are texts", "{}", [], {1: 2}),
+    *each("extra_body", "JSON in the field a", {"a": object()}, {"a": iter({1, 2})}),
     *(
         ("extra_body", {name: None}, f"must not have the field {name}.")
         for name in ("model", "messages", "tools", "stream", "stream_options", "n")

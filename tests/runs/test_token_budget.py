@@ -125,7 +125,8 @@ async def test_a_token_limit_is_lowered(name: str) -> None:
     """A model's own token limit is lowered to what is left of the budget; a lower one, or none, stays as it is."""
     async with ModelServer() as upstream:
         model = OpenAIChatModel("scripted", base_url=upstream.url, api_key="none")
-        models = [model.with_options(**{name: 5 * BUDGET}), model.with_options(**{name: 5}), model]
+        limits: list[Any] = [{name: 5 * BUDGET}, {name: 5}]
+        models = [*(model.with_options(**limit) for limit in limits), model]
         for number, shaped in enumerate(models):
             agent = ReActAgent("react", shaped, registry(Echo()), system_prompt="")
             async with serving({"react": agent}, run_tokens=BUDGET) as server:
@@ -224,7 +225,7 @@ async def test_an_agent_that_counts_last() -> None:
 async def test_an_agent_that_asks_no_model() -> None:
     """What an agent says that estimates nothing is no model's, and does not count."""
 
-    async def says(_: RunRequest) -> AsyncGenerator[StreamEvent, None]:
+    async def says(_request: RunRequest) -> AsyncGenerator[StreamEvent, None]:
         for _ in range(2 * BUDGET):
             yield StreamEvent("LLM_CHUNK", {"content": "words", "delta": "words"})
 

@@ -105,7 +105,8 @@ class _Answer:
             return model
         left = max(1, limit - self._request.usage.spent)
         higher = [name for name in _LIMITS if type(most := model.options.get(name)) is int and most > left]
-        return model.with_options(**dict.fromkeys(higher, left)) if higher else model
+        options: Any = dict.fromkeys(higher, left)
+        return model.with_options(**options) if options else model
 
     def take(self, *batches: Sequence[Part]) -> Awaitable[None] | None:
         """See `models.ask`."""

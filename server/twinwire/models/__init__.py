@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
-from typing import Any, Protocol
+from typing import Any, Protocol, TypedDict, Unpack
 
 from msgspec import Struct
 
@@ -125,6 +125,24 @@ class ChatModel(Protocol):
         ...
 
 
+class Options(TypedDict, total=False):
+    """Options by their names in OpenAI's API. None is as if it were left out."""
+
+    temperature: float | None
+    top_p: float | None
+    max_tokens: int | None
+    max_completion_tokens: int | None
+    reasoning_effort: str | None
+    stop: str | Sequence[str] | None
+    seed: int | None
+    response_format: Mapping[str, Any] | None
+    parallel_tool_calls: bool | None
+    headers: Mapping[str, str] | None
+    query: Mapping[str, str] | None
+    extra_body: Mapping[str, Any] | None
+    stream_options: bool | None
+
+
 class ShapedModel(ABC):
     """A `ChatModel` whose requests can be shaped: an agent may add options for one call, and see those that there are.
 
@@ -138,7 +156,7 @@ class ShapedModel(ABC):
     def options(self) -> Mapping[str, Any]: ...  # noqa: D102 - see the class
 
     @abstractmethod
-    def with_options(self, **options: Any) -> ShapedModel:
+    def with_options(self, **options: Unpack[Options]) -> ShapedModel:
         """Return a model that is asked with these options too. `extra_body` are fields that have no option."""
 
     @abstractmethod

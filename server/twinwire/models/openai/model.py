@@ -21,12 +21,12 @@ from typing import TYPE_CHECKING, Any, Unpack, cast
 from urllib.request import getproxies
 
 from twinwire import settings
-from twinwire.models import Message, Part, ShapedModel, ToolSpec
+from twinwire.models import Message, Options, Part, ShapedModel, ToolSpec
 from twinwire.models.adapters import PushStream, Take
 from twinwire.models.openai.chunks import ChunkDecoder
 from twinwire.models.openai.codings import Coding
 from twinwire.models.openai.failures import refused, retry_after
-from twinwire.models.openai.options import Options, Shape, from_settings, secrets, shaped, without_tools
+from twinwire.models.openai.options import Shape, from_settings, secrets, shaped, without_tools
 from twinwire.models.openai.traced import traced
 from twinwire.protocol.errors import SettingsError, UpstreamError, UpstreamTimeout
 from twinwire.protocol.events import dump

@@ -5,32 +5,15 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, TypedDict
+from typing import Any
 
 import msgspec
 from msgspec import Struct
 
+from twinwire.models import Options
 from twinwire.protocol.errors import SettingsError
 from twinwire.protocol.events import dump
 from twinwire.settings import NAMES_OF_SECRETS, model_options
-
-
-class Options(TypedDict, total=False):
-    """Options by their names in OpenAI's API. None is as if it were left out."""
-
-    temperature: float | None
-    top_p: float | None
-    max_tokens: int | None
-    max_completion_tokens: int | None
-    reasoning_effort: str | None
-    stop: str | Sequence[str] | None
-    seed: int | None
-    response_format: Mapping[str, Any] | None
-    parallel_tool_calls: bool | None
-    headers: Mapping[str, str] | None
-    query: Mapping[str, str] | None
-    extra_body: Mapping[str, Any] | None
-    stream_options: bool | None
 
 
 class Shape(Struct, frozen=True):
@@ -139,7 +122,7 @@ def secrets(shape: Shape) -> Iterator[str]:
 def from_settings(items: Sequence[str], prefix: str) -> Options:
     """Return `--model-option`s as options: those that are not known go into `extra_body`. Raises `SettingsError`."""
     known: Any = {}
-    extra = {}
+    extra: dict[str, Any] = {}
     for name, value in model_options(items).items():
         if name in _TAKEN and name != "stream_options":
             raise _wrong(prefix, name, f"must not be given. {_TAKEN[name]}")
@@ -147,7 +130,10 @@ def from_settings(items: Sequence[str], prefix: str) -> Options:
             raise _wrong(prefix, name, "must not be given. Give each of its fields as an option.")
         (known if name in Options.__annotations__ else extra)[name] = value
     shaped(Shape(), known, prefix=prefix)  # so that an error names the setting
-    return known | {"extra_body": extra} if extra else known
+    if extra:
+        known["extra_body"] = extra
+    options: Options = known
+    return options
 
 
 def _wrong(prefix: str, name: str, reason: str) -> SettingsError:
