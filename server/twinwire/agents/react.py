@@ -95,7 +95,7 @@ class _Answer:
         """Ask the model. Raise `BudgetSpent` if the request, or the answer, is over the run's budget."""
         self._prompt = estimated(messages, tools)
         self._count(Usage(), more=True)
-        self._afford("would exceed")
+        self._afford(ahead=True)
         await ask(self._bounded(model), messages, tools, self.take)
 
     def _bounded(self, model: ChatModel) -> ChatModel:
@@ -147,10 +147,10 @@ class _Answer:
         self._request.usage.add(usage, self._usage)
         self._usage = usage
 
-    def _afford(self, verb: str = "exceeded") -> None:
+    def _afford(self, *, ahead: bool = False) -> None:
         limit = self._request.run_tokens
         if limit is not None and self._request.usage.spent > limit:
-            raise BudgetSpent(limit, "tokens", verb)
+            raise BudgetSpent(limit, "tokens", ahead=ahead)
 
 
 class _Call:

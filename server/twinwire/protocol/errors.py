@@ -330,12 +330,15 @@ class RunTimeout(RunError):
 
 
 class BudgetSpent(RunError):
-    """The run has had more than it may: so many of `what`, its events, their bytes or its tokens."""
+    """The run has had more than it may, or with its next request would have: so many of `what`.
+
+    These are its events, their bytes or its tokens.
+    """
 
     code = "budget"
 
-    def __init__(self, limit: int, what: str, verb: str = "exceeded") -> None:
-        super().__init__(f"The run {verb} its budget of {limit} {what}.")
+    def __init__(self, limit: int, what: str, *, ahead: bool = False) -> None:
+        super().__init__(f"The run {'would exceed' if ahead else 'exceeded'} its budget of {limit} {what}.")
 
 
 class UpstreamError(RunError):

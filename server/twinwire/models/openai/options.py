@@ -137,7 +137,10 @@ def from_settings(items: Sequence[str], prefix: str) -> Options:
 
 
 def _wrong(prefix: str, name: str, reason: str) -> SettingsError:
-    return SettingsError(f"`{prefix}{name}` {reason}", field=f"{prefix}{name}")
+    """Return the error of an option, whose `reason` is the rest of a sentence after its name."""
+    field = f"{prefix}{name}"
+    message = f"`{field}` {reason}"
+    return SettingsError(message, field=field)
 
 
 def _extra_body(options: Mapping[str, Any], prefix: str) -> dict[str, Any]:
