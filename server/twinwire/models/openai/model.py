@@ -146,7 +146,7 @@ class OpenAIChatModel(ShapedModel):
         self._max_retries = max_retries
         self._stream_options = True  # whether the server takes them
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._root = self  # has the connections
+        self._root: OpenAIChatModel | None = None  # whose connections are used, if it is another one
         self._connect()
 
     @property
@@ -161,6 +161,7 @@ class OpenAIChatModel(ShapedModel):
         `SettingsError`.
         """
         model = copy.copy(self)
+        model._root = self._root or self
         model._shape = shaped(self._shape, options)
         hide(*secrets(model._shape))
         return model
@@ -172,7 +173,7 @@ class OpenAIChatModel(ShapedModel):
         `upstream_auth`, `upstream_context_length`, `upstream_rejected` or `upstream_error` before the answer; after its
         headers `upstream_timeout`, `upstream_error`, `upstream_truncated` or `upstream_garbage`.
         """
-        call = functools.partial(self._root._call, self._shape, messages, tools)
+        call = functools.partial((self._root or self)._call, self._shape, messages, tools)
         return traced(call, self.name, self._server)
 
     async def _call(
@@ -228,7 +229,7 @@ class OpenAIChatModel(ShapedModel):
 
     async def aclose(self) -> None:
         """Close the connections, also of the models that share them. None of these can be used afterwards."""
-        await self._root._client.close()
+        await (self._root or self)._client.close()
 
     async def _ask(self, shape: Shape, messages: Sequence[Message], tools: Sequence[ToolSpec]) -> httpx.Response:
         """Send the request; return the response, whose body is yet to be read.
