@@ -9,6 +9,7 @@ import logging
 import socket
 import subprocess
 import sys
+import zlib
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
 from typing import Any
@@ -150,6 +151,54 @@ async def test_compressed_body_that_goes_on(server: ModelServer, build: Build) -
     padding = b":" + b" " * (2 * MAX_PIECE) + b"\n\n"
     server.script(compressed, gzip.compress(b"".join([*answer("a"), padding, *answer("b")])))
     assert await collect(build()) == [Text("a"), STOP]
+
+
+def deflated(body: bytes) -> bytes:
+    """The body in DEFLATE's format, without zlib's head."""
+    squeeze = zlib.compressobj(wbits=-zlib.MAX_WBITS)
+    return squeeze.compress(body) + squeeze.flush()
+
+
+@pytest.mark.parametrize("size", [1, 10**6], ids=["bytewise", "at once"])
+@pytest.mark.parametrize(
+    ("coding", "compress"),
+    [
+        ("gzip", gzip.compress),
+        ("x-gzip", gzip.compress),
+        ("gzip", lambda body: gzip.compress(body[:20]) + gzip.compress(body[20:]) + bytes(8)),
+        ("deflate", zlib.compress),
+        ("deflate", deflated),
+    ],
+    ids=["gzip", "x-gzip", "two members and padding", "zlib", "deflate"],
+)
+async def test_compressed_bodies(
+    server: ModelServer, build: Build, coding: str, compress: Callable[[bytes], bytes], size: int
+) -> None:
+    """A body in any form of gzip and deflate is read, however it is cut."""
+
+    async def compressed(exchange: Exchange) -> None:
+        exchange.begin(200, {"content-encoding": coding})
+
+    body = compress(b"".join(answer("grün ", "🚀")))
+    server.script(compressed, *(body[at : at + size] for at in range(0, len(body), size)))
+    assert await collect(build()) == [Text("grün "), Text("🚀"), STOP]
+
+
+@pytest.mark.parametrize("size", [1, 10**6], ids=["bytewise", "at once"])
+async def test_broken_compressed_body(server: ModelServer, build: Build, size: int) -> None:
+    """What came before the broken byte of a compressed body is given, however it is cut; then it is an error."""
+
+    async def compressed(exchange: Exchange) -> None:
+        exchange.begin(200, {"content-encoding": "gzip"})
+
+    squeeze = zlib.compressobj(wbits=16 + zlib.MAX_WBITS)
+    body = squeeze.compress(b"".join(text("a", "b"))) + squeeze.flush(zlib.Z_SYNC_FLUSH) + b"\xff" * 9
+    server.script(compressed, *(body[at : at + size] for at in range(0, len(body), size)))
+    seen: list[Part] = []
+    with pytest.raises(UpstreamError, match="broken"):
+        async for batch in build().stream(MESSAGES):
+            seen += batch
+    assert seen == [Text("a"), Text("b")]
 
 
 async def test_batches(server: ModelServer, build: Build) -> None:

@@ -19,6 +19,12 @@ WELL: dict[str, tuple[bytes, bytes, bool]] = {
     "204": (b"HTTP/1.1 204 No Content\r\n\r\n", b"", True),
     "chunked": (CHUNKED + b"1\r\no\r\n1\r\nk\r\n0\r\n\r\n", b"ok", True),
     "extensions and trailers": (CHUNKED + b"2;a=b\r\nok\r\n0\r\nX-Sum: 1\r\n\r\n", b"ok", True),
+    "padded chunk sizes": (CHUNKED + b"0001  \r\no\r\n1 \r\nk\r\n000 \r\n\r\n", b"ok", True),
+    "Content-Length beside chunks": (
+        HEAD + b"Content-Length: 9\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n",
+        b"ok",
+        True,
+    ),
     "1xx before": (b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Hints\r\nLink: x\r\n\r\n" + OK, b"ok", True),
     "1.0 with keep-alive": (b"HTTP/1.0 200 OK\r\nConnection: keep-alive\r\nContent-Length: 2\r\n\r\nok", b"ok", True),
     "1.0": (b"HTTP/1.0 200 OK\r\nContent-Length: 2\r\n\r\nok", b"ok", False),

@@ -199,6 +199,8 @@ class OpenAIChatModel(ShapedModel):
                 room = take(batch) if batch else None
                 if decoder.done:
                     raise _Done
+                if coding.fault is not None:
+                    raise coding.fault
                 if (decoder.reason is not None or latest < math.inf) and not patience.expired():
                     now = loop.time()
                     latest = math.inf if decoder.reason is None else min(latest, now + MAX_LINGER)
