@@ -82,7 +82,9 @@ async def test_nobody_gets_in(guarded: Running, puppets: Puppets, headers: dict[
     """Without a good credential every route but the open ones answers one and the same 401."""
     bodies = set()
     raw = [(name.encode(), value.encode("latin-1")) for name, value in headers.items()]
-    async with httpx.AsyncClient(base_url=guarded.url, headers=raw, trust_env=False, verify=False) as client:
+    async with httpx.AsyncClient(
+        base_url=guarded.url, headers=raw, trust_env=False, verify=False, timeout=20
+    ) as client:
         for method, path in [*REQUESTS, ("GET", "/chat/stream?message=hi&ticket=x.y")]:
             response = await client.request(method, path)
             assert (response.status_code, response.headers["www-authenticate"]) == (401, "Bearer"), path

@@ -219,7 +219,7 @@ async def test_a_foreign_run_cannot_be_interrupted(puppets: Puppets) -> None:
 
 async def test_without_authentication_a_run_id_is_enough(server: Running) -> None:
     """As it was: who knows a run's id may follow and cancel it."""
-    async with httpx.AsyncClient(base_url=server.url, trust_env=False, verify=False) as client:
+    async with httpx.AsyncClient(base_url=server.url, trust_env=False, verify=False, timeout=20) as client:
         run = (await client.post("/runs", json={"message": "hi", "user_id": "alice"})).json()
         assert (await client.get(f"/runs/{run['run_id']}")).json() == run
         assert (await client.post(f"/runs/{run['run_id']}/cancel")).status_code == 202

@@ -194,7 +194,7 @@ async def test_a_canary_is_seen_nowhere(folder: Path) -> None:
         seen += helped.end()[1:]
         bearer = {"authorization": f"Bearer {CANARY}-token"}
         jwt_like = base64.urlsafe_b64encode(CANARY.encode()).decode()
-        async with httpx.AsyncClient(base_url=process.url, trust_env=False, verify=False) as client:
+        async with httpx.AsyncClient(base_url=process.url, trust_env=False, verify=False, timeout=20) as client:
             login = await client.post("/login", headers=bearer)
             cookie = login.cookies["twinwire_login"]
             ticket = (await client.post("/tickets", headers=bearer)).json()["ticket"]

@@ -13,7 +13,7 @@ from support.serving import Puppets, Running, serving
 
 
 def browser(server: Running, **headers: str) -> httpx.AsyncClient:
-    return httpx.AsyncClient(base_url=server.url, headers=headers, trust_env=False, verify=False)
+    return httpx.AsyncClient(base_url=server.url, headers=headers, trust_env=False, verify=False, timeout=20)
 
 
 @pytest.mark.parametrize(

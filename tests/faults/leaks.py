@@ -55,7 +55,7 @@ async def settled(url: str, pid: int, fds: int) -> None:
     """The same of a server in a process of its own, which had `fds` descriptors before."""
     async with asyncio.timeout(SECONDS):
         while True:
-            async with httpx.AsyncClient(trust_env=False, verify=False) as client:
+            async with httpx.AsyncClient(trust_env=False, verify=False, timeout=20) as client:
                 lines = (await client.get(f"{url}/metrics")).text.splitlines()
             open_ones = [line for line in lines if line.startswith(("twinwire_connections{", "twinwire_runs_live "))]
             assert len(open_ones) == 3

@@ -79,7 +79,7 @@ async def test_random_disconnects(kind: str, cuts: int, chance: random.Random) -
     talker = Talker(chance)
     async with serving({"mine": talker}, run_timeout=600) as server, leakless(server), chaos(server.port) as proxy:
         proxy.budgets.extend(chance.choice([50, 300, 1000, 5000]) + chance.randrange(300) for _ in range(cuts))
-        async with httpx.AsyncClient(base_url=server.url, trust_env=False, verify=False) as http:
+        async with httpx.AsyncClient(base_url=server.url, trust_env=False, verify=False, timeout=20) as http:
             started = await http.post("/runs", json={"message": "talk"})
         run_id = started.json()["run_id"]
         clients = [Client(kind, proxy, run_id) for _ in range(CLIENTS)]

@@ -71,7 +71,7 @@ async def test_sigterm_with_a_thousand_streams(folder: Path) -> None:
         process.ready()
         watched = await bare.stream(process, bare.chat("wait", on_disconnect="continue"))
         await watched.first(b"begun")
-        async with httpx.AsyncClient(base_url=process.url, trust_env=False, verify=False) as client:
+        async with httpx.AsyncClient(base_url=process.url, trust_env=False, verify=False, timeout=20) as client:
             run_id = (await client.post("/runs", json={"message": "wait"})).json()["run_id"]
         streams = await bare.streams(process, f"/runs/{run_id}/events", FOLLOWERS)
         sockets = await bare.sockets(process, FOLLOWERS, type="attach", run_id=run_id)
@@ -104,7 +104,7 @@ async def test_a_second_interrupt(kind: str, folder: Path) -> None:
         process.ready()
         follower = await start(kind, process)
         await follower.next()
-        async with httpx.AsyncClient(base_url=process.url, trust_env=False, verify=False) as client:
+        async with httpx.AsyncClient(base_url=process.url, trust_env=False, verify=False, timeout=20) as client:
             assert (await client.get("/readyz")).status_code == 200
             process.popen.send_signal(signal.SIGINT)
             async with asyncio.timeout(10):
@@ -160,7 +160,7 @@ async def test_a_zombie_that_says_nothing(kind: str, folder: Path) -> None:
         with stopped(zombie.popen.pid):
             seen = await rest(there)
         assert seen[-1]["data"]["error_type"] == "interrupted"
-        async with asyncio.timeout(20), httpx.AsyncClient(trust_env=False, verify=False) as client:
+        async with asyncio.timeout(20), httpx.AsyncClient(trust_env=False, verify=False, timeout=20) as client:
             while "twinwire_runs_live 0.0" not in (await client.get(f"{zombie.url}/metrics")).text:
                 pass
         assert await rest(here) == seen

@@ -126,7 +126,7 @@ async def test_a_canary_in_the_log_s_exceptions(
         patched.setattr(server.runs.log, broken, fails)
         if kind == "sse":
             path = "/chat/stream?message=hi&session_id=s&user_id=u" if starts else f"/runs/{other.run_id}/events"
-            async with httpx.AsyncClient(base_url=server.url, trust_env=False, verify=False) as client:
+            async with httpx.AsyncClient(base_url=server.url, trust_env=False, verify=False, timeout=20) as client:
                 with suppress(httpx.RemoteProtocolError):
                     async with client.stream("GET", path) as answer:
                         told += f"{answer.status_code} {answer.headers} "

@@ -22,7 +22,7 @@ ODD += ["\ufeff", "😀", "é", "\x85", "\x0b", "\\n", '"', "", " ", "retry: 1\n
 async def test_any_text(envelope: str, server: Running, puppets: Puppets, chance: random.Random) -> None:
     """Each event is one event with its type, its id and its data, which is JSON of what the agent yielded."""
     needed()
-    async with httpx.AsyncClient(base_url=server.url, trust_env=False, verify=False) as client:
+    async with httpx.AsyncClient(base_url=server.url, trust_env=False, verify=False, timeout=20) as client:
         run_id = (await client.post("/runs", json={"message": "hi"})).json()["run_id"]
         puppet = await puppets.next()
         words = ["".join(chance.choices(ODD, k=chance.randrange(6))) for _ in range(300)]

@@ -84,7 +84,7 @@ async def test_an_agent_of_ones_own(target: str, told: list[str], tmp_path: Path
         ready = (await process.stdout.readline()).decode()
         url = re.search(r"http://\S+", ready)
         assert url, ready
-        async with httpx.AsyncClient(base_url=url[0], trust_env=False, verify=False) as client:
+        async with httpx.AsyncClient(base_url=url[0], trust_env=False, verify=False, timeout=20) as client:
             answer = (await client.get("/chat?message=go")).text
         assert all(part in answer for part in told), answer
     finally:

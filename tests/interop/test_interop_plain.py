@@ -52,7 +52,7 @@ async def test_eventsource_npm() -> None:
 
 async def _httpx_sse(server: Running, run_id: str, after: str) -> list[Seen]:
     async with (
-        httpx.AsyncClient(base_url=server.url, trust_env=False, verify=False) as client,
+        httpx.AsyncClient(base_url=server.url, trust_env=False, verify=False, timeout=20) as client,
         httpx_sse.aconnect_sse(client, "GET", f"/runs/{run_id}/events", headers={"last-event-id": after}) as source,
     ):
         events = [event async for event in source.aiter_sse()]
@@ -91,7 +91,7 @@ async def test_plain_clients(message: str, types: list[str]) -> None:
     """httpx-sse, websockets and curl see a whole, a failed, a cut and cancelled run alike, from any cursor."""
     async with (
         playing() as (server, scenes),
-        httpx.AsyncClient(base_url=server.url, trust_env=False, verify=False) as client,
+        httpx.AsyncClient(base_url=server.url, trust_env=False, verify=False, timeout=20) as client,
         httpx_sse.aconnect_sse(client, "GET", f"/chat?message={message}") as source,
     ):
         run_id = source.response.headers["twinwire-run"]

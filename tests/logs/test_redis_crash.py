@@ -124,7 +124,7 @@ class Crash:
     async def verify(self, namespace: str) -> list[str]:
         """When nobody writes any more: nobody has seen what is not in the log, and nothing came after the end."""
         living = [worker for worker in self.workers if worker.popen.poll() is None]
-        async with httpx.AsyncClient(trust_env=False, verify=False) as client:
+        async with httpx.AsyncClient(trust_env=False, verify=False, timeout=20) as client:
             for worker in living:
                 while "twinwire_runs_live 0.0" not in (await client.get(f"{worker.url}/metrics")).text:
                     pass

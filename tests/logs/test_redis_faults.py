@@ -43,7 +43,7 @@ def through(proxy: Proxy, url: str) -> str:
 
 async def ready(url: str) -> int:
     """The status of a server's readiness."""
-    async with httpx.AsyncClient(trust_env=False, verify=False) as client:
+    async with httpx.AsyncClient(trust_env=False, verify=False, timeout=20) as client:
         return (await client.get(f"{url}/readyz")).status_code
 
 

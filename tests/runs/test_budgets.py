@@ -63,7 +63,7 @@ async def test_a_budget_s_answer_without_a_stream() -> None:
     """`stream=false` answers with the budget's code."""
     async with (
         serving({"endless": endless}, run_events=10) as server,
-        httpx.AsyncClient(base_url=server.url, trust_env=False, verify=False) as client,
+        httpx.AsyncClient(base_url=server.url, trust_env=False, verify=False, timeout=20) as client,
     ):
         response = await client.get("/chat?message=x&stream=false")
         assert (response.status_code, response.json()["code"]) == (424, "budget")

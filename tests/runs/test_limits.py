@@ -242,7 +242,7 @@ async def test_the_rate_over_both_transports(kind: str, puppets: Puppets) -> Non
         assert refused.value.code == "rate_limited"
         seconds = refused.value.answer["retry_after"]
         assert 50 <= seconds <= 60
-        async with httpx.AsyncClient(base_url=server.url, trust_env=False, verify=False) as client:
+        async with httpx.AsyncClient(base_url=server.url, trust_env=False, verify=False, timeout=20) as client:
             response = await client.post("/runs", json={"message": "x", "user_id": "u"})
         assert response.status_code == 429
         assert seconds - 5 <= int(response.headers["retry-after"]) == response.json()["retry_after"] <= seconds

@@ -91,7 +91,7 @@ async def test_bad_input(
 ) -> None:
     """The answer has the case's status, code and field; no run starts, nothing is logged as an error."""
     _, method, path, request, status, code, field = case
-    async with httpx.AsyncClient(base_url=server.url, trust_env=False, verify=False) as client:
+    async with httpx.AsyncClient(base_url=server.url, trust_env=False, verify=False, timeout=20) as client:
         response = await client.request(method, path, **request)
         assert (response.status_code, response.headers["content-type"].partition(";")[0]) == (
             status,
@@ -109,7 +109,7 @@ async def test_bad_input(
 
 async def test_parameters_the_web_adds_are_left_aside(server: Running, puppets: Puppets) -> None:
     """A query parameter that is none of ours, as caches and trackers add, does no harm."""
-    async with httpx.AsyncClient(base_url=server.url, trust_env=False, verify=False) as client:
+    async with httpx.AsyncClient(base_url=server.url, trust_env=False, verify=False, timeout=20) as client:
         asking = asyncio.create_task(client.get("/chat?message=x&stream=false&_=123&utm_source=y"))
         (await puppets.next()).end()
         assert (await asking).json()["status"] == "completed"
@@ -117,7 +117,7 @@ async def test_parameters_the_web_adds_are_left_aside(server: Running, puppets: 
 
 async def test_a_body_wins_over_the_query(server: Running, puppets: Puppets) -> None:
     """What a POST's query says counts where its body says nothing."""
-    async with httpx.AsyncClient(base_url=server.url, trust_env=False, verify=False) as client:
+    async with httpx.AsyncClient(base_url=server.url, trust_env=False, verify=False, timeout=20) as client:
         asking = asyncio.create_task(client.post("/chat?stream=false&message=query", json={"message": "body"}))
         puppet = await puppets.next()
         puppet.end()
@@ -128,7 +128,7 @@ async def test_a_body_wins_over_the_query(server: Running, puppets: Puppets) -> 
 async def test_a_body_of_the_largest_size(server: Running, puppets: Puppets) -> None:
     """A message of just the limit arrives whole."""
     room = 2**20 - len('{"message": ""}')
-    async with httpx.AsyncClient(base_url=server.url, trust_env=False, verify=False) as client:
+    async with httpx.AsyncClient(base_url=server.url, trust_env=False, verify=False, timeout=20) as client:
         body = json.dumps({"message": "x" * room}).encode()
         response = await client.post("/runs", content=body, headers=JSON)
         assert response.status_code == 201
@@ -143,7 +143,7 @@ async def test_the_header_wins_over_after(server: Running, puppets: Puppets) -> 
     puppet.say("a", "b")
     puppet.end()
     seen = await rest(follower)
-    async with httpx.AsyncClient(base_url=server.url, trust_env=False, verify=False) as client:
+    async with httpx.AsyncClient(base_url=server.url, trust_env=False, verify=False, timeout=20) as client:
         response = await client.get(f"/runs/{follower.run_id}/events?after=1", headers={"last-event-id": seen[2]["id"]})
         assert response.text.count("\nid: ") == 2
         assert f"id: {seen[2]['id']}\n\nevent: AGENT_FINISH" in response.text
@@ -156,7 +156,7 @@ async def test_a_resume_never_starts(server: Running, puppets: Puppets) -> None:
     puppet.say("a")
     puppet.end()
     seen = await rest(follower)
-    async with httpx.AsyncClient(base_url=server.url, trust_env=False, verify=False) as client:
+    async with httpx.AsyncClient(base_url=server.url, trust_env=False, verify=False, timeout=20) as client:
         response = await client.get("/chat/stream?message=again", headers={"last-event-id": seen[0]["id"]})
         assert response.headers["twinwire-run"] == follower.run_id
         asked = quote(puppet.request.message)

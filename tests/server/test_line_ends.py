@@ -50,7 +50,7 @@ def test_other_characters_stay_as_they_are() -> None:
 @pytest.mark.parametrize("name", ["native", "ai-sdk", "ag-ui", "openai"])
 async def test_a_reader_of_lines(name: str, server: Running, puppets: Puppets) -> None:
     """A reader by httpx's `iter_lines`, in each format, reads whole fields, and the text that the agent said."""
-    async with httpx.AsyncClient(base_url=server.url, trust_env=False, verify=False) as client:
+    async with httpx.AsyncClient(base_url=server.url, trust_env=False, verify=False, timeout=20) as client:
         run_id = (await client.post("/runs", json={"message": f"m{ENDS}"})).json()["run_id"]
         puppet = await puppets.next()
         puppet.say(f"a{ENDS}b")
@@ -69,7 +69,7 @@ async def test_an_answer_is_one_line(server: Running, puppets: Puppets) -> None:
     """An answer in JSON, an error that quotes its request too, is one line; what it says is what was said."""
     asked = {"message": f"m{ENDS}", "user_id": f"u{ENDS}", "session_id": f"s{ENDS}"}
     chat = {"model": "mine", "messages": [{"role": "user", "content": f"m{ENDS}"}]}
-    async with httpx.AsyncClient(base_url=server.url, trust_env=False, verify=False) as client:
+    async with httpx.AsyncClient(base_url=server.url, trust_env=False, verify=False, timeout=20) as client:
         started = await client.post("/runs", json=asked)
         puppet = await puppets.next()
         puppet.say(ENDS)

@@ -159,7 +159,7 @@ async def test_a_server_that_cannot_run_is_not_ready(
 
     async with (
         serving({"mine": puppets}) as server,
-        httpx.AsyncClient(base_url=server.url, trust_env=False, verify=False) as client,
+        httpx.AsyncClient(base_url=server.url, trust_env=False, verify=False, timeout=20) as client,
     ):
         assert (await client.get("/readyz")).status_code == 200
         with monkeypatch.context() as patch:

@@ -30,7 +30,7 @@ def connections(server: Running) -> int:
 
 async def begin(site: Site, client: httpx.AsyncClient | None = None) -> str:
     """Start a run that goes on without followers: its id."""
-    async with httpx.AsyncClient(trust_env=False, verify=False) as own:
+    async with httpx.AsyncClient(trust_env=False, verify=False, timeout=20) as own:
         response = await (client or own).post(f"{site.url}/runs", json={"message": "x"})
     assert response.status_code == 201, response.text
     return str(response.json()["run_id"])
@@ -176,7 +176,7 @@ async def test_a_start_meets_no_server_that_drains(proxy: str, tmp_path: Path) -
     """While a server lets its run go on to its end, runs are started at the other, over old connections too."""
     async with (
         proxied(proxy, tmp_path, drain_timeout=10.0) as site,
-        httpx.AsyncClient(trust_env=False, verify=False) as client,
+        httpx.AsyncClient(trust_env=False, verify=False, timeout=20) as client,
     ):
         run_id = await begin(site, client)
         puppet = await site.puppets.next()

@@ -22,7 +22,7 @@ GUIDE_HEADERS = {
 
 
 def browser(server: Running, **headers: str) -> httpx.AsyncClient:
-    return httpx.AsyncClient(base_url=server.url, headers=headers, trust_env=False, verify=False)
+    return httpx.AsyncClient(base_url=server.url, headers=headers, trust_env=False, verify=False, timeout=20)
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ async def server() -> AsyncIterator[Running]:
 
 
 def asking(server: Running, **headers: str) -> httpx.AsyncClient:
-    return httpx.AsyncClient(base_url=server.url, headers=headers, trust_env=False, verify=False)
+    return httpx.AsyncClient(base_url=server.url, headers=headers, trust_env=False, verify=False, timeout=20)
 
 
 async def raw(response: httpx.Response) -> bytes:

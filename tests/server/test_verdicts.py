@@ -140,7 +140,7 @@ async def join(kind: str, server: Running, run_id: str) -> tuple[AnyFollower, di
         snapshot: dict[str, Any] = follower.opened["snapshot"]
         follower.ended = follower.opened["ended"]
         return follower, snapshot
-    async with httpx.AsyncClient(base_url=server.url, trust_env=False, verify=False) as client:
+    async with httpx.AsyncClient(base_url=server.url, trust_env=False, verify=False, timeout=20) as client:
         response = await client.get(f"/runs/{run_id}/snapshot")
     if response.status_code != 200:
         raise Refused(response.json())

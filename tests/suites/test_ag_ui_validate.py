@@ -39,7 +39,7 @@ async def sent(server: Running, scenes: Scenes, message: str) -> bytes:
         "forwardedProps": {},
     }
     async with (
-        httpx.AsyncClient(base_url=server.url, trust_env=False, verify=False) as client,
+        httpx.AsyncClient(base_url=server.url, trust_env=False, verify=False, timeout=20) as client,
         client.stream("POST", "/ag-ui", json=body) as response,
     ):
         if message == "slow":

@@ -71,7 +71,7 @@ async def cut(names: Sequence[str], cuts: int, chance: random.Random, *command: 
             proxy.budgets.extend(chance.choice(sizes) + chance.randrange(300) for _ in range(4 * cuts))
         for name in EARLY & set(names):
             proxies[name].spares_ids = True
-        async with httpx.AsyncClient(base_url=server.url, trust_env=False, verify=False) as http:
+        async with httpx.AsyncClient(base_url=server.url, trust_env=False, verify=False, timeout=20) as http:
             run_id = (await http.post("/runs", json={"message": "talk"})).json()["run_id"]
         urls = {name: f"{proxy.url}/runs/{run_id}/events" for name, proxy in proxies.items()}
         command = tuple(server.url if part == "SERVER" else part for part in command)

@@ -44,7 +44,7 @@ async def test_slow(mode: str, connections: int, seconds: int, tmp_path: Path, r
     flag, path, *more = MODES[mode]
     with Process("serve", "--port", "0", "--demo-rate", "0", "--drain-timeout", "0", cwd=tmp_path) as server:
         server.ready()
-        async with httpx.AsyncClient(base_url=server.url, trust_env=False, verify=False) as client:
+        async with httpx.AsyncClient(base_url=server.url, trust_env=False, verify=False, timeout=20) as client:
             assert (await client.get("/healthz")).status_code == 200
             before = resident(server.popen.pid)
             sizes = ("-c", str(connections), "-r", str(connections), "-i", "1", "-l", str(seconds), "-p", "5")

@@ -26,7 +26,9 @@ def protocol(token: str) -> str:
 
 def asking(server: Running, user: str | None = None, **headers: str) -> httpx.AsyncClient:
     """A client of this user's, with a cookie jar of its own."""
-    return httpx.AsyncClient(base_url=server.url, headers={**bearer(user), **headers}, trust_env=False, verify=False)
+    return httpx.AsyncClient(
+        base_url=server.url, headers={**bearer(user), **headers}, trust_env=False, verify=False, timeout=20
+    )
 
 
 async def ticket(server: Running, user: str = "alice", **body: str) -> str:

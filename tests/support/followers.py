@@ -188,7 +188,7 @@ async def attach(
 async def cancel(kind: str, server: Address, run_id: str) -> str:
     """Cancel a run from a connection of its own; the acknowledgement's status."""
     if kind == "sse":
-        async with httpx.AsyncClient(trust_env=False, verify=False) as client:
+        async with httpx.AsyncClient(trust_env=False, verify=False, timeout=20) as client:
             response = await client.post(f"{server.url}/runs/{run_id}/cancel")
         if response.status_code == 404:
             return "not_found"

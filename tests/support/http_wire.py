@@ -45,7 +45,7 @@ async def answered(reader: asyncio.StreamReader, *, head: bool = False) -> tuple
 
 async def unaffected(server: Running, caplog: pytest.LogCaptureFixture) -> None:
     """Somebody else's request is served, nothing was started, nothing is logged with a traceback."""
-    async with httpx.AsyncClient(base_url=server.url, trust_env=False, verify=False) as client:
+    async with httpx.AsyncClient(base_url=server.url, trust_env=False, verify=False, timeout=20) as client:
         assert (await client.get("/healthz")).status_code == 200
     await until(lambda: not server.server.server_state.connections)
     assert server.runs.started == 0

@@ -123,7 +123,7 @@ async def _running(proxy: str, program: str, file: Path) -> AsyncIterator[None]:
 
 async def _answers(site: Site) -> None:
     """Wait until the proxy listens."""
-    async with asyncio.timeout(10), httpx.AsyncClient(trust_env=False, verify=False) as client:
+    async with asyncio.timeout(10), httpx.AsyncClient(trust_env=False, verify=False, timeout=20) as client:
         while True:
             try:
                 assert (await client.get(f"{site.url}/healthz")).status_code == 200
