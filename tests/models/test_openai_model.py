@@ -9,6 +9,7 @@ import logging
 import socket
 import subprocess
 import sys
+import time
 import zlib
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
@@ -34,7 +35,7 @@ from support.model_server import (
 from twinwire.models import Finish, Part, Text, Thinking, ToolCall, Usage
 from twinwire.models.openai.codings import MAX_PIECE
 from twinwire.models.openai.model import OpenAIChatModel
-from twinwire.protocol.errors import SettingsError, UpstreamError
+from twinwire.protocol.errors import SettingsError, UpstreamError, UpstreamTimeout
 
 KEY = "sk-canary-7f3a"
 MESSAGES = [{"role": "user", "content": "hello"}]
@@ -100,6 +101,20 @@ async def test_a_server_without_stream_options(server: ModelServer, build: Build
     assert (await collect(model))[0] == Text("a")
     assert (await collect(model))[0] == Text("b")
     assert ["stream_options" in request.body for request in server.requests] == [True, False, False]
+
+
+async def test_the_time_of_a_server_without_stream_options(server: ModelServer, build: Build) -> None:
+    """The request without `stream_options` has what is left of the timeout, and its silence is told as such."""
+
+    async def late(_: Exchange) -> None:
+        await asyncio.sleep(2.0)  # of the timeout's 3 s
+
+    server.script(late, status(422, body={"detail": [{"loc": ["body", "stream_options"]}]}))
+    server.script(stall)
+    begun = time.monotonic()
+    with pytest.raises(UpstreamTimeout):
+        await collect(build(timeout=3.0))
+    assert time.monotonic() - begun < 4.5
 
 
 async def test_calls_at_once_of_a_server_without_stream_options(server: ModelServer, build: Build) -> None:

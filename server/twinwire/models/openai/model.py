@@ -237,20 +237,28 @@ class OpenAIChatModel(ShapedModel):
         """Send the request; return the response, whose body is yet to be read.
 
         The SDK writes all requests alike but for the body, which takes it longer than anything else before the first
-        token: so what is like the last ones is sent without it. If that fails, it takes over.
+        token: so what is like the last ones is sent without it. If that fails, it takes over. All attempts together have
+        `timeout` seconds.
         """
         loop = asyncio.get_running_loop()
         if self._loop not in {None, loop}:
             self._connect()  # the old connections belong to the other loop
         self._loop = loop
-        asked = self._stream_options and shape.stream_options
+        refusals: list[UpstreamError] = []
+        token = _refusals.set(refusals)
         try:
-            return await self._attempt(shape, self._body(shape, messages, tools))
-        except _StreamOptionsRefused:
-            if not asked:
-                raise
-            self._stream_options = False  # such servers tell the usage without it, or not at all
-        return await self._attempt(shape, self._body(shape, messages, tools))
+            async with asyncio.timeout(self._timeout):
+                if self._stream_options and shape.stream_options:
+                    try:
+                        return await self._attempt(shape, self._body(shape, messages, tools))
+                    except _StreamOptionsRefused:
+                        self._stream_options = False  # such servers tell the usage without it, or not at all
+                        refusals.clear()
+                return await self._attempt(shape, self._body(shape, messages, tools))
+        except TimeoutError:
+            raise (refusals[-1] if refusals else UpstreamTimeout(self._timeout)) from None
+        finally:
+            _refusals.reset(token)
 
     def _body(self, shape: Shape, messages: Sequence[Message], tools: Sequence[ToolSpec]) -> bytes:
         request: dict[str, Any] = {"model": self.name, "messages": messages, "stream": True}
@@ -261,22 +269,14 @@ class OpenAIChatModel(ShapedModel):
         return dump({**request, **(shape.body if tools else without_tools(shape.body))})
 
     async def _attempt(self, shape: Shape, body: bytes) -> httpx.Response:
-        """Send a request with this body. All attempts at it together have `timeout` seconds."""
+        """Send a request with this body."""
         from twinwire.models.openai.http import httpx
 
-        refusals: list[UpstreamError] = []
-        token = _refusals.set(refusals)
-        try:
-            async with asyncio.timeout(self._timeout):
-                transport = self._transport if self._is_plain(shape) else None
-                tried = None if transport is None else await transport.like(body)
-                if isinstance(tried, httpx.Response) and tried.is_success:
-                    return tried
-                return await self._post(shape, body, tried)
-        except TimeoutError:
-            raise (refusals[-1] if refusals else UpstreamTimeout(self._timeout)) from None
-        finally:
-            _refusals.reset(token)
+        transport = self._transport if self._is_plain(shape) else None
+        tried = None if transport is None else await transport.like(body)
+        if isinstance(tried, httpx.Response) and tried.is_success:
+            return tried
+        return await self._post(shape, body, tried)
 
     def _is_plain(self, shape: Shape) -> bool:
         """Return whether a request of this shape is like others but for its body."""
