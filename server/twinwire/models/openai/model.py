@@ -237,8 +237,8 @@ class OpenAIChatModel(ShapedModel):
         """Send the request; return the response, whose body is yet to be read.
 
         The SDK writes all requests alike but for the body, which takes it longer than anything else before the first
-        token: so what is like the last ones is sent without it. If that fails, it takes over. All attempts together have
-        `timeout` seconds.
+        token: so what is like the last ones is sent without it. If that fails, it takes over. All attempts together
+        have `timeout` seconds.
         """
         loop = asyncio.get_running_loop()
         if self._loop not in {None, loop}:
