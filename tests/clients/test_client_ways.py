@@ -297,8 +297,8 @@ def test_a_payload_for_each_type() -> None:
         "TOOL_CALL_START": "tool_call_id tool_name parameters",
         "TOOL_CALL_FINISH": "tool_call_id tool_name result status duration",
         "PROGRESS": "progress step total",
-        "AGENT_FINISH": "result duration status finish_reason usage",
-        "ERROR": "error_type message retry_after usage",
+        "AGENT_FINISH": "result duration status finish_reason usage reason",
+        "ERROR": "error_type message retry_after usage reason",
     }
     told = {kind: " ".join(shape.__struct_fields__) for kind, shape in events._PAYLOADS.items()}
     assert told == table

@@ -131,6 +131,19 @@ def test_a_client_before_ag_ui_1_0() -> None:
     assert new[-1]["outcome"] == {"type": "cancelled"}
 
 
+def test_who_ended_a_run_is_told() -> None:
+    """AG-UI and the AI SDK have a place for `reason`: metadata of the event that ends the run."""
+    cancelled = records([StreamEvent("AGENT_FINISH", {"status": "cancelled", "usage": {}, "reason": "user"})])
+    assert datas(SseView(ag_ui.Events("t", "r")).frames(cancelled))[-1]["metadata"]["reason"] == "user"
+    *_, abort, finish = datas(ai_sdk.view().frames(cancelled)[:-1])
+    assert (abort, finish["messageMetadata"]["reason"]) == ({"type": "abort"}, "user")
+    late = records([StreamEvent("ERROR", {"error_type": "timeout", "message": "late", "reason": "deadline"})])
+    end = datas(SseView(ag_ui.Events("t", "r")).frames(late))[-1]
+    assert (end["type"], end["metadata"]["reason"]) == ("RUN_ERROR", "deadline")
+    *_, metadata, error = datas(ai_sdk.view().frames(late)[:-1])
+    assert (metadata["messageMetadata"], error["type"]) == ({"reason": "deadline"}, "error")
+
+
 def test_ids_are_the_openers() -> None:
     """Texts and calls are named after the event that opened them, so that no two of any runs share a name."""
     events = [

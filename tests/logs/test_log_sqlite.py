@@ -108,7 +108,7 @@ async def test_recovery(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> Non
                 assert (event.type, last.seq, last.last) == ("ERROR", len(same) + 1 + (run_id == empty), True)
                 assert event.id == f"evt-{run_id}-{last.seq}"
                 assert event.metadata == {"events": last.seq}
-                assert event.data["error_type"] == "interrupted"
+                assert (event.data["error_type"], event.data["reason"]) == ("interrupted", "shutdown")
                 assert event.data["message"] == event.data["error"]
                 assert (await log.state(run_id)).terminal == last
 

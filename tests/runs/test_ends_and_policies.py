@@ -43,7 +43,7 @@ async def test_cancel_in_the_middle(kind: str, server: Running, puppets: Puppets
     assert await cancel(kind, server, followers[0].run_id) == "accepted"
     seen += await rest(followers[0])
     assert seen[-1]["type"] == "AGENT_FINISH"
-    assert seen[-1]["data"]["status"] == "cancelled"
+    assert (seen[-1]["data"]["status"], seen[-1]["data"]["reason"]) == ("cancelled", "user")
     assert seen[-1]["data"]["result"] == "partial"
     assert await rest(followers[1]) == seen
     await puppet.closed.wait()
@@ -103,7 +103,7 @@ async def test_a_run_has_a_deadline(kind: str, puppets: Puppets) -> None:
         puppet.say("a")
         seen = await rest(follower)
         assert seen[-1]["type"] == "ERROR"
-        assert seen[-1]["data"]["error_type"] == "timeout"
+        assert (seen[-1]["data"]["error_type"], seen[-1]["data"]["reason"]) == ("timeout", "deadline")
         assert "0.2 s" in seen[-1]["data"]["message"]
         assert seen[-1]["data"]["error"] == seen[-1]["data"]["message"]
         await puppet.closed.wait()
@@ -122,7 +122,7 @@ async def test_on_disconnect_cancel(kind: str, server: Running, puppets: Puppets
     await two.close()
     await puppet.closed.wait()
     seen = await rest(await attach(kind, server, one.run_id, 0))
-    assert seen[-1]["data"]["status"] == "cancelled"
+    assert (seen[-1]["data"]["status"], seen[-1]["data"]["reason"]) == ("cancelled", "nobody_followed")
 
 
 async def test_on_disconnect_cancel_after(kind: str, server: Running, puppets: Puppets) -> None:
@@ -140,7 +140,7 @@ async def test_on_disconnect_cancel_after(kind: str, server: Running, puppets: P
     await follower.close()
     await puppet.closed.wait()
     seen = await rest(await attach(kind, server, follower.run_id, 0))
-    assert seen[-1]["data"]["status"] == "cancelled"
+    assert (seen[-1]["data"]["status"], seen[-1]["data"]["reason"]) == ("cancelled", "nobody_followed")
 
 
 async def test_on_disconnect_continue(kind: str, server: Running, puppets: Puppets) -> None:
@@ -153,6 +153,7 @@ async def test_on_disconnect_continue(kind: str, server: Running, puppets: Puppe
     await puppet.closed.wait()
     seen = await rest(await attach(kind, server, follower.run_id, 0))
     assert seen[-1]["data"]["status"] == "completed"
+    assert "reason" not in seen[-1]["data"]
 
 
 async def test_shutdown_tells_every_follower(kind: str, puppets: Puppets) -> None:
@@ -166,7 +167,7 @@ async def test_shutdown_tells_every_follower(kind: str, puppets: Puppets) -> Non
         await server.service.drain()
         seen = [event async for event in events(follower)]
         assert [event["type"] for event in seen] == ["ERROR"]
-        assert seen[0]["data"]["error_type"] == "interrupted"
+        assert (seen[0]["data"]["error_type"], seen[0]["data"]["reason"]) == ("interrupted", "shutdown")
         if isinstance(follower, WsFollower):
             with pytest.raises(Broken) as broken:
                 await follower.receive()
@@ -251,7 +252,7 @@ async def test_a_busy_session(kind: str, server: Running, puppets: Puppets) -> N
     else:
         two = await start("sse", server, "two", session_id="s")
     seen = await rest(one)
-    assert seen[-1]["data"]["status"] == "cancelled"
+    assert (seen[-1]["data"]["status"], seen[-1]["data"]["reason"]) == ("cancelled", "user")
     await puppet.closed.wait()
     second = await puppets.next()
     assert second.request.history == [{"role": "user", "content": "one"}, {"role": "assistant", "content": "half"}]

@@ -41,7 +41,7 @@ async def test_a_summary_has_all_but_the_result(factory: LogFactory, tmp_path: P
     """What a list needs is known without the result, of a run that goes on, one that has ended, and one that failed."""
     endings: list[dict[str, Any]] = [
         {"result": "x" * 10**6, "status": "completed", "duration": 1.25, "usage": {"total_tokens": 7}},
-        {"result": [{"deep": None}], "status": "cancelled", "usage": None},
+        {"result": [{"deep": None}], "status": "cancelled", "usage": None, "reason": "user"},
         {"error_type": "agent_error", "message": 'a "quoted" \u2028 text', "error": "not in a list"},
         {"status": "completed", "duration": 2, "usage": {"unlikely": "x" * 10**5}},
     ]
@@ -56,7 +56,7 @@ async def test_a_summary_has_all_but_the_result(factory: LogFactory, tmp_path: P
                 await appending
             summary = await log.summary(run_id)
             assert (summary.info, summary.first, summary.last) == (going.info, 1, 3)
-            names = ("status", "usage", "duration", "error_type", "message")
+            names = ("status", "usage", "duration", "error_type", "message", "reason")
             told = {name: data[name] for name in names if data.get(name) is not None and len(str(data[name])) < 10**4}
             assert json.loads(summary.outcome) == told
         with pytest.raises(RunNotFound):

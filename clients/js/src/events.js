@@ -13,6 +13,7 @@ import { ProtocolError } from './errors.js';
  *   reasoning_tokens?: number}} Usage
  */
 /** @typedef {'completed' | 'incomplete' | 'cancelled' | 'max_steps'} FinishStatus */
+/** Who or what ended a run from outside. @typedef {'user' | 'nobody_followed' | 'deadline' | 'shutdown'} EndReason */
 
 /**
  * An event of one of the protocol's own types; `switch (event.type)` narrows `event.data`. A server's agent may send
@@ -27,9 +28,9 @@ import { ProtocolError } from './errors.js';
  *       duration: number}>
  *   | EventOf<'PROGRESS', {progress: number, step: number, total: number}>
  *   | EventOf<'AGENT_FINISH', {result: string, duration: number, status: FinishStatus, usage: Usage,
- *       finish_reason?: string}>
+ *       finish_reason?: string, reason?: EndReason}>
  *   | EventOf<'ERROR', {error_type: string, message: string, error: string, retry_after?: number,
- *       usage?: Usage}>} StreamEvent
+ *       usage?: Usage, reason?: EndReason}>} StreamEvent
  */
 /** @typedef {EventOf<string, Record<string, any>>} CustomEvent */
 /** @typedef {Extract<StreamEvent, {type: 'AGENT_FINISH' | 'ERROR'}>} TerminalEvent */

@@ -10,7 +10,9 @@ export function narrows(event: StreamEvent): string | number {
       // @ts-expect-error - what a tool call's end does not have
       return event.data.delta;
     case 'AGENT_FINISH':
-      return event.data.usage.total_tokens;
+      // @ts-expect-error - nobody else ends a run
+      if (event.data.reason === 'somebody') return 0;
+      return event.data.reason ?? event.data.usage.total_tokens;
     default:
       return event.id;
   }

@@ -79,6 +79,7 @@ class AgentFinish(Struct, frozen=True):
     """The run has ended after `duration` seconds: `status` is `completed`, `incomplete`, `cancelled` or `max_steps`.
 
     `finish_reason` is why the model ended its answer: an `incomplete` one is cut off by `length` or `content_filter`.
+    `reason` is who ended a `cancelled` run: `user` or `nobody_followed`.
     """
 
     result: Any = None
@@ -86,18 +87,21 @@ class AgentFinish(Struct, frozen=True):
     status: str = ""
     finish_reason: str | None = None
     usage: dict[str, int] | None = None
+    reason: str | None = None
 
 
 class Error(Struct, frozen=True):
     """The run has failed. `retry_after` is the model server's own Retry-After, in seconds.
 
-    `usage` is what the run had used by then, if a model's server has counted it.
+    `usage` is what the run had used by then, if a model's server has counted it. `reason` is what ended a run from
+    outside: `deadline` or `shutdown`.
     """
 
     error_type: str = ""
     message: str = ""
     retry_after: int | None = None
     usage: dict[str, int] | None = None
+    reason: str | None = None
 
 
 Payload = (

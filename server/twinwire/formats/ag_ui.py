@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from twinwire.formats import SseView, parts, sse_data
-from twinwire.protocol.events import Record, StreamEvent, decode, dump
+from twinwire.protocol.events import TERMINAL_TYPES, Record, StreamEvent, decode, dump
 
 VERSION = "1.0"
 Fields = dict[str, Any]
@@ -55,8 +55,9 @@ class Events:
     def __call__(self, event: StreamEvent) -> list[Fields]:
         """See `Translate`. `timestamp` is in milliseconds; `metadata.id` is the id of the event it came from."""
         metadata = {"id": event.id}
-        if event.type == "AGENT_FINISH" and (reason := event.data.get("finish_reason")) is not None:
-            metadata["finishReason"] = str(reason)
+        if event.type in TERMINAL_TYPES:
+            told = {"finishReason": event.data.get("finish_reason"), "reason": event.data.get("reason")}
+            metadata |= {name: str(value) for name, value in told.items() if value is not None}
         common = {"timestamp": round(parts.seconds(event) * 1000), "metadata": metadata}
         return [{**fields, **common} for part in self._parts.take(event) for fields in self._fields(part)]
 

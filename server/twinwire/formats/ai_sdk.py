@@ -62,11 +62,13 @@ class Chunks:
 
 def _end(kind: str, data: dict[str, Any]) -> list[dict[str, Any]]:
     usage = parts.usage(data)
+    ended = {} if data.get("reason") is None else {"reason": data["reason"]}
     if kind == "ERROR":
         error = {"type": "error", "errorText": str(data.get("message", ""))}
-        return [{"type": "message-metadata", "messageMetadata": {"usage": usage}}, error] if usage else [error]
+        metadata = ({"usage": usage} if usage else {}) | ended
+        return [{"type": "message-metadata", "messageMetadata": metadata}, error] if metadata else [error]
     status = data.get("status")
-    metadata = {"status": status, "usage": usage}
+    metadata = {"status": status, "usage": usage, **ended}
     reason = finish_reason(data).replace("_", "-") if status in ("completed", "incomplete") else "other"
     finish = {"type": "finish", "finishReason": reason, "messageMetadata": metadata}
     return [{"type": "abort"}, finish] if status == "cancelled" else [finish]

@@ -17,6 +17,6 @@ def interrupted(run: RunInfo, last: int) -> list[Record]:
     if last == 0:
         start = {"input": None, "config": {"agent": run.agent}, "max_steps": None}
         events.append(StreamEvent(StreamEventType.AGENT_START, start))
-    data = {"error_type": "interrupted", "message": MESSAGE, "error": MESSAGE}
+    data = {"error_type": "interrupted", "message": MESSAGE, "error": MESSAGE, "reason": "shutdown"}
     events.append(StreamEvent(StreamEventType.ERROR, data, metadata={"events": last + len(events) + 1}))
     return [encode(event, run.run_id, seq) for seq, event in enumerate(events, last + 1)]

@@ -34,6 +34,7 @@ TwinwireError                       500  internal            4500
     · ContextTooLong                400  upstream_context_length
  · RunError                              agent_error                what a run's ERROR event tells
     · RunTimeout                         timeout
+    · RunInterrupted                     interrupted
     · BudgetSpent                        budget
     · UpstreamError                      upstream_error
        · UpstreamTimeout                 upstream_timeout
@@ -308,11 +309,12 @@ class ContextTooLong(FailedDependency):
 class RunError(TwinwireError):
     """The failure of a run, as its ERROR event tells it: `error_type` is `code`, the text is `message`.
 
-    `retry_after` is the model server's own Retry-After, in seconds.
+    `retry_after` is the model server's own Retry-After, in seconds. `reason` is what else than the run has ended it.
     """
 
     code = "agent_error"
     message = "The agent failed."
+    reason: str | None = None
 
     def __init__(self, message: str | None = None, *, code: str | None = None, retry_after: int | None = None) -> None:
         super().__init__(message)
@@ -324,9 +326,20 @@ class RunTimeout(RunError):
     """The run reached its deadline."""
 
     code = "timeout"
+    reason = "deadline"
 
     def __init__(self, seconds: float) -> None:
         super().__init__(f"The run reached its deadline of {seconds:g} s.")
+
+
+class RunInterrupted(RunError):
+    """The server stops, or the log has lost events of the run: then nobody has ended it."""
+
+    code = "interrupted"
+
+    def __init__(self, message: str, *, reason: str | None = None) -> None:
+        super().__init__(message)
+        self.reason = reason
 
 
 class BudgetSpent(RunError):

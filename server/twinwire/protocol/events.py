@@ -190,7 +190,7 @@ def restored(seq: int, kind: str, body: bytes, start: int, stop: int) -> Record:
 
 
 OUTCOME_BYTES = 4096
-_ENDING = ("status", "usage", "duration", "error_type", "message")
+_ENDING = ("status", "usage", "duration", "error_type", "message", "reason")
 """The data of a terminal event that tells how its run ended, beside the result."""
 
 
@@ -249,6 +249,7 @@ _TABLE: dict[str, dict[str, Any]] = {
         "status": str | None,
         "finish_reason": str | None,
         "usage": _USAGE | None,
+        "reason": str | None,
     },
     "ERROR": {
         "error_type": str | None,
@@ -256,6 +257,7 @@ _TABLE: dict[str, dict[str, Any]] = {
         "error": str | None,
         "retry_after": float | None,
         "usage": _USAGE | None,
+        "reason": str | None,
     },
 }
 """PROTOCOL.md's table: what the data's keys hold. A key may be left out; one that is not named here holds any JSON."""

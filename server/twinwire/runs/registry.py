@@ -19,7 +19,7 @@ from twinwire.protocol.errors import (
     CursorGone,
     Draining,
     LogUnavailable,
-    RunError,
+    RunInterrupted,
     RunNotFound,
     SessionBusy,
     TooManyRuns,
@@ -215,7 +215,7 @@ class Runs:
         elif run.elsewhere:
             run.unfollowed()  # the last of them has gone since, and the grace begins
         else:
-            run.cancel()
+            run.cancel("nobody_followed")
 
     def _end(self, run: Run, spec: RunSpec, share: Share, span: Span) -> None:
         share.release()
@@ -308,7 +308,7 @@ class Runs:
     async def cancel(self, run_id: str, by: Identity) -> CancelStatus:
         """Cancel a run, wherever it goes on. Idempotent. Raises `RunNotFound`, as `state`."""
         if (run := self._here(run_id, by)) is not None:  # first, so that it needs no log
-            return "accepted" if run.cancel() else "already_finished"
+            return "accepted" if run.cancel("user") else "already_finished"
         state = await self.state(run_id, by)
         if state.terminal is not None or state.info.owner == self.log.worker:
             return "already_finished"  # its terminal event is in the log, or on its way
@@ -318,7 +318,7 @@ class Runs:
     def cancel_here(self, run_id: str) -> None:
         """See `Owner`."""
         if (run := self._live.get(run_id)) is not None:
-            run.cancel()
+            run.cancel("user")
 
     def follow(self, run_id: str) -> None:
         """Somebody follows this run on this worker from now on."""
@@ -380,7 +380,7 @@ class Runs:
     def interrupt(self, run_ids: Collection[str] | None = None, why: str = STOPPING) -> None:
         """See `Owner`."""
         for run in [run for run_id, run in self._live.items() if run_ids is None or run_id in run_ids]:
-            run.fail(RunError(why, code="interrupted"))
+            run.fail(RunInterrupted(why, reason="shutdown" if why == STOPPING else None))
 
     def hurry(self, grace: float) -> None:
         """Let no agent that holds the event loop keep the shutdown waiting for longer than `grace` seconds.
@@ -388,7 +388,7 @@ class Runs:
         A signal handler may call this. It ends nothing itself.
         """
         for run in list(self._live.values()):
-            run.hurry(RunError(STOPPING, code="interrupted"), grace)
+            run.hurry(RunInterrupted(STOPPING, reason="shutdown"), grace)
 
     async def _until_idle(self, seconds: float) -> None:
         if self._live and seconds > 0:

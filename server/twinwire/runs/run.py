@@ -152,11 +152,13 @@ class Run:
         await self._writer.flushed()
         return self._writer.last, self.fold.state
 
-    def cancel(self) -> bool:
+    def cancel(self, reason: Literal["user", "nobody_followed"]) -> bool:
         """End the run as cancelled, with the answer so far. Return False if it is over already."""
         if not self.over:
             self._cancelled_at = time.monotonic()
-        return self._stop(self._finish("cancelled"))
+        terminal = self._finish("cancelled")
+        terminal.data["reason"] = reason
+        return self._stop(terminal)
 
     def fail(self, error: RunError) -> bool:
         """End the run with an ERROR. Return False if it is over already."""
@@ -471,6 +473,7 @@ class Run:
 
 def _error_event(error: RunError) -> StreamEvent:
     data: dict[str, Any] = {"error_type": error.code, "message": error.message, "error": error.message}
-    if error.retry_after is not None:
-        data["retry_after"] = error.retry_after
+    for name in ("retry_after", "reason"):
+        if (value := getattr(error, name)) is not None:
+            data[name] = value
     return StreamEvent(StreamEventType.ERROR, data)
