@@ -17,7 +17,7 @@ from websockets.asyncio.client import connect
 from support.chats import http, said
 from support.documents import ROOT
 from support.followers import KINDS, AnyFollower, Refused, SseFollower, cancel, rest, start
-from support.model_server import ModelServer, answer, calls, gate, stall, status
+from support.model_server import ModelServer, answer, calls, end, gate, sse, stall, status, text
 from support.raw_server import listening, receive, whole
 from support.recording import Recorded, parent, recorded, told, traceparent
 from support.scripted import Echo
@@ -150,6 +150,30 @@ async def test_each_request_has_its_own_trace(kind: str, seen: Recorded, model: 
     assert {parent(span) for span in seen.spans("invoke_agent")} == {*traces}
     runs = {traceparent(span): told(span)["twinwire.run.id"] for span in seen.spans("invoke_agent")}
     assert len({runs[parent(span) or ""] for span in seen.spans("chat")}) == len(traces)
+
+
+@pytest.mark.parametrize("failed", [False, True])
+async def test_options_and_parts_of_usage(failed: bool, seen: Recorded, model: ModelServer) -> None:
+    """A call's span has its options that are numbers, and each count of its usage, also if it fails after that."""
+    details = {"prompt_tokens_details": {"cached_tokens": 4}, "completion_tokens_details": {"reasoning_tokens": 5}}
+    usage = {"prompt_tokens": 10, "completion_tokens": 20, "total_tokens": 30, **details}
+    ends = [sse({"error": {"message": "no"}})] if failed else end(usage=None)
+    model.script(text("a"), sse({"choices": [], "usage": usage}), ends)
+    options: dict[str, Any] = {"temperature": 0, "top_p": 0.5, "max_completion_tokens": 9, "stop": "x", "seed": 7}
+    asked = OpenAIChatModel("scripted", base_url=model.url, api_key="k", **options, extra_body={"presence_penalty": 1})
+    async with serving({"mine": ReActAgent("mine", asked)}, otel=True) as server:
+        await rest(await ask("sse", server, None))
+        await until(lambda: not len(server.runs))
+    (chat,), (run,) = seen.spans("chat"), seen.spans("invoke_agent")
+    counts = {"input": 10, "output": 20, "cache_read.input": 4, "reasoning.output": 5}
+    for span in (chat, run):
+        assert told(span).items() >= {f"gen_ai.usage.{kind}_tokens": count for kind, count in counts.items()}.items()
+    requested = {"stream": True, "temperature": 0, "top_p": 0.5, "max_tokens": 9, "seed": 7, "presence_penalty": 1}
+    named = {f"gen_ai.request.{name}": value for name, value in {"model": "scripted", **requested}.items()}
+    assert {name: value for name, value in told(chat).items() if name.startswith("gen_ai.request.")} == named
+    assert {*told(chat), *told(run)} <= {*re.findall(r"`([a-z_.]+)`", DOCUMENT)}
+    points = seen.measured()["gen_ai.client.token.usage"]
+    assert {told(point)["gen_ai.token.type"]: point.sum for point in points} == {"input": 10, "output": 20}
 
 
 async def test_starts_on_one_socket(seen: Recorded, puppets: Puppets) -> None:

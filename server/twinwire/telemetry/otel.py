@@ -42,7 +42,23 @@ MAX_HEADER = 512
 """Characters of a `traceparent` or `tracestate`; W3C Trace Context has nobody pass a longer one on."""
 
 _CONVERSATION = contexts.create_key("twinwire.conversation")
-_USAGE = {"prompt_tokens": "input", "completion_tokens": "output"}
+_USAGE = {
+    "prompt_tokens": "input",
+    "completion_tokens": "output",
+    "cached_tokens": "cache_read.input",
+    "reasoning_tokens": "reasoning.output",
+}
+_NUMBERS = {
+    "temperature": "temperature",
+    "top_p": "top_p",
+    "max_tokens": "max_tokens",
+    "max_completion_tokens": "max_tokens",
+    "seed": "seed",
+    "frequency_penalty": "frequency_penalty",
+    "presence_penalty": "presence_penalty",
+}
+"""The names of counts, and of a request's fields that are numbers, in OpenAI's protocol and in the conventions."""
+
 _W3C = TraceContextTextMapPropagator()
 
 _asked: ContextVar[Context | None] = ContextVar("asked", default=None)
@@ -133,7 +149,7 @@ class OpenTelemetry(Tracer):
             return self._begin("invoke_agent", agent, told, inside)
         return NOTHING
 
-    def chat(self, model: str, provider: str, address: str, port: int) -> Span:
+    def chat(self, model: str, provider: str, address: str, port: int, options: Mapping[str, Any]) -> Span:
         """See `Tracer`."""
         with Fence(logger, "OpenTelemetry failed to begin the span of a call of the model %s.", model):
             around = contexts.get_current()
@@ -145,6 +161,8 @@ class OpenTelemetry(Tracer):
                 "server.port": port,
             }
             told = {**called, "gen_ai.request.stream": True, "gen_ai.conversation.id": around.get(_CONVERSATION)}
+            numbers = {name: value for name, value in options.items() if type(value) in {int, float}}
+            told |= {f"gen_ai.request.{_NUMBERS[name]}": numbers[name] for name in _NUMBERS.keys() & numbers.keys()}
             return self._begin("chat", model, told, around, called)
         return NOTHING
 
@@ -177,8 +195,9 @@ class OpenTelemetry(Tracer):
             self._duration.record(seconds, called if error is None else {**called, "error.type": error})
             if first_chunk is not None:
                 self._first_chunk.record(first_chunk, called)
-            for kind, count in tokens.items():
-                self._tokens.record(count, {**called, "gen_ai.token.type": kind})
+            for kind in ("input", "output"):
+                if kind in tokens:
+                    self._tokens.record(tokens[kind], {**called, "gen_ai.token.type": kind})
 
     def headers(self) -> Mapping[str, str]:
         """See `Tracer`."""

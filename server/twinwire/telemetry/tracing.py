@@ -37,8 +37,8 @@ class Span:
         """End the operation.
 
         `error` is a code such as `timeout` or `cancelled`, `message` what is said of it; `status` is a run's, `reason`
-        a model's finish_reason. `usage` has the counts of `models.Usage`. `first_chunk` is after how many seconds the
-        model said something.
+        a model's finish_reason. `usage` has counts as a terminal event tells them. `first_chunk` is after how many
+        seconds the model said something.
         """
 
 
@@ -57,8 +57,8 @@ class Tracer:
         """
         return NOTHING
 
-    def chat(self, model: str, provider: str, address: str, port: int) -> Span:  # noqa: ARG002
-        """Begin a call of a model behind this address."""
+    def chat(self, model: str, provider: str, address: str, port: int, options: Mapping[str, Any]) -> Span:  # noqa: ARG002
+        """Begin a call of a model behind this address; `options` are fields of the request, in OpenAI's protocol."""
         return NOTHING
 
     def tool(self, name: str, call_id: str) -> Span:  # noqa: ARG002

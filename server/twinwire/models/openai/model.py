@@ -174,7 +174,7 @@ class OpenAIChatModel(ShapedModel):
         headers `upstream_timeout`, `upstream_error`, `upstream_truncated` or `upstream_garbage`.
         """
         call = functools.partial((self._root or self)._call, self._shape, messages, tools)
-        return traced(call, self.name, self._server)
+        return traced(call, self.name, self._server, self._shape.body)
 
     async def _call(
         self, shape: Shape, messages: Sequence[Message], tools: Sequence[ToolSpec], take: Take[Sequence[Part]]
