@@ -15,11 +15,11 @@ from twinwire.protocol.errors import UpstreamError
 MAX_WORDS = 4096
 """The number of characters of a server's words that are read."""
 
-_CONTEXT = re.compile(  # each provider's words for a conversation that is too long; `test_openai_failures.py`
+_CONTEXT = re.compile(  # each provider's words for a conversation that is too long; `test_failures.py`
     r"context[ _-]?(length|window|size|limit|overflow)|exceed_context"
     r"|(prompt|input|inputs|message|messages|conversation|request)( token count| length| tokens)?"
     r"( is| are|:)?( too long| too large for model| exceeds? (the )?(max|limit|model))"
-    r"|(input |prompt )?token count.{0,40}exceeds"
+    r"|token count.{0,40}(exceeds|only supports)|number of (input|prompt) tokens.{0,20} exceed"
     r"|too many (input |prompt )?tokens(?! per)|reduce the length"
     r"|maximum (prompt|input) length|max(imum)? prompt length"
     r"|tokens_limit_exceeded|max_prompt_tokens|prompt_tokens_exceeded|exceeded model token limit"
