@@ -12,6 +12,9 @@ from msgspec import Struct, field
 
 from twinwire.protocol.events import TERMINAL_TYPES, StreamEvent
 
+STATUSES = ("completed", "incomplete", "cancelled", "max_steps")
+"""The statuses of AGENT_FINISH. Any other one counts as the first."""
+
 
 def _text(data: dict[str, Any], *names: str) -> str | None:
     """Return the first of these values that is a text."""
@@ -123,5 +126,5 @@ class Fold(Struct):
             self.error = _text(data, "message", "error") or ""
             return
         status = data.get("status")
-        self.status = status if status in ("incomplete", "cancelled", "max_steps") else "completed"
+        self.status = status if status in STATUSES else STATUSES[0]
         self.result = data.get("result")

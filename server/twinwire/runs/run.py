@@ -21,7 +21,7 @@ from twinwire.models import Usage
 from twinwire.models.adapters import PushStream
 from twinwire.protocol.errors import RunError, RunTimeout
 from twinwire.protocol.events import TERMINAL_TYPES, StreamEvent, StreamEventType, checked, chunk_text, timestamp
-from twinwire.protocol.fold import Fold
+from twinwire.protocol.fold import STATUSES, Fold
 from twinwire.runs.budget import Share
 from twinwire.runs.thoughts import Held, Thought
 from twinwire.runs.writer import Room, Writer
@@ -34,7 +34,6 @@ HELD_UP_SECONDS = 1.0
 """A deadline that is noticed this much later than it was due is logged: something held the event loop."""
 
 _THINKING = StreamEventType.THINKING
-_STATUSES = {"completed", "incomplete", "cancelled", "max_steps"}
 
 
 class Run:
@@ -421,7 +420,7 @@ class Run:
         else:
             known = {name: value for name, value in data.items() if value is not None or name == "result"}
             data = {**self._finish("completed").data, **known}
-            if data["status"] not in _STATUSES:
+            if data["status"] not in STATUSES:
                 data["status"] = "completed"
         step = {} if self.fold.step is None else {"step": self.fold.step}
         # An AGENT_START comes first, if only now.
