@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncGenerator
+from contextlib import AsyncExitStack
 
+import httpx
 import pytest
 
 from support.followers import (
@@ -141,6 +143,27 @@ async def test_on_disconnect_cancel_after(kind: str, server: Running, puppets: P
     await puppet.closed.wait()
     seen = await rest(await attach(kind, server, follower.run_id, 0))
     assert (seen[-1]["data"]["status"], seen[-1]["data"]["reason"]) == ("cancelled", "nobody_followed")
+
+
+async def test_the_default_grace(kind: str, server: Running, puppets: Puppets) -> None:
+    """A start that names no policy has five minutes, on each route, with a follower and without."""
+    text = {"role": "user", "content": "hi", "id": "m"}
+    ui = {"role": "user", "id": "m", "parts": [{"type": "text", "text": "hi"}]}
+    bodies = {
+        "/runs": {"message": "hi"},
+        "/chat": {"message": "hi"},
+        "/ai-sdk/chat": {"id": "c", "messages": [ui]},
+        "/ag-ui": {"threadId": "t", "runId": "r", "messages": [text], "tools": [], "context": []},
+    }
+    follower = await start(kind, server)
+    async with AsyncExitStack() as stack:
+        client = await stack.enter_async_context(httpx.AsyncClient(base_url=server.url, trust_env=False))
+        for path, body in bodies.items():
+            response = await stack.enter_async_context(client.stream("POST", path, json=body))
+            assert response.status_code in {200, 201}, path
+        await until(lambda: puppets.started == 5)
+        assert [run._linger for run in server.runs._live.values()] == [300] * 5
+    await follower.close()
 
 
 async def test_on_disconnect_continue(kind: str, server: Running, puppets: Puppets) -> None:

@@ -42,7 +42,7 @@ import { connectWs, Sockets } from './ws.js';
  * @property {boolean} [cancelOnAbort]  cancels the run then, too
  */
 /**
- * `onDisconnect` is `continue`, `cancel` or `cancel_after:<seconds>` (the default, with 10). `interrupt` ends the run
+ * `onDisconnect` is `continue`, `cancel` or `cancel_after:<seconds>` (the default, with 300). `interrupt` ends the run
  * that the session has going on, which else is a `SessionBusy`. A start whose answer is lost is repeated with its
  * `idempotencyKey`, a fresh one by default, so that it never is two runs. `traceparent` is the span that the run is a
  * part of (W3C Trace Context).
@@ -123,7 +123,7 @@ export class Client {
 
   /** Starts a run and follows it. @param {string} message @param {StartOptions} [options] @returns {Run} */
   stream(message, options = {}) {
-    const { agent, userId, sessionId, onDisconnect = 'cancel_after:10', interrupt } = options;
+    const { agent, userId, sessionId, onDisconnect, interrupt } = options;
     const start = {
       message,
       agent,

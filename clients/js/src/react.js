@@ -46,8 +46,11 @@ class RunStore {
 
   view = () => this.#view;
 
-  /** Leaves the run before, and starts another. @param {string} message @param {StartOptions} [options] */
-  send = (message, options) => this.#use(this.client.stream(message, options));
+  /**
+   * Leaves the run before, and starts another, which interrupts the one that its session has going on.
+   * @param {string} message @param {StartOptions} [options]
+   */
+  send = (message, options) => this.#use(this.client.stream(message, { interrupt: true, ...options }));
 
   /** Leaves the run before, and follows this one. @param {string} runId @param {AttachOptions} [options] */
   attach = (runId, options) => this.#use(this.client.attach(runId, options));

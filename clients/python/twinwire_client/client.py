@@ -109,7 +109,7 @@ class Client:
         """Start a run and follow it: `async with client.stream("…") as run`. It starts when that is entered.
 
         `transport` is for this run. `types` are the event types to send beside the terminal event. `on_disconnect` is
-        `continue`, `cancel` or `cancel_after:<seconds>` (default: 10 s). A start whose answer is lost is repeated with
+        `continue`, `cancel` or `cancel_after:<seconds>` (default: 300 s). A start whose answer is lost is repeated with
         its `idempotency_key`, a fresh one by default, so that it never is two runs. `interrupt` ends the run that the
         session has going on; without it that raises `SessionBusy`. `traceparent` is the span that the run is a part of
         (W3C Trace Context).
@@ -119,7 +119,7 @@ class Client:
             "agent": agent,
             "user_id": user_id,
             "session_id": session_id,
-            "on_disconnect": on_disconnect or "cancel_after:10",
+            "on_disconnect": on_disconnect,
             "idempotency_key": idempotency_key or uuid.uuid4().hex,
             "traceparent": traceparent,
             "interrupt": interrupt,

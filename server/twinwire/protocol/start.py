@@ -24,6 +24,6 @@ Traceparent = Annotated[
 ]
 Interrupt = Annotated[bool, Meta(description="end the session's running run instead of answering 409")]
 
-GRACE_SECONDS = 10
+GRACE_SECONDS = 300
 DEFAULT_ON_DISCONNECT = f"cancel_after:{GRACE_SECONDS}"
-"""The policy of a run whose start also follows it: to leave cancels the run, to come back soon does not."""
+"""The policy of a run whose start names none. To close a page cancels it; to lose the network for a while does not."""

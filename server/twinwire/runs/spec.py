@@ -13,6 +13,7 @@ from twinwire.auth import Identity, Scope
 from twinwire.log import SessionKey
 from twinwire.models import Message
 from twinwire.protocol.errors import BadRequest
+from twinwire.protocol.start import DEFAULT_ON_DISCONNECT
 from twinwire.protocol.wire import check_traceparent, parse_on_disconnect
 
 
@@ -66,7 +67,7 @@ class RunSpec(Struct, frozen=True, kw_only=True):
         return hashlib.sha256(msgspec.json.encode([agent, self.message, self.session_id])).hexdigest()
 
     @classmethod
-    def of(cls, asked: Asked, by: Identity, on_disconnect: str, *, interrupt: bool) -> RunSpec:
+    def of(cls, asked: Asked, by: Identity, *, interrupt: bool, on_disconnect: str = DEFAULT_ON_DISCONNECT) -> RunSpec:
         """Return what `asked` asks for on behalf of `by`. `on_disconnect` is the policy if it names none.
 
         Raises `BadRequest`, and `Forbidden` for who may start nothing.

@@ -33,7 +33,8 @@ async def chat(request: Request[Any, Any, Any], service: NamedDependency[Service
             service, cursor.run_id, cursor.seq, asked, guard.asker(request), message=asked.message
         )
     by = guard.starter(request, service)
-    spec = RunSpec.of(asked, by, DEFAULT_ON_DISCONNECT if asked.stream else "cancel", interrupt=True)
+    on_disconnect = DEFAULT_ON_DISCONNECT if asked.stream else "cancel"
+    spec = RunSpec.of(asked, by, interrupt=True, on_disconnect=on_disconnect)
     if asked.stream:
         incoming.accepts_events(request)
         kind = stream.chosen(service, asked)

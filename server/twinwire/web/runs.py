@@ -58,7 +58,7 @@ async def start_run(request: Request[Any, Any, Any], service: NamedDependency[Se
         raise BadRequest("A JSON body is required.")
     asked = incoming.struct(data, StartBody)
     by = starter(request, service)
-    spec = RunSpec.of(asked, by, "continue", interrupt=asked.interrupt)
+    spec = RunSpec.of(asked, by, interrupt=asked.interrupt)
     info, new = await service.runs.start(spec)
     with stream.begun(spec, info.run_id):
         state = await service.runs.state(info.run_id, by)

@@ -27,7 +27,6 @@ from twinwire.protocol.errors import (
     TwinwireError,
     Unauthenticated,
 )
-from twinwire.protocol.start import DEFAULT_ON_DISCONNECT
 from twinwire.protocol.wire import check_run_id, check_types, parse_after
 from twinwire.runs import RunSpec
 from twinwire.transports import Direct, Verdict, asgi
@@ -176,7 +175,7 @@ class Socket:
             raise BadRequest("`request_id` is in use on this socket. Send another one.", field="request_id")
         view = native.view("ws", check_types(command.types))
         self._check_followed()
-        info, _ = await self._runs.start(RunSpec.of(command, by, DEFAULT_ON_DISCONNECT, interrupt=command.interrupt))
+        info, _ = await self._runs.start(RunSpec.of(command, by, interrupt=command.interrupt))
         self._requests[command.request_id] = info.run_id
         while self._too_many_requests():
             del self._requests[next(iter(self._requests))]

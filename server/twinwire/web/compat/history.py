@@ -6,7 +6,7 @@ import msgspec
 from msgspec import Struct
 
 from twinwire.auth import Identity
-from twinwire.protocol.start import DEFAULT_ON_DISCONNECT, AgentName, OnDisconnect, UserId
+from twinwire.protocol.start import AgentName, OnDisconnect, UserId
 from twinwire.runs.spec import RunSpec
 from twinwire.web.compat.dialects import Said, question
 from twinwire.web.input import StartBody
@@ -30,5 +30,5 @@ def answer(
     message, history = question(said, limit)
     named = {name: getattr(options, name) for name in Options.__struct_fields__}
     start = StartBody(message=message, session_id=session_id, idempotency_key=key, **named)
-    spec = RunSpec.of(start, by, DEFAULT_ON_DISCONNECT, interrupt=True)
+    spec = RunSpec.of(start, by, interrupt=True)
     return msgspec.structs.replace(spec, history=history)
