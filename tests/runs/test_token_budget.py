@@ -19,12 +19,13 @@ from support.model_server import (
     cut,
     delta,
     end,
+    joined,
     reasoning,
     sse,
     stall,
     text,
 )
-from support.scripted import Echo, registry
+from support.scripted import Does, Echo, registry
 from support.serving import Running, serving, until
 from twinwire import OpenAIChatModel, ReActAgent, RunRequest, SimpleAgent, StreamEvent
 from twinwire.tools.base import ToolRegistry
@@ -80,6 +81,16 @@ async def test_a_long_answer_is_cut_off(kind: str, steps: list[Step]) -> None:
             await upstream.requests[0].closed.wait()
 
 
+@pytest.mark.parametrize("shape", [list, joined], ids=["each", "at once"])
+@pytest.mark.parametrize("said", [600, 1200])
+async def test_how_the_answer_comes_changes_nothing(shape: Callable[[list[bytes]], list[bytes]], said: int) -> None:
+    """An answer is within the budget or over it by its estimate, whether its count comes with it or later."""
+    async with asking() as (server, upstream):
+        upstream.script(shape([*text(*["four"] * said), *end(usage=(5, 5))]))
+        last, _ = await ended("sse", server)
+        assert last.get("error_type") == (None if said < BUDGET else "budget")
+
+
 async def test_steps_add_up() -> None:
     """The tokens of all steps count; the step that goes over the budget is the last."""
     async with asking(registry(Echo())) as (server, upstream):
@@ -113,8 +124,12 @@ async def test_a_request_over_the_budget_is_not_sent() -> None:
 
 async def test_a_step_over_the_budget_is_not_sent() -> None:
     """A tool's result that leaves no room for another request ends the run, with what was used before."""
-    async with asking(registry(Echo())) as (server, upstream):
-        upstream.script(calls(("echo", {"text": "word" * BUDGET})))
+
+    async def read() -> str:
+        return "word" * BUDGET
+
+    async with asking(registry(Does("Read", read))) as (server, upstream):
+        upstream.script(calls(("Read", {})))
         last, _ = await ended("sse", server)
         assert (last["error_type"], last["usage"]["total_tokens"]) == ("budget", 5)
         assert len(upstream.requests) == 1

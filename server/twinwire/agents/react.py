@@ -10,6 +10,7 @@ import asyncio
 import functools
 import json
 import logging
+import sys
 import time
 from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Sequence
@@ -84,6 +85,7 @@ class _Answer:
         self._emit = emit
         self._texts: list[str] = []
         self._request = request
+        self._limit = sys.maxsize if request.run_tokens is None else request.run_tokens
         self._prompt = 0
         self._usage = Usage()
 
@@ -95,15 +97,15 @@ class _Answer:
         """Ask the model. Raise `BudgetSpent` if the request, or the answer, is over the run's budget."""
         self._prompt = estimated(messages, tools)
         self._count(Usage(), more=True)
-        self._afford(ahead=True)
+        if self._over:
+            raise BudgetSpent(self._limit, "tokens", ahead=True)
         await ask(self._bounded(model), messages, tools, self.take)
 
     def _bounded(self, model: ChatModel) -> ChatModel:
         """Return the model with its token limit lowered to what the run has left, if it has one that is higher."""
-        limit = self._request.run_tokens
-        if limit is None or not isinstance(model, ShapedModel):
+        if not isinstance(model, ShapedModel):
             return model
-        left = max(1, limit - self._request.usage.spent)
+        left = max(1, self._limit - self._request.usage.spent)
         higher = [name for name in _LIMITS if type(most := model.options.get(name)) is int and most > left]
         options: Any = dict.fromkeys(higher, left)
         return model.with_options(**options) if options else model
@@ -111,7 +113,6 @@ class _Answer:
     def take(self, *batches: Sequence[Part]) -> Awaitable[None] | None:
         """See `models.ask`."""
         told: list[StreamEvent] = []
-        counted = False
         now = timestamp()
         for part in chain.from_iterable(batches):
             if isinstance(part, Text):
@@ -125,15 +126,17 @@ class _Answer:
                 self.calls.append(part)
             elif isinstance(part, Usage):
                 self._count(part, more=True)
-                counted = True
+                if self._over:
+                    self._emit(*told)
+                    raise BudgetSpent(self._limit, "tokens")
             else:
                 self.finish = part
+                if told:  # before the count, so that a budget holds alike in however many reads they came
+                    self._emit(*told)
+                    told = []
                 said = sum(bytes_of(call.arguments) for call in self.calls) // BYTES_PER_TOKEN
                 self._count(part.usage or Usage(estimated_tokens=said), more=False)
-        room = self._emit(*told) if told else None
-        if counted and self.finish is None:
-            self._afford()
-        return room
+        return self._emit(*told) if told else None
 
     def _count(self, usage: Usage, *, more: bool) -> None:
         """Count what the call has used so far, in the place of what was known of it before.
@@ -147,10 +150,9 @@ class _Answer:
         self._request.usage.add(usage, self._usage)
         self._usage = usage
 
-    def _afford(self, *, ahead: bool = False) -> None:
-        limit = self._request.run_tokens
-        if limit is not None and self._request.usage.spent > limit:
-            raise BudgetSpent(limit, "tokens", ahead=ahead)
+    @property
+    def _over(self) -> bool:
+        return self._request.usage.spent > self._limit
 
 
 class _Call:

@@ -56,7 +56,7 @@ class Share:
         self._size = 0  # and of the events
         self._counted = 0  # tokens
         self._at = 0, 0  # the bytes that were said, and the events, when they were counted
-        self._look = 0  # the bytes of events at which tokens are looked at
+        self._look = 0  # the bytes of events from which on there may be too many, or too many tokens
 
     def hold(self, history: Sequence[Message], runs: int) -> None:
         """Count what the run is given, as it is in memory. Raise `TooManyRuns` if there is no room: `runs` go on."""
@@ -70,9 +70,9 @@ class Share:
         """Raise `BudgetSpent` if the run may not have so many events, or so many bytes of them, or its tokens."""
         if events > self._events:
             raise BudgetSpent(self._events, "events")
-        if size > self._bytes:
-            raise BudgetSpent(self._bytes, "bytes of events")
         if size >= self._look or request.usage.total_tokens != self._counted:
+            if size > self._bytes:
+                raise BudgetSpent(self._bytes, "bytes of events")
             self.spend(request.usage, fold.said, events, self._size)  # this event is not in the fold yet
         live = self._live
         taken = live.taken + size - self._size
@@ -90,7 +90,8 @@ class Share:
             tokens += usage.estimated_tokens + max(said_since // BYTES_PER_TOKEN, events_since)
         if tokens > self._tokens:
             raise BudgetSpent(self._tokens, "tokens")
-        self._look = size + min(BYTES_PER_TOKEN * (self._tokens - tokens), LOOK_BYTES)  # what is said is in the events
+        more = min(BYTES_PER_TOKEN * (self._tokens - tokens), LOOK_BYTES)  # what is said is in the events
+        self._look = min(size + more, self._bytes + 1)
 
     def release(self) -> None:
         """Give all of it back."""
