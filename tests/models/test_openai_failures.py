@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import pytest
@@ -17,13 +18,16 @@ from support.model_server import (
     answer,
     cut,
     delta,
+    end,
+    gate,
     headers,
+    joined,
     reset,
     stall,
     status,
     text,
 )
-from twinwire.models import Finish, Part, Text
+from twinwire.models import Finish, Part, Text, Usage
 from twinwire.models.openai.model import LINGER, OpenAIChatModel
 from twinwire.protocol.errors import UpstreamError, UpstreamTimeout
 
@@ -180,3 +184,22 @@ async def test_whole_answer_survives(server: ModelServer, last: Script, rest: Sc
     start = time.monotonic()
     assert await ask(server, timeout=0.5) == [Text("a"), Finish("stop")]
     assert time.monotonic() - start < LINGER + 5
+
+
+async def test_patience_is_with_the_server(server: ModelServer) -> None:
+    """If who takes an answer has it wait for longer than the server has for what follows, the usage is not lost."""
+    loop, taken = asyncio.get_running_loop(), asyncio.Event()
+    server.script(joined([*text("a"), delta({}, "stop")]), [gate(taken)], end()[1:])
+    parts: list[Part] = []
+
+    def take(*batches: Sequence[Part]) -> asyncio.Future[None]:
+        parts.extend(part for batch in batches for part in batch)
+        taken.set()
+        drained: asyncio.Future[None] = loop.create_future()
+        loop.call_later(LINGER + 0.2, drained.set_result, None)
+        return drained
+
+    model = OpenAIChatModel("scripted", api_key=KEY, base_url=server.url)
+    await model.stream([{"role": "user", "content": "hello"}]).for_each(take)
+    await model.aclose()
+    assert parts == [Text("a"), Finish("stop", Usage(prompt_tokens=3, completion_tokens=2, total_tokens=5))]

@@ -14,7 +14,7 @@ import ipaddress
 import logging
 import math
 import os
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
 from contextvars import ContextVar
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import TYPE_CHECKING, Any, Unpack, cast
@@ -70,6 +70,18 @@ def _tls() -> ssl.SSLContext:
 
 class _Done(Exception):
     """The answer is whole; its body may go on."""
+
+
+class _After:
+    """Awaits something, then calls `then`; unlike a coroutine it may also be left alone."""
+
+    def __init__(self, awaitable: Awaitable[None], then: Callable[[], None]) -> None:
+        self._awaitable = awaitable
+        self._then = then
+
+    def __await__(self) -> Generator[Any, None, None]:
+        yield from self._awaitable.__await__()
+        self._then()
 
 
 class _StreamOptionsRefused(UpstreamError):
@@ -201,11 +213,15 @@ class OpenAIChatModel(ShapedModel):
                     raise _Done
                 if coding.fault is not None:
                     raise coding.fault
-                if (decoder.reason is not None or latest < math.inf) and not patience.expired():
+                if (decoder.reason is not None or patience.when() is not None) and not patience.expired():
                     now = loop.time()
                     latest = math.inf if decoder.reason is None else min(latest, now + MAX_LINGER)
                     patience.reschedule(None if decoder.reason is None else min(latest, now + LINGER))
-                return room
+                if room is None or patience.when() is None:
+                    return room
+                latest = math.inf  # the patience is with the server, not with who takes
+                patience.reschedule(None)
+                return _After(room, lambda: patience.reschedule(loop.time() + LINGER))
 
             try:
                 async with patience:
