@@ -33,6 +33,12 @@ class Nobody:
     def interrupt(self, run_ids: Collection[str] | None = None, why: str = "") -> None:
         """See `Owner`."""
 
+    def block(self, run_id: str) -> None:
+        """See `Owner`."""
+
+    def unblock(self, run_id: str) -> None:
+        """See `Owner`."""
+
     def owns(self, run_id: str) -> bool:  # noqa: ARG002 - the protocol's
         """See `Owner`."""
         return True

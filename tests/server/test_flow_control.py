@@ -139,12 +139,14 @@ async def test_a_run_that_ends_while_it_is_paused(server: Running, puppets: Pupp
 
 
 async def test_what_is_trimmed_under_a_paused_run_is_a_gap(puppets: Puppets) -> None:
-    """A resume at a cursor that the log no longer holds gives a `gap`, and the run is followed no longer."""
+    """A resume at a cursor that the log, having waited, no longer holds gives a `gap`, and the run is not followed."""
     async with serving({"mine": puppets}, log_events=100) as server:
         follower, puppet = await begun(server, puppets)
         await ask(follower, "pause")
         puppet.say(*(str(count) for count in range(300)))
         await in_log(server, follower.run_id, 302)
+        while (await server.runs.log.state(follower.run_id)).first == 1:  # noqa: ASYNC110 - nothing announces it
+            await asyncio.sleep(0.01)
         await nothing_comes(follower, server)
         assert (await ask(follower, "resume"))["type"] == "resumed"
         with pytest.raises(Refused) as refused:

@@ -13,6 +13,7 @@ from support.followers import KINDS, Broken, Refused, attach, cancel, rest, star
 from support.metrics import figures
 from support.redis_server import fresh, own_server
 from support.serving import Puppets, Running, serving, until
+from twinwire.log import backpressure
 from twinwire.protocol.errors import RunsUnavailable
 from twinwire.runs.run import Run
 from twinwire.runs.writer import TIMED
@@ -101,8 +102,9 @@ async def test_cursors_refusals_and_cancels(kind: str, server: Running, puppets:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-async def test_a_gap_told_to_who_follows(kind: str, puppets: Puppets) -> None:
+async def test_a_gap_told_to_who_follows(kind: str, puppets: Puppets, monkeypatch: pytest.MonkeyPatch) -> None:
     """Who is overtaken by the log's trimming is counted: on a socket as it is told, over SSE as it comes again."""
+    monkeypatch.setattr(backpressure, "WAIT_SECONDS", 0)
     async with serving({"mine": puppets}, log_events=100) as server:
         follower = await start(kind, server, on_disconnect="continue")
         (await puppets.next()).say(*(str(i) for i in range(3000)))

@@ -30,6 +30,10 @@ class Nobody:
 
     def interrupt(self, run_ids: Collection[str] | None = None, why: str = "") -> None: ...
 
+    def block(self, run_id: str) -> None: ...
+
+    def unblock(self, run_id: str) -> None: ...
+
     def owns(self, run_id: str) -> bool:  # noqa: ARG002 - the protocol's
         return True
 

@@ -21,7 +21,9 @@ from twinwire.protocol.events import StreamEvent
 class Emit(Take[StreamEvent], Protocol):
     """Tells events, in this order and at once; from any callback on the event loop, in the agent's task or not.
 
-    Return None, or an awaitable. If it is an awaitable, await it before emitting more: the log applies backpressure.
+    Return None, or an awaitable. If it is an awaitable, await it before emitting more: the log applies backpressure, or
+    a follower that reads as fast as it can is far behind. What is emitted all the same is written. But an agent that
+    awaits nothing cannot be held up: the log may have to trim what its followers have yet to read.
 
     Raises `TypeError` for what is no event and `events.NotAnEvent`, a `ValueError`, for one that breaks the protocol's
     table. In a callback, whose caller could not handle that, it ends the run instead.

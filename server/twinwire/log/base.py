@@ -12,6 +12,9 @@ from twinwire.protocol.events import Record
 
 Unsubscribe = Callable[[], None]
 
+Cursor = Callable[[], int]
+"""Returns the number of the last event that a follower has read."""
+
 HearLogOut = Callable[[str, float], None]
 """Called with a user, and the Unix time when they logged out."""
 
@@ -200,9 +203,10 @@ class EventLog(Protocol):
         """Give this sink no more. It is no error if it has left, or if the run is not known."""
         ...
 
-    def subscribe(self, run_id: str, wake: Callable[[], None]) -> Unsubscribe:
+    def subscribe(self, run_id: str, wake: Callable[[], None], cursor: Cursor | None = None) -> Unsubscribe:
         """Have `wake` called after each append to a run. It must be quick and must not raise.
 
+        A follower gives its `cursor`: the log waits for it before it trims an event after that, as `backpressure` says.
         A run that is not known is no error: reading its next page is one.
         """
         ...
@@ -224,6 +228,14 @@ class Owner(Protocol):
 
         If others have ended a run, or the log has lost it, that ERROR is refused, and the run stops all the same.
         """
+        ...
+
+    def block(self, run_id: str) -> None:
+        """Have what `emit` returns to the agent of a run wait until `unblock`: a follower is too far behind."""
+        ...
+
+    def unblock(self, run_id: str) -> None:
+        """Let the agent go on. It is no error if the run was not blocked, or is not known."""
         ...
 
     def owns(self, run_id: str) -> bool:

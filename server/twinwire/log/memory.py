@@ -8,10 +8,12 @@ from itertools import islice
 
 from msgspec import Struct
 
-from twinwire.log.base import Limits, Owner, Page, Quota, RunInfo, RunState, RunSummary, Unsubscribe
+from twinwire.log.backpressure import EXCESS_BYTES
+from twinwire.log.base import Cursor, Limits, Owner, Page, Quota, RunInfo, RunState, RunSummary, Unsubscribe
 from twinwire.log.control import LocalControl
 from twinwire.log.quotas import Quotas
-from twinwire.log.tail import Tail, Tails
+from twinwire.log.tail import Tail
+from twinwire.log.tails import Tails
 from twinwire.protocol.errors import IdempotencyMismatch, RunNotFound
 from twinwire.protocol.events import Record, outcome
 
@@ -26,8 +28,9 @@ class _Entry(Struct, gc=False):
 class MemoryLog(LocalControl, Tails):
     """See `Store`.
 
-    The limit on bytes holds give or take one append; if no ended run is left, the oldest events of the run that appends
-    go. Ended runs have a limit of their own, since small ones take more memory than their events' bytes.
+    The limit on bytes holds give or take one append, and what followers have yet to read (`EXCESS_BYTES`); if no ended
+    run is left, the oldest events of the run that appends go. Ended runs have a limit of their own, since small ones
+    take more memory than their events' bytes.
     """
 
     def __init__(self, limits: Limits, clock: Callable[[], float] = time.monotonic) -> None:
@@ -46,6 +49,7 @@ class MemoryLog(LocalControl, Tails):
 
     async def open(self, owner: Owner) -> None:
         """See `Store`; there is nothing to recover."""
+        self._owner = owner
 
     async def close(self) -> None:
         pass
@@ -77,7 +81,7 @@ class MemoryLog(LocalControl, Tails):
         if self.size > self._max_bytes or len(self._ended) > self._max_ended:
             self._evict(run_id)
         if self.size > self._max_bytes or records[-1].seq - tail.first >= self._max_events:
-            self.size -= tail.trim(self._max_events, max(self._max_bytes - (self.size - tail.size), 0))
+            self._bound(run_id, tail)
 
     async def find(self, user_id: str | None, idempotency_key: str) -> RunInfo | None:
         self._expire()
@@ -98,7 +102,10 @@ class MemoryLog(LocalControl, Tails):
 
     async def page(self, run_id: str, after: int, limit: int) -> Page:
         """See `EventLog`; never suspends."""
-        return self._entry(run_id).tail.page(after, limit)
+        tail = self._entry(run_id).tail
+        if tail.backpressure is not None:
+            self._reached(run_id, tail, after)
+        return tail.page(after, limit)
 
     async def ping(self) -> None:
         """See `EventLog`; it is always there."""
@@ -107,9 +114,29 @@ class MemoryLog(LocalControl, Tails):
         entry = self._runs.get(run_id)
         return None if entry is None else entry.tail
 
-    def subscribe(self, run_id: str, wake: Callable[[], None]) -> Unsubscribe:
+    def subscribe(self, run_id: str, wake: Callable[[], None], cursor: Cursor | None = None) -> Unsubscribe:
         entry = self._runs.get(run_id)
-        return (lambda: None) if entry is None else entry.tail.subscribe(wake)
+        return (lambda: None) if entry is None else entry.tail.subscribe(wake, cursor)
+
+    def _bound(self, run_id: str, tail: Tail) -> None:
+        """Trim a run to its bounds, or have its followers read what is to be trimmed."""
+        patient = self.size <= self._max_bytes + EXCESS_BYTES
+        if patient and tail.backpressure is not None and tail.backpressure.due:
+            return
+        due = tail.excess(self._max_events, max(self._max_bytes - (self.size - tail.size), 0))
+        if patient and due > self._slowest(run_id, tail):
+            self._wait(run_id, tail, due)
+        else:
+            self.size -= tail.trim(due)
+
+    def _trim(self, run_id: str, upto: int) -> None:
+        if (tail := self._tail(run_id)) is None:
+            return
+        if upto < tail.last:
+            self.size -= tail.trim(upto)
+            self._bound(run_id, tail)
+        else:
+            self._evict("")
 
     def _goes_on(self, run_id: str) -> bool:
         return run_id in self._runs and run_id not in self._ended
@@ -128,10 +155,17 @@ class MemoryLog(LocalControl, Tails):
             self._drop(oldest)
 
     def _evict(self, appending: str) -> None:
+        """Forget ended runs until the log is within its bounds; those that are being read last."""
+        spared = 0
         while self.size > self._max_bytes or len(self._ended) > self._max_ended:
-            if (oldest := next(iter(self._ended), appending)) == appending:
+            if (oldest := next(islice(self._ended, spared, None), appending)) == appending:
                 break
-            self._drop(oldest)
+            tail = self._runs[oldest].tail
+            if self.size <= self._max_bytes + EXCESS_BYTES and self._slowest(oldest, tail) < tail.last:
+                self._wait(oldest, tail, tail.last)
+                spared += 1
+            else:
+                self._drop(oldest)
 
     def _drop(self, run_id: str) -> None:
         entry = self._runs.pop(run_id)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from bisect import bisect_right
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import accumulate
 
-from twinwire.log.base import Page, Sink, Unsubscribe
+from twinwire.log.backpressure import NOBODY, Backpressure
+from twinwire.log.base import Cursor, Page, Sink, Unsubscribe
 from twinwire.protocol.errors import CursorGone, StaleWriter
 from twinwire.protocol.events import Record
 
@@ -26,14 +26,16 @@ def fitting(records: list[Record]) -> list[Record]:
 class Tail:
     """Records `first`..`last` of one run."""
 
-    __slots__ = ("_records", "_sinks", "_subscribers", "first", "size")
+    __slots__ = ("_cursors", "_records", "_sinks", "_subscribers", "backpressure", "first", "size")
 
     def __init__(self) -> None:
         self._records: list[Record] = []
         self._subscribers: dict[object, Callable[[], None]] = {}
+        self._cursors: dict[object, Cursor] = {}  # of the subscribers that are followers
         self._sinks: dict[Sink, Sink] = {}
         self.first = 1
         self.size = 0  # bytes of the records' bodies
+        self.backpressure: Backpressure | None = None  # once followers have been waited for
 
     @property
     def last(self) -> int:
@@ -47,8 +49,8 @@ class Tail:
 
     @property
     def followed(self) -> bool:
-        """Return whether there are sinks or subscribers."""
-        return bool(self._subscribers or self._sinks)
+        """Return whether there are sinks or subscribers, or the log waits for followers on any worker."""
+        return bool(self._subscribers or self._sinks or (self.backpressure is not None and self.backpressure.due))
 
     def append(self, expected_last: int, records: Sequence[Record]) -> int:
         """Add records, give them to the sinks and wake the subscribers. Return the number of bytes added.
@@ -105,13 +107,19 @@ class Tail:
         start = after + 1 - self.first
         return Page(fitting(self._records[start : start + limit]), self.first, last, self.ended)
 
-    def subscribe(self, wake: Callable[[], None]) -> Unsubscribe:
-        """Have `wake` called after each append."""
+    def subscribe(self, wake: Callable[[], None], cursor: Cursor | None = None) -> Unsubscribe:
+        """Have `wake` called after each append; `cursor` is that of a follower."""
         key = object()
         self._subscribers[key] = wake
+        if cursor is not None:
+            self._cursors[key] = cursor
 
         def unsubscribe() -> None:
             self._subscribers.pop(key, None)
+            if self._cursors.pop(key, None) is not None:
+                backpressure = self.backpressure
+                if backpressure is not None and backpressure.look is not None:
+                    backpressure.look()
 
         return unsubscribe
 
@@ -131,38 +139,40 @@ class Tail:
         self.first = first
         self.size = sum([len(record.body) for record in records])
 
-    def trim(self, max_events: int, max_bytes: int) -> int:
-        """Drop the oldest records until an eighth below the bounds. Return the number of bytes dropped.
+    @property
+    def cursors(self) -> dict[object, int]:
+        """Return the number of the last event that each follower has read; all sinks together are one."""
+        cursors = {key: cursor() for key, cursor in self._cursors.items()}
+        if self._sinks:
+            cursors[Sink] = self.last
+        return cursors
 
-        An eighth, so that a run at its bound does not move its whole list for each event. The last record stays.
+    def slowest(self, cursors: Mapping[object, int]) -> int:
+        """Return the lowest of these cursors of followers, of those that are waited for, or `NOBODY`."""
+        backpressure = self.backpressure
+        return min(cursors.values(), default=NOBODY) if backpressure is None else backpressure.slowest(cursors)
+
+    def excess(self, max_events: int, max_bytes: int) -> int:
+        """Return the number up to which records are to be trimmed, or 0 if the tail is within its bounds.
+
+        What is left is an eighth below them, so that a run at its bound does not move its whole list for each event.
+        The last record stays.
         """
-        if len(self._records) <= max_events and self.size <= max_bytes:
+        count = len(self._records)
+        if count <= max_events and self.size <= max_bytes:
             return 0
-        excess_events = max(0, len(self._records) - max_events * 7 // 8)
-        excess_bytes = max(0, self.size - max_bytes * 7 // 8)
-        dropped, count = 0, 0
-        while count < len(self._records) - 1 and (count < excess_events or dropped < excess_bytes):
-            dropped += len(self._records[count].body)
-            count += 1
+        index = max(0, count - max_events * 7 // 8)
+        if self.size > max_bytes:
+            excess = self.size - max_bytes * 7 // 8
+            sizes = accumulate(len(record.body) for record in self._records)
+            index = max(index, next((number for number, size in enumerate(sizes, 1) if size >= excess), count))
+        return self.first - 1 + min(index, count - 1)
+
+    def trim(self, upto: int) -> int:
+        """Drop the records up to this number. Return the number of bytes dropped."""
+        count = max(0, upto + 1 - self.first)
+        dropped = sum([len(record.body) for record in self._records[:count]])
         del self._records[:count]
         self.first += count
         self.size -= dropped
         return dropped
-
-
-class Tails(ABC):
-    """The part of an `EventLog` that the tails of its runs answer."""
-
-    @abstractmethod
-    def _tail(self, run_id: str) -> Tail | None:
-        """Return the tail of a run, or None if this process holds none."""
-
-    def newest(self, run_id: str) -> int | None:
-        return None if (tail := self._tail(run_id)) is None else tail.last
-
-    def join(self, run_id: str, after: int, sink: Sink) -> Sink | None:
-        return None if (tail := self._tail(run_id)) is None else tail.join(after, sink)
-
-    def leave(self, run_id: str, sink: Sink) -> None:
-        if (tail := self._tail(run_id)) is not None:
-            tail.leave(sink)

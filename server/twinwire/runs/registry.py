@@ -362,6 +362,16 @@ class Runs:
         if (run := self._live.get(run_id)) is not None:
             run.unfollowed(left=left)
 
+    def block(self, run_id: str) -> None:
+        """See `Owner`."""
+        if (run := self._live.get(run_id)) is not None:
+            run.block()
+
+    def unblock(self, run_id: str) -> None:
+        """See `Owner`."""
+        if (run := self._live.get(run_id)) is not None:
+            run.unblock()
+
     def owns(self, run_id: str) -> bool:
         """See `Owner`."""
         return run_id in self._live

@@ -118,6 +118,15 @@ class Run:
         if self._followers == 0 and not self.over:
             self._linger_timer = self._loop.call_later(seconds, self._on_abandoned, self)
 
+    def block(self) -> None:
+        """Have `emit` return an awaitable until `unblock`, or until the run is over."""
+        if not self.over:
+            self._writer.block()
+
+    def unblock(self) -> None:
+        """Let the agent go on."""
+        self._writer.unblock()
+
     def follow(self) -> None:
         """Somebody follows."""
         self._followers += 1
@@ -405,6 +414,7 @@ class Run:
         if fence.error is not None:
             self._put(_error_event(RunError()))
         self.over = True
+        self._writer.unblock()
         for timer in (self._deadline_timer, self._linger_timer):
             if timer is not None:
                 timer.cancel()

@@ -17,6 +17,9 @@ from twinwire.telemetry.metrics import TOKENS, Metrics
 logger = logging.getLogger("twinwire.runs")
 
 MAX_PENDING = 1024
+MAX_BATCH = 8192
+"""The most events of one append: SQLite and Redis serve nobody else meanwhile."""
+
 RETRY_SECONDS = 0.05
 MAX_RETRY_SECONDS = 2.0
 TIMED = 8  # one in so many gaps between tokens is timed
@@ -47,6 +50,7 @@ class Writer:
         self._token_at = 0.0  # when the append before was, if the gap after it is to be timed
         self._pending: list[Record] = []
         self._appending: asyncio.Future[None] | None = None
+        self._blocked = False
         self._progress = asyncio.Event()
         self._waiting = 0
         self._refused = False
@@ -75,8 +79,18 @@ class Writer:
 
     @property
     def full(self) -> bool:
-        """Return whether the log is so slow that too much is pending."""
-        return len(self._pending) >= MAX_PENDING
+        """Return whether the log is so slow that too much is pending, or its followers are."""
+        return self._blocked or len(self._pending) >= MAX_PENDING
+
+    def block(self) -> None:
+        """Be `full` until `unblock`. What is put all the same is written."""
+        self._blocked = not self._refused
+
+    def unblock(self) -> None:
+        """Be no longer blocked."""
+        if self._blocked:
+            self._blocked = False
+            self._wake()
 
     async def room(self) -> None:
         """Wait while `full`."""
@@ -102,6 +116,8 @@ class Writer:
         if self._appending is not None or not self._pending:
             return
         batch, self._pending = self._pending, []
+        if len(batch) > MAX_BATCH:
+            batch, self._pending = batch[:MAX_BATCH], batch[MAX_BATCH:]
         self._appends += 1
         if not self._appends % TIMED or self._token_at or self._silent_since is not None:
             self._time(batch)
@@ -114,6 +130,8 @@ class Writer:
             self._appended = batch[-1].seq
             if self._waiting or batch[-1].last:
                 self._tell(batch[-1])
+            if self._pending:
+                self.flush()
         else:
             self._appending = asyncio.ensure_future(self._append(appending, batch))
 
@@ -158,17 +176,20 @@ class Writer:
 
     def _tell(self, last: Record) -> None:
         """Wake whoever waits: this is in the log."""
+        self._wake()
+        if last.last:
+            self._finish()
+
+    def _wake(self) -> None:
         if self._waiting:
             self._progress.set()
             self._progress.clear()
-        if last.last:
-            self._finish()
 
     def _lost(self, error: Exception) -> None:
         """The log is no longer ours to write: whoever took it over ends the run."""
         logger.warning("The log refused the writer of the run %s. %s", self._run_id, error)
         self._pending.clear()
-        self._refused = True
+        self._refused, self._blocked = True, False
         self._progress.set()
         self._finish()
 

@@ -11,6 +11,7 @@ import sys
 from typing import NamedTuple
 
 from twinwire.formats.native import TYPE_BYTES
+from twinwire.log.backpressure import EXCESS_BYTES
 from twinwire.log.quotas import MAX_USERS
 from twinwire.log.redis.reader import HELD_BYTES
 from twinwire.log.sqlite.log import TAIL_BYTES
@@ -98,8 +99,8 @@ def _log(settings: Settings) -> list[Part]:
         held = EVENT_FACTOR * HELD_BYTES * settings.max_runs * settings.workers
         how = f"{EVENT_FACTOR * HELD_BYTES // MB} MiB x --max-runs x --workers"
         return [Part("newest events", held, how)]
-    kept = EVENT_FACTOR * settings.log_bytes + ENDED_RUN * settings.log_runs
-    how = f"{EVENT_FACTOR} x --log-bytes + {ENDED_RUN // 1024} KiB x --log-runs"
+    kept = EVENT_FACTOR * (settings.log_bytes + EXCESS_BYTES) + ENDED_RUN * settings.log_runs
+    how = f"{EVENT_FACTOR} x (--log-bytes + {EXCESS_BYTES // MB} MiB) + {ENDED_RUN // 1024} KiB x --log-runs"
     return [Part("log", kept, how), Part("conversations", settings.sessions_bytes, "--sessions-bytes")]
 
 

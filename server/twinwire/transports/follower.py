@@ -13,7 +13,7 @@ from twinwire.transports.audience import Audience
 class Follower:
     """One cursor of one connection into one run's log."""
 
-    __slots__ = ("_after", "_audience", "_log", "_ready", "_unsubscribe", "run_id", "view")
+    __slots__ = ("_after", "_audience", "_log", "_ready", "_unpin", "_unsubscribe", "run_id", "view")
 
     def __init__(self, ready: Callable[[Follower], None], log: EventLog, run_id: str, after: int, view: View) -> None:
         self._ready = ready
@@ -21,7 +21,8 @@ class Follower:
         self.run_id = run_id
         self.view = view
         self._after = after
-        self._unsubscribe: Unsubscribe | None = log.subscribe(run_id, self.wake)
+        self._unsubscribe: Unsubscribe | None = log.subscribe(run_id, self.wake, self.cursor)
+        self._unpin: Unsubscribe | None = None  # while it is paused
         self._audience: Audience | None = None  # while it is live
 
     @property
@@ -32,6 +33,10 @@ class Follower:
     @after.setter
     def after(self, seq: int) -> None:
         self._after = seq
+
+    def cursor(self) -> int:
+        """Return the number of the last event it has seen, for its log."""
+        return self.after
 
     @property
     def pushed_at(self) -> float:
@@ -54,17 +59,26 @@ class Follower:
     def lag(self) -> None:
         """Be live no longer: be woken instead, and page from the event after the last that it has seen. Idempotent."""
         if self._audience is not None:
-            self._unsubscribe = self._log.subscribe(self.run_id, self.wake)
+            self._unsubscribe = self._log.subscribe(self.run_id, self.wake, self.cursor)
             self._after = self._audience.last
             if not self._audience.remove(self.lag):
                 self._log.leave(self.run_id, self._audience)
             self._audience = None
 
+    def pause(self) -> None:
+        """Be neither live nor woken any more. Its log still knows how far it has read. Idempotent."""
+        self.lag()
+        leave, self._unsubscribe = self._unsubscribe, None
+        if leave is not None:
+            self._unpin = self._log.subscribe(self.run_id, lambda: None, self.cursor)
+            leave()
+
     def close(self) -> None:
         """Be woken no more."""
-        if self._unsubscribe is not None:
-            self._unsubscribe()
-            self._unsubscribe = None
+        for leave in (self._unsubscribe, self._unpin):
+            if leave is not None:
+                leave()
+        self._unsubscribe = self._unpin = None
 
     def wake(self) -> None:
         """There is more to read: an append calls this."""

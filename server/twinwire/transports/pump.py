@@ -164,7 +164,9 @@ class Pump:
         follower = self._followers.pop(run_id, None)
         if follower is None:
             return False
-        self._silence(follower)
+        follower.lag()
+        follower.close()
+        self._ready.pop(follower, None)
         self.weigh(-_weight(follower.view))
         self._presence.unfollow(run_id, departure)
         return True
@@ -173,7 +175,8 @@ class Pump:
         """Send no more events of a run; its follower keeps its cursor and its place. Return False if not followed."""
         follower = self._followers.get(run_id)
         if follower is not None:
-            self._silence(follower)
+            follower.pause()
+            self._ready.pop(follower, None)
         return follower is not None
 
     def resume(self, run_id: str, after: int | None = None) -> bool:
@@ -182,12 +185,6 @@ class Pump:
         if follower is not None:
             self.attach(run_id, follower.after if after is None else after, follower.view)
         return follower is not None
-
-    def _silence(self, follower: Follower) -> None:
-        """Have the follower neither live nor woken."""
-        follower.lag()
-        follower.close()
-        self._ready.pop(follower, None)
 
     def weigh(self, change: int) -> None:
         """Count so many bytes more of the connection's state."""

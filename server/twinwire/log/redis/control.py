@@ -77,13 +77,11 @@ class RedisControl:
     def follow(self, run_id: str) -> None:
         """See `Control`. Redis hears of it a moment later."""
         self._following.add(run_id)
-        self._changed[run_id] = ""
-        self._news.set()
+        self._tell(run_id, "")
 
     def unfollow(self, run_id: str, *, left: bool = False) -> None:
         self._following.discard(run_id)
-        self._changed[run_id] = "left" if left else "unfollowed"
-        self._news.set()
+        self._tell(run_id, "left" if left else "unfollowed")
 
     async def followed(self, run_id: str) -> bool:
         names = await lenient(self._link.call("HKEYS", self._keys.followers(run_id)))
@@ -111,11 +109,23 @@ class RedisControl:
             self._link.call("PEXPIRE", commands, 3 * self._lease_ms),
         )
 
+    def _tell(self, run_id: str, operation: str) -> None:
+        """Tell Redis of the run's followers here, and its owner this, if there are none."""
+        self._changed[run_id] = operation
+        self._news.set()
+
     async def _announce(self, run_ids: Collection[str]) -> None:
-        """Tell Redis which of these runs have followers here."""
-        names = [self._keys.followers(run_id) for run_id in self._following.intersection(run_ids)]
-        commands = [FOLLOW(name, worker=self.worker, life_ms=3 * self._lease_ms) for name in names]
+        """Tell Redis which of these runs have followers here, and how far the slowest has read."""
+        life_ms = 3 * self._lease_ms
+        commands = [
+            FOLLOW(self._keys.followers(run_id), worker=self.worker, cursor=self._cursor(run_id), life_ms=life_ms)
+            for run_id in self._following.intersection(run_ids)
+        ]
         await asyncio.gather(*(self._link.call(*command) for command in commands))
+
+    def _cursor(self, run_id: str) -> int | str:  # noqa: ARG002 - a log that has followers knows
+        """Return the lowest cursor of the run's followers here, or an empty text."""
+        return ""
 
     async def _retract(self, changed: Mapping[str, str]) -> None:
         """Tell Redis, then the runs' owners, which of these runs have no followers here."""

@@ -7,14 +7,29 @@ is spoken to; all keys of a namespace are in one slot of a cluster, so that a na
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from itertools import chain
+from typing import Any
 
 import msgspec
 
-from twinwire.log.base import MAX_RECENT, Gauge, Limits, Owner, Page, Quota, RunInfo, RunState, RunSummary, Unsubscribe
+from twinwire.log.backpressure import EXCESS_BYTES, NOBODY
+from twinwire.log.base import (
+    MAX_RECENT,
+    Cursor,
+    Gauge,
+    Limits,
+    Owner,
+    Page,
+    Quota,
+    RunInfo,
+    RunState,
+    RunSummary,
+    Unsubscribe,
+)
 from twinwire.log.interrupted import interrupted
 from twinwire.log.quotas import refusal
 from twinwire.log.redis.check import Check
@@ -22,8 +37,9 @@ from twinwire.log.redis.control import RedisControl
 from twinwire.log.redis.leases import Leases
 from twinwire.log.redis.link import CLOSE_SECONDS, Address, Link, WrongType, lenient
 from twinwire.log.redis.reader import MALFORMED, Held, Reader, Stored, contiguous, load, owned, record
-from twinwire.log.redis.scripts import APPEND, CREATE, SOURCES, Keys
-from twinwire.log.tail import PAGE_BYTES, Tail, Tails, fitting
+from twinwire.log.redis.scripts import APPEND, CREATE, SOURCES, TRIM, Keys
+from twinwire.log.tail import PAGE_BYTES, Tail, fitting
+from twinwire.log.tails import Tails
 from twinwire.protocol.errors import (
     CursorGone,
     IdempotencyMismatch,
@@ -37,6 +53,7 @@ from twinwire.protocol.events import Record, outcome
 logger = logging.getLogger("twinwire.log")
 
 AGAIN_SECONDS = 0.5
+ASK_SECONDS = 0.01
 RECENT_SECONDS = 86_400.0  # longer than a run goes on: then a list of runs outlives each of them
 
 _info = msgspec.json.Decoder(RunInfo)
@@ -54,6 +71,7 @@ class RedisLog(RedisControl, Tails):
         self._address = Address(url)
         super().__init__(limits, Keys(self._address.namespace), self._address.lease)
         self._open = False
+        self._works: set[asyncio.Task[None]] = set()
 
     async def open(self, owner: Owner) -> None:
         """See `Store`. The worker is a new one: the process may be a fork."""
@@ -113,9 +131,10 @@ class RedisLog(RedisControl, Tails):
         if not self._open:
             return
         self._open = False
-        for task in self._tasks:
+        tasks = [*self._tasks, *self._works]
+        for task in tasks:
             task.cancel()
-        await asyncio.wait(self._tasks)
+        await asyncio.wait(tasks)
         await self._reader.close()
         try:
             async with asyncio.timeout(CLOSE_SECONDS):
@@ -167,19 +186,28 @@ class RedisLog(RedisControl, Tails):
             if held is not None and held.gone:
                 raise RunNotFound
             at = held if held is not None and own else await load(self._writes, self._keys, run_id, newest=False)
-            first = await self._append(run_id, expected_last, records, at.key)
+            first, due = await self._append(run_id, expected_last, records, at.key, held)
         except (StaleWriter, RunNotFound):
             self._reader.disown(run_id)
             raise
         if held is not None and own:
             held.first = first
             held.extend(records)
+            if due:
+                self._wait(run_id, held.tail, due)
             if records[-1].last:
                 held.own = False
                 self._reader.release(run_id, held)
 
-    async def _append(self, run_id: str, expected_last: int, records: Sequence[Record], key: str) -> int:
-        """Return the number of the first event that is kept."""
+    async def _append(
+        self, run_id: str, expected_last: int, records: Sequence[Record], key: str, held: Held | None
+    ) -> tuple[int, int]:
+        """Return the number of the first event that is kept, and that up to which the run is to be trimmed, or 0."""
+        slowest, waits = NOBODY, True
+        if held is not None:
+            backpressure = held.tail.backpressure
+            slowest = held.tail.slowest(held.tail.cursors)
+            waits = backpressure is None or backpressure.waits
         keys, limits = self._keys, self._limits
         names = [keys.run(run_id), keys.events(run_id), keys.live, keys.followers(run_id), *([key] if key else [])]
         command = APPEND(
@@ -190,6 +218,9 @@ class RedisLog(RedisControl, Tails):
             max_events=limits.max_events,
             max_bytes=limits.max_bytes,
             retention_ms=max(1, round(limits.retention * 1000)),
+            slowest=slowest,
+            patient=int(waits),
+            excess=EXCESS_BYTES,
             rest=chain.from_iterable((new.type, new.body, new.start, new.stop) for new in records),
         )
         status, *number = await self._writes.call(*command)
@@ -197,11 +228,14 @@ class RedisLog(RedisControl, Tails):
             raise RunNotFound
         if status == b"stale":
             raise StaleWriter(expected_last, *number)
-        return int(*number)
+        first, due, *cursors = number
+        if held is not None and due:
+            held.remote = _remote(cursors)
+        return first, due
 
     async def _end_for(self, run_id: str, stored: Stored) -> None:
         """End an orphan."""
-        await self._append(run_id, stored.last, interrupted(stored.info, stored.last), stored.key)
+        await self._append(run_id, stored.last, interrupted(stored.info, stored.last), stored.key, None)
         self._reader.disown(run_id)
 
     async def find(self, user_id: str | None, idempotency_key: str) -> RunInfo | None:
@@ -250,6 +284,8 @@ class RedisLog(RedisControl, Tails):
 
     async def page(self, run_id: str, after: int, limit: int) -> Page:
         held = self._reader.held.get(run_id)
+        if held is not None and held.tail.backpressure is not None:
+            self._reached(run_id, held.tail, after)
         if held is not None and held.gone:
             raise RunNotFound
         if held is not None and after == held.rewritten:
@@ -305,14 +341,68 @@ class RedisLog(RedisControl, Tails):
         held = self._reader.held.get(run_id)
         return None if held is None else held.tail
 
-    def subscribe(self, run_id: str, wake: Callable[[], None]) -> Unsubscribe:
-        return self._reader.subscribe(run_id, wake)
+    def subscribe(self, run_id: str, wake: Callable[[], None], cursor: Cursor | None = None) -> Unsubscribe:
+        return self._reader.subscribe(run_id, wake, cursor)
+
+    def _cursors(self, run_id: str, tail: Tail) -> dict[object, int]:
+        cursors = tail.cursors
+        if (held := self._reader.held.get(run_id)) is not None:
+            for worker, cursor in held.remote.items():
+                cursors[worker] = cursor
+        return cursors
+
+    def _cursor(self, run_id: str) -> int | str:
+        tail = self._tail(run_id)
+        return "" if tail is None else min(tail.cursors.values(), default="")
+
+    def _wait(self, run_id: str, tail: Tail, due: int) -> None:
+        super()._wait(run_id, tail, due)
+        held = self._reader.held.get(run_id)
+        if held is not None and not held.asks:
+            held.asks = True
+            self._spawn(self._ask(run_id, held))
+
+    async def _ask(self, run_id: str, held: Held) -> None:
+        """Ask the other workers how far their followers have read, for as long as the run waits."""
+        while held.tail.backpressure is not None and held.tail.backpressure.due:
+            with contextlib.suppress(LogUnavailable):
+                await asyncio.gather(*(self._say(worker, "cursor", run_id) for worker in held.remote))
+            await asyncio.sleep(ASK_SECONDS)
+            with contextlib.suppress(LogUnavailable):
+                held.remote = _remote(await lenient(self._link.call("HGETALL", self._keys.followers(run_id))) or [])
+                self._reached(run_id, held.tail, NOBODY)
+        held.asks = False
+
+    def _trim(self, run_id: str, upto: int) -> None:
+        self._spawn(self._trim_events(run_id, upto))
+
+    async def _trim_events(self, run_id: str, upto: int) -> None:
+        keys, held = self._keys, self._reader.held.get(run_id)
+        with contextlib.suppress(LogUnavailable, WrongType):  # then the next append trims the run
+            first = await self._writes.call(*TRIM(keys.run(run_id), keys.events(run_id), upto=upto))
+            if held is not None and first is not None:
+                held.first = max(held.first, first)
+        if held is not None:
+            self._reader.release(run_id, held)
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._works.add(task)
+        task.add_done_callback(self._works.discard)
 
     def _obey(self, operation: str, run_id: str) -> None:
-        if operation == "cancel":
+        if operation == "cursor":
+            self._tell(run_id, self._changed.get(run_id, "unfollowed"))
+        elif operation == "cancel":
             self._owner.cancel_here(run_id)
         elif operation in {"unfollowed", "left"}:
             self._owner.unfollowed(run_id, left=operation == "left")
+
+
+def _remote(cursors: Sequence[bytes]) -> dict[str, int]:
+    """Return the lowest cursor of each other worker's followers, of those that have any."""
+    pairs = zip(cursors[::2], cursors[1::2], strict=True)
+    return {worker.decode(): int(cursor) for worker, cursor in pairs if cursor.isdigit()}
 
 
 def _report(task: asyncio.Task[None]) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct, field
 
-from twinwire.log.base import HearLogOut, Page, RunInfo, Unsubscribe
+from twinwire.log.base import Cursor, HearLogOut, Page, RunInfo, Unsubscribe
 from twinwire.log.redis.link import COMMAND_SECONDS, Address, Link, WrongType
 from twinwire.log.redis.scripts import OWNED, Keys
 from twinwire.log.tail import Tail
@@ -113,6 +113,8 @@ class Held(Struct, eq=False):
     current: bool = False
     gone: bool = False
     rewritten: int | None = None  # the number of the end, if followers have seen another event under it
+    remote: dict[str, int] = field(default_factory=dict)  # the lowest cursor on each other worker, of an own run
+    asks: bool = False  # while these are asked for
     shown: int | None = None  # the oldest `last` that a follower may have seen while it was not current
 
     @property
@@ -139,7 +141,7 @@ class Held(Struct, eq=False):
             self.tail.restart(records[0].seq)
         if records:
             self.tail.append(self.tail.last, records)
-            self.tail.trim(HELD_EVENTS, HELD_BYTES)
+            self.tail.trim(self.tail.excess(HELD_EVENTS, HELD_BYTES))
 
     def resume(self, stored: Stored) -> None:
         """Go on from what is here, if that still is part of the log, else from its end. Wake whoever missed events."""
@@ -198,7 +200,7 @@ class Reader:
         self._waits = False
         self._poking: asyncio.Task[None] | None = None
 
-    def subscribe(self, run_id: str, wake: Callable[[], None]) -> Unsubscribe:
+    def subscribe(self, run_id: str, wake: Callable[[], None], cursor: Cursor | None = None) -> Unsubscribe:
         """See `EventLog`. A run that nobody here has followed is read from now on."""
         held = self.held.get(run_id)
         if held is None:
@@ -207,7 +209,7 @@ class Reader:
         elif held.gone:  # it may have been restored
             held.gone = False
             self.look()
-        leave = held.tail.subscribe(wake)
+        leave = held.tail.subscribe(wake, cursor)
 
         def unsubscribe() -> None:
             leave()

@@ -150,13 +150,15 @@ return info
 
 APPEND = Script("""
 -- KEYS: run events live followers key; the last one only with an idempotency key.
--- ARGV: run_id expected_last outcome max_events max_bytes retention_ms; then type, body, start, stop of each event.
--- `outcome` is empty unless the last event ends the run.
--- Returns {'ok', first}, {'stale', last} or {'gone'}. The fence is `last`: the ids of a stream alone are none.
+-- ARGV: run_id expected_last outcome max_events max_bytes retention_ms slowest patient excess; then type, body, start,
+-- stop of each event. `outcome` is empty unless the last event ends the run. `slowest` is the lowest cursor of the
+-- owner's followers. If `patient` is 1, followers elsewhere count as well, up to `excess` bytes over the bound.
+-- Returns {'ok', first, due, worker, cursor, ...}, {'stale', last} or {'gone'}. `due` is the number up to which the run
+-- is to be trimmed, but has followers behind it; or 0. The fence is `last`: the ids of a stream alone are none.
 local kept = redis.call('HMGET', run, 'first', 'last', 'bytes', 'ended')
 if not kept[2] then return {'gone'} end
 local first, last, bytes = tonumber(kept[1]), tonumber(kept[2]), tonumber(kept[3])
-local expected, fixed = tonumber(expected_last), 6
+local expected, fixed = tonumber(expected_last), 9
 local count = (#ARGV - fixed) / 4
 local function id(seq) return string.format('%.0f-0', seq) end
 if last ~= expected or kept[4] == '1' then
@@ -168,7 +170,7 @@ if last ~= expected or kept[4] == '1' then
   for i = 1, count do
     if there[i][2][4] ~= ARGV[fixed + 4 * i - 2] then return {'stale', last} end
   end
-  return {'ok', first}
+  return {'ok', first, 0}
 end
 for i = 1, count do
   local kind, body, start, stop = unpack(ARGV, fixed + 4 * i - 3, fixed + 4 * i)
@@ -181,10 +183,23 @@ local length = last - first + 1
 local keep = length
 if length > tonumber(max_events) then keep = math.floor(max_events * 7 / 8) end
 if bytes > tonumber(max_bytes) then keep = math.min(keep, math.floor(length * max_bytes / bytes * 7 / 8)) end
+local due, cursors = 0, {}
 if keep < length then
   keep = math.max(keep, 1)
-  redis.call('XTRIM', events, 'MAXLEN', keep)
-  first, bytes = last - keep + 1, math.floor(bytes * keep / length)
+  due = last - keep
+  local lowest = tonumber(slowest)
+  if patient == '1' then
+    cursors = redis.pcall('HGETALL', followers)
+    if cursors.err then cursors = {} end
+    for i = 2, #cursors, 2 do
+      local cursor = tonumber(cursors[i])
+      if cursor and cursor >= first - 1 then lowest = math.min(lowest, cursor) end
+    end
+  end
+  if due <= lowest or bytes > max_bytes + excess then
+    redis.call('XTRIM', events, 'MAXLEN', keep)
+    first, bytes, due = due + 1, math.floor(bytes * keep / length), 0
+  end
 end
 local ends = outcome ~= ''
 redis.call('HSET', run, 'first', first, 'last', last, 'bytes', bytes, 'ended', ends and 1 or 0)
@@ -195,7 +210,23 @@ if ends then
     if name ~= live then redis.call('PEXPIRE', name, retention_ms) end
   end
 end
-return {'ok', first}
+return {'ok', first, due, unpack(cursors)}
+""")
+
+TRIM = Script("""
+-- KEYS: run events
+-- ARGV: upto
+-- Trims the run's events up to this number. Returns the first number that it has then, or nothing if it is gone.
+local kept = redis.call('HMGET', run, 'first', 'last', 'bytes')
+if not kept[2] then return false end
+local first, last, bytes = tonumber(kept[1]), tonumber(kept[2]), tonumber(kept[3])
+local length, keep = last - first + 1, last - upto
+if keep > 0 and keep < length then
+  redis.call('XTRIM', events, 'MAXLEN', keep)
+  redis.call('HSET', run, 'first', upto + 1, 'bytes', math.floor(bytes * keep / length))
+  first = upto + 1
+end
+return first
 """)
 
 OCCUPY = Script("""
@@ -251,8 +282,9 @@ return gone
 
 FOLLOW = Script("""
 -- KEYS: followers:hash
--- ARGV: worker life_ms
-redis.call('HSET', followers, worker, 1)
+-- ARGV: worker cursor life_ms
+-- `cursor` is the lowest one of the worker's followers, or empty.
+redis.call('HSET', followers, worker, cursor)
 redis.call('PEXPIRE', followers, life_ms)
 """)
 
@@ -320,4 +352,6 @@ if newest.err then return false end
 return {redis.call('HMGET', run, unpack(ARGV, 3)), newest}
 """)
 
-SOURCES = tuple(script.source for script in (CREATE, APPEND, OCCUPY, VACATE, RECALL, REMEMBER, FOLLOW, CHECK, OWNED))
+SOURCES = tuple(
+    script.source for script in (CREATE, APPEND, TRIM, OCCUPY, VACATE, RECALL, REMEMBER, FOLLOW, CHECK, OWNED)
+)

@@ -17,8 +17,10 @@ from typing import Any
 
 from msgspec import Struct
 
+from twinwire.log.backpressure import NOBODY
 from twinwire.log.base import (
     LOST_EVENTS,
+    Cursor,
     Gauge,
     Limits,
     Owner,
@@ -39,7 +41,8 @@ from twinwire.log.sqlite.reader import Reader
 from twinwire.log.sqlite.tables import Tables, key_of
 from twinwire.log.sqlite.watch import Watch
 from twinwire.log.sqlite.writer import Job, Writer
-from twinwire.log.tail import Tail, Tails
+from twinwire.log.tail import Tail
+from twinwire.log.tails import Tails
 from twinwire.protocol.errors import CursorGone, LogLost, LogUnavailable, RunNotFound, SettingsError, StaleWriter
 from twinwire.protocol.events import Record, outcome
 
@@ -52,19 +55,23 @@ PING_SECONDS = 1.0
 
 
 class _Live(Struct, gc=False):
-    """A run whose events come from this process. `first` is what the file has; the tail may have less."""
+    """A run whose events come from this process. `first` is what the file has; the tail may have less.
+
+    `due` is the number up to which it is to be trimmed once its followers have read that.
+    """
 
     info: RunInfo
     tail: Tail
     first: int = 1
     size: int = 0
+    due: int = 0
 
 
 class SqliteLog(LocalControl, Tails):
     """See `Store`.
 
-    The limit on bytes holds give or take what is being written and deleted; if no ended run is left, the oldest
-    events of the run that appends go. `clock` is monotonic.
+    The limit on bytes holds give or take what is being written and deleted, and what followers have yet to read
+    (`EXCESS_BYTES`); if no ended run is left, the oldest events of the run that appends go. `clock` is monotonic.
 
     A log whose file is deleted, replaced, cut or damaged is lost until the server is restarted: all methods raise
     `LogLost`, the runs end, and their followers are woken to hear of it.
@@ -76,6 +83,7 @@ class SqliteLog(LocalControl, Tails):
         self._limits = limits
         self._clock = clock
         self._live: dict[str, _Live] = {}
+        self._spared: set[str] = set()  # ended runs that followers have yet to read to the end
         self._past = Tail()  # the subscribers of runs that are not live
         self._writer: Writer | None = None
         self._reader = Reader(self._place.path, self._damaged)
@@ -110,22 +118,31 @@ class SqliteLog(LocalControl, Tails):
     def append(self, run_id: str, expected_last: int, records: Sequence[Record]) -> Awaitable[None]:
         """See `EventLog`. Done when it is committed; `LogUnavailable` if that fails, and then nothing was written."""
 
-        def appended(first: int | None) -> None:
+        def appended(bounds: tuple[int, int] | None) -> None:
             live = self._live.get(run_id)
-            if live is not None and first is not None:
-                live.first = first
-                live.size += live.tail.append(expected_last, records)
-                live.tail.trim(TAIL_EVENTS, TAIL_BYTES)
-                self._let_go(run_id)
+            if live is None or bounds is None:
+                self._spared.discard(run_id)
+                return
+            live.first, due = bounds
+            live.size += live.tail.append(expected_last, records)
+            live.tail.trim(live.tail.excess(TAIL_EVENTS, TAIL_BYTES))
+            live.due = max(live.due, due)
+            if due or run_id in self._spared:
+                self._wait(run_id, live.tail, live.tail.last if run_id in self._spared else due)
+            self._let_go(run_id)
 
-        def append(tables: Tables) -> int | None:
+        def append(tables: Tables) -> tuple[int, int] | None:
             try:
-                return tables.append(run_id, expected_last, records)
+                return tables.append(run_id, expected_last, records, slowest)
             except (StaleWriter, RunNotFound):
                 loop.call_soon_threadsafe(self._refused, run_id, expected_last)
                 raise
 
         loop = asyncio.get_running_loop()
+        live = self._live.get(run_id)
+        slowest = NOBODY if live is None else self._slowest(run_id, live.tail)
+        if records[-1].last and slowest != NOBODY:
+            self._spared.add(run_id)
         return self._do(append, appended, len(records), sum([len(record.body) for record in records]))
 
     async def find(self, user_id: str | None, idempotency_key: str) -> RunInfo | None:
@@ -158,6 +175,8 @@ class SqliteLog(LocalControl, Tails):
         if live is None:
             return await self._read(run_id, after, limit, None)
         tail = live.tail
+        if tail.backpressure is not None:
+            self._reached(run_id, tail, after)
         if live.first - 1 <= after < tail.first - 1:
             return await self._read(run_id, after, limit, tail)
         if not live.first - 1 <= after <= tail.last:
@@ -182,16 +201,34 @@ class SqliteLog(LocalControl, Tails):
         live = self._live.get(run_id)
         return None if live is None else live.tail
 
-    def subscribe(self, run_id: str, wake: Callable[[], None]) -> Unsubscribe:
+    def subscribe(self, run_id: str, wake: Callable[[], None], cursor: Cursor | None = None) -> Unsubscribe:
         """See `EventLog`. A run that has ended wakes its followers only if it could not be read."""
         live = self._live.get(run_id)
-        unsubscribe = (self._past if live is None else live.tail).subscribe(wake)
+        unsubscribe = self._past.subscribe(wake) if live is None else live.tail.subscribe(wake, cursor)
 
         def leave() -> None:
             unsubscribe()
             self._let_go(run_id)
 
         return leave
+
+    def _trim(self, run_id: str, upto: int) -> None:
+        live = self._live.get(run_id)
+        if live is None or live.tail.ended:  # else its end may be on its way into the file
+            self._spared.discard(run_id)
+        if live is not None:
+            self._trim_some(run_id, live, min(upto, live.due))
+
+    def _trim_some(self, run_id: str, live: _Live, upto: int) -> None:
+        """Trim a run bit by bit, so that no append waits for long."""
+
+        def trimmed(first: int) -> None:
+            live.first = max(live.first, first)
+            self._trim_some(run_id, live, upto)
+
+        if live.first <= upto:
+            self._do(lambda tables: tables.trim(run_id, upto), trimmed).add_done_callback(_nobody)
+        self._let_go(run_id)
 
     async def history(self, session: SessionKey) -> list[dict[str, str]]:
         """See `Control`; kept in the file."""
@@ -244,6 +281,7 @@ class SqliteLog(LocalControl, Tails):
 
         It cannot go on, and in the file it would have no end.
         """
+        self._spared.discard(run_id)
         live = self._live.get(run_id)
         if live is not None and not live.tail.ended and live.tail.last == last:
             self._do(lambda tables: tables.discard(run_id), lambda _: self._give_up(run_id)).add_done_callback(_nobody)
@@ -285,7 +323,7 @@ class SqliteLog(LocalControl, Tails):
         try:
             db = writing(self._place)
             try:
-                tables = Tables(db, self._limits, self._clock)
+                tables = Tables(db, self._limits, self._clock, self._spared)
                 with tables.transaction():
                     interrupted = tables.recover()
                 checkpoints = Checkpoints(self._place, db)

@@ -8,13 +8,14 @@ from __future__ import annotations
 import json
 import sqlite3
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import msgspec
 from msgspec import Struct
 
+from twinwire.log.backpressure import EXCESS_BYTES, NOBODY
 from twinwire.log.base import Limits, Quota, RunInfo, SessionKey
 from twinwire.log.interrupted import interrupted
 from twinwire.log.quotas import Quotas
@@ -25,6 +26,7 @@ from twinwire.protocol.events import Record, dump
 
 DELETE_EVENTS = 500  # in one transaction
 DELETE_BYTES = 2**20
+TRIM_EVENTS = 4096  # in one transaction, after followers were waited for
 VACUUM_PAGES = 16
 
 _COLUMNS = 6
@@ -83,10 +85,19 @@ class Tables:
     Ages are counted in the time that the log was open, by the monotonic `clock`. The times in the file begin as Unix
     time, and go on from the newest one that the file has: if it was closed, from then. So no clock that is wrong, for
     however long, ends what is to be kept; nor does the time that the server was down.
+
+    Of ended runs those that are `spared` go last; another thread may add to them.
     """
 
-    def __init__(self, db: sqlite3.Connection, limits: Limits, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        db: sqlite3.Connection,
+        limits: Limits,
+        clock: Callable[[], float] = time.monotonic,
+        spared: Collection[str] = (),
+    ) -> None:
         self._db = db
+        self._spared = spared
         self._limits = limits
         kept = ("SELECT max(ended) FROM runs", "SELECT max(used) FROM sessions", "SELECT at FROM clock")
         newest = [self._one(query) for query in kept]
@@ -103,6 +114,11 @@ class Tables:
     def crowded(self) -> bool:
         """Return whether there is more than may be kept."""
         return self.size > self._limits.max_bytes
+
+    @property
+    def _patient(self) -> bool:
+        """Return whether there is room for what followers have yet to read."""
+        return self.size <= self._limits.max_bytes + EXCESS_BYTES
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
@@ -141,19 +157,30 @@ class Tables:
     def _goes_on(self, run_id: str) -> bool:
         return bool(self._one("SELECT count(*) FROM runs WHERE run_id = ? AND ended IS NULL", run_id))
 
-    def append(self, run_id: str, expected_last: int, records: Sequence[Record]) -> int | None:
+    def append(
+        self, run_id: str, expected_last: int, records: Sequence[Record], slowest: int = NOBODY
+    ) -> tuple[int, int] | None:
         """Add events. Return the first number that the run has now, or None if all were here already.
 
-        Raises `StaleWriter`, `RunNotFound`.
+        `slowest` is the lowest cursor of the run's followers. The other number returned is that up to which the run is
+        to be trimmed once they are there, or 0. Raises `StaleWriter`, `RunNotFound`.
         """
         head = self._heads.get(run_id) or self._load(run_id)
         if expected_last != head.last or head.ended:
             self._compare(head, expected_last, records)
             return None
-        self._add(head, records)
+        due = self._add(head, records, slowest)
         if records[-1].last:
             self._end(head)
             del self._heads[run_id]
+        return head.first, due
+
+    def trim(self, run_id: str, upto: int) -> int:
+        """Delete some of a run's events up to this number. Return the first number it has now. Raise `RunNotFound`."""
+        head = self._heads.get(run_id) or self._load(run_id)
+        self._trim(head, min(upto, head.first + TRIM_EVENTS - 1, head.last - 1))
+        if head.ended:
+            self._db.execute("UPDATE runs SET size = ? WHERE id = ?", (head.size, head.id))
         return head.first
 
     def history(self, session: SessionKey) -> list[tuple[str, str]]:
@@ -263,21 +290,29 @@ class Tables:
             self._heads[run_id] = head
         return head
 
-    def _add(self, head: _Head, records: Sequence[Record]) -> None:
+    def _add(self, head: _Head, records: Sequence[Record], slowest: int = NOBODY) -> int:
+        """Add events. Return the number up to which the run is to be trimmed, but has `slowest` behind it; or 0."""
         for record in records:
             self._rows += (head.id, record.seq, record.type, record.start, record.stop, record.body)
         added = sum([len(record.body) for record in records])
         head.last = records[-1].seq
         head.size += added
         self.size += added
+        due = 0
         if head.last - head.first >= self._limits.max_events:
             # An eighth less than the bound, so that not every append of a long run is one that deletes.
             spare = min(self._limits.max_events // 8, DELETE_EVENTS)
-            self._trim(head, head.last - self._limits.max_events + spare)
-        elif self.crowded and self._one("SELECT 1 FROM runs WHERE ended IS NOT NULL LIMIT 1") is None:
+            due = min(head.last - self._limits.max_events + spare, head.last - 1)
+        elif self.crowded and self._oldest() is None:
             self._insert()
             excess = self.size - self._limits.max_bytes * 7 // 8
-            self._trim(head, min(self._one(_OLDEST, head.id, DELETE_EVENTS, excess), head.last - 1))
+            most = max(DELETE_EVENTS, 2 * len(records))
+            due = min(self._one(_OLDEST, head.id, most, excess), head.last - 1)
+        if due > slowest and self._patient:
+            return due
+        if due:
+            self._trim(head, due)
+        return 0
 
     def _trim(self, head: _Head, last: int) -> None:
         """Delete a run's events up to number `last`."""
@@ -322,10 +357,15 @@ class Tables:
             self._db.execute("DELETE FROM garbage WHERE run = ?", (run,))
         return True
 
+    def _oldest(self) -> Any:
+        """Return the id, the size, the end and the name of the run that ended first and may go."""
+        oldest = "SELECT id, size, ended, run_id FROM runs WHERE ended IS NOT NULL ORDER BY ended, id LIMIT ?"
+        rows = self._db.execute(oldest, (len(self._spared) + 1,)).fetchall()
+        return next((row for row in rows if row[3] not in self._spared or not self._patient), None)
+
     def _expire(self) -> bool:
         """Forget the run that ended first after `retention`, or if it is `crowded`; `_sweep` deletes its events."""
-        oldest = "SELECT id, size, ended FROM runs WHERE ended IS NOT NULL ORDER BY ended, id LIMIT 1"
-        row = self._db.execute(oldest).fetchone()
+        row = self._oldest()
         if row is None or not (self.crowded or row[2] <= self._clock() - self._limits.retention):
             return False
         self._db.execute("INSERT INTO garbage VALUES (?)", row[:1])
