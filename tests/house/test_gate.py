@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -18,8 +17,6 @@ from support.followers import rest, start
 from support.processes import ENVIRONMENT, Process
 
 GATE = (ROOT / ".ci/run").read_text()
-UV = os.environ.get("UV") or shutil.which("uv") or str(ROOT / ".uv/bin/uv")
-"""`uv run` sets the variable."""
 SKIPS = """
 import pytest
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -94,7 +91,7 @@ def test_a_test_is_in_one_of_two_parts() -> None:
 def installed(python: str, folder: Path) -> str:
     """Install the server alone, at its locked versions, for this interpreter; return the path of its command."""
     place = {**ENVIRONMENT, "UV_PROJECT_ENVIRONMENT": str(folder)}
-    sync = (UV, "sync", "-q", "--frozen", "--no-dev", "--python", python, "--project", str(ROOT))
+    sync = (interpreters.UV, "sync", "-q", "--frozen", "--no-dev", "--python", python, "--project", str(ROOT))
     subprocess.run(sync, check=True, env=place)
     return str(folder / "bin/twinwire")
 

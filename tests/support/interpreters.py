@@ -1,4 +1,4 @@
-"""The Python versions that pyproject.toml claims, and where this machine has them. Needs the standard library alone.
+"""The Python versions that pyproject.toml claims, and where this machine has them and uv. Needs no other package.
 
 `python3 tests/interpreters.py` prints the versions, one a line; `python3 tests/interpreters.py 3.12` prints the path.
 """
@@ -11,6 +11,8 @@ import shutil
 import sys
 from pathlib import Path
 
+UV = os.environ.get("UV") or shutil.which("uv") or str(Path(__file__).parents[2] / ".uv/bin/uv")
+"""`uv run` sets the variable."""
 CLASSIFIER = re.compile(r'"Programming Language :: Python :: (3\.\d+)"')
 
 
