@@ -163,7 +163,9 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     ] = 2**28
     session_idle: Annotated[Seconds, Meta(description="how long an unused conversation is kept")] = 3600.0
     heartbeat: Annotated[Seconds, Meta(description="send a heartbeat after this long without an event")] = 15.0
-    send_timeout: Annotated[Seconds, Meta(description="drop a follower that takes nothing for this long")] = 10.0
+    send_timeout: Annotated[
+        Seconds, Meta(description="drop a client that takes nothing, or answers no ping, for this long")
+    ] = 90.0
     drain_timeout: Annotated[
         float, Meta(ge=0, le=3600, description="at shutdown, let runs finish for this long"), DURATION
     ] = 1.0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 
@@ -14,7 +15,7 @@ from support.serving import Puppets, Running, echo, serving, until
 from twinwire.transports import Verdict
 from twinwire_client import Backoff, Client, ConnectionLost
 from twinwire_client.api import network
-from twinwire_client.retry import Attempts, Broken
+from twinwire_client.retry import Attempts, Broken, Patience, deadline
 
 
 @pytest.fixture
@@ -234,13 +235,51 @@ def test_backoff_has_full_jitter() -> None:
 
 async def test_long_connections_are_no_failures() -> None:
     """A quiet run whose connection lasts, and is cut by something between, is not given up for that."""
-    attempts = Attempts("somewhere", Backoff(base=0.0, cap=10.0), 2, 2)
+    attempts = Attempts("somewhere", Backoff(base=0.0, cap=10.0), Patience(attempts=2, first=2))
     for _ in range(5):
         attempts.succeeded(lasted=11.0)
         await attempts.failed(Broken("cut"))
     attempts.succeeded(lasted=1.0)
     with pytest.raises(ConnectionLost, match=r"somewhere and gave up after 2 attempts\. cut"):
         await attempts.failed(Broken("cut"))
+
+
+async def test_patience_is_a_matter_of_time() -> None:
+    """What has worked is tried as often as it may be until failures in a row have gone on for too long."""
+    attempts = Attempts("somewhere", Backoff(base=0.0), Patience(first=2, seconds=0.3))
+    attempts.worked()
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+    for _ in range(20):
+        await attempts.failed(Broken("cut"))
+    with pytest.raises(ConnectionLost):
+        while True:
+            await attempts.failed(Broken("cut"))
+    assert loop.time() - began >= 0.3
+    attempts = Attempts("somewhere", Backoff(base=0.0), Patience(first=2))
+    await attempts.failed(Broken("no"))
+    with pytest.raises(ConnectionLost, match="gave up after 2 attempts"):
+        await attempts.failed(Broken("no"))
+
+
+async def test_a_program_that_stood_still_has_its_time_anew() -> None:
+    """A deadline counts the time in which the program ran: a breakpoint is no silence of the server's."""
+    async with deadline(0.2):
+        time.sleep(1.0)  # noqa: ASYNC251 - it holds the event loop
+        await asyncio.sleep(0.1)
+    with pytest.raises(TimeoutError):
+        async with deadline(0.2):
+            await asyncio.sleep(60)
+    task = asyncio.create_task(_waits())
+    await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+async def _waits() -> None:
+    async with deadline(60):
+        await asyncio.Event().wait()
 
 
 def test_broken_while_it_is_made() -> None:

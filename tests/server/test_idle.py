@@ -73,10 +73,13 @@ async def test_what_a_connection_holds(kind: str, puppets: Puppets) -> None:
 
 
 async def test_a_socket_that_does_not_answer() -> None:
-    """A client that leaves a ping unanswered for as long as the interval is closed with 1011."""
-    async with serving(heartbeat=0.1) as server, opened(server) as (reader, _):
-        assert await heard(reader) == (Opcode.PING, b"")
-        opcode, payload = await heard(reader)
+    """A client that answers no ping for the send timeout, which is several intervals, is closed with 1011."""
+    async with serving(heartbeat=0.1, send_timeout=0.5) as server, opened(server) as (reader, _):
+        for _ in range(3):
+            assert await heard(reader) == (Opcode.PING, b"")
+        while (told := await heard(reader))[0] == Opcode.PING:
+            pass
+        opcode, payload = told
         assert (opcode, int.from_bytes(payload[:2], "big")) == (Opcode.CLOSE, 1011)
         assert await reader.read() == b""
         await until(lambda: not server.service.heartbeats.pumps)
@@ -89,7 +92,7 @@ async def test_a_socket_that_does_not_answer() -> None:
 )
 async def test_a_socket_that_answers(answer: bytes) -> None:
     """A client that answers lives and is asked again, also while it is sent messages; once it does not it goes."""
-    async with serving(heartbeat=0.1) as server, opened(server) as (reader, writer):
+    async with serving(heartbeat=0.1, send_timeout=0.4) as server, opened(server) as (reader, writer):
         for _ in range(4):
             opcode, payload = await heard(reader)
             while opcode == Opcode.TEXT:
@@ -139,6 +142,7 @@ async def test_a_socket_given_up_while_the_server_stops(server: Running, caplog:
         [protocol] = server.server.server_state.connections
         assert isinstance(protocol, BoundedWebSocket)
         protocol.ask()
+        protocol.ping_timeout = 0.0
         protocol.ask()
         await server.service.drain()
         assert await heard(reader) == (Opcode.PING, b"")

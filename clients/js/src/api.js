@@ -6,7 +6,7 @@
 
 import { apiError, Broken, Muted, ProtocolError } from './errors.js';
 import { isObject } from './events.js';
-import { Attempts } from './retry.js';
+import { Attempts, deadline } from './retry.js';
 
 /** @import { Backoff } from './retry.js' */
 
@@ -37,7 +37,8 @@ export class Watch {
    * @returns {Promise<T>}
    */
   async within(ms, work) {
-    const timer = setTimeout(() => this.#controller.abort(new Muted('The server was silent for too long.')), ms);
+    const silent = () => this.#controller.abort(new Muted('The server was silent for too long.'));
+    const callOff = deadline(ms, silent);
     try {
       return await work();
     } catch (error) {
@@ -45,7 +46,7 @@ export class Watch {
       const { message, cause } = /** @type {Error & {cause?: {message?: string}}} */ (error);
       throw new Broken(cause?.message || message);
     } finally {
-      clearTimeout(timer);
+      callOff();
     }
   }
 

@@ -6,7 +6,7 @@ import { ProtocolError, RunNotFound } from './errors.js';
 import { isEventType, isRunId, parseEventId } from './events.js';
 import { connectEventSource } from './eventsource.js';
 import { Position } from './position.js';
-import { BACKOFF } from './retry.js';
+import { backoff } from './retry.js';
 import { Run } from './run.js';
 import { connectSse } from './sse.js';
 import { connectWs, Sockets } from './ws.js';
@@ -29,7 +29,8 @@ import { connectWs, Sockets } from './ws.js';
  * @property {number} [heartbeat]  how long a socket may be silent before the server is asked whether it is there, and
  *   what to expect of an SSE stream that announces no interval; default 15,000
  * @property {number} [muted]  how soon an SSE stream must begin, else `auto` takes a WebSocket; default 3,000
- * @property {Partial<Backoff>} [retry]  when to try again, and how often; `attempts: Infinity` never gives up
+ * @property {Partial<Backoff>} [retry]  when to try again, and how often. By default what never worked is given up after
+ *   10 attempts, and what has worked never in a browser, elsewhere after 5 minutes
  * @property {typeof fetch} [fetch]
  * @property {SocketClass} [WebSocket]  for a runtime that has none, such as Node before version 22: npm's `ws`
  * @property {typeof EventSource} [EventSource]
@@ -103,7 +104,7 @@ export class Client {
       fetch: options.fetch ?? ((...request) => fetch(...request)),
       timeout: options.timeout ?? 10_000,
       heartbeat: options.heartbeat ?? 15_000,
-      backoff: { ...BACKOFF, ...options.retry },
+      backoff: backoff(options.retry),
     });
     const sockets = WebSocket && new Sockets(api, WebSocket);
     this.#api = api;

@@ -9,6 +9,7 @@ import { Watch } from './api.js';
 import { Broken } from './errors.js';
 import { EVENT_TYPES, parseObject } from './events.js';
 import { Mailbox } from './mailbox.js';
+import { deadline } from './retry.js';
 import { eventsPath, startByPost } from './sse.js';
 
 /** @import { Api } from './api.js' */
@@ -40,14 +41,14 @@ export async function connectEventSource(api, EventSource, at, signal) {
   try {
     await /** @type {Promise<void>} */ (
       new Promise((resolve, reject) => {
-        const timer = setTimeout(() => reject(new Broken('The server was silent for too long.')), api.timeout);
+        const callOff = deadline(api.timeout, () => reject(new Broken('The server was silent for too long.')));
         source.onopen = () => {
-          clearTimeout(timer);
+          callOff();
           resolve();
         };
         source.onerror = () => {
           // It would reconnect by itself if it can, but not with full jitter, nor count its attempts.
-          clearTimeout(timer);
+          callOff();
           source.close();
           reject(new Broken('The connection broke.'));
           mail.end(new Broken('The connection broke.'));

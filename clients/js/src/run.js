@@ -210,6 +210,7 @@ export class Run {
     }
     this.#connection = await this.#connect(this.#at, signal);
     this.#connectedAt = performance.now();
+    this.#attempts.worked();
     if (!this.active) {
       this.#drop();
     } else if (this.#connection) {

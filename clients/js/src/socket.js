@@ -6,7 +6,7 @@
 
 import { apiError, Broken, ProtocolError, Unauthenticated } from './errors.js';
 import { isEventType, parseObject, runOf } from './events.js';
-import { sleep } from './retry.js';
+import { deadline, sleep } from './retry.js';
 
 /** @import { Api } from './api.js' */
 
@@ -101,11 +101,11 @@ export class Session {
     clearTimeout(this.#idle);
     this.#refs += 1;
     this.#socket?.send(JSON.stringify({ ...command, ref: this.#refs }));
-    const timer = setTimeout(() => this.fail(new Broken('The server was silent for too long.')), this.#api.timeout);
+    const callOff = deadline(this.#api.timeout, () => this.fail(new Broken('The server was silent for too long.')));
     try {
       return await new Promise((answer) => this.#asked.set(this.#refs, { answer, channel }));
     } finally {
-      clearTimeout(timer);
+      callOff();
       this.#rest();
     }
   }
@@ -149,7 +149,7 @@ export class Session {
     if (!this.alive) throw new Broken('The connection was closed.');
     const socket = new this.#SocketClass(`${this.#api.url.replace(/^http/, 'ws')}/ws`);
     this.#socket = socket;
-    const timer = setTimeout(() => this.fail(new Broken('The server was silent for too long.')), this.#api.timeout);
+    const callOff = deadline(this.#api.timeout, () => this.fail(new Broken('The server was silent for too long.')));
     try {
       await /** @type {Promise<void>} */ (
         new Promise((resolve, reject) => {
@@ -161,7 +161,7 @@ export class Session {
         })
       );
     } finally {
-      clearTimeout(timer);
+      callOff();
     }
     this.#pulse = setInterval(() => this.#beat(), this.#api.heartbeat);
     this.#rest();

@@ -16,7 +16,7 @@ import httpx
 import msgspec
 
 from twinwire_client.errors import ApiError, ProtocolError, api_error
-from twinwire_client.retry import Attempts, Backoff, Broken
+from twinwire_client.retry import Attempts, Backoff, Broken, Patience, deadline
 
 Token = str | Callable[[], str | Awaitable[str]]
 """A bearer token, or what gives one that is good now."""
@@ -91,8 +91,7 @@ class Api:
         timeout: float,
         heartbeat: float,
         backoff: Backoff,
-        max_attempts: int,
-        first_attempts: int | None,
+        patience: Patience,
     ) -> None:
         self.timeout = timeout
         self.heartbeat = heartbeat
@@ -100,8 +99,7 @@ class Api:
         self._token = token
         self._url = url
         self._backoff = backoff
-        self._max_attempts = max_attempts
-        self._first_attempts = max_attempts if first_attempts is None else first_attempts
+        self._patience = patience
         self.http = httpx.AsyncClient(
             base_url=url,
             headers=headers,
@@ -112,7 +110,7 @@ class Api:
 
     def attempts(self) -> Attempts:
         """Count the failures of one thing."""
-        return Attempts(self._url, self._backoff, self._max_attempts, self._first_attempts)
+        return Attempts(self._url, self._backoff, self._patience)
 
     async def renew(self, opening: httpx.Request, say: Callable[[str], Awaitable[datetime | None]]) -> None:
         """Before the token of the request that opened something expires, `say` a newer one, as often as there is one.
@@ -153,7 +151,7 @@ class Api:
         """An answer whose body is still to be read, for as long as it takes. The caller closes it."""
         request = self.http.build_request("GET", path, params=params, timeout=httpx.Timeout(self.timeout, read=None))
         with network():
-            async with asyncio.timeout(self.timeout):
+            async with deadline(self.timeout):
                 response = await self.http.send(request, stream=True)
                 if response.is_success:
                     return response

@@ -16,7 +16,7 @@ from twinwire_client import sse
 from twinwire_client.api import Api, Token
 from twinwire_client.auto import Auto
 from twinwire_client.errors import ProtocolError, api_error
-from twinwire_client.retry import Backoff
+from twinwire_client.retry import Backoff, Patience
 from twinwire_client.run import Connect, Position, Run
 from twinwire_client.ws import Sockets
 
@@ -35,8 +35,9 @@ class Client:
     `timeout`: how many seconds to wait for a connection, and for an answer to begin.
     `heartbeat`: how many seconds a WebSocket may be silent before the server is asked whether it is there, and what to
     expect of an SSE stream that announces no interval.
-    `backoff`, `max_attempts`: whatever breaks is tried again, until so many failures in a row are a `ConnectionLost`;
-    `first_attempts` (default: as many) of what never worked before, such as an `url` at which nobody listens.
+    `backoff`, `patience`, `max_attempts`: whatever breaks is tried again, until failures in a row have gone on for so
+    many seconds, or are so many, which is a `ConnectionLost`; `first_attempts` (default: as many, or 10) is for what
+    never worked before, such as an `url` at which nobody listens.
     """
 
     def __init__(
@@ -50,7 +51,8 @@ class Client:
         heartbeat: float = 15.0,
         muted: float = 3.0,
         backoff: Backoff = Backoff(),  # noqa: B008 - immutable
-        max_attempts: int = 10,
+        patience: float = 300.0,
+        max_attempts: int | None = None,
         first_attempts: int | None = None,
     ) -> None:
         try:
@@ -66,8 +68,7 @@ class Client:
             timeout=timeout,
             heartbeat=heartbeat,
             backoff=backoff,
-            max_attempts=max_attempts,
-            first_attempts=first_attempts,
+            patience=Patience(max_attempts, first_attempts or max_attempts or 10, patience),
         )
         self._sockets = Sockets(self._api)
         by_sse, by_ws = partial(sse.connect, self._api), self._sockets.connect

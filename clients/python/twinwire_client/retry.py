@@ -4,10 +4,42 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from typing import NamedTuple
 
 from twinwire_client.errors import ConnectionLost
+
+LATE_SECONDS = 0.5
+"""By how much a timer may be late on a busy machine."""
+
+
+@asynccontextmanager
+async def deadline(seconds: float) -> AsyncIterator[None]:
+    """Raise `TimeoutError` after so many seconds in which the program ran.
+
+    A timer that fires late tells that the program stood still, at a breakpoint or stopped by a signal: what has come
+    meanwhile is still to be read.
+    """
+    loop = asyncio.get_running_loop()
+    timer: asyncio.TimerHandle
+
+    def wait() -> asyncio.TimerHandle:
+        return loop.call_later(seconds, look, loop.time() + seconds)
+
+    def look(due: float) -> None:
+        nonlocal timer
+        if loop.time() - due > LATE_SECONDS:
+            timer = wait()
+        else:
+            timeout.reschedule(loop.time())
+
+    async with asyncio.timeout(None) as timeout:
+        timer = wait()
+        try:
+            yield
+        finally:
+            timer.cancel()
 
 
 class Broken(Exception):
@@ -37,26 +69,43 @@ class Backoff(NamedTuple):
         return self.rng() * min(self.cap, self.base * 2.0 ** (min(failures, 64) - 1))
 
 
-class Attempts:
-    """Failures in a row, of one thing: at most `first` until it has succeeded once, then `limit`."""
+class Patience(NamedTuple):
+    """How much may fail in a row: `attempts` (None for any number), for `seconds`; `first` of what never worked."""
 
-    def __init__(self, url: str, backoff: Backoff, limit: int, first: int) -> None:
+    attempts: int | None = None
+    first: int | None = 10
+    seconds: float = 300.0
+
+
+class Attempts:
+    """Failures in a row, of one thing."""
+
+    def __init__(self, url: str, backoff: Backoff, patience: Patience) -> None:
         self._url = url
         self._backoff = backoff
-        self._limit = limit
-        self._first = first
+        self._patience = patience
+        self._limit = patience.first
         self._failures = 0
+        self._since = 0.0
+
+    def worked(self) -> None:
+        """Be as patient from now on as with what has worked once."""
+        self._limit = self._patience.attempts
 
     def succeeded(self, lasted: float | None = None) -> None:
         """Start counting anew; if it `lasted` only so many seconds, if that is longer than any wait between."""
         if lasted is None or lasted > self._backoff.cap:
             self._failures = 0
-            self._first = self._limit
+            self.worked()
 
     async def failed(self, error: Broken) -> None:
         """Count a failure and wait. Raises `ConnectionLost` if it was one too many."""
+        now = asyncio.get_running_loop().time()
+        if self._failures == 0:
+            self._since = now
         self._failures += 1
-        if self._failures >= self._first:
+        spent = self._limit is not None and self._failures >= self._limit
+        if spent or now - self._since >= self._patience.seconds:
             failures, self._failures = self._failures, 0
             attempts = "1 attempt" if failures == 1 else f"{failures} attempts"
             raise ConnectionLost(

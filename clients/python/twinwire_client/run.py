@@ -179,6 +179,7 @@ class Run:
             self._wants_snapshot = False
         self._connection = await self._connect(self._at)
         self._connected_at = asyncio.get_running_loop().time()
+        self._attempts.worked()
         if self._connection is None:
             if self._seen:
                 raise ProtocolError(

@@ -37,7 +37,7 @@ from twinwire.protocol.errors import (
 from twinwire.protocol.events import TERMINAL_TYPES
 from twinwire_client.api import Api, refusal
 from twinwire_client.errors import ApiError, ProtocolError, TwinwireClientError, api_error
-from twinwire_client.retry import Broken
+from twinwire_client.retry import LATE_SECONDS, Broken, deadline
 
 PASSING = {kind.code for kind in (Busy, Draining, LogUnavailable, RateLimited, TooManyFollowed, TooManyRuns)}
 """The errors of a socket that HTTP would answer with 429 or 503."""
@@ -161,7 +161,7 @@ class Session:
     async def ask(self, command: Mapping[str, Any], channel: Channel) -> Message:
         """As `tell`; a reply that does not come in time ends the session."""
         try:
-            async with asyncio.timeout(self._api.timeout):
+            async with deadline(self._api.timeout):
                 return await self.tell(command, channel)
         except TimeoutError:
             silent = Broken("The server was silent for too long.")
@@ -248,13 +248,16 @@ class Session:
     async def _read(self, session: AsyncWebSocketSession) -> Why:
         """Take what comes, until no more does; why not."""
         asked = False
+        loop = asyncio.get_running_loop()
         while True:
+            since = loop.time()
             try:
                 text = await session.receive_text(self._api.heartbeat)
                 asked = False
                 self._hear(text)
             except TimeoutError:
-                if asked:
+                # If the program stood still, what has come meanwhile is yet to be read.
+                if asked and loop.time() - since <= self._api.heartbeat + LATE_SECONDS:
                     return Broken("The server was silent for too long.")
                 if self._channels:
                     asked = True

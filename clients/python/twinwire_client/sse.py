@@ -17,7 +17,7 @@ from httpx_sse import EventSource, ServerSentEvent, SSEError
 
 from twinwire_client.api import Api, network
 from twinwire_client.errors import ProtocolError
-from twinwire_client.retry import Broken, Muted
+from twinwire_client.retry import Broken, Muted, deadline
 from twinwire_client.run import Position
 
 
@@ -39,7 +39,7 @@ class _Watched(httpx.AsyncByteStream):
             if self._begun is not None:
                 yield self._begun
             while True:
-                async with asyncio.timeout(self._seconds):
+                async with deadline(self._seconds):
                     chunk = await anext(self._chunks, None)
                 if chunk is None:
                     return

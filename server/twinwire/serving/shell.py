@@ -38,7 +38,7 @@ from twinwire.web.service import Service
 logger = logging.getLogger("twinwire.serving")
 
 UNSENT_BYTES = 128 * 1024
-UNACKNOWLEDGED_MS = 30_000
+UNACKNOWLEDGED_MS = 120_000  # longer than the send timeout, which tells why it ends a connection
 ACCEPTED_AT_ONCE = 100
 PAUSE_SECONDS = 1.0
 HELD_SECONDS = 1.0  # without a turn of the event loop, after which a server that was told to end has lost its patience
@@ -415,7 +415,7 @@ def config(app: Litestar, settings: Settings) -> uvicorn.Config:
         ws_max_size=settings.max_body,
         ws_per_message_deflate=False,  # doubles the CPU and costs up to 200 kB a connection, for events of 200 bytes
         ws_ping_interval=settings.heartbeat,
-        ws_ping_timeout=settings.heartbeat,
+        ws_ping_timeout=settings.send_timeout,
         ssl_certfile=settings.ssl_certfile,
         ssl_keyfile=settings.ssl_keyfile,
         lifespan="on",

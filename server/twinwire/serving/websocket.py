@@ -98,12 +98,12 @@ class BoundedWebSocket(WebSocketsSansIOProtocol):
     """Parses little ahead of the app, and bounds a message's fragments; of pongs that cannot be sent yet it keeps one.
 
     Has no timers: who uses it calls `ask` at its interval, and its `lifetime` has the deadline of the handshake. A
-    frame that is not all there keeps the answer to `ask` from being read, and so has twice that interval.
+    frame that is not all there keeps the answer to `ask` from being read, and so has as long as that.
     """
 
     __slots__ = (
         "_ahead",
-        "_asked",
+        "_asked_at",
         "_begun_at",
         "_controls",
         "_controls_since",
@@ -126,7 +126,7 @@ class BoundedWebSocket(WebSocketsSansIOProtocol):
         self._controls = 0  # pings and pongs that came since `_controls_since`
         self._controls_since = self.loop.time()
         self._pong = b""
-        self._asked = False
+        self._asked_at: float | None = None  # when `ask` sent the first ping that is not answered
         self.queue = Inbox()  # type: ignore[assignment]
         light(self.writable)
 
@@ -220,16 +220,17 @@ class BoundedWebSocket(WebSocketsSansIOProtocol):
         """See `WebSocketsSansIOProtocol`."""
 
     def ask(self) -> None:
-        """Send a ping, or, if the last one is not answered, close the connection as `keepalive_timeout` does.
+        """Send a ping, or, if none was answered for `ping_timeout`, close the connection as `keepalive_timeout` does.
 
         While a message waits for the app nothing is read: then the answer may have come.
         """
+        now = self.loop.time()
         if self.frames and not self.read_paused and not self._has_time():
             self._close(Verdict.SLOW.code, "The fragments of a message took too long to come.")
-        elif self._asked and not self.read_paused:
+        elif self._asked_at is not None and not self.read_paused and now >= self._asked_at + (self.ping_timeout or 0.0):
             self.keepalive_timeout()
         elif not self.close_sent and not self.transport.is_closing():
-            self._asked = True
+            self._asked_at = self._asked_at or now
             self.transport.write(PING)
 
     def _has_time(self) -> bool:
@@ -249,7 +250,7 @@ class BoundedWebSocket(WebSocketsSansIOProtocol):
         An answer to `ask` that comes alone is not worth its parser's time.
         """
         if len(data) == PONG_BYTES and data.startswith(PONG) and not self._ahead and self._between_frames():
-            self._asked = False
+            self._asked_at = None
             return
         if self._ahead or (self.handshake_initiated and not self.handshake_complete):
             self._keep(self._ahead + data)
@@ -317,7 +318,7 @@ class BoundedWebSocket(WebSocketsSansIOProtocol):
 
     def handle_pong(self, event: Frame) -> None:  # noqa: ARG002 - whatever it says
         """See `WebSocketsSansIOProtocol`."""
-        self._asked = False
+        self._asked_at = None
         self._count_control()
 
     def _count_control(self) -> None:

@@ -24,6 +24,7 @@ from twinwire.log import Limits, Quota, open_log
 from twinwire.models.local import LocalModel
 from twinwire.protocol.errors import FailedDependency, TwinwireError
 from twinwire.runs import Budget, Runs
+from twinwire.runs.registry import RESERVE_SECONDS
 from twinwire.runs.reserve import Reserve
 from twinwire.settings import Settings
 from twinwire.telemetry.metrics import Metrics
@@ -113,7 +114,7 @@ def create_app(
             quota=quota,
             budget=budget,
             live_bytes=settings.live_bytes,
-            reserve=Reserve(settings.reply_bytes, settings.send_timeout),
+            reserve=Reserve(settings.reply_bytes, min(settings.send_timeout, RESERVE_SECONDS)),
             metrics=metrics,
             tracer=tracer,
             limits=msgspec.convert(settings, AgentLimits, from_attributes=True),
