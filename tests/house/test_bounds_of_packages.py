@@ -48,8 +48,10 @@ PART = [
     "tests/models/test_openai_failures.py",
     "tests/models/test_openai_later.py",
     "tests/models/test_openai_model.py",
+    "tests/models/test_options.py",
     "tests/models/test_response_parser.py",
     "tests/models/test_transport.py",
+    "tests/models/test_usage.py",
     "tests/protocol/test_events.py",
     "tests/protocol/test_start_fields.py",
     "tests/server/test_both_transports.py",
@@ -59,6 +61,7 @@ PART = [
     "tests/server/test_query.py",
     "tests/server/test_slow_readers.py",
     "tests/server/test_sse.py",
+    "tests/server/test_traces.py",
     "tests/server/test_websocket.py",
     "tests/server/test_websocket_wire.py",
 ]
