@@ -47,16 +47,19 @@ MIDDLE = st.one_of(
     _event("AGENT_START", input=TEXTS),
 )
 USAGE = {"prompt_tokens": 12, "completion_tokens": 5, "total_tokens": 17}
+PARTS = {**USAGE, "cached_tokens": 8, "reasoning_tokens": 2}
 LAST = st.one_of(
     st.sampled_from(["completed", "incomplete", "cancelled", "max_steps"]).map(
         lambda status: StreamEvent(
-            "AGENT_FINISH", {"result": "done", "duration": 0.1, "status": status, "usage": USAGE}
+            "AGENT_FINISH", {"result": "done", "duration": 0.1, "status": status, "usage": PARTS}
         )
     ),
     st.sampled_from([None, 1, {"prompt_tokens": "many"}]).map(
         lambda usage: StreamEvent("AGENT_FINISH", {"result": usage, "status": "completed", "usage": usage})
     ),
-    st.just(StreamEvent("ERROR", {"error_type": "upstream_error", "message": "no", "error": "no"})),
+    st.sampled_from([{}, {"usage": USAGE}, {"usage": PARTS}, {"usage": None}]).map(
+        lambda used: StreamEvent("ERROR", {"error_type": "upstream_error", "message": "no", "error": "no", **used})
+    ),
 )
 FIRST = st.sampled_from([[StreamEvent("AGENT_START", {"input": "hi", "config": {"agent": "a"}})], []])
 RUNS = st.builds(lambda first, middle, last: [*first, *middle, last], FIRST, st.lists(MIDDLE, max_size=14), LAST)
@@ -178,9 +181,14 @@ def ag_ui_messages(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def check_openai(chunks: list[dict[str, Any]]) -> None:
-    """What OpenAI's clients rely on: one id, one role, one finish_reason and then only the usage, or an error."""
+    """What OpenAI's clients rely on: one id, one role, one finish_reason and then only the usage, or an error.
+
+    The usage of a run that failed comes before its error, if there is one.
+    """
     if failed := "error" in chunks[-1]:
         assert set(chunks.pop()["error"]) == {"message", "type", "param", "code"}
+        if chunks[-1]["usage"] is not None:
+            assert chunks.pop()["choices"] == []
     assert len({(chunk["id"], chunk["created"], chunk["model"], chunk["object"]) for chunk in chunks}) == 1
     assert chunks[0]["choices"][0]["delta"] == {"role": "assistant", "content": ""}
     if not failed:
