@@ -144,6 +144,13 @@ async def test_an_api_key_header(
     assert request.headers["authorization"] == f"Bearer {KEY}2"
 
 
+async def test_a_header_of_ones_own_stays(server: ModelServer, build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model that is given its `Authorization` sends that, beside an `api-key` of the environment too."""
+    monkeypatch.setenv("TWINWIRE_MODEL_OPTION", 'headers={"api-key": "of-another"}')
+    request = await ask(server, build(headers={"Authorization": f"Bearer {KEY}"}))
+    assert request.headers["authorization"] == f"Bearer {KEY}"
+
+
 async def test_what_has_no_meaning_without_tools(server: ModelServer, build: Build) -> None:
     """OpenAI refuses `parallel_tool_calls` and `tool_choice` in a request without tools: there they are left out."""
     model = build(parallel_tool_calls=False, extra_body={"tool_choice": "auto"})

@@ -105,8 +105,9 @@ class LocalModel:
                 raise SettingsError(
                     f"`--local` names {self._path!r}, which cannot be loaded: {await _end(process)}.", field="--local"
                 )
+            authorization = {"Authorization": f"Bearer {key}"}  # also if the environment has an `api-key` for others
             self._model = OpenAIChatModel(
-                self.name, api_key=key, base_url=f"{url}/v1", timeout=self._timeout, max_retries=0
+                self.name, base_url=f"{url}/v1", timeout=self._timeout, max_retries=0, headers=authorization
             )
         except BaseException:
             await _end(process)

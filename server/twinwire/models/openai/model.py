@@ -313,8 +313,8 @@ class OpenAIChatModel(ShapedModel):
         theirs = {name.lower(): name for name in self._client.default_headers}  # the SDK tells names by their case
         headers: dict[str, Any] = {"Accept": "text/event-stream", "Accept-Encoding": "identity"}
         headers |= {theirs.get(name, name): value for name, value in shape.headers.items()}
-        if "api-key" in shape.headers:
-            headers.setdefault("Authorization", openai.Omit())
+        if "api-key" in shape.headers and "authorization" not in shape.headers:
+            headers["Authorization"] = openai.Omit()
         try:
             with first(tried):
                 answer: Any = await self._client.post(
