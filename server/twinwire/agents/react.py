@@ -113,6 +113,7 @@ class _Answer:
     def take(self, *batches: Sequence[Part]) -> Awaitable[None] | None:
         """See `models.ask`."""
         told: list[StreamEvent] = []
+        room: Awaitable[None] | None = None
         now = timestamp()
         for part in chain.from_iterable(batches):
             if isinstance(part, Text):
@@ -132,11 +133,10 @@ class _Answer:
             else:
                 self.finish = part
                 if told:  # before the count, so that a budget holds alike in however many reads they came
-                    self._emit(*told)
-                    told = []
+                    room, told = self._emit(*told), []
                 said = sum(bytes_of(call.arguments) for call in self.calls) // BYTES_PER_TOKEN
                 self._count(part.usage or Usage(estimated_tokens=said), more=False)
-        return self._emit(*told) if told else None
+        return self._emit(*told) if told else room
 
     def _count(self, usage: Usage, *, more: bool) -> None:
         """Count what the call has used so far, in the place of what was known of it before.
