@@ -81,10 +81,11 @@ async def test_streams_a_real_model_s_answer(server: Process, transport: Transpo
     assert seen[0].data["config"]["model"] == "SmolLM2-135M-Instruct.Q4_1"
     assert [event.type for event in seen if event.type in {"AGENT_FINISH", "ERROR"}] == [seen[-1].type]
     end = seen[-1].data
-    assert end["status"] == "completed", end
     assert "".join(words(seen)) == end["result"] != ""
     assert 0 < len(words(seen)) <= end["usage"]["completion_tokens"]
     assert 0 < end["usage"]["prompt_tokens"] < end["usage"]["total_tokens"] <= CONTEXT
+    full = end["usage"]["total_tokens"] == CONTEXT  # this model may not find an end
+    assert (end["status"], end["finish_reason"]) == (("incomplete", "length") if full else ("completed", "stop"))
 
 
 @both
