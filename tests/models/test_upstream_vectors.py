@@ -22,6 +22,7 @@ from support.followers import rest, start
 from support.replay import MISSING, Replay, Request, replaying, resolve
 from support.serving import Running, serving, until
 from twinwire import OpenAIChatModel, ReActAgent, Tool, ToolRegistry
+from twinwire.models.openai import model as openai_model
 
 CASES: list[dict[str, Any]] = json.loads((Path(__file__).parents[1] / "vectors/upstream/cases.json").read_text("utf-8"))
 SLOW = {"A23", "A52", "A52b", "U01", "U01b"}
@@ -29,6 +30,13 @@ SLOW = {"A23", "A52", "A52b", "U01", "U01b"}
 BURST = "U07b"
 """200,000 deltas in one read, twice as many events as the log keeps."""
 AT_ONCE = 8
+
+
+@pytest.fixture(autouse=True)
+def _patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wait for longer after a finish_reason: written byte by byte on a busy machine, what follows takes seconds."""
+    monkeypatch.setattr(openai_model, "LINGER", 2.0)
+    monkeypatch.setattr(openai_model, "MAX_LINGER", 20.0)
 
 
 class Fixed(Tool):

@@ -44,13 +44,13 @@ if TYPE_CHECKING:
 logger = logging.getLogger("twinwire.models")
 
 LINGER = 1.0
-"""Seconds of silence after the finish_reason or `[DONE]` until the answer counts as whole.
-
-The body's end is waited for so that the connection can be used again.
-"""
+"""Seconds of silence after the finish_reason until the answer counts as whole."""
 
 MAX_LINGER = 4.0
 """The most seconds from the finish_reason until then, while bytes come."""
+
+BODY_END_SECONDS = 1.0
+"""How long the body's end may take after `[DONE]`: after it the connection can be used again."""
 
 _refusals: ContextVar[list[UpstreamError] | None] = ContextVar("refusals", default=None)
 """The errors of the attempts that the server has refused in the call that is under way."""
@@ -240,7 +240,7 @@ class OpenAIChatModel(ShapedModel):
                 raise decoder.error
             if whole:
                 with contextlib.suppress(TimeoutError, httpx.HTTPError):
-                    async with asyncio.timeout(LINGER):
+                    async with asyncio.timeout(BODY_END_SECONDS):
                         await for_each(lambda _: None)
         finally:
             await response.aclose()
