@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,6 +29,7 @@ TREES = {
 }
 
 
+@functools.cache
 def error_classes() -> set[str]:
     """Return the names of all classes whose instances are errors with a message for somebody, developers included."""
     found, before = set(ROOTS), set[str]()
