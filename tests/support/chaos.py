@@ -35,6 +35,7 @@ class Link:
         """Pass on what the server says."""
         while data := await server.read(65_536):
             await self.flows.wait()
+            await self._proxy.there.wait()
             if self._proxy.dead:
                 continue
             if self._budget is not None:
@@ -77,6 +78,9 @@ class Proxy:
         """Whether no cut comes between an event's id, the last line of its block, and the blank line behind it."""
         self.dead = False
         """Whether nothing passes any more and nobody is told, as behind a router that was switched off."""
+        self.there = asyncio.Event()
+        """Not set while all clients are away: what is said waits, also on connections that they make."""
+        self.there.set()
         self.links: dict[asyncio.Task[None], Link] = {}
         self.url = self.ws_url = ""
         self._port = port
@@ -131,6 +135,7 @@ class Proxy:
         """Pass on what the client says."""
         while data := await client.read(65_536):
             self.heard(data)
+            await self.there.wait()
             if not self.dead:
                 server.write(data)
                 await server.drain()
