@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from support.followers import Refused, WsFollower, attach, check, number, rest, start, text
+from support.followers import KINDS, Refused, WsFollower, attach, check, number, rest, start, text
 from support.serving import Puppet, Puppets, Running, serving, until
 from twinwire.runs import registry
 from twinwire.transports import Verdict
@@ -254,26 +254,42 @@ async def test_a_follower_that_was_dropped_as_slow_is_present(policy: str, serve
     """It counts for the default grace, whatever the run's own is; then the run's policy begins."""
     server.runs.dropped_seconds = 0.6
     loop = asyncio.get_running_loop()
-    async with dropped(server, puppets, on_disconnect=policy) as (follower, puppet):
+    async with dropped(server, puppets, on_disconnect=policy) as (_, puppet):
         began = loop.time()
-        other = await attach("ws", server, follower.run_id)
-        await other.close()
         await puppet.closed.wait()
         assert loop.time() - began > 0.5
     assert not server.runs._dropped
 
 
-async def test_leaving_for_good_waits_for_nobody_who_was_dropped(server: Running, puppets: Puppets) -> None:
-    """Whoever was dropped comes back and leaves for good: the run ends at once."""
-    async with dropped(server, puppets, on_disconnect="cancel_after:300") as (follower, puppet):
-        again = await attach("ws", server, follower.run_id)
-        assert isinstance(again, WsFollower)
-        for _ in range(2):
-            await again.next()
-        assert (await ask(again, "detach", leave=True))["type"] == "detached"
-        await puppet.closed.wait()
+@pytest.mark.parametrize("kind", KINDS)
+async def test_a_dropped_follower_that_came_back_can_leave(kind: str, server: Running, puppets: Puppets) -> None:
+    """It counts once: when it leaves again, nobody who was dropped is waited for."""
+    async with dropped(server, puppets, on_disconnect="cancel") as (follower, puppet):
+        again = await attach(kind, server, follower.run_id)
+        await again.next()
+        assert not server.runs._dropped
         await again.close()
-    assert not server.runs._dropped
+        await puppet.closed.wait()
+
+
+async def test_somebody_who_was_dropped_is_not_left_alone(server: Running, puppets: Puppets) -> None:
+    """Another one's pauses and leaving for good end no run of a follower that the server has dropped."""
+    follower, puppet = await begun(server, puppets, on_disconnect="cancel")
+    other = await attach("sse", server, follower.run_id)
+    [pump] = [pump for pump in server.service.heartbeats.pumps if pump.transport == "sse"]
+    pump.end(Verdict.SLOW)
+    await until(lambda: len(server.service.heartbeats.pumps) == 1)
+    for kind in ("pause", "resume", "attach"):
+        await follower.say({"type": kind, "run_id": follower.run_id, **({"after": 2} if kind == "attach" else {})})
+        await follower.reply()
+    assert (await ask(follower, "detach", leave=True))["type"] == "detached"
+    assert list(server.runs._dropped) == [follower.run_id]
+    puppet.end()
+    await puppet.closed.wait()
+    seen = await rest(await attach("ws", server, follower.run_id))
+    assert seen[-1]["data"]["status"] == "completed"
+    await other.close()
+    await follower.close()
 
 
 async def test_one_is_present_of_all_that_were_dropped(server: Running, puppets: Puppets) -> None:

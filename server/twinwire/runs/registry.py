@@ -321,8 +321,10 @@ class Runs:
             run.cancel("user")
 
     def follow(self, run_id: str) -> None:
-        """Somebody follows this run on this worker from now on."""
-        if (run := self._live.get(run_id)) is not None:
+        """Somebody follows this run on this worker from now on, or has come back after being dropped."""
+        if (dropped := self._dropped.pop(run_id, None)) is not None:
+            dropped.cancel()
+        elif (run := self._live.get(run_id)) is not None:
             run.follow()
         else:
             self._elsewhere[run_id] += 1
@@ -332,16 +334,16 @@ class Runs:
     def unfollow(self, run_id: str, departure: Departure = Departure.GONE) -> None:
         """Somebody who followed this run on this worker has gone.
 
-        The one who was dropped last counts as present for `dropped_seconds` more, or until somebody leaves for good.
+        The one who was dropped last counts as present for `dropped_seconds` more, or until somebody comes.
         """
-        if departure is not Departure.GONE and (dropped := self._dropped.pop(run_id, None)) is not None:
-            dropped.cancel()
-            self._less(run_id)
-        if departure is Departure.DROPPED:
-            loop = asyncio.get_running_loop()
-            self._dropped[run_id] = loop.call_later(self.dropped_seconds, self._forget_dropped, run_id)
-        else:
+        if departure is not Departure.DROPPED:
             self._less(run_id, left=departure is Departure.LEFT)
+            return
+        if (before := self._dropped.pop(run_id, None)) is not None:
+            before.cancel()
+            self._less(run_id)
+        loop = asyncio.get_running_loop()
+        self._dropped[run_id] = loop.call_later(self.dropped_seconds, self._forget_dropped, run_id)
 
     def _forget_dropped(self, run_id: str) -> None:
         del self._dropped[run_id]

@@ -153,8 +153,10 @@ class Pump:
     def attach(self, run_id: str, after: int, view: View) -> None:
         """Follow a run from the event after number `after`, at this cursor alone."""
         follower = Follower(self.ready, self._log, run_id, after, view)
-        self._presence.follow(run_id)  # before the one it may replace leaves: a run's policy must not see a gap
-        self.detach(run_id)
+        if (before := self._followers.get(run_id)) is None:
+            self._presence.follow(run_id)
+        else:
+            self._let_go(before)
         self._followers[run_id] = follower
         self.weigh(_weight(view))
         follower.wake()
@@ -164,12 +166,15 @@ class Pump:
         follower = self._followers.pop(run_id, None)
         if follower is None:
             return False
+        self._let_go(follower)
+        self._presence.unfollow(run_id, departure)
+        return True
+
+    def _let_go(self, follower: Follower) -> None:
         follower.lag()
         follower.close()
         self._ready.pop(follower, None)
         self.weigh(-_weight(follower.view))
-        self._presence.unfollow(run_id, departure)
-        return True
 
     def pause(self, run_id: str) -> bool:
         """Send no more events of a run; its follower keeps its cursor and its place. Return False if not followed."""
