@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import sys
 
 from kosoku import FailureError, run_fuzzingclient
@@ -19,6 +20,8 @@ async def main() -> None:
     except FailureError as error:
         results = error.results
     json.dump([[case.case_id, case.behavior.value, case.remote_close_code] for case in results], sys.stdout)
+    sys.stdout.flush()
+    os._exit(0)  # kosoku has been seen to abort the interpreter's own exit, once it had given all results
 
 
 if __name__ == "__main__":
