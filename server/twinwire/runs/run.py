@@ -324,7 +324,7 @@ class Run:
             writer.flush()
             if self.over and self.task is not None:
                 self.task.cancel()
-        return Room(writer) if writer.full else None
+        return Room(writer) if len(writer.pending) >= writer.most else None  # which is `writer.full`
 
     def _emit_late(self, events: Sequence[StreamEvent]) -> None:
         """Drop events of a run that is over. In the agent's own task this raises, unless the agent knows."""

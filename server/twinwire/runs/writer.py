@@ -38,7 +38,10 @@ class Room:
 
 
 class Writer:
-    """Writes to one run's log. `on_last` is called when the terminal event is in the log, or never can be."""
+    """Writes to one run's log. `on_last` is called when the terminal event is in the log, or never can be.
+
+    `pending` are the records of which no append is under way, and `most` is how many make it `full`.
+    """
 
     def __init__(self, log: EventLog, run_id: str, on_last: Callable[[], None], metrics: Metrics | None = None) -> None:
         self._log = log
@@ -48,9 +51,9 @@ class Writer:
         self._silent_since: float | None = monotonic()  # until the first token
         self._appends = 0
         self._token_at = 0.0  # when the append before was, if the gap after it is to be timed
-        self._pending: list[Record] = []
+        self.pending: list[Record] = []
         self._appending: asyncio.Future[None] | None = None
-        self._blocked = False
+        self.most = MAX_PENDING
         self._progress = asyncio.Event()
         self._waiting = 0
         self._refused = False
@@ -70,7 +73,7 @@ class Writer:
             check(record.seq, size)
         self.last = record.seq
         self.size = size
-        self._pending.append(record)
+        self.pending.append(record)
 
     @property
     def idle(self) -> bool:
@@ -80,16 +83,16 @@ class Writer:
     @property
     def full(self) -> bool:
         """Return whether the log is so slow that too much is pending, or its followers are."""
-        return self._blocked or len(self._pending) >= MAX_PENDING
+        return len(self.pending) >= self.most
 
     def block(self) -> None:
         """Be `full` until `unblock`. What is put all the same is written."""
-        self._blocked = not self._refused
+        self.most = MAX_PENDING if self._refused else 0
 
     def unblock(self) -> None:
         """Be no longer blocked."""
-        if self._blocked:
-            self._blocked = False
+        if not self.most:
+            self.most = MAX_PENDING
             self._wake()
 
     async def room(self) -> None:
@@ -113,11 +116,15 @@ class Writer:
 
     def flush(self) -> None:
         """Append what was put, now; if an append is under way, right after it."""
-        if self._appending is not None or not self._pending:
+        if self._appending is not None or not self.pending:
             return
-        batch, self._pending = self._pending, []
+        batch, self.pending = self.pending, []
         if len(batch) > MAX_BATCH:
-            batch, self._pending = batch[:MAX_BATCH], batch[MAX_BATCH:]
+            for at in range(0, len(batch), MAX_BATCH):
+                if not self._refused:
+                    self.pending += batch[at : at + MAX_BATCH]
+                    self.flush()
+            return
         self._appends += 1
         if not self._appends % TIMED or self._token_at or self._silent_since is not None:
             self._time(batch)
@@ -130,8 +137,6 @@ class Writer:
             self._appended = batch[-1].seq
             if self._waiting or batch[-1].last:
                 self._tell(batch[-1])
-            if self._pending:
-                self.flush()
         else:
             self._appending = asyncio.ensure_future(self._append(appending, batch))
 
@@ -188,8 +193,8 @@ class Writer:
     def _lost(self, error: Exception) -> None:
         """The log is no longer ours to write: whoever took it over ends the run."""
         logger.warning("The log refused the writer of the run %s. %s", self._run_id, error)
-        self._pending.clear()
-        self._refused, self._blocked = True, False
+        self.pending.clear()
+        self._refused, self.most = True, MAX_PENDING
         self._progress.set()
         self._finish()
 
