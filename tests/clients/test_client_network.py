@@ -277,6 +277,25 @@ async def test_a_program_that_stood_still_has_its_time_anew() -> None:
         await task
 
 
+async def test_a_program_that_is_always_late_notices_silence() -> None:
+    """A deadline is put off once: a program that never is on time still learns that its server is silent."""
+
+    async def late() -> None:
+        while True:
+            time.sleep(0.8)  # noqa: ASYNC251 - it holds the event loop
+            await asyncio.sleep(0)
+
+    began = asyncio.get_running_loop().time()
+    busy = asyncio.create_task(late())
+    try:
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(8), deadline(0.1):
+                await asyncio.Event().wait()
+        assert asyncio.get_running_loop().time() - began < 5
+    finally:
+        busy.cancel()
+
+
 async def _waits() -> None:
     async with deadline(60):
         await asyncio.Event().wait()

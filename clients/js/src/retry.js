@@ -75,18 +75,17 @@ async function nap(ms, signal) {
 
 /**
  * Calls `over` after `ms` in which the program ran. A timer that fires late tells that the program stood still, at a
- * breakpoint or in a frozen tab: what has come meanwhile is still to be read. Returns what calls it off.
+ * breakpoint or in a frozen tab: what has come meanwhile is still to be read, so that it waits once more. It does so
+ * once only, since in a hidden tab each timer is late. Returns a function that calls it off.
  * @param {number} ms
  * @param {() => void} over
  */
 export function deadline(ms, over) {
-  /** @type {ReturnType<typeof setTimeout>} */
-  let timer;
-  const wait = () => {
-    const due = performance.now() + ms;
-    timer = setTimeout(() => (performance.now() - due > LATE_MS ? wait() : over()), ms);
-  };
-  wait();
+  const due = performance.now() + ms;
+  let timer = setTimeout(() => {
+    if (performance.now() - due > LATE_MS) timer = setTimeout(over, ms);
+    else over();
+  }, ms);
   return () => clearTimeout(timer);
 }
 

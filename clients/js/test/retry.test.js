@@ -111,3 +111,18 @@ test('a program that stood still has the time anew', async () => {
   await new Promise((resolve) => setTimeout(resolve, 20));
   expect(over).toBe(1);
 });
+
+test('a hidden tab, in which every timer is late, notices silence', () => {
+  let [now, over] = [0, 0];
+  /** @type {(() => void)[]} */
+  const due = [];
+  vi.stubGlobal('performance', { now: () => now });
+  vi.stubGlobal('setTimeout', (/** @type {() => void} */ work) => due.push(work));
+  deadline(10_000, () => (over += 1));
+  for (const fired of [1, 2]) {
+    expect([over, due.length]).toEqual([0, 1]);
+    now = fired * 60_000;
+    due.shift()?.();
+  }
+  expect(over).toBe(1);
+});

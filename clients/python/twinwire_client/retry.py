@@ -19,23 +19,17 @@ async def deadline(seconds: float) -> AsyncIterator[None]:
     """Raise `TimeoutError` after so many seconds in which the program ran.
 
     A timer that fires late tells that the program stood still, at a breakpoint or stopped by a signal: what has come
-    meanwhile is still to be read.
+    meanwhile is still to be read, so that it waits once more. It does so once only: a busy program may always be late.
     """
     loop = asyncio.get_running_loop()
-    timer: asyncio.TimerHandle
+    due = loop.time() + seconds
 
-    def wait() -> asyncio.TimerHandle:
-        return loop.call_later(seconds, look, loop.time() + seconds)
-
-    def look(due: float) -> None:
-        nonlocal timer
-        if loop.time() - due > LATE_SECONDS:
-            timer = wait()
-        else:
-            timeout.reschedule(loop.time())
+    def look() -> None:
+        now = loop.time()
+        timeout.reschedule(now + seconds if now - due > LATE_SECONDS else now)
 
     async with asyncio.timeout(None) as timeout:
-        timer = wait()
+        timer = loop.call_at(due, look)
         try:
             yield
         finally:
