@@ -1,4 +1,4 @@
-"""What a model's server is asked about tools: those that stay beside calls, and a model that repeats itself."""
+"""The tools in a request to a model: they stay beside calls, and a model that repeats itself is asked without."""
 
 from __future__ import annotations
 

@@ -222,7 +222,7 @@ async def test_a_provider_of_one_s_own(tmp_path: Path) -> None:
 
 
 def test_the_exporters_keys_are_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What the exporters send as a key is in no log line, neither as written nor as sent; a short value is no key."""
+    """A key that the exporters send is in no log line, neither as written nor as sent; a short value is no key."""
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_HEADERS", "x-key=canary-7f3a, x-tenant=shop")
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_METRICS_HEADERS", "authorization=Bearer%20canary9a1b")
     redactor = Redactor(otel._secrets())

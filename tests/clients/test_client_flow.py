@@ -1,4 +1,4 @@
-"""How the Python client's reader slows a run down on a socket: whatever comes when, every event is read, in order."""
+"""The Python client's reader slows a run down on a socket: whatever comes when, every event is read, in order."""
 
 from __future__ import annotations
 

@@ -245,7 +245,7 @@ async def test_long_connections_are_no_failures() -> None:
 
 
 async def test_patience_is_a_matter_of_time() -> None:
-    """What has worked is tried as often as it may be until failures in a row have gone on for too long."""
+    """A connection that has worked is tried again until failures in a row have gone on for too long."""
     attempts = Attempts("somewhere", Backoff(base=0.0), Patience(first=2, seconds=0.3))
     attempts.worked()
     loop = asyncio.get_running_loop()

@@ -1,4 +1,4 @@
-"""What users of the clients do to their connections, against a real server: nothing is lost, nothing is cancelled.
+"""Users of the clients harm their connections to a real server: nothing is lost, nothing is cancelled.
 
 Each scene is played by both clients over both transports, in programs of their own: with clocks and figures that are
 scaled down on each commit, and as it was told with `full`.

@@ -47,7 +47,7 @@ def refusal(response: httpx.Response, content: bytes = b"") -> Broken | ApiError
 
 @contextmanager
 def network() -> Iterator[None]:
-    """Turn what the network does to a request into `Broken`."""
+    """Raise `Broken` in place of a failure of the network."""
     try:
         yield
     except TimeoutError:

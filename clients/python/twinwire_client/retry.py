@@ -64,7 +64,10 @@ class Backoff(NamedTuple):
 
 
 class Patience(NamedTuple):
-    """How much may fail in a row: `attempts` (None for any number), for `seconds`; `first` of what never worked."""
+    """The bounds of failures in a row: `attempts` (None for any number) and `seconds`.
+
+    `first` is the number of attempts of a connection that has never worked.
+    """
 
     attempts: int | None = None
     first: int | None = 10

@@ -75,7 +75,7 @@ class Message(msgspec.Struct):
 
 
 class Channel(Protocol):
-    """What hears of a run; `left` once it wants to hear no more, which is for good if it `cancels`."""
+    """A receiver of a run's events. It has `left` once it wants no more of them, for good if it `cancels`."""
 
     left: bool
     cancels: bool

@@ -14,7 +14,7 @@ from twinwire_client.run import Connection, Position
 from twinwire_client.socket import Session, Why
 
 MAX_WAITING, FEW_WAITING = 1024, 256
-"""How many events wait for a slow reader here before its run is paused, and how few are left when it is resumed."""
+"""The number of events that wait for a slow reader here when its run is paused, and when it is resumed."""
 
 _requests = itertools.count(1)
 

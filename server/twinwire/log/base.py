@@ -110,7 +110,7 @@ class RunSummary(Struct, frozen=True):
 
 
 class Departure(Enum):
-    """How somebody who followed a run has gone."""
+    """The way in which a follower of a run has gone."""
 
     GONE = "gone"  # the connection ended, or follows the run no longer: they may come back
     LEFT = "left"  # for good, as they say

@@ -51,10 +51,10 @@ async def probe() -> None:
             RunRequest("ready"),
             deadline=SECONDS,
             budget=None,
-            linger=None,
+            orphan_timeout=None,
             held=Held(),
             metrics=Metrics(),
-            on_abandoned=lambda _: None,
+            on_orphaned=lambda _: None,
             on_end=ended.set_result,
         )
         await run.start()

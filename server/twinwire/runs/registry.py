@@ -185,10 +185,10 @@ class Runs:
             request,
             deadline=self._deadline,
             budget=share,
-            linger=spec.linger,
+            orphan_timeout=spec.orphan_timeout,
             held=self._held,
             metrics=self._metrics,
-            on_abandoned=lambda run: self._spawn(self._cancel_if_unfollowed(run)),
+            on_orphaned=lambda run: self._spawn(self._cancel_if_unfollowed(run)),
             on_end=lambda run: self._end(run, spec, share, span),
         )
         guard_tasks(asyncio.get_running_loop())
@@ -211,7 +211,7 @@ class Runs:
             followed = True  # nobody knows
         if followed:
             run.elsewhere = True
-            run.linger(RECHECK_SECONDS)
+            run.orphan_after(RECHECK_SECONDS)
         elif run.elsewhere:
             run.unfollowed()  # the last of them has gone since, and the grace begins
         else:

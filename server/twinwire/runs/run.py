@@ -39,9 +39,9 @@ _THINKING = StreamEventType.THINKING
 class Run:
     """A run that goes on in this process.
 
-    Thoughts that are not yet a phrase wait in `held`. `linger` is how long the run may go on with nobody following it,
-    in seconds, or None. `on_abandoned(run)` is called when it has had no follower here for that long, `on_end(run)`
-    once, when the terminal event is in the log.
+    Thoughts that are not yet a phrase wait in `held`. `orphan_timeout` is the number of seconds that the run may go on
+    with nobody following it, or None. `on_orphaned(run)` is called when it has had no follower here for that long,
+    `on_end(run)` once, when the terminal event is in the log.
 
     While the agent's task runs, `_at_work` is set: what it emits is appended when it suspends. A call of `emit` from
     elsewhere, such as a callback, appends at once. A run whose terminal event is written is `over`. The agent learns
@@ -63,10 +63,10 @@ class Run:
         *,
         deadline: float,
         budget: Share | None,
-        linger: float | None,
+        orphan_timeout: float | None,
         held: Held,
         metrics: Metrics,
-        on_abandoned: Callable[[Run], None],
+        on_orphaned: Callable[[Run], None],
         on_end: Callable[[Run], None],
     ) -> None:
         self.info = info
@@ -80,10 +80,10 @@ class Run:
         self._deadline = deadline
         self._budget = budget
         self._check = None if budget is None else functools.partial(budget.check, request, self.fold)
-        self._linger = linger
+        self._orphan_timeout = orphan_timeout
         self._held = held
         self._thought = Thought()
-        self._on_abandoned = on_abandoned
+        self._on_orphaned = on_orphaned
         self._on_end = on_end
         self._metrics = metrics
         self._writer = Writer(log, info.run_id, self._ended, metrics)
@@ -97,7 +97,7 @@ class Run:
         self._told = False
         self._followers = 0
         self._deadline_timer: asyncio.TimerHandle | None = None
-        self._linger_timer: asyncio.TimerHandle | None = None
+        self._orphan_timer: asyncio.TimerHandle | None = None
 
     def start(self) -> asyncio.Task[None]:
         """Begin. Return the task that drives the agent.
@@ -107,16 +107,16 @@ class Run:
         self._tell("The run started.")
         self.task = self._loop.create_task(self._work(), name=f"run {self.info.run_id}")
         self._deadline_timer = self._loop.call_later(self._deadline, self._expire)
-        if self._linger:
-            self.linger(self._linger)
+        if self._orphan_timeout:
+            self.orphan_after(self._orphan_timeout)
         return self.task
 
-    def linger(self, seconds: float) -> None:
-        """Call the run abandoned after this time, unless somebody follows it here before."""
-        if self._linger_timer is not None:
-            self._linger_timer.cancel()
+    def orphan_after(self, seconds: float) -> None:
+        """Call the run an orphan after this time, unless somebody follows it here before."""
+        if self._orphan_timer is not None:
+            self._orphan_timer.cancel()
         if self._followers == 0 and not self.over:
-            self._linger_timer = self._loop.call_later(seconds, self._on_abandoned, self)
+            self._orphan_timer = self._loop.call_later(seconds, self._on_orphaned, self)
 
     def block(self) -> None:
         """Have `emit` return an awaitable until `unblock`, or until the run is over."""
@@ -130,9 +130,9 @@ class Run:
     def follow(self) -> None:
         """Somebody follows."""
         self._followers += 1
-        if self._linger_timer is not None:
-            self._linger_timer.cancel()
-            self._linger_timer = None
+        if self._orphan_timer is not None:
+            self._orphan_timer.cancel()
+            self._orphan_timer = None
 
     def unfollow(self, *, left: bool = False) -> None:
         """Somebody has gone; if they `left` for good, nobody is waited for."""
@@ -142,8 +142,8 @@ class Run:
     def unfollowed(self, *, left: bool = False) -> None:
         """Somebody has gone, here or elsewhere."""
         self.elsewhere = False
-        if self._linger is not None:
-            self.linger(0.0 if left else self._linger)
+        if self._orphan_timeout is not None:
+            self.orphan_after(0.0 if left else self._orphan_timeout)
 
     @property
     def size(self) -> int:
@@ -415,7 +415,7 @@ class Run:
             self._put(_error_event(RunError()))
         self.over = True
         self._writer.unblock()
-        for timer in (self._deadline_timer, self._linger_timer):
+        for timer in (self._deadline_timer, self._orphan_timer):
             if timer is not None:
                 timer.cancel()
 

@@ -37,8 +37,9 @@ class Asked(Protocol):
 
 
 class RunSpec(Struct, frozen=True, kw_only=True):
-    """The specification of a run. `linger` is for how many seconds it may go on with nobody following, None for ever.
+    """The specification of a run.
 
+    `orphan_timeout` is the number of seconds that it may go on with nobody following it, None for no limit.
     `one_off` is a conversation of its own, whoever the user is. `history` is the conversation before, oldest first, of
     one who has brought it; None for the session's. `traceparent` is the span that the start names as its parent (W3C
     Trace Context), None for that of the request.
@@ -48,7 +49,7 @@ class RunSpec(Struct, frozen=True, kw_only=True):
     agent: str | None = None
     user_id: str | None = None
     session_id: str | None = None
-    linger: float | None = None
+    orphan_timeout: float | None = None
     idempotency_key: str | None = None
     traceparent: str | None = None
     interrupt: bool = False
@@ -80,7 +81,7 @@ class RunSpec(Struct, frozen=True, kw_only=True):
             agent=asked.agent,
             user_id=by.named(asked.user_id),
             session_id=asked.session_id,
-            linger=parse_on_disconnect(asked.on_disconnect or on_disconnect),
+            orphan_timeout=parse_on_disconnect(asked.on_disconnect or on_disconnect),
             idempotency_key=asked.idempotency_key,
             interrupt=interrupt,
             one_off=asked.user_id is None and asked.session_id is None,

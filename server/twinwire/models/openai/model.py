@@ -50,7 +50,7 @@ MAX_LINGER = 4.0
 """The most seconds from the finish_reason until then, while bytes come."""
 
 BODY_END_SECONDS = 1.0
-"""How long the body's end may take after `[DONE]`: after it the connection can be used again."""
+"""The most seconds that the body's end may take after `[DONE]`. Once it has come, the connection can be used again."""
 
 _refusals: ContextVar[list[UpstreamError] | None] = ContextVar("refusals", default=None)
 """The errors of the attempts that the server has refused in the call that is under way."""

@@ -17,7 +17,7 @@ from twinwire.settings import NAMES_OF_SECRETS, model_options
 
 
 class Shape(Struct, frozen=True):
-    """What options come to: the fields of a request's body, its headers, named in lower case, and its query.
+    """The parts of a request that options set: fields of its body, headers, named in lower case, and its query.
 
     `stream_options` says whether the server is asked for the usage.
     """
