@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import Mapping
 from contextvars import ContextVar, Token
-from typing import Any, Self
+from typing import Any, Protocol, Self, Unpack, runtime_checkable
 from urllib.parse import unquote
 
 from opentelemetry import context as contexts, metrics, trace
@@ -26,7 +26,7 @@ from twinwire import __version__
 from twinwire.fence import Fence
 from twinwire.protocol.errors import SettingsError
 from twinwire.telemetry.logging import ANYWHERE, hide
-from twinwire.telemetry.tracing import NO_HEADERS, NOTHING, Span, Tracer, current
+from twinwire.telemetry.tracing import NO_HEADERS, NOTHING, Ending, Span, Tracer, current
 
 logger = logging.getLogger("twinwire.telemetry")
 
@@ -65,6 +65,13 @@ _asked: ContextVar[Context | None] = ContextVar("asked", default=None)
 """The trace that the request which is answered names in its headers."""
 
 
+@runtime_checkable
+class _Exporting(Protocol):
+    """A provider that exports, as the SDK's do. The API, which alone is required, has no name for it."""
+
+    def force_flush(self) -> bool: ...
+
+
 class _Span(Span):
     """A span of OpenTelemetry. `called` are the attributes of a model's call in metrics."""
 
@@ -91,29 +98,21 @@ class _Span(Span):
                 current.reset(self._tokens[1])
                 contexts.detach(self._tokens[0])
 
-    def end(
-        self,
-        error: str | None = None,
-        *,
-        message: str = "",
-        status: str | None = None,
-        reason: str | None = None,
-        usage: Mapping[str, Any] | None = None,
-        first_chunk: float | None = None,
-    ) -> None:
+    def end(self, error: str | None = None, **known: Unpack[Ending]) -> None:
         """See `Span`. A cancel is an `error.type`, but no failure: the status stays unset."""
-        tokens = {kind: usage[name] for name, kind in _USAGE.items() if usage and usage.get(name)}
+        usage, reason, first_chunk = known.get("usage") or {}, known.get("reason"), known.get("first_chunk")
+        tokens = {kind: usage[name] for name, kind in _USAGE.items() if usage.get(name)}
         with Fence(logger, "OpenTelemetry failed to end a span."):
             told = {
                 "error.type": error,
-                "twinwire.run.status": status,
+                "twinwire.run.status": known.get("status"),
                 "gen_ai.response.finish_reasons": None if reason is None else [reason],
                 "gen_ai.response.time_to_first_chunk": first_chunk,
                 **{f"gen_ai.usage.{kind}_tokens": count for kind, count in tokens.items()},
             }
             self._span.set_attributes({name: value for name, value in told.items() if value is not None})
             if error is not None and error != "cancelled":
-                self._span.set_status(trace.StatusCode.ERROR, message or None)
+                self._span.set_status(trace.StatusCode.ERROR, known.get("message") or None)
             self._span.end()
         if self._called is not None:
             seconds = time.monotonic() - self._began
@@ -215,8 +214,8 @@ class OpenTelemetry(Tracer):
         def flush() -> None:
             for provider in (trace.get_tracer_provider(), metrics.get_meter_provider()):
                 with Fence(logger, "OpenTelemetry failed to export the last spans and metrics."):
-                    if (force_flush := getattr(provider, "force_flush", None)) is not None:  # the API has none
-                        force_flush()
+                    if isinstance(provider, _Exporting):
+                        provider.force_flush()
             with contextlib.suppress(RuntimeError):  # the loop is closed
                 loop.call_soon_threadsafe(flushed.set)
 

@@ -8,9 +8,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
-from typing import Any, Self
+from typing import Any, Self, TypedDict, Unpack
 
 from twinwire.protocol.errors import SettingsError
+
+
+class Ending(TypedDict, total=False):
+    """Facts about an operation that has ended.
+
+    `message` describes its error. `status` is a run's, `reason` a model's finish_reason. `usage` has counts as a
+    terminal event tells them. `first_chunk` is after how many seconds the model said something.
+    """
+
+    message: str
+    status: str
+    reason: str | None
+    usage: Mapping[str, Any] | None
+    first_chunk: float | None
 
 
 class Span:
@@ -24,22 +38,8 @@ class Span:
     def __exit__(self, *_: object) -> None:
         pass
 
-    def end(
-        self,
-        error: str | None = None,
-        *,
-        message: str = "",
-        status: str | None = None,
-        reason: str | None = None,
-        usage: Mapping[str, Any] | None = None,
-        first_chunk: float | None = None,
-    ) -> None:
-        """End the operation.
-
-        `error` is a code such as `timeout` or `cancelled`, `message` what is said of it; `status` is a run's, `reason`
-        a model's finish_reason. `usage` has counts as a terminal event tells them. `first_chunk` is after how many
-        seconds the model said something.
-        """
+    def end(self, error: str | None = None, **known: Unpack[Ending]) -> None:
+        """End the operation. `error` is a code such as `timeout` or `cancelled`."""
 
 
 class Tracer:
