@@ -14,7 +14,7 @@ import httpx
 import pytest
 from websockets.frames import Opcode
 
-from support.followers import KINDS, WsFollower, attach, cancel, check, number, rest, start
+from support.followers import KINDS, AnyFollower, WsFollower, attach, cancel, check, number, rest, start
 from support.following import Transport, both, connected, numbers
 from support.http_wire import HOST
 from support.redis_server import fresh
@@ -269,18 +269,26 @@ def blocked(server: Running, run_id: str) -> bool:
     return run is not None and run._writer.most == 0
 
 
+async def held_up(
+    kind: str, server: Running, agent: str, go: asyncio.Event
+) -> tuple[AnyFollower, socket.socket, asyncio.Task[list[dict[str, Any]]]]:
+    """Start a run that waits for one who reads nothing. Return its follower, that one, and what the follower reads."""
+    first = await start(kind, server, agent=agent)
+    bare = await one_that_reads_nothing(kind, server, first.run_id)
+    await followed(server, 2)
+    reading = asyncio.create_task(rest(first))
+    go.set()
+    await until(lambda: blocked(server, first.run_id))
+    return first, bare, reading
+
+
 @pytest.mark.parametrize("log", LOGS)
 @pytest.mark.parametrize("kind", KINDS)
 async def test_who_reads_nothing_holds_up_nobody_for_long(kind: str, log: str, tmp_path: Path) -> None:
     """A run waits a second for a follower that reads nothing, which is told so; another follower gets all of it."""
     go = asyncio.Event()
     async with bursting(address(log, tmp_path), go, size=2000) as server:
-        first = await start(kind, server, agent="emits")
-        bare = await one_that_reads_nothing(kind, server, first.run_id)
-        await followed(server, 2)
-        reading = asyncio.create_task(rest(first))
-        go.set()
-        await until(lambda: blocked(server, first.run_id))
+        first, bare, reading = await held_up(kind, server, "emits", go)
         other = await rest(await start(kind, server, "another run", agent="echo"))
         assert other[-1]["data"]["result"] == "another run "
         keep = backpressure(server, first.run_id)
@@ -301,12 +309,7 @@ async def test_a_run_that_waits_ends_at_once(kind: str, end: str, log: str, tmp_
     """A cancel, or the deadline, ends a run that waits for a follower, while it waits; another follower gets it all."""
     go = asyncio.Event()
     async with bursting(address(log, tmp_path), go, size=2000, run_timeout=60) as server:
-        first = await start(kind, server, agent="pushes")
-        bare = await one_that_reads_nothing(kind, server, first.run_id)
-        await followed(server, 2)
-        reading = asyncio.create_task(rest(first))
-        go.set()
-        await until(lambda: blocked(server, first.run_id))
+        first, bare, reading = await held_up(kind, server, "pushes", go)
         if end == "cancelled":
             assert await cancel(kind, server, first.run_id) == "accepted"
         else:
