@@ -140,9 +140,9 @@ async def test_each_request_has_its_own_trace(kind: str, seen: Recorded, model: 
             open_ = asyncio.Event()
             for _ in some:
                 model.script(gate(open_), answer("a"))
-            followers = [await ask(kind, server, parent, on_disconnect="continue") for parent in some]
+            followers = [await ask(kind, server, sent, on_disconnect="continue") for sent in some]
             asked = [(await model.arrived()).headers["traceparent"].split("-")[1] for _ in some]
-            assert sorted(asked) == [parent.split("-")[1] for parent in some]
+            assert sorted(asked) == [sent.split("-")[1] for sent in some]
             open_.set()
             for follower in followers:
                 await rest(follower)
