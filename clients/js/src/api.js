@@ -85,10 +85,12 @@ function refusal(response, text) {
 /** @typedef {string | (() => string | Promise<string>)} Token */
 /**
  * @typedef {object} ApiOptions
- * @property {string} url
+ * @property {() => string} url  it is asked for when it is needed
  * @property {Token | undefined} token
  * @property {Record<string, string>} headers
  * @property {typeof fetch} fetch
+ * @property {boolean} streams  whether this `fetch` hands out a body while it comes, as far as one knows
+ * @property {'omit' | 'same-origin' | 'include' | undefined} credentials
  * @property {number} timeout
  * @property {number} heartbeat
  * @property {Backoff} backoff
@@ -100,12 +102,19 @@ export class Api {
   /** @param {ApiOptions} options */
   constructor(options) {
     this.#options = options;
-    this.url = options.url;
     this.timeout = options.timeout;
     this.heartbeat = options.heartbeat;
     this.authenticates = options.token !== undefined;
     /** Whether asking for the token again may give another one. */
     this.renewable = typeof options.token === 'function';
+    /** Whether `fetch` hands out a body while it comes: React Native's does not. */
+    this.streams = options.streams;
+    this.credentials = options.credentials;
+  }
+
+  /** The server's address. Throws `TypeError` if there is none. */
+  get url() {
+    return this.#options.url();
   }
 
   /** Counts the failures of one thing. */
@@ -177,9 +186,11 @@ export class Api {
         headers,
         signal: watch.signal,
         cache: 'no-store',
+        ...(this.credentials && { credentials: this.credentials }),
         ...(body && { body: JSON.stringify(body) }),
       }),
     );
+    if (response.body === undefined) this.streams = false;
     if (response.ok) return response;
     throw refusal(response, await watch.within(this.timeout, () => response.text()));
   }

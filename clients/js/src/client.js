@@ -12,6 +12,8 @@ import { connectSse } from './sse.js';
 import { connectWs, Sockets } from './ws.js';
 
 /** @import { Token } from './api.js' */
+/** @import { EndReason, FinishStatus, Usage } from './events.js' */
+/** @import { SourceClass } from './eventsource.js' */
 /** @import { Connect } from './position.js' */
 /** @import { Backoff } from './retry.js' */
 /** @import { SocketClass } from './socket.js' */
@@ -20,11 +22,14 @@ import { connectWs, Sockets } from './ws.js';
 /**
  * Times are in milliseconds.
  * @typedef {object} ClientOptions
- * @property {string} [url]  the server, `http://host:port`; by default where the page came from
+ * @property {string | undefined} [url]  the server, `http://host:port`; by default where the page came from, which is
+ *   looked up at the first request, so that a page can be rendered on a server, too
  * @property {Transport} [transport]  default `auto`: SSE, and WebSocket if something between holds SSE back
- * @property {Token} [token]  who one is; a function is asked for each request and each socket, again if it is refused
- *   and, for a socket, before it expires
+ * @property {Token | undefined} [token]  who one is; a function is asked for each request and each socket, again if it
+ *   is refused and, for a socket, before it expires
  * @property {Record<string, string>} [headers]  for every HTTP request
+ * @property {'omit' | 'same-origin' | 'include'} [credentials]  as `fetch` has it: `include` sends cookies to a server
+ *   of another origin, too, also from an EventSource; a browser sends them with a WebSocket in any case
  * @property {number} [timeout]  for connecting, and for an answer to begin; default 10,000
  * @property {number} [heartbeat]  how long a socket may be silent before the server is asked whether it is there, and
  *   what to expect of an SSE stream that announces no interval; default 15,000
@@ -33,13 +38,14 @@ import { connectWs, Sockets } from './ws.js';
  *   10 attempts, and what has worked never in a browser, elsewhere after 5 minutes
  * @property {typeof fetch} [fetch]
  * @property {SocketClass} [WebSocket]  for a runtime that has none, such as Node before version 22: npm's `ws`
- * @property {typeof EventSource} [EventSource]
+ * @property {SourceClass} [EventSource]
  */
 /**
  * @typedef {object} FollowOptions
  * @property {Transport} [transport]  for this run
  * @property {string[]} [types]  the event types to send beside the terminal event
- * @property {AbortSignal} [signal]  follows the run no longer when it aborts; its reason is thrown if it has already
+ * @property {AbortSignal | undefined} [signal]  follows the run no longer when it aborts; its reason is thrown if it
+ *   has already
  * @property {boolean} [cancelOnAbort]  cancels the run then, too
  */
 /**
@@ -51,6 +57,12 @@ import { connectWs, Sockets } from './ws.js';
  *   interrupt?: boolean, idempotencyKey?: string, traceparent?: string}} StartOptions
  */
 /** @typedef {FollowOptions & {after?: number | string, snapshot?: boolean}} AttachOptions */
+/**
+ * What the server knows of a run; what comes after `last` is there once the run has ended. `result` is in no list.
+ * @typedef {{run_id: string, agent: string, created: string, user_id?: string, session_id?: string,
+ *   status: 'running' | FinishStatus | 'error', first: number, last: number, usage?: Usage, reason?: EndReason,
+ *   duration?: number, result?: unknown, error_type?: string, message?: string}} RunInfo
+ */
 
 /** 128 random bits as hex; unlike `randomUUID` this is there on plain HTTP too. */
 function randomKey() {
@@ -80,28 +92,50 @@ function checkAfter(after, runId) {
   return cursor.number;
 }
 
-/** @param {string | undefined} url */
+/** The base of all addresses. @param {string | undefined} url */
 function checkUrl(url) {
-  const { protocol, origin, pathname } = new URL(url ?? globalThis.location?.origin);
+  if (url === undefined) throw new TypeError('`url` is required, as there is no page to take it from.');
+  const { protocol, origin, pathname } = new URL(url);
   if (protocol !== 'http:' && protocol !== 'https:') throw new TypeError('`url` must start with http:// or https://.');
   return origin + pathname.replace(/\/+$/, '');
 }
 
+/** What each transport needs that may be missing in an environment. @type {Record<Transport, string>} */
+const NEEDS = {
+  auto: 'a `WebSocket`', sse: 'a `fetch` that streams', ws: 'a `WebSocket`', eventsource: 'an `EventSource`',
+};
+
+/** @param {Transport} transport */
+function checkTransport(transport) {
+  if (!Object.hasOwn(NEEDS, transport)) throw new TypeError('`transport` must be auto, sse, ws or eventsource.');
+  return transport;
+}
+
+/** Whether `fetch` here hands out a body while it comes: React Native's does not, and Jest's pages have none. */
+const streams = () => 'body' in (globalThis.Response?.prototype ?? {});
+
+/**
+ * One server, and runs on it. `Custom` has the data of its agents' own event types by their names.
+ * @template {object} [Custom=object]
+ */
 export class Client {
   #api;
   #sockets;
   #connects;
   #transport;
-  /** @type {Set<Run>} */ #runs = new Set();
+  /** @type {Set<Run<Custom>>} */ #runs = new Set();
 
   /** @param {ClientOptions} options */
   constructor(options) {
     const { WebSocket = globalThis.WebSocket, EventSource = globalThis.EventSource, muted = 3_000 } = options;
+    const url = options.url === undefined ? undefined : checkUrl(options.url);
     const api = new Api({
-      url: checkUrl(options.url),
+      url: () => url ?? checkUrl(globalThis.location?.origin),
       token: options.token,
       headers: options.headers ?? {},
       fetch: options.fetch ?? ((...request) => fetch(...request)),
+      streams: options.fetch !== undefined || streams(),
+      credentials: options.credentials,
       timeout: options.timeout ?? 10_000,
       heartbeat: options.heartbeat ?? 15_000,
       backoff: backoff(options.retry),
@@ -109,8 +143,8 @@ export class Client {
     const sockets = WebSocket && new Sockets(api, WebSocket);
     this.#api = api;
     this.#sockets = sockets;
-    /** @type {Connect} */
-    const sse = (at, signal) => connectSse(api, at, signal);
+    /** @type {Connect | undefined} */
+    const sse = api.streams ? (at, signal) => connectSse(api, at, signal) : undefined;
     /** @type {Connect | undefined} */
     const ws = sockets && ((at, signal) => connectWs(sockets, at, signal));
     /** @type {Connect | undefined} */
@@ -119,10 +153,10 @@ export class Client {
     /** @type {Record<Transport, Connect | undefined>} */
     this.#connects = { auto: either ?? sse, sse, ws, eventsource };
     this.#transport = options.transport ?? 'auto';
-    this.#connect();
+    checkTransport(this.#transport);
   }
 
-  /** Starts a run and follows it. @param {string} message @param {StartOptions} [options] @returns {Run} */
+  /** Starts a run and follows it. @param {string} message @param {StartOptions} [options] @returns {Run<Custom>} */
   stream(message, options = {}) {
     const { agent, userId, sessionId, onDisconnect, interrupt } = options;
     const start = {
@@ -141,16 +175,19 @@ export class Client {
   /**
    * Follows a run from the event after `after`, a number or an event's id; or, with `snapshot`, from the state that
    * its events so far come to, which `run.snapshot` then has.
-   * @param {string} runId @param {AttachOptions} [options] @returns {Run}
+   * @param {string} runId @param {AttachOptions} [options] @returns {Run<Custom>}
    */
   attach(runId, options = {}) {
     const after = checkAfter(options.after ?? 0, checkRunId(runId));
     return this.#run(new Position({ runId, after, types: checkTypes(options.types) }), options);
   }
 
-  /** What the server knows of a run (PROTOCOL.md, `GET /runs/{run_id}`). @param {string} runId @param {AbortSignal} [signal] */
-  get(runId, signal = new AbortController().signal) {
-    return this.#api.ask('GET', `/runs/${checkRunId(runId)}`, signal);
+  /**
+   * What the server knows of a run.
+   * @param {string} runId @param {AbortSignal} [signal] @returns {Promise<RunInfo>}
+   */
+  async get(runId, signal = new AbortController().signal) {
+    return /** @type {RunInfo} */ (await this.#api.ask('GET', `/runs/${checkRunId(runId)}`, signal));
   }
 
   /** Cancels a run: `accepted` or `already_finished`. @param {string} runId @returns {Promise<string>} */
@@ -163,7 +200,7 @@ export class Client {
    * The user's newest runs, the newest first, each as `get` gives it but without its result. `userId` names the user
    * if the server authenticates nobody; `limit` is 20 by default.
    * @param {{userId?: string, limit?: number}} [of]
-   * @returns {Promise<Record<string, any>[]>}
+   * @returns {Promise<RunInfo[]>}
    */
   async runs({ userId, limit = 20 } = {}) {
     const query = new URLSearchParams({ limit: String(limit), ...(userId !== undefined && { user_id: userId }) });
@@ -181,6 +218,7 @@ export class Client {
   /** @param {Position} at @param {FollowOptions & {snapshot?: boolean}} options */
   #run(at, options) {
     options.signal?.throwIfAborted();
+    /** @type {Run<Custom>} */
     const run = new Run(this.#api, this.#connect(options.transport), at, options, () => this.#runs.delete(run));
     this.#runs.add(run);
     return run;
@@ -188,13 +226,16 @@ export class Client {
 
   /** @param {Transport} [transport] */
   #connect(transport = this.#transport) {
-    const connect = this.#connects[transport];
+    const connect = this.#connects[checkTransport(transport)];
     if (connect) return connect;
-    if (!(transport in this.#connects)) throw new TypeError('`transport` must be auto, sse, ws or eventsource.');
-    const missing = transport === 'ws' ? 'WebSocket' : 'EventSource';
-    throw new TypeError(`\`transport\` needs ${missing}, which is missing here. Give one as the option ${missing}.`);
+    throw new TypeError(`\`transport\` is ${transport}, which needs ${NEEDS[transport]}. Give one as an option.`);
   }
 }
 
-/** @param {ClientOptions} [options] */
+/**
+ * Makes a client. It asks for nothing until a run is started or followed.
+ * @template {object} [Custom=object]
+ * @param {ClientOptions} [options]
+ * @returns {Client<Custom>}
+ */
 export const createClient = (options = {}) => new Client(options);

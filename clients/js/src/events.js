@@ -16,8 +16,9 @@ import { ProtocolError } from './errors.js';
 /** Who or what ended a run from outside. @typedef {'user' | 'nobody_followed' | 'deadline' | 'shutdown'} EndReason */
 
 /**
- * An event of one of the protocol's own types; `switch (event.type)` narrows `event.data`. A server's agent may send
- * types of its own beside them, which are `CustomEvent`s.
+ * An event of one of the protocol's own types, or of one of `Custom`, which has the data of an agent's own types by
+ * their names, as in `{LIFT_OFF: {asked: string}}`. `switch (event.type)` narrows `event.data`.
+ * @template {object} [Custom=object]
  * @typedef {EventOf<'AGENT_START', {input: unknown, config: Record<string, unknown>, max_steps: number | null}>
  *   | EventOf<'STEP_START', {step: number, max_steps: number}>
  *   | EventOf<'STEP_FINISH', {step: number, action: 'tool_calls' | 'answer'}>
@@ -30,9 +31,10 @@ import { ProtocolError } from './errors.js';
  *   | EventOf<'AGENT_FINISH', {result: string, duration: number, status: FinishStatus, usage: Usage,
  *       finish_reason?: string, reason?: EndReason}>
  *   | EventOf<'ERROR', {error_type: string, message: string, error: string, retry_after?: number,
- *       usage?: Usage, reason?: EndReason}>} StreamEvent
+ *       usage?: Usage, reason?: EndReason}>
+ *   | {[T in keyof Custom & string]: EventOf<T, Extract<Custom[T], object>>}[keyof Custom & string]} StreamEvent
  */
-/** @typedef {EventOf<string, Record<string, any>>} CustomEvent */
+/** An event of a type that `Custom` does not name. @typedef {EventOf<string, Record<string, any>>} CustomEvent */
 /** @typedef {Extract<StreamEvent, {type: 'AGENT_FINISH' | 'ERROR'}>} TerminalEvent */
 
 /** The protocol's own types: EventSource hands out only those that one names. */

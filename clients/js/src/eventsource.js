@@ -16,8 +16,15 @@ import { eventsPath, startByPost } from './sse.js';
 /** @import { Connection, Position } from './position.js' */
 
 /**
+ * The parts of the standard's EventSource that are used.
+ * @typedef {{addEventListener: (type: string, listener: (message: any) => void) => void, close: () => void,
+ *   onopen: ((event: any) => void) | null, onerror: ((event: any) => void) | null}} Source
+ */
+/** @typedef {new (url: string, options?: {withCredentials?: boolean}) => Source} SourceClass */
+
+/**
  * See `Connect`.
- * @param {Api} api @param {typeof globalThis.EventSource} EventSource @param {Position} at @param {AbortSignal} signal
+ * @param {Api} api @param {SourceClass} EventSource @param {Position} at @param {AbortSignal} signal
  * @returns {Promise<Connection | null>}
  */
 export async function connectEventSource(api, EventSource, at, signal) {
@@ -28,11 +35,11 @@ export async function connectEventSource(api, EventSource, at, signal) {
     const { ticket } = await api.call('POST', '/tickets', signal, { run_id: at.runId });
     url += `&ticket=${encodeURIComponent(ticket)}`;
   }
-  const source = new EventSource(url);
+  const source = new EventSource(url, { withCredentials: api.credentials === 'include' });
   /** @type {Mailbox<string>} */
   const mail = new Mailbox();
   for (const type of new Set([...at.types, 'AGENT_FINISH', 'ERROR'])) {
-    source.addEventListener(type, (message) => mail.put(/** @type {MessageEvent<string>} */ (message).data));
+    source.addEventListener(type, ({ data }) => mail.put(data));
   }
   const close = () => {
     source.close();

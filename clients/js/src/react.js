@@ -4,6 +4,8 @@
  * Safe in StrictMode, and closed on unmount. It renders nothing itself.
  */
 
+'use client';
+
 import { useEffect, useState, useSyncExternalStore } from 'react';
 
 import { Fold } from './fold.js';

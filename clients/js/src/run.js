@@ -18,8 +18,9 @@ import { Mailbox } from './mailbox.js';
 /** @typedef {{seq: number, state: State}} Snapshot */
 /** Why it is tried again: for programs, and in the server's own words if it said any. @typedef {{reason: string, said: string | null}} Retry */
 /**
- * @typedef {{[E in StreamEvent as E['type']]: E} & {event: StreamEvent, status: Status, snapshot: Snapshot,
- *   retry: Retry}} Heard
+ * @template {object} [Custom=object]
+ * @typedef {{[E in StreamEvent<Custom> as E['type']]: E} & {event: StreamEvent<Custom>, status: Status,
+ *   snapshot: Snapshot, retry: Retry}} Heard
  */
 /** @typedef {{signal?: AbortSignal | undefined, cancelOnAbort?: boolean, snapshot?: boolean}} RunOptions */
 
@@ -27,7 +28,10 @@ import { Mailbox } from './mailbox.js';
 const MAX_WAITING = 256;
 const NEVER = new AbortController().signal;
 
-/** An async iterable of the run's events; leaving the loop early closes it. Made by `Client`. */
+/**
+ * An async iterable of the run's events; leaving the loop early closes it. Made by `Client`, whose `Custom` is its own.
+ * @template {object} [Custom=object]
+ */
 export class Run {
   /**
    * `connecting`, `open`, `reconnecting`; then how the run ended (`completed`, `incomplete`, `cancelled`, `max_steps`,
@@ -118,9 +122,9 @@ export class Run {
   /**
    * Calls `listener` with each event of a type, with every `event`, each new `status`, the `snapshot`, or why there is
    * to be a `retry`. Returns what takes it off again.
-   * @template {keyof Heard | (string & {})} T
+   * @template {keyof Heard<Custom> | (string & {})} T
    * @param {T} type
-   * @param {(value: T extends keyof Heard ? Heard[T] : CustomEvent) => void} listener
+   * @param {(value: T extends keyof Heard<Custom> ? Heard<Custom>[T] : CustomEvent) => void} listener
    * @returns {() => void}
    */
   on(type, listener) {
@@ -144,7 +148,7 @@ export class Run {
     this.#leave('closed', new RunClosed('The run was left before it ended.'));
   }
 
-  /** @returns {AsyncIterator<StreamEvent, undefined>} */
+  /** @returns {AsyncIterator<StreamEvent<Custom>, undefined>} */
   [Symbol.asyncIterator]() {
     this.#iterated = true;
     const mail = (this.#mail ??= new Mailbox());

@@ -6,7 +6,7 @@
  */
 
 import { Watch } from './api.js';
-import { Broken, ProtocolError } from './errors.js';
+import { Broken, Muted, ProtocolError } from './errors.js';
 import { parseObject } from './events.js';
 import { SseParser } from './sse-parser.js';
 
@@ -24,6 +24,11 @@ export function eventsPath(at) {
 /** Starts the run if it has no id yet. @param {Api} api @param {Position} at @param {AbortSignal} signal */
 export async function startByPost(api, at, signal) {
   if (at.runId === null) at.found((await api.call('POST', '/runs', signal, at.start)).run_id);
+}
+
+/** @param {Api} api */
+function checkStreams(api) {
+  if (!api.streams) throw new Muted('This `fetch` hands out no body while it comes: events need a WebSocket.');
 }
 
 /** @implements {Connection} */
@@ -71,7 +76,8 @@ class SseConnection {
  * @returns {Promise<Connection | null>}
  */
 export async function connectSse(api, at, signal, within) {
-  await startByPost(api, at, signal);
+  if (api.streams) await startByPost(api, at, signal);
+  checkStreams(api);
   const watch = new Watch(signal);
   const asked = performance.now();
   try {
@@ -80,6 +86,7 @@ export async function connectSse(api, at, signal, within) {
       watch.close();
       return null;
     }
+    checkStreams(api);
     if (!response.body || !response.headers.get('content-type')?.startsWith('text/event-stream')) {
       throw new ProtocolError("The server's answer is not an event stream.");
     }
