@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from playwright.async_api import Browser
+from playwright.async_api import Browser, BrowserContext
 
 from e2e.proxy import Proxy
+from support.credentials import AUTH, TOKENS
 from support.serving import Puppets, Running, serving, until
+from support.site import a_site
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -61,3 +63,31 @@ async def test_says_who_one_is(browser: Browser, puppets: Puppets, transport: st
         (await puppets.next()).end()
         assert await following == ["open", "completed", ""]
         await page.close()
+
+
+COOKIE = """async ([url, token, transport]) => {
+    const { createClient } = await import(`${url}/client/index.js`);
+    const headers = { authorization: `Bearer ${token}` };
+    await fetch(`${url}/login`, { method: 'POST', credentials: 'include', headers });
+    const client = createClient({ url, transport, credentials: 'include', retry: { base: 10 } });
+    const result = await client.stream('Hello').result;
+    client.close();
+    return result;
+}"""
+
+
+@each
+async def test_a_cookie_for_another_origin(context: BrowserContext, puppets: Puppets, transport: str) -> None:
+    """If `credentials` is `include`, a login's cookie goes along on every transport."""
+    async with (
+        a_site() as site,
+        serving({"mine": puppets}, cors_origin=(site.origin,), **AUTH) as guarded,
+    ):
+        page = await context.new_page()
+        await page.goto(site.origin)
+        following = asyncio.create_task(page.evaluate(COOKIE, [guarded.url, TOKENS["alice"], transport]))
+        puppet = await puppets.next()
+        assert puppet.request.user_id == "alice"
+        puppet.say("Hello")
+        puppet.end()
+        assert await following == "Hello"

@@ -1,6 +1,8 @@
 // Read by tsc alone: what the types must and must not allow.
 
-import { createClient, GapError, type StreamEvent } from '../src/index.js';
+import {
+  createClient, GapError, type Client, type Retry, type Run, type RunInfo, type Status, type StreamEvent,
+} from '../src/index.js';
 
 export function narrows(event: StreamEvent): string | number {
   switch (event.type) {
@@ -22,11 +24,35 @@ export function follows(): () => void {
   const run = createClient({ transport: 'ws' }).stream('hello', { types: ['LLM_CHUNK'] });
   run.on('TOOL_CALL_START', ({ data }) => data.tool_name.trim());
   run.on('MY_OWN', ({ data }) => data['anything']);
-  run.on('status', (status) => status === 'reconnecting');
+  run.on('status', (status: Status) => status === 'reconnecting');
+  run.on('retry', (retry: Retry) => retry.reason.trim());
   // @ts-expect-error - no such transport
   createClient({ transport: 'smoke signals' });
   // @ts-expect-error - no such property of the data
   run.on('PROGRESS', ({ data }) => data.percent);
   if (run.error instanceof GapError) run.error.first.toFixed();
   return run.on('event', narrows);
+}
+
+interface Mine {
+  LIFT_OFF: { asked: string };
+  LANDED: { at: number[] };
+}
+
+/** The agents' own types, beside the protocol's. */
+export async function ownEvents(client: Client<Mine>): Promise<number> {
+  const run: Run<Mine> = client.attach('a'.repeat(26));
+  run.on('LIFT_OFF', ({ data }) => data.asked.trim());
+  // @ts-expect-error - no such property of the data
+  run.on('LANDED', ({ data }) => data.asked);
+  for await (const event of run) {
+    if (event.type === 'LIFT_OFF') event.data.asked.trim();
+    else if (event.type === 'LLM_CHUNK') event.data.delta.trim();
+    else if (event.type === 'LANDED') return event.data.at[0]!;
+    // @ts-expect-error - nobody named this type
+    else if (event.type === 'CRASHED') return 1;
+  }
+  const made: Client<Mine> = createClient({ url: undefined, credentials: 'include' });
+  const listed: RunInfo[] = await made.runs();
+  return createClient<Mine>().stream('go').on('LANDED', ({ data }) => data.at.length) ? 0 : listed.length;
 }
