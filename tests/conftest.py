@@ -7,10 +7,13 @@ import os
 import signal
 from collections.abc import AsyncIterator, Callable, Generator, Iterator, Mapping
 from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
 import uvloop
 
+from support.node import needed
+from support.packed import pack
 from support.serving import Puppets, Running, plain, serving
 
 # The browser's driver is in a dependency group of its own; CI has it, or fails in e2e/conftest.py.
@@ -80,3 +83,10 @@ async def server(puppets: Puppets) -> AsyncIterator[Running]:
     """A server whose only agent, `mine`, is played by the test through `puppets`."""
     async with serving({"mine": puppets}) as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def npm_archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The JS client as `npm pack` packs it."""
+    needed()
+    return pack(tmp_path_factory.mktemp("packed"))

@@ -3,11 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
-import re
-import shutil
-import subprocess
-import tarfile
 from collections import Counter, defaultdict
 from collections.abc import AsyncGenerator
 from pathlib import Path
@@ -79,32 +74,3 @@ async def test_against_real_servers(file: str, tmp_path: Path) -> None:
 async def test_types() -> None:
     """The strict type check of sources and tests finds nothing."""
     await node(TSC, "--project", str(CLIENT))
-
-
-def install(folder: Path) -> Path:
-    """Pack the client with the declarations that are in this folder, and install the archive there."""
-    for name in ("package.json", "README.md"):
-        shutil.copy(CLIENT / name, folder)
-    shutil.copytree(CLIENT / "src", folder / "src")
-    command = ("npm", "pack", "--ignore-scripts", "--silent")
-    archive = subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True).stdout.strip()
-    with tarfile.open(folder / archive) as packed:
-        packed.extractall(folder / "node_modules", filter="data")
-    (folder / "node_modules/react").symlink_to(CLIENT / "node_modules/react")  # a peer
-    return (folder / "node_modules/package").rename(folder / "node_modules/twinwire-client")
-
-
-async def test_package(tmp_path: Path) -> None:
-    """The archive that npm packs works once installed: each export can be imported, and has its declarations."""
-    await node(TSC, "--project", str(CLIENT / "tsconfig.types.json"), "--outDir", str(tmp_path / "types"))
-    installed = await asyncio.to_thread(install, tmp_path)
-    package = json.loads((installed / "package.json").read_text())
-    assert "dependencies" not in package
-    assert set(package["exports"]) == {".", "./react"}
-    for path, export in package["exports"].items():
-        name = path.replace(".", "twinwire-client", 1)
-        program = f"console.log(Object.keys(await import({name!r})).sort().join())"
-        told = await node("--input-type=module", "--eval", program, cwd=tmp_path)
-        declared = (installed / export["types"]).read_text()
-        assert told.strip()
-        assert [each for each in told.strip().split(",") if not re.search(rf"\b{each}\b", declared)] == []

@@ -5,8 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 from playwright.async_api import BrowserContext, Page
+
+from support.raw_server import listening, receive, whole
 
 PAGE = """<!doctype html><title>The guide's</title><link rel="icon" href="data:,">
 <pre id="out"></pre><p id="state"></p>
@@ -49,3 +52,19 @@ async def a_site() -> AsyncIterator[Site]:
         yield site
     finally:
         listener.close()
+
+
+TYPES = {".html": b"text/html; charset=utf-8", ".js": b"text/javascript", ".css": b"text/css"}
+
+
+@asynccontextmanager
+async def a_folder(folder: Path) -> AsyncIterator[str]:
+    """Serve the files of a folder; give their origin."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        path = (await receive(reader)).split(b" ")[1].partition(b"?")[0].decode()
+        file = folder / path.removeprefix("/")
+        writer.write(whole(file.read_bytes(), b"Content-Type: " + TYPES[file.suffix], b"Connection: close"))
+
+    async with listening(serve) as url:
+        yield url.removesuffix("/")
