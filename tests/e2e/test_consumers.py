@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from playwright.async_api import BrowserContext, Page, expect
 
@@ -72,4 +74,41 @@ async def test_the_component_of_the_readme(
         await page.get_by_role("button", name="Stop").click()
         await expect(page.locator("p")).to_have_text("cancelled")
         await puppet.closed.wait()
+    assert problems == []
+
+
+@pytest.mark.full
+async def test_next(
+    context: BrowserContext, npm_archive: Path, tmp_path: Path, puppets: Puppets
+) -> None:
+    """Next builds README's component, and a client without a URL, in its app router; the page works."""
+    (chat,) = snippets((CLIENT / "README.md").read_text(), "jsx")
+    folder = await asyncio.to_thread(project, tmp_path, npm_archive, "next")
+    next_ = str(folder / "node_modules/next/dist/bin/next")
+    problems: list[str] = []
+    async with serving({"mine": puppets}, cors_origin=("*",)) as server:
+        (folder / "app/Chat.jsx").write_text(chat.replace("http://127.0.0.1:8000", server.url))
+        await node(next_, "build", cwd=folder, NEXT_TELEMETRY_DISABLED="1", NODE_ENV="production")
+        served = await asyncio.create_subprocess_exec(
+            "node", next_, "start", "--hostname", "127.0.0.1", "--port", "0", cwd=folder, stdout=-1
+        )
+        try:
+            assert served.stdout is not None
+            origin = ""
+            while not origin:
+                line = (await served.stdout.readline()).decode()
+                assert line
+                origin = "".join(re.findall(r"http://127\.0\.0\.1:[1-9]\d*", line))
+            async with httpx.AsyncClient(trust_env=False) as client:
+                assert "<p>idle" in (await client.get(origin)).text
+            page = await visit(context, origin, problems)
+            await page.get_by_role("button", name="Send").click()
+            puppet = await puppets.next()
+            puppet.say("Hello")
+            puppet.end()
+            await expect(page.locator("output")).to_have_text("Hello")
+            await expect(page.locator("p")).to_have_text("completed")
+        finally:
+            served.terminate()
+            await served.communicate()
     assert problems == []
