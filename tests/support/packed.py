@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+from collections.abc import AsyncGenerator
 from pathlib import Path
 
 from support.node import CLIENT
+from twinwire import RunRequest, StreamEvent
 
 CONSUMERS = Path(__file__).parents[1] / "consumers"
 NPM = {**os.environ, "npm_config_audit": "false", "npm_config_fund": "false", "npm_config_update_notifier": "false"}
@@ -46,3 +48,19 @@ def project(folder: Path, archive: Path, consumer: str, *packages: str) -> Path:
         link.parent.mkdir(exist_ok=True)
         link.symlink_to(CLIENT / "node_modules" / name)
     return folder
+
+
+SCENE = {
+    "text": "one two ",
+    "result": "one two ",
+    "status": "completed",
+    "failed": "agent_error",
+    "rendered": "<p>idle</p>",
+}
+"""What the programs of `consumers/node` print, with a server whose agents are `echo` and `failing`."""
+
+
+async def failing(request: RunRequest) -> AsyncGenerator[StreamEvent, None]:
+    """An agent that fails."""
+    yield StreamEvent(type="LLM_CHUNK", data={"content": "one ", "delta": "one "})
+    raise RuntimeError(request.message)
