@@ -78,9 +78,7 @@ async def test_the_component_of_the_readme(
 
 
 @pytest.mark.full
-async def test_next(
-    context: BrowserContext, npm_archive: Path, tmp_path: Path, puppets: Puppets
-) -> None:
+async def test_next(context: BrowserContext, npm_archive: Path, tmp_path: Path, puppets: Puppets) -> None:
     """Next builds README's component, and a client without a URL, in its app router; the page works."""
     (chat,) = snippets((CLIENT / "README.md").read_text(), "jsx")
     folder = await asyncio.to_thread(project, tmp_path, npm_archive, "next")
