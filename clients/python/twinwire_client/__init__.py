@@ -5,8 +5,8 @@
             async for event in run:
                 print(event.type, event.data)
 
-`SyncClient` is the same without an event loop of one's own; `events` has the Structs that `event.payload` gives. It
-follows the written protocol and nothing else of the server, which it does not import.
+`SyncClient` is the same without an event loop of one's own; `events` has the Structs that `event.payload` gives. The
+client follows the written protocol and imports nothing of the server.
 """
 
 from twinwire_client.client import Client
@@ -22,18 +22,23 @@ from twinwire_client.errors import (
     TwinwireClientError,
     Unauthenticated,
 )
-from twinwire_client.events import Event, Snapshot
+from twinwire_client.events import EVENT_TYPES, Event, Snapshot, is_terminal
+from twinwire_client.fold import Fold
 from twinwire_client.retry import Backoff
 from twinwire_client.run import Run
 from twinwire_client.sync import SyncClient, SyncRun
 
+__version__ = "0.1.0"
+
 __all__ = [
+    "EVENT_TYPES",
     "AgentNotFound",
     "ApiError",
     "Backoff",
     "Client",
     "ConnectionLost",
     "Event",
+    "Fold",
     "Gap",
     "ProtocolError",
     "Run",
@@ -45,4 +50,5 @@ __all__ = [
     "SyncRun",
     "TwinwireClientError",
     "Unauthenticated",
+    "is_terminal",
 ]

@@ -10,14 +10,13 @@ from typing import Any, Literal, Self
 
 import httpx
 
-from twinwire.protocol.errors import BadRequest, RunNotFound as NoRunId
-from twinwire.protocol.wire import check_run_id, check_types, parse_after
 from twinwire_client import sse
 from twinwire_client.api import Api, Token
 from twinwire_client.auto import Auto
 from twinwire_client.errors import ProtocolError, api_error
 from twinwire_client.retry import Backoff, Patience
 from twinwire_client.run import Connect, Position, Run
+from twinwire_client.wire import check_types, is_run_id, parse_after
 from twinwire_client.ws import Sockets
 
 Transport = Literal["auto", "sse", "ws"]
@@ -126,7 +125,7 @@ class Client:
             "interrupt": interrupt,
         }
         position = Position(
-            start={name: value for name, value in start.items() if value is not None}, types=_checked(types)
+            start={name: value for name, value in start.items() if value is not None}, types=check_types(types)
         )
         return Run(self._api, self._connect(transport), position)
 
@@ -144,11 +143,8 @@ class Client:
         Or, with `snapshot`, from the state that its events so far come to, which `run.snapshot` then has. Entering it
         raises `RunNotFound` and `Gap`.
         """
-        try:
-            number = parse_after(after, run_id)
-        except BadRequest as error:
-            raise ValueError(f"`after` is not valid. {error.message}") from None
-        position = Position(run_id=_known(run_id), after=number, types=_checked(types))
+        number = parse_after(after, run_id)
+        position = Position(run_id=_known(run_id), after=number, types=check_types(types))
         return Run(self._api, self._connect(transport), position, snapshot=snapshot)
 
     async def get(self, run_id: str) -> dict[str, Any]:
@@ -178,17 +174,7 @@ class Client:
 
 
 def _known(run_id: str) -> str:
-    """The run id, if it is one: it goes into a path."""
-    try:
-        return check_run_id(run_id)
-    except NoRunId as error:
-        raise api_error(error.payload(), error.status) from None
-
-
-def _checked(types: Sequence[str] | None) -> list[str] | None:
-    """Checked here, as a bad filter must not start a run."""
-    try:
-        check_types(types)
-    except BadRequest as error:
-        raise ValueError(f"`types` is not valid. {error.message}") from None
-    return None if types is None else list(types)
+    """Return the run id, which goes into a path. Raise `RunNotFound` for an ill-formed one, as the server does."""
+    if not is_run_id(run_id):
+        raise api_error({"code": "run_not_found", "message": "The run does not exist."}, 404)
+    return run_id

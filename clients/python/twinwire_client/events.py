@@ -1,6 +1,7 @@
 """The events as a client has them, and their data as typed objects: one Struct for each type of PROTOCOL.md, section 1.
 
-Use them with `match event.payload: case LLMChunk(content=text): …`. Only types; what is due, and when, is `run`'s.
+Use them with `match event.payload: case LLMChunk(content=text): …`. Only types and their JSON; `run` checks which event
+is due.
 """
 
 from __future__ import annotations
@@ -10,8 +11,8 @@ from typing import Any
 import msgspec
 from msgspec import Struct, field
 
-from twinwire.protocol.events import StreamEvent
 from twinwire_client.errors import ProtocolError
+from twinwire_client.wire import TERMINAL_TYPES, is_event_type
 
 
 class AgentStart(Struct, frozen=True):
@@ -131,8 +132,26 @@ _PAYLOADS: dict[str, type[Payload]] = {
 }
 
 
-class Event(StreamEvent):
-    """One event of a run: `type`, `data`, `timestamp`, `metadata` and `id`, as PROTOCOL.md, section 1, has them."""
+EVENT_TYPES = tuple(_PAYLOADS)
+"""The protocol's own event types. An agent may send types of its own beside them."""
+
+
+class Event(Struct):
+    """One event of a run, as PROTOCOL.md, section 1, has it.
+
+    `type` is one of `EVENT_TYPES` or an agent's own, `data` a JSON object, `timestamp` RFC 3339, `metadata` a JSON
+    object beside the data, and `id` the cursor after it. Raises `ValueError` for an ill-formed type.
+    """
+
+    type: str
+    data: dict[str, Any] = field(default_factory=dict)
+    timestamp: str = ""
+    metadata: dict[str, Any] = field(default_factory=dict)
+    id: str = ""
+
+    def __post_init__(self) -> None:
+        if self.type not in _PAYLOADS and not is_event_type(self.type):
+            raise ValueError(f"An event's `type` must match [A-Z][A-Z0-9_]*, not {self.type!r}.")
 
     @property
     def payload(self) -> Payload | None:
@@ -153,3 +172,19 @@ class Snapshot(Struct, frozen=True):
 
     seq: int
     state: dict[str, Any]
+
+
+_decode = msgspec.json.Decoder(Event).decode
+
+
+def decode_event(text: str) -> Event:
+    """Return the event in its JSON. Raise `ProtocolError` for any other text."""
+    try:
+        return _decode(text)
+    except (msgspec.DecodeError, RecursionError, UnicodeError) as error:
+        raise ProtocolError(f"The server sent an event that is not well-formed: {error}.") from None
+
+
+def is_terminal(event: Event) -> bool:
+    """Return whether the event is its run's last."""
+    return event.type in TERMINAL_TYPES

@@ -12,15 +12,11 @@ from typing import Any, Protocol, Self
 
 import msgspec
 
-from twinwire.protocol.errors import BadRequest, RunNotFound as NoRunId
-from twinwire.protocol.events import TERMINAL_TYPES
-from twinwire.protocol.wire import check_run_id, decode_json, parse_cursor
 from twinwire_client.api import Api
 from twinwire_client.errors import ProtocolError, RunFailed
-from twinwire_client.events import Event, Snapshot
+from twinwire_client.events import Event, Snapshot, decode_event
 from twinwire_client.retry import Broken
-
-_decoder = msgspec.json.Decoder(Event)
+from twinwire_client.wire import TERMINAL_TYPES, is_run_id, parse_event_id
 
 
 class Position:
@@ -41,13 +37,11 @@ class Position:
 
     def found(self, run_id: Any) -> None:
         """The server says that this is the run. Raises `ProtocolError` if it cannot be."""
-        try:
-            named = check_run_id(str(run_id))
-        except NoRunId:
-            raise ProtocolError("The server's answer does not name a run.") from None
-        if self.run_id not in {None, named}:
+        if not is_run_id(run_id):
+            raise ProtocolError("The server's answer does not name a run.")
+        if self.run_id not in {None, run_id}:
             raise ProtocolError("The server's answer is about another run.")
-        self.run_id = named
+        self.run_id = run_id
 
 
 class Connection(Protocol):
@@ -194,11 +188,11 @@ class Run:
 
     def _take(self, text: str) -> Event:
         """The event, if it is the one that is due."""
-        try:
-            event = decode_json(text, _decoder)
-            run_id, number = parse_cursor(event.id, "id")
-        except BadRequest as error:
-            raise ProtocolError(f"The server sent an event that is not well-formed. {error.message}") from None
+        event = decode_event(text)
+        named = parse_event_id(event.id)
+        if named is None:
+            raise ProtocolError("The server sent an event without an event id.")
+        run_id, number = named
         due = self._at.after + 1
         if run_id != self._at.run_id:
             raise ProtocolError("The server sent an event of another run.")

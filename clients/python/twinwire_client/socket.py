@@ -26,21 +26,10 @@ from httpx_ws import (
 )
 from wsproto.utilities import ProtocolError as SocketError
 
-from twinwire.protocol.errors import (
-    Busy,
-    Draining,
-    LogUnavailable,
-    RateLimited,
-    TooManyFollowed,
-    TooManyRuns,
-)
-from twinwire.protocol.events import TERMINAL_TYPES
 from twinwire_client.api import Api, refusal
 from twinwire_client.errors import ApiError, ProtocolError, TwinwireClientError, api_error
 from twinwire_client.retry import LATE_SECONDS, Broken, deadline
-
-PASSING = {kind.code for kind in (Busy, Draining, LogUnavailable, RateLimited, TooManyFollowed, TooManyRuns)}
-"""The errors of a socket that HTTP would answer with 429 or 503."""
+from twinwire_client.wire import PASSING, TERMINAL_TYPES
 
 MAX_FOLLOWED = 100
 """How many runs a socket follows at most (PROTOCOL.md, section 6)."""

@@ -13,9 +13,9 @@ from typing import Any
 
 from twinwire.cli.render import Terminal, plain
 from twinwire.protocol.errors import SettingsError
-from twinwire.protocol.events import StreamEvent, dump
+from twinwire.protocol.events import dump
 from twinwire.telemetry.logging import hide, scrub
-from twinwire_client import Client, Run, TwinwireClientError
+from twinwire_client import Client, Event, Run, TwinwireClientError
 
 INTERRUPTED = 130  # as a shell tells it: 128 + SIGINT
 FIRST_ATTEMPTS = 4  # about a second: somebody is waiting
@@ -61,7 +61,7 @@ class Screen:
         if isinstance(sys.stdout, io.TextIOWrapper):
             sys.stdout.reconfigure(errors="replace")  # a terminal without emoji still gets the words
 
-    def show(self, event: StreamEvent) -> None:
+    def show(self, event: Event) -> None:
         """One event of a run."""
         self.write(dump(event).decode() + "\n" if self._json else self._terminal.render(event))
 

@@ -306,13 +306,21 @@ def main() -> None:
     _reporting(lambda: commands[arguments.command](arguments))
 
 
+def _check_client(command: str) -> None:
+    """Raise `SettingsError` if the Python client is not installed, by which a command talks to a server."""
+    if importlib.util.find_spec("twinwire_client") is None:
+        raise SettingsError(f"`twinwire {command}` requires the Python client: pip install 'twinwire[chat]'.")
+
+
 def _chat(arguments: argparse.Namespace) -> None:
+    _check_client("chat")
     from twinwire.cli.chat import chat
 
     raise SystemExit(chat(arguments))
 
 
 def _runs(arguments: argparse.Namespace) -> None:
+    _check_client("runs")
     from twinwire.cli.runs import runs
 
     raise SystemExit(runs(arguments))

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import re
-
-from twinwire.protocol.events import StreamEvent
+from typing import Any, Protocol
 
 BAR = "progress"
 BAR_WIDTH = 20
 _ERASED = "\r\x1b[2K"
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+
+
+class Shown(Protocol):
+    """The parts of an event that are shown. The Python client's events have them, and the server's too."""
+
+    type: str
+    data: dict[str, Any]
 
 
 class Terminal:
@@ -22,7 +28,7 @@ class Terminal:
         self._style = style
         self._line = ""  # what the unfinished line holds: "answer", "thinking", a tool's call, `BAR`, or nothing
 
-    def render(self, event: StreamEvent) -> str:
+    def render(self, event: Shown) -> str:
         """Return what this event adds to the screen."""
         data = event.data
         match event.type:
