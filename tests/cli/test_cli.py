@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import argparse
 import re
 import shutil
 import signal
 import socket
+import sys
 from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
@@ -13,6 +15,8 @@ from pathlib import Path
 import pytest
 
 from support.processes import Process
+from twinwire.cli import main
+from twinwire.protocol.errors import SettingsError
 from twinwire.settings import GROUPS, SECRETS, Settings, flag
 
 MINE = """
@@ -249,3 +253,11 @@ def test_each_group_of_help_begins_at_a_setting() -> None:
     """The titles stand at settings in the order of these, the first of which begins the first group."""
     assert [*GROUPS] == [name for name in Settings.__struct_fields__ if name in GROUPS]
     assert next(iter(GROUPS)) == Settings.__struct_fields__[0]
+
+
+@pytest.mark.parametrize("command", ["chat", "runs"])
+def test_without_the_client(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A command that talks to a server says in one line what to install if the Python client is missing."""
+    monkeypatch.setitem(sys.modules, "twinwire_client", None)
+    with pytest.raises(SettingsError, match=rf"^`twinwire {command}` requires .*: pip install 'twinwire\[chat\]'\.$"):
+        getattr(main, f"_{command}")(argparse.Namespace())

@@ -224,7 +224,7 @@ async def test_not_the_client_s_business(transport: Transport, server: Running) 
 
 
 async def test_imports_no_server() -> None:
-    """A full run over either transport imports neither the server nor the model's SDK."""
+    """A full run over either transport imports nothing of the server, nor what the server is built on."""
     program = """
 import asyncio, sys
 import twinwire_client
@@ -234,7 +234,7 @@ async def main():
             async with client.stream("x", transport=transport) as run:
                 assert await run.wait() == "x "
 asyncio.run(main())
-print(sorted({"litestar", "openai", "uvicorn", "twinwire.web", "twinwire.runs"} & set(sys.modules)))
+print(sorted({"litestar", "openai", "twinwire", "uvicorn"} & {name.partition(".")[0] for name in sys.modules}))
 """
     async with serving({"echo": echo}) as server:
         process = await asyncio.create_subprocess_exec(

@@ -12,6 +12,7 @@ import twinwire
 
 PACKAGE = Path(twinwire.__file__).parent
 PROJECT = Path(__file__).parents[2]
+CLIENT = PROJECT / "clients/python/twinwire_client"
 
 FLOORS = {
     "what has no room": {"__version__"},
@@ -30,7 +31,12 @@ FLOORS = {
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS.values()) for room in rooms}
 LOWEST = {"asyncio": FLOOR["fence"], "litestar": FLOOR["web"], "uvicorn": FLOOR["serving"]}
 """From which floor on a package may be used."""
-HOMES = {"openai": ("models", "openai"), "redis": ("log", "redis"), "opentelemetry": ("telemetry",)}
+HOMES = {
+    "openai": ("models", "openai"),
+    "opentelemetry": ("telemetry",),
+    "redis": ("log", "redis"),
+    "twinwire_client": ("cli",),
+}
 """Where alone a package may be used."""
 
 
@@ -98,11 +104,49 @@ def test_imports_only_from_below(module: Path) -> None:
         ("models", "from openai import OpenAI"),
         ("web", "import uvicorn"),
         ("cli", "from twinwire.elsewhere import x"),
+        ("web", "from twinwire_client import Client"),
     ],
 )
 def test_this_test_finds(folder: str, source: str) -> None:
     """Each of these would be found."""
     assert len(faults(tuple(folder.split("/")), source)) == 1
+
+
+PURE = {"errors", "events", "fold", "wire"}
+"""The modules of the Python client that hold the protocol, without I/O."""
+IO = {"anyio", "asyncio", "httpx", "httpx_sse", "httpx_ws", "threading", "wsproto"}
+
+
+def foreign(module: str, source: str) -> list[str]:
+    """Return the imports of a module of the Python client that it may not have."""
+    found = []
+    for name in imports(source):
+        top, inner = f"{name}.".split(".")[:2]
+        outside = top in IO or (top == "twinwire_client" and inner not in PURE)
+        if top == "twinwire" or (module in PURE and outside):
+            found.append(name)
+    return found
+
+
+@pytest.mark.parametrize("module", sorted(path.stem for path in CLIENT.glob("*.py")))
+def test_the_python_client_stands_alone(module: str) -> None:
+    """No module of the client imports the server, and those that hold the protocol import no I/O."""
+    assert foreign(module, (CLIENT / f"{module}.py").read_text()) == []
+
+
+@pytest.mark.parametrize(
+    ("module", "source"),
+    [
+        ("run", "from twinwire.protocol.events import StreamEvent"),
+        ("run", "def f():\n    import twinwire"),
+        ("wire", "import asyncio"),
+        ("fold", "from twinwire_client.run import Run"),
+        ("events", "from httpx import Response"),
+    ],
+)
+def test_what_does_not_stand_alone_is_found(module: str, source: str) -> None:
+    """Each of these would be found."""
+    assert len(foreign(module, source)) == 1
 
 
 SUFFIXES = {".py", ".js", ".mjs", ".jsx", ".ts", ".html", ".css"}

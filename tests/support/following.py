@@ -9,8 +9,7 @@ from typing import Any, Literal
 
 import pytest
 
-from twinwire.protocol.events import StreamEvent
-from twinwire_client import Backoff, Client
+from twinwire_client import Backoff, Client, Event
 
 QUICK = Backoff(base=0.01, cap=0.05)
 NOWHERE = "a" * 26
@@ -28,11 +27,11 @@ async def connected(url: str, **options: Any) -> AsyncIterator[Client]:
     assert not [name for name in left if "async_generator" in name or "Session." in name]
 
 
-def words(events: Sequence[StreamEvent]) -> list[str]:
+def words(events: Sequence[Event]) -> list[str]:
     """What the agent said."""
     return [event.data["content"] for event in events if event.type == "LLM_CHUNK"]
 
 
-def numbers(events: Sequence[StreamEvent]) -> list[int]:
+def numbers(events: Sequence[Event]) -> list[int]:
     """The numbers in the events' ids."""
     return [int(event.id.rpartition("-")[2]) for event in events]
