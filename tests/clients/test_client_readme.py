@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import AsyncGenerator
 
 from support.credentials import AUTH
 from support.documents import ROOT, run, snippets
-from support.serving import serving
+from support.serving import echo, serving
+from twinwire import RunRequest, StreamEvent
 
 SNIPPETS = snippets((ROOT / "clients/python/README.md").read_text(), "python")
 
 
 def test_all_are_run() -> None:
     """The tests below run each of them."""
-    assert len(SNIPPETS) == 3
+    assert len(SNIPPETS) == 5
 
 
 async def test_async() -> None:
@@ -37,8 +39,36 @@ async def test_sync() -> None:
     assert out.splitlines()[-1] == "completed already_finished"
 
 
-async def test_token() -> None:
-    """The third is refused where its token is not known."""
+async def test_why() -> None:
+    """The third prints the answer, or which of three things has happened: a failed run, a refusal, nobody there."""
+    command = (sys.executable, "-W", "error", "-c", SNIPPETS[2])
+
+    async def fails(request: RunRequest) -> AsyncGenerator[StreamEvent, None]:
+        yield StreamEvent("ERROR", {"error_type": "budget", "message": "No money is left."})
+
+    async with serving({"echo": echo}) as server:
+        assert await run(*command, server=server) == (0, "Analyse the project structure \n", "")
+    assert (await run(*command, server=server))[1].startswith("The client could not reach http://")
+    async with serving({"fails": fails}) as server:
+        assert await run(*command, server=server) == (0, "The run failed with budget. No money is left.\n", "")
     async with serving(**AUTH) as server:
-        done = await run(sys.executable, "-W", "error", "-c", SNIPPETS[2], server=server)
+        code, out, problems = await run(*command, server=server)
+    assert (code, problems) == (0, "")
+    assert out.startswith("The server refused it with unauthenticated. ")
+
+
+async def test_conversation() -> None:
+    """The fourth shows the tools and the answer of each of two runs, in one session."""
+    async with serving() as server:
+        code, out, problems = await run(sys.executable, "-W", "error", "-c", SNIPPETS[3], server=server)
+        assert (code, problems) == (0, "")
+        assert server.runs.started == 2
+    assert "['Read']\n" in out
+    assert out.count("completed ") == 2
+
+
+async def test_token() -> None:
+    """The fifth is refused where its token is not known."""
+    async with serving(**AUTH) as server:
+        done = await run(sys.executable, "-W", "error", "-c", SNIPPETS[4], server=server)
     assert done == (0, "unauthenticated\n", "")

@@ -1,4 +1,4 @@
-"""pyproject.toml's bounds: what they allow is tried, and they hold no other package back."""
+"""The bounds of both pyproject.toml: what they allow is tried, and they hold no other package back."""
 
 from __future__ import annotations
 
@@ -25,6 +25,9 @@ AGENTS = [
     "strands-agents",
 ]
 
+OURS = ("pyproject.toml", "clients/python/pyproject.toml", "--all-extras", "--no-emit-package", "twinwire-client")
+"""What the server and the Python client require; the client itself, which an extra of the server is, has no version."""
+
 HELD_BACK = {
     "uvicorn": "serving/ subclasses its protocols: with 0.53 HTTP/2 fails, with 0.52 pings; 0.55 is yet to come",
 }
@@ -38,6 +41,8 @@ PART = [
     "tests/clients/test_client_network.py",
     "tests/clients/test_client_sync.py",
     "tests/clients/test_client_vectors.py",
+    "tests/clients/test_client_ways.py",
+    "tests/clients/test_client_wire.py",
     "tests/house/test_other_peoples_code.py",
     "tests/logs/test_log.py",
     "tests/logs/test_log_control.py",
@@ -110,9 +115,9 @@ def older(alone: dict[str, Version], beside: dict[str, Version]) -> dict[str, tu
 def test_nobody_is_held_back(package: str) -> None:
     """What others build agents with resolves beside Twinwire, and brings no older package than alone."""
     alone = versions(resolved("-", send=package))
-    beside = versions(resolved("pyproject.toml", "--all-extras", "-", send=package))
+    beside = versions(resolved(*OURS, "-", send=package))
     assert package in alone
-    assert {"litestar", package} <= beside.keys()
+    assert {"httpx-ws", "litestar", package} <= beside.keys()
     assert older(alone, beside) == {}
 
 
@@ -149,8 +154,8 @@ def check(environment: Path, requirements: str) -> None:
 @pytest.mark.full
 @pytest.mark.timeout(1800)
 def test_lowest_versions(environment: Path) -> None:
-    """The part of the tests passes with the lowest version that pyproject.toml allows of each package."""
-    lowest = resolved("--resolution", "lowest-direct", "pyproject.toml", "--all-extras")
+    """The part of the tests passes with the lowest version that is allowed of each package."""
+    lowest = resolved("--resolution", "lowest-direct", *OURS)
     assert versions(lowest)["openai"] < Version("3")
     check(environment, lowest)
 

@@ -107,7 +107,7 @@ async def test_the_client_and_the_terminal() -> None:
         assert (code, err) == (0, "")
         assert out.splitlines()[0].startswith("AGENT_START")
         assert out.splitlines()[-1].startswith("AGENT_FINISH")
-        chat = snippet(README, "sh", "twinwire chat").replace("uv run --frozen ", "").strip()
+        chat = snippet(README, "sh", "twinwire chat").partition("--extra chat ")[2].strip()
         code, out, err = await run("bash", "-c", f"{chat} --url http://127.0.0.1:8000", server=server)
         assert (code, err) == (0, "")
         assert "🔧 Read... ✅" in out

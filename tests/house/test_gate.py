@@ -98,11 +98,12 @@ def installed(python: str, folder: Path) -> str:
 
 @pytest.mark.parametrize("version", interpreters.claimed())
 async def test_each_claimed_version_serves(version: str, tmp_path: Path) -> None:
-    """On each Python version of the classifiers, the server runs an agent to its end over SSE and WebSocket."""
+    """On each claimed Python version, the server without the client runs an agent to its end over SSE and WebSocket."""
     python = interpreters.find(version)
     if python is None:
         pytest.skip(f"Python {version} is not on this machine.")
     command = installed(python, tmp_path / "venv")
+    assert not [*(tmp_path / "venv").rglob("*twinwire_client*")]
     with Process("serve", "--port", "0", "--demo-rate", "0", cwd=tmp_path, command=(command,)) as server:
         server.ready()
         for kind in ("sse", "ws"):
@@ -128,7 +129,10 @@ def stock(**more: str) -> dict[str, str]:
 @pytest.mark.full
 @pytest.mark.timeout(300)
 async def test_serve_on_the_system_s_python(clone: Path) -> None:
-    """README's first command serves in a fresh clone on Debian's Python, and installs no tool for development."""
+    """README's first command serves in a fresh clone on Debian's Python, and its chat command talks to that server.
+
+    Neither installs a tool for development.
+    """
     process = await asyncio.create_subprocess_exec(
         "bash", "-c", SERVE, cwd=clone, env=stock(TWINWIRE_PORT="0"), stdout=-1, start_new_session=True
     )
@@ -140,6 +144,12 @@ async def test_serve_on_the_system_s_python(clone: Path) -> None:
         assert found, line
         curl = await asyncio.create_subprocess_exec("curl", "-sN", f"{found[0]}/chat/stream?message=hi", stdout=-1)
         assert b"event: AGENT_FINISH" in (await curl.communicate())[0]
+        (chat,) = (block.strip() for block in snippets(README, "sh") if "twinwire chat" in block)
+        environ = stock(PATH=f"{clone / '.uv/bin'}:/usr/bin:/bin")
+        talk = await asyncio.create_subprocess_exec(
+            "bash", "-c", f"{chat} --url {found[0]}", cwd=clone, env=environ, stdout=-1
+        )
+        assert (await talk.communicate())[0].decode().endswith("🎉 done\n")
     finally:
         os.killpg(process.pid, 15)
         await process.communicate()
