@@ -183,5 +183,6 @@ def test_from_a_clone(tmp_path: Path) -> None:
     (command,) = (block for block in snippets(README, "sh") if "clients/python" in block)
     venv = environment(tmp_path / "venv", sys.executable)
     path = f"{venv / 'bin'}:{os.environ['PATH']}"
-    subprocess.run(["bash", "-c", command], check=True, cwd=ROOT, env={**ENVIRONMENT, "PYTHONWARNINGS": "", "PATH": path})
+    environ = {**ENVIRONMENT, "PYTHONWARNINGS": "", "PATH": path}
+    subprocess.run(["bash", "-c", command], check=True, cwd=ROOT, env=environ)
     assert "twinwire-client" in packages(venv)

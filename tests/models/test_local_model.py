@@ -19,8 +19,7 @@ from support.processes import Process
 from support.serving import until
 from twinwire.models.local import LocalModel
 from twinwire.protocol.errors import SettingsError
-from twinwire.protocol.events import StreamEvent
-from twinwire_client import Client
+from twinwire_client import Client, Event
 
 STORY = "Tell me a very long story about a dragon and a lighthouse."
 CONTEXT = 512
@@ -67,7 +66,7 @@ def gone(pid: int) -> bool:
         return True
 
 
-async def run(client: Client, message: str, transport: Transport = "ws") -> list[StreamEvent]:
+async def run(client: Client, message: str, transport: Transport = "ws") -> list[Event]:
     """All events of a run of the `simple` agent."""
     async with client.stream(message, agent="simple", transport=transport) as events:
         return [event async for event in events]
@@ -122,7 +121,7 @@ async def test_the_model_s_process_dies(server: Process) -> None:
     [model] = children(server)
     async with connected(server.url) as client:
         async with client.stream(STORY) as events:
-            seen: list[StreamEvent] = []
+            seen: list[Event] = []
             async for event in events:
                 if event.type == "LLM_CHUNK" and not words(seen):
                     os.kill(model, signal.SIGKILL)

@@ -103,7 +103,8 @@ def test_a_state_stays(kind: type[Fold | ClientFold]) -> None:
     fold = folded(kind, [{"type": "LLM_CHUNK", "data": {"content": "a"}}, {"type": "TOOL_CALL_START", "data": opened}])
     state = fold.state
     folded(kind, [{"type": "LLM_CHUNK", "data": {"content": "b"}}, {"type": "AGENT_FINISH", "data": {}}], fold)
-    assert (state["text"], state["tools"], state["status"]) == ("a", {"c": {"name": "Read", "parameters": {}}}, "running")
+    tools = {"c": {"name": "Read", "parameters": {}}}
+    assert (state["text"], state["tools"], state["status"]) == ("a", tools, "running")
     assert (fold.state["text"], fold.state["tools"], fold.state["status"]) == ("ab", {}, "completed")
 
 

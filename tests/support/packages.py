@@ -14,7 +14,7 @@ CLIENT = ROOT / "clients/python"
 
 def build(project: Path, folder: Path, *options: str) -> Path:
     """Build a project into the folder: the source distribution, and the wheel from that. Return the wheel."""
-    command = [UV, "build", "-q", "--no-create-gitignore", "--out-dir", folder, *options, project]
+    command: list[str | Path] = [UV, "build", "-q", "--no-create-gitignore", "--out-dir", folder, *options, project]
     subprocess.run(command, check=True, env=ENVIRONMENT)
     name = "twinwire_client" if project == CLIENT else "twinwire"
     (wheel,) = folder.glob(f"{name}-[0-9]*.whl")
@@ -24,7 +24,7 @@ def build(project: Path, folder: Path, *options: str) -> Path:
 def pip(venv: Path, *arguments: str, links: Path) -> str:
     """Run pip of an environment; it finds packages in the folder `links` too. Return what it prints."""
     environ = {**ENVIRONMENT, "PYTHONWARNINGS": "", "PIP_FIND_LINKS": str(links), "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
-    command = [venv / "bin/python", "-m", "pip", *arguments]
+    command: list[str | Path] = [venv / "bin/python", "-m", "pip", *arguments]
     done = subprocess.run(command, check=False, capture_output=True, text=True, env=environ)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
