@@ -85,7 +85,7 @@ async def lying(transport: Transport, *answers: Events) -> AsyncIterator[Liar]:
         ([event(1), event(2, run="b" * 26)], "another run"),
         ([event(1), end(2, events=3)], "names 3"),
         ([event(1), event(2, "ERROR")], "names None"),
-        ([event(1), {**event(2), "id": f"evt-{NOWHERE}-02"}], "must be an event id"),
+        ([event(1), {**event(2), "id": f"evt-{NOWHERE}-02"}], "without an event id"),
         ([event(1), {**event(2), "data": []}], "data"),
     ],
 )

@@ -83,7 +83,7 @@ def check_types(types: Sequence[str] | None) -> list[str] | None:
     if types is None:
         return None
     if isinstance(types, str):
-        raise ValueError(f"`types` must be a list of event types, not one text.")  # noqa: TRY004
+        raise ValueError("`types` must be a list of event types, not one text.")  # noqa: TRY004
     if len(types) > MAX_TYPES:
         raise ValueError(f"`types` must have at most {MAX_TYPES} names.")
     for name in types:
