@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
 from urllib.parse import urlencode
 
@@ -10,31 +9,18 @@ import pytest
 import pytest_asyncio
 from playwright.async_api import BrowserContext, Page, expect
 
-from support.node import node
-from support.raw_server import listening, receive, whole
+from e2e.built import built, problems_of
 from support.serving import Puppets, Running, serving
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 both = pytest.mark.parametrize("transport", ["sse", "ws"])
 
 
-TYPES = {".html": b"text/html", ".js": b"text/javascript"}
-
-
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
 async def app(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[str]:
-    """The URL of the built page, which has a server of its own."""
-    folder = tmp_path_factory.mktemp("react")
-    build = ("build", "test/react", "--base", "./", "--outDir", str(folder), "--logLevel", "warn")
-    await node("node_modules/vite/bin/vite.js", *build)
-
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        path = (await receive(reader)).split(b" ")[1].partition(b"?")[0].decode()
-        file = folder / path.removeprefix("/")
-        writer.write(whole(file.read_bytes(), b"Content-Type: " + TYPES[file.suffix], b"Connection: close"))
-
-    async with listening(serve) as url:
-        yield f"{url}index.html"
+    """The URL of the built page."""
+    async with built("test/react", tmp_path_factory.mktemp("react")) as url:
+        yield url
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
@@ -49,9 +35,7 @@ async def page(context: BrowserContext, server: Running, puppets: Puppets) -> As
     """A page that must be left without problems."""
     server.runs.agents["mine"] = puppets
     page = await context.new_page()
-    problems: list[str] = []
-    page.on("pageerror", lambda error: problems.append(str(error)))
-    page.on("console", lambda message: problems.append(message.text) if message.type != "log" else None)
+    problems = problems_of(page)
     yield page
     assert problems == []
 
@@ -104,17 +88,20 @@ async def test_cancel(page: Page, app: str, server: Running, puppets: Puppets) -
 
 
 @both
+@pytest.mark.parametrize("session", [{}, {"session": "effect"}])
 async def test_an_effect_starts_one_run(
-    page: Page, app: str, server: Running, puppets: Puppets, transport: str
+    page: Page, app: str, server: Running, puppets: Puppets, transport: str, session: dict[str, str]
 ) -> None:
     """StrictMode mounts twice; a run that an effect starts is started once all the same."""
-    await visit(page, app, server, transport=transport, send="hello")
+    await visit(page, app, server, transport=transport, send="hello", **session)
     puppet = await puppets.next()
     puppet.say("Hello")
     puppet.end()
     await expect(page.locator("#status")).to_have_text("completed")
     await expect(page.locator("#text")).to_have_text("Hello")
+    await expect(page.locator("#messages")).to_have_text("2")
     assert puppets.started == 1
+    assert (await page.evaluate("counted()"))["mounts"] == 2
 
 
 @both
@@ -129,6 +116,31 @@ async def test_unmounting_closes(page: Page, app: str, server: Running, puppets:
     await puppet.closed.wait()  # it was started so that it is cancelled when nobody follows it
     await page.get_by_role("button", name="Toggle").click()
     await expect(page.locator("#status")).to_have_text("idle")
+
+
+@both
+async def test_a_session_is_found_again(
+    page: Page, app: str, server: Running, puppets: Puppets, transport: str
+) -> None:
+    """The run of a session goes on without its component, and one that comes back finds it where it is."""
+    await visit(page, app, server, transport=transport, session=f"found over {transport}")
+    await page.get_by_role("button", name="Send").click()
+    puppet = await puppets.next()
+    puppet.say("Hello")
+    await expect(page.locator("#text")).to_have_text("Hello")
+    await page.get_by_role("button", name="Toggle").click()
+    await expect(page.locator("#text")).to_have_count(0)
+    puppet.say(" you")
+    await page.get_by_role("button", name="Toggle").click()
+    await expect(page.locator("#text")).to_have_text("Hello you")
+    await page.get_by_role("button", name="Toggle").click()
+    puppet.end()
+    await page.get_by_role("button", name="Toggle").click()
+    await expect(page.locator("#status")).to_have_text("completed")
+    await page.get_by_role("button", name="Send").click()
+    (await puppets.next()).end()
+    await expect(page.locator("#messages")).to_have_text("4")
+    assert puppets.started == 2
 
 
 @both

@@ -1,4 +1,7 @@
-/** A page with `useRun`, in StrictMode, for tests/e2e/test_react.py to use: `?server=`, `?transport=` and `?send=`. */
+/**
+ * A page with `useRun`, in StrictMode, for tests/e2e/test_react.py to use: `?server=`, `?transport=`, `?send=` and
+ * `?session=`.
+ */
 
 import { StrictMode, useEffect, useState } from 'react';
 import { createRoot } from 'react-dom/client';
@@ -11,8 +14,11 @@ import { useRun } from '../../src/react.js';
 const query = new URLSearchParams(location.search);
 const transport = /** @type {Transport} */ (query.get('transport') ?? 'auto');
 const client = createClient({ url: query.get('server') ?? '', transport });
+const session = query.get('session');
+const options = session === null ? {} : { sessionId: session };
 let commits = 0;
 let frames = 0;
+let mounts = 0;
 
 const count = () => {
   frames += 1;
@@ -21,20 +27,22 @@ const count = () => {
 requestAnimationFrame(count);
 
 function Chat() {
-  const { text, thinking, tools, step, progress, status, events, error, send, cancel } = useRun(client);
+  const { text, thinking, tools, step, progress, status, events, error, messages, send, cancel } = useRun(client, options);
   useEffect(() => {
     commits += 1;
   });
   useEffect(() => {
+    mounts += 1;
     const message = query.get('send');
     if (message) send(message);
   }, [send]);
   const shown = { text, thinking, tools: Object.values(tools).map(({ name }) => name).join(), step, progress, status };
+  const counted = { events: events.length, messages: messages.length };
   return (
     <>
       <button onClick={() => send('Hello', { onDisconnect: 'cancel' })}>Send</button>
       <button onClick={cancel}>Cancel</button>
-      {Object.entries({ ...shown, error: error?.message, events: events.length }).map(([name, value]) => (
+      {Object.entries({ ...shown, ...counted, error: error?.message }).map(([name, value]) => (
         <output key={name} id={name}>{value}</output>
       ))}
     </>
@@ -52,4 +60,4 @@ function App() {
 }
 
 createRoot(/** @type {HTMLElement} */ (document.getElementById('root'))).render(<StrictMode><App /></StrictMode>);
-Object.assign(window, { counted: () => ({ commits, frames }) });
+Object.assign(window, { counted: () => ({ commits, frames, mounts }) });

@@ -1,0 +1,29 @@
+// Read by tsc alone: what the types of the hook must and must not allow.
+
+import { createClient } from '../../src/index.js';
+import { type Message, useRun } from '../../src/react.js';
+
+const client = createClient();
+
+export function shown(message: Message): string {
+  // @ts-expect-error - a question has no tools
+  message.tools;
+  return message.role === 'user' ? message.text : Object.values(message.tools).map(({ name }) => name).join();
+}
+
+export function Chat() {
+  const { messages, retry, error, send, cancel, regenerate, close } = useRun(client, { sessionId: 'mine', agent: 'me' });
+  // @ts-expect-error - an event is no message
+  const wrong = <button onClick={send}>Send</button>;
+  return (
+    <>
+      {wrong}
+      {messages.map(shown)}
+      {retry?.reason ?? error?.message}
+      <button onClick={() => send('Hello', { interrupt: false })}>Send</button>
+      <button onClick={cancel}>Stop</button>
+      <button onClick={regenerate}>Again</button>
+      <button onClick={close}>Close</button>
+    </>
+  );
+}
