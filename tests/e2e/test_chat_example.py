@@ -1,0 +1,127 @@
+"""The example of a chat with React (`clients/js/examples/chat`), in a real Chromium, used as its user does."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from urllib.parse import urlencode
+
+import pytest
+import pytest_asyncio
+from playwright.async_api import BrowserContext, Locator, Page, expect
+
+from e2e.built import built, problems_of
+from support.serving import Puppets, Running, serving
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def app(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[str]:
+    """The URL of the built example."""
+    async with built("examples/chat", tmp_path_factory.mktemp("chat")) as url:
+        yield url
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def chat(context: BrowserContext, app: str, puppets: Puppets) -> AsyncIterator[Page]:
+    """The example, just opened; it must be left without problems."""
+    async with serving({"mine": puppets}, cors_origin=("*",)) as server:
+        page = await context.new_page()
+        problems = problems_of(page)
+        await page.goto(f"{app}?{urlencode({'server': server.url})}")
+        yield page
+        assert problems == []
+        await page.close()
+
+
+async def ask(chat: Page, question: str) -> None:
+    """Send a question as a user does."""
+    await chat.get_by_label("Message").fill(question)
+    await chat.get_by_role("button", name="Send").click()
+
+
+def entry(chat: Page, number: int) -> Locator:
+    """A message of the chat; the first is 0."""
+    return chat.get_by_role("listitem").nth(number)
+
+
+async def test_questions_and_answers(chat: Page, puppets: Puppets) -> None:
+    """Each question has its answer; another question ends the answer that goes on; an answer can be asked for again."""
+    await ask(chat, "One?")
+    first = await puppets.next()
+    first.emit("THINKING", content="Hm. ")
+    first.emit("TOOL_CALL_START", tool_call_id="c1", tool_name="Read", parameters={})
+    first.say("Well")
+    await expect(entry(chat, 0)).to_have_text("One?")
+    await expect(entry(chat, 1)).to_contain_text("Hm. WellRead")
+    await ask(chat, "Two?")
+    await expect(entry(chat, 1)).to_have_attribute("data-status", "cancelled")
+    second = await puppets.next()
+    second.say("Two!")
+    second.end()
+    await expect(entry(chat, 3)).to_have_attribute("data-status", "completed")
+    await chat.get_by_role("button", name="Again").click()
+    third = await puppets.next()
+    assert (third.request.message, third.request.session_id) == ("Two?", second.request.session_id)
+    third.say("Two, again")
+    await expect(entry(chat, 3)).to_contain_text("Two, again")
+    await chat.get_by_role("button", name="Stop").click()
+    await third.closed.wait()
+    await expect(entry(chat, 3)).to_have_attribute("data-status", "cancelled")
+    assert puppets.started == 3
+
+
+async def test_another_chat_meanwhile(chat: Page, puppets: Puppets) -> None:
+    """An answer goes on while another chat is shown, and is whole when its own is shown again."""
+    await ask(chat, "One?")
+    puppet = await puppets.next()
+    puppet.say("Well, ")
+    await expect(entry(chat, 1)).to_contain_text("Well, ")
+    await chat.get_by_role("button", name="New chat").click()
+    await ask(chat, "Other?")
+    other = await puppets.next()
+    other.say("Other!")
+    other.end()
+    await expect(entry(chat, 1)).to_contain_text("Other!")
+    puppet.say("one")
+    puppet.end()
+    await chat.get_by_role("button", name="Chat 1").click()
+    await expect(entry(chat, 1)).to_have_text("Well, one")
+    await expect(entry(chat, 1)).to_have_attribute("data-status", "completed")
+    assert puppets.started == 2
+
+
+async def test_a_failure(chat: Page, puppets: Puppets) -> None:
+    """A run that fails shows why."""
+    await ask(chat, "One?")
+    (await puppets.next()).emit("ERROR", error_type="agent_error", message="out of ink", error="out of ink")
+    await expect(chat.get_by_role("alert")).to_contain_text("out of ink")
+
+
+async def test_a_hidden_tab(chat: Page, puppets: Puppets) -> None:
+    """A tab that is hidden has no frames, and completes all the same."""
+    await ask(chat, "One?")
+    puppet = await puppets.next()
+    puppet.say("Well, ")
+    await expect(entry(chat, 1)).to_contain_text("Well, ")
+    await hide(chat)
+    puppet.say("one")
+    await expect(entry(chat, 1)).to_contain_text("Well, one")
+    puppet.end()
+    await expect(entry(chat, 1)).to_have_attribute("data-status", "completed")
+    assert await chat.evaluate("[document.visibilityState, frames]") == ["hidden", 0]
+
+
+async def hide(page: Page) -> None:
+    """Hide the tab, and count its frames from then on."""
+    devtools = await page.context.new_cdp_session(page)
+    await devtools.send("Emulation.setFocusEmulationEnabled", {"enabled": False})
+    window = await devtools.send("Browser.getWindowForTarget")
+    bounds = {"windowId": window["windowId"], "bounds": {"windowState": "minimized"}}
+    await devtools.send("Browser.setWindowBounds", bounds)
+    await page.wait_for_function("document.hidden", polling=50)
+    await page.evaluate("""() => {
+        window.frames = 0;
+        const count = () => requestAnimationFrame(() => { window.frames += 1; count(); });
+        count();
+    }""")
