@@ -10,7 +10,7 @@ import pytest_asyncio
 from playwright.async_api import BrowserContext, Locator, Page, expect
 
 from e2e.built import built, problems_of
-from support.serving import Puppets, Running, serving
+from support.serving import Puppets, serving
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -96,32 +96,3 @@ async def test_a_failure(chat: Page, puppets: Puppets) -> None:
     await ask(chat, "One?")
     (await puppets.next()).emit("ERROR", error_type="agent_error", message="out of ink", error="out of ink")
     await expect(chat.get_by_role("alert")).to_contain_text("out of ink")
-
-
-async def test_a_hidden_tab(chat: Page, puppets: Puppets) -> None:
-    """A tab that is hidden has no frames, and completes all the same."""
-    await ask(chat, "One?")
-    puppet = await puppets.next()
-    puppet.say("Well, ")
-    await expect(entry(chat, 1)).to_contain_text("Well, ")
-    await hide(chat)
-    puppet.say("one")
-    await expect(entry(chat, 1)).to_contain_text("Well, one")
-    puppet.end()
-    await expect(entry(chat, 1)).to_have_attribute("data-status", "completed")
-    assert await chat.evaluate("[document.visibilityState, frames]") == ["hidden", 0]
-
-
-async def hide(page: Page) -> None:
-    """Hide the tab, and count its frames from then on."""
-    devtools = await page.context.new_cdp_session(page)
-    await devtools.send("Emulation.setFocusEmulationEnabled", {"enabled": False})
-    window = await devtools.send("Browser.getWindowForTarget")
-    bounds = {"windowId": window["windowId"], "bounds": {"windowState": "minimized"}}
-    await devtools.send("Browser.setWindowBounds", bounds)
-    await page.wait_for_function("document.hidden", polling=50)
-    await page.evaluate("""() => {
-        window.frames = 0;
-        const count = () => requestAnimationFrame(() => { window.frames += 1; count(); });
-        count();
-    }""")

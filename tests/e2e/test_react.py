@@ -7,9 +7,10 @@ from urllib.parse import urlencode
 
 import pytest
 import pytest_asyncio
-from playwright.async_api import BrowserContext, Page, expect
+from playwright.async_api import Browser, BrowserContext, Page, expect
 
 from e2e.built import built, problems_of
+from e2e.tab import opened
 from support.serving import Puppets, Running, serving
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -71,7 +72,7 @@ async def test_a_run_that_fails(page: Page, app: str, server: Running, puppets: 
     await page.get_by_role("button", name="Send").click()
     puppet = await puppets.next()
     puppet.emit("ERROR", error_type="agent_error", message="out of ink", error="out of ink")
-    await expect(page.locator("#error")).to_have_text("out of ink")
+    await expect(page.locator("#error")).to_have_text("The run failed with agent_error. out of ink")
     await expect(page.locator("#status")).to_have_text("error")
 
 
@@ -87,13 +88,12 @@ async def test_cancel(page: Page, app: str, server: Running, puppets: Puppets) -
     await expect(page.locator("#text")).to_have_text("Hello")
 
 
-@both
-@pytest.mark.parametrize("session", [{}, {"session": "effect"}])
+@pytest.mark.parametrize("query", [{"transport": "sse"}, {"transport": "ws"}, {"session": "effect"}])
 async def test_an_effect_starts_one_run(
-    page: Page, app: str, server: Running, puppets: Puppets, transport: str, session: dict[str, str]
+    page: Page, app: str, server: Running, puppets: Puppets, query: dict[str, str]
 ) -> None:
     """StrictMode mounts twice; a run that an effect starts is started once all the same."""
-    await visit(page, app, server, transport=transport, send="hello", **session)
+    await visit(page, app, server, send="hello", **query)
     puppet = await puppets.next()
     puppet.say("Hello")
     puppet.end()
@@ -159,3 +159,24 @@ async def test_renders_no_more_often_than_frames(
     await expect(page.locator("#events")).to_have_text("5002")
     after = await page.evaluate("counted()")
     assert 1 <= after["commits"] - before["commits"] <= after["frames"] - before["frames"] + 1
+
+
+@both
+async def test_a_hidden_tab(browser: Browser, app: str, server: Running, puppets: Puppets, transport: str) -> None:
+    """A tab that is hidden has no frames. It follows its run all the same, and tells how it ended."""
+    server.runs.agents["mine"] = puppets
+    query = urlencode({"server": server.url, "transport": transport, "send": "Hello"})
+    async with opened(browser, f"{app}?{query}") as tab:
+        puppet = await puppets.next()
+        puppet.say("Hello")
+        await tab.shows("#text", "Hello")
+        await tab.hide()
+        before = await tab.evaluate("counted()")
+        puppet.say(" you")
+        await tab.shows("#text", "Hello you")
+        puppet.end()
+        await tab.shows("#status", "completed")
+        assert await tab.evaluate("document.hidden")
+        after = await tab.evaluate("counted()")
+    assert after["frames"] - before["frames"] <= 1
+    assert after["commits"] > before["commits"]

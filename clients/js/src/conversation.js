@@ -56,7 +56,6 @@ export class Conversation {
   /** Calls off the next drawing. @type {(() => void) | null} */ #callOff = null;
   /** @type {ReturnType<typeof setTimeout> | undefined} */ #timer;
   #deserted = false;
-| undefined} */ #timer;
   /** The questions of this tick. @type {string[]} */ #asked = [];
   /** Those of them whose component has gone since. @type {string[]} */ #echoes = [];
 

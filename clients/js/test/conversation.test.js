@@ -163,10 +163,11 @@ describe.each(/** @type {const} */ (['sse', 'ws']))('%s', (transport) => {
   });
 
   test('a connection that is away', async () => {
-    const conversation = conversing({ transport, url: 'http://127.0.0.1:1', retry: { attempts: 3, base: 40, cap: 40 } });
+    const retry = { attempts: 3, base: 40, cap: 40, random: () => 1 };
+    const conversation = conversing({ transport, url: 'http://127.0.0.1:1', retry });
     conversation.send('hello');
-    const { retry } = await seen(conversation, ({ retry }) => retry !== null);
-    expect(retry?.reason).toEqual(expect.any(String));
+    const away = await seen(conversation, ({ retry }) => retry !== null);
+    expect(away.retry?.reason).toEqual(expect.any(String));
     const view = await seen(conversation, over);
     expect(view).toMatchObject({ status: 'failed', retry: null, error: expect.any(Error) });
   });

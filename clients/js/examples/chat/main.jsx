@@ -5,7 +5,6 @@ import { createRoot } from 'react-dom/client';
 import { createClient } from 'twinwire-client';
 
 import { Chat } from './chat.jsx';
-import './chat.css';
 
 const server = new URLSearchParams(location.search).get('server') ?? 'http://127.0.0.1:8000';
 const client = createClient({ url: server });
