@@ -13,7 +13,8 @@ import { Turn } from './turn.js';
 /**
  * `messages` are those of all turns, the other fields those of the last run. `status` is `idle` before the first one.
  * `active` says whether a run goes on or a question waits; `retry`, while the connection is away, why.
- * @typedef {Omit<RunState, 'status'> & {messages: readonly Message[], events: readonly StreamEvent[],
+ * @template {object} [Custom=object]
+ * @typedef {Omit<RunState, 'status'> & {messages: readonly Message[], events: readonly StreamEvent<Custom>[],
  *   status: Status | 'idle', active: boolean, retry: Retry | null}} RunView
  */
 

@@ -14,7 +14,10 @@ import { Conversation, Conversations, IDLE } from './conversation.js';
 /** @import * as turn from './turn.js' */
 /** @import { AttachOptions, Client, StartOptions } from './client.js' */
 
-/** @typedef {conversation.RunView} RunView */
+/**
+ * @template {object} [Custom=object]
+ * @typedef {conversation.RunView<Custom>} RunView
+ */
 /** @typedef {turn.Answer} Answer */
 /** @typedef {turn.Message} Message */
 /** @typedef {turn.Question} Question */
@@ -49,16 +52,18 @@ const idle = () => IDLE;
  *
  * A run goes on if its component unmounts: one that mounts within five minutes finds the conversation by its `id` or
  * `sessionId`. A conversation without either is closed at once.
- * @param {Client} client  made once, outside of the component
+ * @template {object} [Custom=object]
+ * @param {Client<Custom>} client  made once, outside of the component
  * @param {RunOptions} [options]
- * @returns {RunView & RunActions}
+ * @returns {RunView<Custom> & RunActions}
  */
 export function useRun(client, options = {}) {
+  const plain = /** @type {Client} */ (/** @type {unknown} */ (client)); // of its events a turn reads the protocol's own
   const { id, userId, sessionId } = options;
   const name = id ?? (sessionId === undefined ? undefined : JSON.stringify([userId, sessionId]));
-  const [own, setOwn] = useState(() => new Conversation(client));
-  if (own.client !== client) setOwn(new Conversation(client));
-  const shown = name === undefined ? own : find(client, name);
+  const [own, setOwn] = useState(() => new Conversation(plain));
+  if (own.client !== plain) setOwn(new Conversation(plain));
+  const shown = name === undefined ? own : find(plain, name);
   const view = useSyncExternalStore(shown.subscribe, shown.view, idle);
   const latest = useRef(options);
   useInsertionEffect(() => {

@@ -38,7 +38,8 @@ export async function follow(url: string | undefined, token: Token, transport: T
   return client.attach(await run.started, after).active ? heard : [];
 }
 
-export function Page(props: { client: Client }): string {
-  const { text, send } = useRun(props.client);
+export function Page(props: { client: Client<Mine> }): string {
+  const { text, send, events } = useRun(props.client);
+  for (const event of events) if (event.type === 'LIFT_OFF') send(event.data.asked);
   return send.length > 0 ? text : '';
 }

@@ -27,3 +27,11 @@ export function Chat() {
     </>
   );
 }
+
+/** The events of an agent's own types are in the view of a client that names them. */
+export function Lifted() {
+  const { events } = useRun(createClient<{ LIFT_OFF: { asked: string } }>());
+  // @ts-expect-error - nobody named this type
+  const crashed = events.some(({ type }) => type === 'CRASHED');
+  return <>{events.map((event) => (event.type === 'LIFT_OFF' ? event.data.asked : crashed))}</>;
+}
