@@ -19,6 +19,7 @@ import pytest
 import twinwire
 import twinwire_client
 from support import interpreters
+from support.credentials import AUTH
 from support.documents import README, ROOT, run, snippets
 from support.packages import CLIENT, build, environment, packages, pip
 from support.processes import ENVIRONMENT
@@ -137,9 +138,9 @@ async def test_the_first_hour(version: str, index: Path, tmp_path: Path) -> None
     pip(venv, *command.split()[1:], "-q", links=index)
     assert "twinwire-client" in packages(venv)
     assert not packages(venv) & {"twinwire", "litestar", "openai", "uvicorn"}
-    async with serving(demo_rate=200.0) as server:
-        for program in [*snippets(text, "python"), TYPED]:
-            asked = [str(venv / "bin/python"), "-I", "-W", "error", "-c", program]
+    for program in [*snippets(text, "python"), TYPED]:
+        asked = [str(venv / "bin/python"), "-I", "-W", "error", "-c", program]
+        async with serving(demo_rate=200.0, **(AUTH if "token=" in program else {})) as server:
             code, _, problems = await run(*asked, server=server, cwd=tmp_path)
             assert (code, problems) == (0, ""), program
 
