@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -10,9 +9,7 @@ from pathlib import Path
 from playwright.async_api import Page
 
 from support.node import node
-from support.raw_server import listening, receive, whole
-
-TYPES = {".html": b"text/html", ".js": b"text/javascript", ".css": b"text/css"}
+from support.site import a_folder
 
 
 @asynccontextmanager
@@ -20,14 +17,8 @@ async def built(source: str, folder: Path) -> AsyncIterator[str]:
     """Build the page into the folder, and serve it. React is the one for development: only its StrictMode is strict."""
     build = ("build", source, "--base", "./", "--outDir", str(folder), "--logLevel", "warn")
     await node("node_modules/vite/bin/vite.js", *build, NODE_ENV="development")
-
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        path = (await receive(reader)).split(b" ")[1].partition(b"?")[0].decode()
-        file = folder / path.removeprefix("/")
-        writer.write(whole(file.read_bytes(), b"Content-Type: " + TYPES[file.suffix], b"Connection: close"))
-
-    async with listening(serve) as url:
-        yield f"{url}index.html"
+    async with a_folder(folder) as origin:
+        yield f"{origin}/index.html"
 
 
 def problems_of(page: Page) -> list[str]:
