@@ -7,7 +7,7 @@ import { Turn } from './turn.js';
 
 /** @import { AttachOptions, Client, StartOptions } from './client.js' */
 /** @import { StreamEvent } from './events.js' */
-/** @import { Retry, Run, Status } from './run.js' */
+/** @import { Heard, Run, Status } from './run.js' */
 /** @import { Message, RunState } from './turn.js' */
 
 /**
@@ -15,7 +15,7 @@ import { Turn } from './turn.js';
  * `active` says whether a run goes on or a question waits; `retry`, while the connection is away, why.
  * @template {object} [Custom=object]
  * @typedef {Omit<RunState, 'status'> & {messages: readonly Message[], events: readonly StreamEvent<Custom>[],
- *   status: Status | 'idle', active: boolean, retry: Retry | null}} RunView
+ *   status: Status | 'idle', active: boolean, retry: Heard['retry'] | null}} RunView
  */
 
 /** How long a run is followed without a component (ms): as long as it then goes on without a follower by default. */

@@ -5,7 +5,7 @@ import { Fold } from './fold.js';
 /** @import { StartOptions } from './client.js' */
 /** @import { StreamEvent } from './events.js' */
 /** @import { State } from './fold.js' */
-/** @import { Retry, Run, Status } from './run.js' */
+/** @import { Heard, Run, Status } from './run.js' */
 
 /**
  * A question is `queued` while a run before it goes on. One that was never asked is `cancelled`.
@@ -22,7 +22,7 @@ import { Fold } from './fold.js';
 
 export class Turn {
   /** @type {Run | null} */ run = null;
-  /** The last attempt that failed, until there is a connection again. @type {Retry | null} */ retry = null;
+  /** The last attempt that failed, until there is a connection again. @type {Heard['retry'] | null} */ retry = null;
   /** Those of the run, or null if they are not to be kept. @type {StreamEvent[] | null} */ events = [];
   #id;
   /** @type {'waiting' | 'dropped' | 'begun'} */ #stage = 'waiting';
