@@ -6,22 +6,29 @@
 
 import { apiError, Broken, Muted, ProtocolError } from './errors.js';
 import { isObject } from './events.js';
+import { broken, fromPage } from './failures.js';
 import { Attempts, deadline } from './retry.js';
 
 /** @import { Backoff } from './retry.js' */
 
-/** Ends what is awaited when it takes too long, and with the signal it was given. */
+/** How long it may take to find out why a server was not reached. */
+const ASK_MS = 2_000;
+/** Aborts never. */
+export const NEVER = new AbortController().signal;
+
+/** Ends what is awaited when it takes too long, and with each signal it was given. */
 export class Watch {
   #controller = new AbortController();
-  #outer;
-  #leave;
+  /** @type {(() => void)[]} */ #leave = [];
 
-  /** @param {AbortSignal} outer */
-  constructor(outer) {
-    this.#outer = outer;
-    this.#leave = () => this.#controller.abort(outer.reason);
-    outer.addEventListener('abort', this.#leave);
-    if (outer.aborted) this.#leave();
+  /** @param {AbortSignal[]} outer */
+  constructor(...outer) {
+    for (const signal of outer) {
+      const abort = () => this.#controller.abort(signal.reason);
+      signal.addEventListener('abort', abort);
+      this.#leave.push(() => signal.removeEventListener('abort', abort));
+      if (signal.aborted) abort();
+    }
   }
 
   /** For `fetch`. */
@@ -43,8 +50,7 @@ export class Watch {
       return await work();
     } catch (error) {
       if (this.signal.aborted) throw this.signal.reason;
-      const { message, cause } = /** @type {Error & {cause?: {message?: string}}} */ (error);
-      throw new Broken(cause?.message || message);
+      throw broken(error);
     } finally {
       callOff();
     }
@@ -52,18 +58,17 @@ export class Watch {
 
   /** Ends the request, if it has not ended. */
   close() {
-    this.#outer.removeEventListener('abort', this.#leave);
+    for (const leave of this.#leave) leave();
     this.#controller.abort();
   }
 }
 
 /**
- * Seconds, or a date (RFC 9110, section 10.2.3), as ms from now.
+ * Seconds, or a date (RFC 9110, section 10.2.3), as seconds from now.
  * @param {string | null} value
  */
-function retryAfter(value) {
-  const ms = /^[0-9]+$/.test(value ?? '') ? Number(value) * 1000 : Date.parse(value ?? '') - Date.now();
-  return ms > 0 ? ms : 0;
+function seconds(value) {
+  return /^[0-9]+$/.test(value ?? '') ? Number(value) : (Date.parse(value ?? '') - Date.now()) / 1000;
 }
 
 /** What an answer that is no success means. @param {Response} response @param {string} text */
@@ -76,10 +81,11 @@ function refusal(response, text) {
     // not the server's, but that of something between
   }
   const said = isObject(body) ? body : {};
-  const error = apiError(said, response.status);
+  const header = response.headers.get('retry-after');
+  const error = apiError(header === null ? said : { ...said, retry_after: seconds(header) }, response.status);
   if (response.status !== 429 && response.status < 500) return error;
-  const after = retryAfter(response.headers.get('retry-after'));
-  return new Broken(error.message, { retryAfter: after, said: said.message ?? null });
+  const { message, status, retryAfter } = error;
+  return new Broken(message, { code: said.code ?? null, status, retryAfter, said: said.message ?? null });
 }
 
 /** @typedef {string | (() => string | Promise<string>)} Token */
@@ -110,6 +116,8 @@ export class Api {
     /** Whether `fetch` hands out a body while it comes: React Native's does not. */
     this.streams = options.streams;
     this.credentials = options.credentials;
+    /** Whether it was there at all: what does not work then is worth more patience. */
+    this.reached = false;
   }
 
   /** The server's address. Throws `TypeError` if there is none. */
@@ -117,15 +125,32 @@ export class Api {
     return this.#options.url();
   }
 
-  /** Counts the failures of one thing. */
+  /** Counts the failures of one thing. Throws `TypeError` if there is no address. */
   attempts() {
-    return new Attempts(this.url, this.#options.backoff);
+    return new Attempts(this, this.#options.backoff);
   }
 
-  /** The token, asked for anew each time if it is a function. @returns {Promise<string | undefined>} */
+  /**
+   * The token, asked for anew each time if it is a function. Whatever goes wrong with that is a failed attempt.
+   * @returns {Promise<string | undefined>}
+   */
   async token() {
     const { token } = this.#options;
-    return typeof token === 'function' ? token() : token;
+    if (typeof token !== 'function') return token;
+    let callOff = () => {};
+    const late = new Promise((_, reject) => {
+      callOff = deadline(this.timeout, () => reject(new Error(`It did not answer within ${this.timeout} ms.`)));
+    });
+    try {
+      const given = await Promise.race([Promise.resolve().then(token), late]);
+      if (typeof given !== 'string') throw new TypeError('It gave no string.');
+      return given;
+    } catch (error) {
+      const why = error instanceof Error ? error.message : String(error);
+      throw new Broken(`The function \`token\` failed. ${why}`, { code: 'token_failed' });
+    } finally {
+      callOff();
+    }
   }
 
   /**
@@ -136,7 +161,9 @@ export class Api {
     const attempts = this.attempts();
     for (;;) {
       try {
-        return await this.call(method, path, signal, body);
+        const answer = await this.call(method, path, signal, body);
+        attempts.worked();
+        return answer;
       } catch (error) {
         if (!(error instanceof Broken)) throw error;
         await attempts.failed(error, signal);
@@ -172,6 +199,53 @@ export class Api {
   }
 
   /**
+   * The error of a socket that did not open, or what a request finds out instead: a socket tells no reason.
+   * @param {unknown} error
+   */
+  async whyNoSocket(error) {
+    if (this.reached || !(error instanceof Broken) || error.code !== null) return error;
+    if (globalThis.location) return this.#whyNoAnswer(error);
+    const watch = new Watch(NEVER);
+    try {
+      await watch.within(ASK_MS, () => this.#fetch('/healthz', { signal: watch.signal }));
+      return error;
+    } catch (found) {
+      return found instanceof Broken && found.code !== null ? found : error;
+    } finally {
+      watch.close();
+    }
+  }
+
+  /** What kept a page from the server, if it was never reached. @param {unknown} error */
+  async #whyNoAnswer(error) {
+    if (this.reached || !(error instanceof Broken) || error.code !== null) return error;
+    const watch = new Watch(NEVER);
+    const headers = { ...this.#options.headers, 'content-type': 'application/json' }; // so that it is asked for as a start is
+    try {
+      return await fromPage(
+        this.url,
+        (mode) => {
+          const how = { mode, signal: watch.signal, ...(mode === 'cors' && { headers }) };
+          return watch.within(ASK_MS, () => this.#fetch('/healthz', how));
+        },
+        error,
+      );
+    } finally {
+      watch.close();
+    }
+  }
+
+  /** @param {string} path @param {RequestInit} how */
+  #fetch(path, how) {
+    const { fetch } = this.#options;
+    return fetch(this.url + path, {
+      ...how,
+      cache: 'no-store',
+      ...(this.credentials && { credentials: this.credentials }),
+    });
+  }
+
+  /**
    * @param {string} method @param {string} path @param {Watch} watch @param {number} ms @param {object} [body]
    */
   async #send(method, path, watch, ms, body) {
@@ -179,17 +253,14 @@ export class Api {
     const token = await this.token();
     if (token !== undefined) headers.set('authorization', `Bearer ${token}`);
     if (body) headers.set('content-type', 'application/json');
-    const { fetch } = this.#options;
-    const response = await watch.within(ms, () =>
-      fetch(this.url + path, {
-        method,
-        headers,
-        signal: watch.signal,
-        cache: 'no-store',
-        ...(this.credentials && { credentials: this.credentials }),
-        ...(body && { body: JSON.stringify(body) }),
-      }),
-    );
+    const { signal } = watch;
+    const how = { method, headers, signal, ...(body && { body: JSON.stringify(body) }) };
+    let response;
+    try {
+      response = await watch.within(ms, () => this.#fetch(path, how));
+    } catch (error) {
+      throw signal.aborted ? error : await this.#whyNoAnswer(error);
+    }
     if (response.body === undefined) this.streams = false;
     if (response.ok) return response;
     throw refusal(response, await watch.within(this.timeout, () => response.text()));

@@ -1,22 +1,28 @@
-/** SSE by `fetch`, or WebSocket if something between holds an event stream back. */
+/** SSE by `fetch`, or WebSocket: whatever gets through. */
 
 import { Broken, Muted } from './errors.js';
 
 /** @import { Connect, Connection, Position } from './position.js' */
+/** @typedef {(at: Position, signal: AbortSignal, within?: number) => Promise<Connection | null>} ConnectWithin */
+
+/** How soon a socket must open that is tried first. */
+const SOCKET_MS = 1_000;
 
 /**
  * See `Connect`. One for all runs of a client: what one has found out serves the next. SSE comes first and must begin
  * within `mute` ms; then WebSocket, at the same cursor; if that fails, SSE again, which now may take its time.
- * @param {(at: Position, signal: AbortSignal, within?: number) => Promise<Connection | null>} sse
- * @param {Connect} ws
+ * @param {ConnectWithin} sse
+ * @param {ConnectWithin} ws
  * @param {number} mute
+ * @param {() => boolean} socketFirst  whether WebSocket comes first, as event streams use up a browser's connections
  * @returns {Connect}
  */
-export function auto(sse, ws, mute) {
+export function auto(sse, ws, mute, socketFirst) {
   let muted = false;
   let noSocket = false;
   return async (at, signal) => {
-    if (!muted || noSocket) {
+    const first = socketFirst();
+    if (noSocket || !(muted || first)) {
       try {
         return await (noSocket ? sse(at, signal) : sse(at, signal, mute));
       } catch (error) {
@@ -26,7 +32,7 @@ export function auto(sse, ws, mute) {
       }
     }
     try {
-      return await ws(at, signal);
+      return await (first ? ws(at, signal, Math.min(mute, SOCKET_MS)) : ws(at, signal));
     } catch (error) {
       noSocket = error instanceof Broken;
       throw error;

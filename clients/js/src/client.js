@@ -1,12 +1,13 @@
 /** The client: one server, any number of runs. */
 
-import { Api } from './api.js';
+import { Api, NEVER, Watch } from './api.js';
 import { auto } from './auto.js';
+import { cancel } from './cancel.js';
 import { ProtocolError, RunNotFound } from './errors.js';
 import { isEventType, isRunId, parseEventId } from './events.js';
 import { connectEventSource } from './eventsource.js';
 import { Position } from './position.js';
-import { backoff } from './retry.js';
+import { backoff, inBrowser } from './retry.js';
 import { Run } from './run.js';
 import { connectSse } from './sse.js';
 import { connectWs, Sockets } from './ws.js';
@@ -16,6 +17,7 @@ import { connectWs, Sockets } from './ws.js';
 /** @import { SourceClass } from './eventsource.js' */
 /** @import { Connect } from './position.js' */
 /** @import { Backoff } from './retry.js' */
+/** @import { Shared } from './run.js' */
 /** @import { SocketClass } from './socket.js' */
 
 /** @typedef {'auto' | 'sse' | 'ws' | 'eventsource'} Transport */
@@ -24,18 +26,19 @@ import { connectWs, Sockets } from './ws.js';
  * @typedef {object} ClientOptions
  * @property {string | undefined} [url]  the server, `http://host:port`; by default where the page came from, which is
  *   looked up at the first request, so that a page can be rendered on a server, too
- * @property {Transport} [transport]  default `auto`: SSE, and WebSocket if something between holds SSE back
+ * @property {Transport} [transport]  default `auto`: SSE, and WebSocket if something between holds SSE back;
+ *   in a browser over plain HTTP, WebSocket first, as six streams use up its connections
  * @property {Token | undefined} [token]  who one is; a function is asked for each request and each socket, again if it
  *   is refused and, for a socket, before it expires
  * @property {Record<string, string>} [headers]  for every HTTP request
  * @property {'omit' | 'same-origin' | 'include'} [credentials]  as `fetch` has it: `include` sends cookies to a server
  *   of another origin, too, also from an EventSource; a browser sends them with a WebSocket in any case
- * @property {number} [timeout]  for connecting, and for an answer to begin; default 10,000
+ * @property {number} [timeout]  for connecting, for an answer to begin, and for a function `token`; default 10,000
  * @property {number} [heartbeat]  how long a socket may be silent before the server is asked whether it is there, and
  *   what to expect of an SSE stream that announces no interval; default 15,000
  * @property {number} [muted]  how soon an SSE stream must begin, else `auto` takes a WebSocket; default 3,000
  * @property {Partial<Backoff>} [retry]  when to try again, and how often. By default what never worked is given up after
- *   10 attempts, and what has worked never in a browser, elsewhere after 5 minutes
+ *   10 attempts, or 2 s if nobody is at the address, and what has worked never in a browser, elsewhere after 5 minutes
  * @property {typeof fetch} [fetch]
  * @property {SocketClass} [WebSocket]  for a runtime that has none, such as Node before version 22: npm's `ws`
  * @property {SourceClass} [EventSource]
@@ -111,6 +114,25 @@ function checkTransport(transport) {
   return transport;
 }
 
+/** @param {unknown} token  as the option of this name */
+function checkToken(token) {
+  if (['undefined', 'string', 'function'].includes(typeof token)) return;
+  throw new TypeError('`token` must be a string, or a function that gives one.');
+}
+
+/** Checked here, as no server could take it. @param {Record<string, unknown>} start */
+function checkStart(start) {
+  if (typeof start['message'] !== 'string') {
+    throw new TypeError('`message` must be a string. A handler of a button is `() => client.stream(text)`, as it is given an event.');
+  }
+  try {
+    JSON.stringify(start);
+  } catch (error) {
+    throw new TypeError(`What a run is started with must be JSON. ${/** @type {Error} */ (error).message}`);
+  }
+  return start;
+}
+
 /** Whether `fetch` here hands out a body while it comes: React Native's does not, and Jest's pages have none. */
 const streams = () => 'body' in (globalThis.Response?.prototype ?? {});
 
@@ -123,12 +145,14 @@ export class Client {
   #sockets;
   #connects;
   #transport;
-  /** @type {Set<Run<Custom>>} */ #runs = new Set();
+  /** @type {Shared} */ #shared;
+  #closed = new AbortController();
 
   /** @param {ClientOptions} options */
   constructor(options) {
     const { WebSocket = globalThis.WebSocket, EventSource = globalThis.EventSource, muted = 3_000 } = options;
     const url = options.url === undefined ? undefined : checkUrl(options.url);
+    checkToken(options.token);
     const api = new Api({
       url: () => url ?? checkUrl(globalThis.location?.origin),
       token: options.token,
@@ -143,13 +167,16 @@ export class Client {
     const sockets = WebSocket && new Sockets(api, WebSocket);
     this.#api = api;
     this.#sockets = sockets;
+    this.#shared = { api, runs: new Set(), cancel: (runId) => cancel(api, sockets, runId) };
     /** @type {Connect | undefined} */
     const sse = api.streams ? (at, signal) => connectSse(api, at, signal) : undefined;
     /** @type {Connect | undefined} */
     const ws = sockets && ((at, signal) => connectWs(sockets, at, signal));
     /** @type {Connect | undefined} */
     const eventsource = EventSource && ((at, signal) => connectEventSource(api, EventSource, at, signal));
-    const either = ws && auto((...args) => connectSse(api, ...args), ws, muted);
+    const socketFirst = () => inBrowser() && api.url.startsWith('http:');
+    const either =
+      sockets && auto((...args) => connectSse(api, ...args), (...args) => connectWs(sockets, ...args), muted, socketFirst);
     /** @type {Record<Transport, Connect | undefined>} */
     this.#connects = { auto: either ?? sse, sse, ws, eventsource };
     this.#transport = options.transport ?? 'auto';
@@ -159,7 +186,7 @@ export class Client {
   /** Starts a run and follows it. @param {string} message @param {StartOptions} [options] @returns {Run<Custom>} */
   stream(message, options = {}) {
     const { agent, userId, sessionId, onDisconnect, interrupt } = options;
-    const start = {
+    const start = checkStart({
       message,
       agent,
       user_id: userId,
@@ -168,7 +195,7 @@ export class Client {
       idempotency_key: options.idempotencyKey ?? randomKey(),
       traceparent: options.traceparent,
       interrupt,
-    };
+    });
     return this.#run(new Position({ start, types: checkTypes(options.types) }), options);
   }
 
@@ -186,42 +213,62 @@ export class Client {
    * What the server knows of a run.
    * @param {string} runId @param {AbortSignal} [signal] @returns {Promise<RunInfo>}
    */
-  async get(runId, signal = new AbortController().signal) {
-    return /** @type {RunInfo} */ (await this.#api.ask('GET', `/runs/${checkRunId(runId)}`, signal));
+  async get(runId, signal = NEVER) {
+    return /** @type {RunInfo} */ (await this.#ask(`/runs/${checkRunId(runId)}`, signal));
   }
 
   /** Cancels a run: `accepted` or `already_finished`. @param {string} runId @returns {Promise<string>} */
   async cancel(runId) {
-    const path = `/runs/${checkRunId(runId)}/cancel`;
-    return (await this.#api.ask('POST', path, new AbortController().signal)).status;
+    this.#check();
+    return this.#shared.cancel(checkRunId(runId));
   }
 
   /**
    * The user's newest runs, the newest first, each as `get` gives it but without its result. `userId` names the user
    * if the server authenticates nobody; `limit` is 20 by default.
-   * @param {{userId?: string, limit?: number}} [of]
+   * @param {{userId?: string, limit?: number, signal?: AbortSignal}} [of]
    * @returns {Promise<RunInfo[]>}
    */
-  async runs({ userId, limit = 20 } = {}) {
+  async runs({ userId, limit = 20, signal = NEVER } = {}) {
     const query = new URLSearchParams({ limit: String(limit), ...(userId !== undefined && { user_id: userId }) });
-    const { runs } = await this.#api.ask('GET', `/runs?${query}`, new AbortController().signal);
+    const { runs } = await this.#ask(`/runs?${query}`, signal);
     if (!Array.isArray(runs)) throw new ProtocolError("The server's answer is not a list of runs.");
     return runs;
   }
 
-  /** Leaves all runs and closes the socket. */
+  /** Closes all runs and the socket. A call that waits for an answer, and each later one, throws a `TypeError`. */
   close() {
-    for (const run of this.#runs) run.close();
+    this.#closed.abort(new TypeError('The client is closed.'));
+    for (const run of this.#shared.runs) run.close();
     this.#sockets?.close();
   }
 
-  /** @param {Position} at @param {FollowOptions & {snapshot?: boolean}} options */
+  /** For `await using`. */
+  async [Symbol.asyncDispose]() {
+    this.close();
+  }
+
+  /** Throws `TypeError` if it is closed. */
+  #check() {
+    this.#closed.signal.throwIfAborted();
+  }
+
+  /** As patient as a run. @param {string} path @param {AbortSignal} signal */
+  async #ask(path, signal) {
+    this.#check();
+    const watch = new Watch(signal, this.#closed.signal);
+    try {
+      return await this.#api.ask('GET', path, watch.signal);
+    } finally {
+      watch.close();
+    }
+  }
+
+  /** @param {Position} at @param {FollowOptions & {snapshot?: boolean}} options @returns {Run<Custom>} */
   #run(at, options) {
+    this.#check();
     options.signal?.throwIfAborted();
-    /** @type {Run<Custom>} */
-    const run = new Run(this.#api, this.#connect(options.transport), at, options, () => this.#runs.delete(run));
-    this.#runs.add(run);
-    return run;
+    return new Run(this.#shared, this.#connect(options.transport), at, options);
   }
 
   /** @param {Transport} [transport] */

@@ -2,18 +2,20 @@
  * Every error the client raises on purpose.
  *
  * TwinwireError
- *  · ConnectionLost       the server could not be reached, attempt after attempt
+ *  · ConnectionLost       the server could not be reached, attempt after attempt, or it was no use to go on
  *  · ProtocolError        what came is not what PROTOCOL.md promises
  *  · ApiError             the server's verdict; trying again would not change it
- *     · Unauthenticated   there is no token, or it is not taken
+ *     · Unauthenticated   there is no token, or it was not accepted
  *     · RunNotFound
  *     · AgentNotFound
  *     · SessionBusy       a run of this session is still going
- *     · GapError          the events after the cursor are kept no longer, or are not there yet
- *  · RunFailed            the run ended with an ERROR event; only `Run.result` rejects with it
- *  · RunClosed            the run was left before its end; only `Run.result` rejects with it
+ *     · Gap               the events after the cursor are kept no longer, or are not there yet
+ *     · TooLarge          the message is larger than the server accepts
+ *  · RunFailed            the run ended with an ERROR event; only `Run.result` and `Run.wait` reject with it
+ *  · RunClosed            the run was closed before its end was received
  *
- * An AbortSignal's own reason is passed on as it is.
+ * A call that could not succeed on any server throws a `TypeError`, such as one on a closed client. An AbortSignal's
+ * own reason is passed on as it is.
  */
 
 export class TwinwireError extends Error {
@@ -22,10 +24,29 @@ export class TwinwireError extends Error {
   }
 }
 
-export class ConnectionLost extends TwinwireError {}
+/**
+ * The attributes are those of the last of the `attempts`. `code` is the machine code that the server gave
+ * (`rate_limited`, `draining`, …), or the client's own: `token_failed`, `unknown_host`, `connection_refused`,
+ * `certificate_not_trusted`; null for another failure of the network. `status` is the HTTP status or the WebSocket
+ * close code, `retryAfter` the ms that the server asked to wait; null if there was none.
+ */
+export class ConnectionLost extends TwinwireError {
+  /**
+   * @param {string} message
+   * @param {{code: string | null, status: number | null, retryAfter: number | null, attempts: number}} last
+   */
+  constructor(message, { code, status, retryAfter, attempts }) {
+    super(message);
+    this.code = code;
+    this.status = status;
+    this.retryAfter = retryAfter;
+    this.attempts = attempts;
+  }
+}
 
 export class ProtocolError extends TwinwireError {}
 
+/** The run was closed, by `close`, by leaving its loop or with its client, before its end was received. */
 export class RunClosed extends TwinwireError {}
 
 /** An error the server answered with (PROTOCOL.md, section 2). */
@@ -43,6 +64,8 @@ export class ApiError extends TwinwireError {
     /** The part of the input that was wrong, if one was. @type {string | null} */
     this.field = body.field ?? null;
     this.status = status;
+    /** In how many ms another try makes sense, if the server said so. @type {number | null} */
+    this.retryAfter = body.retry_after > 0 ? body.retry_after * 1000 : null;
   }
 }
 
@@ -55,7 +78,7 @@ export class AgentNotFound extends ApiError {}
 export class SessionBusy extends ApiError {}
 
 /** The cursor cannot be served: the server has events `first` to `last`. */
-export class GapError extends ApiError {
+export class Gap extends ApiError {
   /** @param {Record<string, any>} body @param {number | null} status */
   constructor(body, status) {
     super({ message: `The log holds events ${body.first} to ${body.last}.`, ...body, code: 'gap' }, status);
@@ -66,6 +89,8 @@ export class GapError extends ApiError {
   }
 }
 
+export class TooLarge extends ApiError {}
+
 export class RunFailed extends TwinwireError {
   /** @param {string} errorType @param {string} message */
   constructor(errorType, message) {
@@ -75,15 +100,23 @@ export class RunFailed extends TwinwireError {
 }
 
 /**
- * Something that another attempt may mend, not before `retryAfter` ms have passed. `said` is what the server said of it,
- * if it did. Never leaves this package.
+ * Something that another attempt may mend, not before `retryAfter` ms have passed. `code`, `status` and `retryAfter`
+ * are those of a `ConnectionLost`, `said` is what the server said of it. If the server was never reached, this is no
+ * fault of the network's after `hope` ms in a row, and waiting mends nothing. Never leaves this package.
  */
 export class Broken extends Error {
-  /** @param {string} reason @param {{retryAfter?: number, said?: string | null}} [told] */
-  constructor(reason, { retryAfter = 0, said = null } = {}) {
+  /**
+   * @param {string} reason
+   * @param {{code?: string | null, status?: number | null, retryAfter?: number | null, said?: string | null,
+   *   hope?: number}} [told]
+   */
+  constructor(reason, { code = null, status = null, retryAfter = null, said = null, hope = Infinity } = {}) {
     super(reason);
+    this.code = code;
+    this.status = status;
     this.retryAfter = retryAfter;
     this.said = said;
+    this.hope = hope;
   }
 }
 
@@ -96,8 +129,11 @@ const KINDS = new Map([
   ['run_not_found', RunNotFound],
   ['agent_not_found', AgentNotFound],
   ['session_busy', SessionBusy],
-  ['gap', GapError],
+  ['gap', Gap],
+  ['payload_too_large', TooLarge],
 ]);
+/** @type {Map<number | null, typeof ApiError>} */
+const BY_STATUS = new Map([[401, Unauthenticated], [4501, Unauthenticated], [413, TooLarge]]);
 
 /**
  * The error in the body of an answer, or in an `error` or `gap` reply on a socket.
@@ -105,8 +141,8 @@ const KINDS = new Map([
  * @param {number | null} [status]
  */
 export function apiError(body, status = null) {
-  const kind = status === 401 || status === 4501 ? Unauthenticated : (KINDS.get(body.code) ?? ApiError);
-  if (kind === GapError && !(Number.isInteger(body.first) && Number.isInteger(body.last))) {
+  const kind = BY_STATUS.get(status) ?? KINDS.get(body.code) ?? ApiError;
+  if (kind === Gap && !(Number.isInteger(body.first) && Number.isInteger(body.last))) {
     return new ApiError(body, status);
   }
   return new kind(body, status);

@@ -2,7 +2,7 @@
 
 export { Client, createClient } from './client.js';
 export {
-  AgentNotFound, ApiError, ConnectionLost, GapError, ProtocolError, RunClosed, RunFailed, RunNotFound, SessionBusy,
+  AgentNotFound, ApiError, ConnectionLost, Gap, ProtocolError, RunClosed, RunFailed, RunNotFound, SessionBusy, TooLarge,
   TwinwireError, Unauthenticated,
 } from './errors.js';
 export { EVENT_TYPES, isTerminal } from './events.js';
@@ -27,7 +27,7 @@ export { Run } from './run.js';
 /** @typedef {retry.Backoff} Backoff */
 /** @typedef {socket.SocketClass} SocketClass */
 /** @typedef {eventsource.SourceClass} SourceClass */
-/** @typedef {run.Retry} Retry */
+/** @typedef {retry.Retry} Retry */
 /** @typedef {run.Snapshot} Snapshot */
 /** @typedef {run.Status} Status */
 /** @typedef {fold.State} State */

@@ -1,25 +1,45 @@
 /** Callbacks by type. */
 
-export class Listeners {
-  /** @type {Map<string, Set<(value: any) => void>>} */ #byType = new Map();
+/** One callback; `off` once it was taken off. @typedef {{type: string, listener: (value: any) => void, off: boolean}} Listener */
 
-  /** @param {string} type @param {(value: any) => void} listener  @returns what takes it off again */
-  add(type, listener) {
-    const listeners = this.#byType.get(type) ?? new Set();
-    this.#byType.set(type, listeners.add(listener));
-    return () => void listeners.delete(listener);
+/** As an uncaught error, as for an EventTarget: Node has no `reportError`. @param {unknown} error */
+function report(error) {
+  if (globalThis.reportError) globalThis.reportError(error);
+  else {
+    queueMicrotask(() => {
+      throw error;
+    });
+  }
+}
+
+/** Calls one, which harms nobody else if it throws. @param {Listener} listener @param {unknown} value */
+export function call({ listener, off }, value) {
+  if (off) return;
+  try {
+    listener(value);
+  } catch (error) {
+    report(error);
+  }
+}
+
+export class Listeners {
+  /** The arrays are never changed, as one may be in use. @type {Map<string, Listener[]>} */ #byType = new Map();
+
+  /** @param {Listener} listener */
+  add(listener) {
+    const { type } = listener;
+    this.#byType.set(type, [...(this.#byType.get(type) ?? []), listener]);
   }
 
-  /** Calls them all; one that throws is reported as an uncaught error, as for an EventTarget. @param {string} type @param {unknown} value */
+  /** @param {Listener} listener */
+  remove(listener) {
+    const { type } = listener;
+    listener.off = true;
+    this.#byType.set(type, (this.#byType.get(type) ?? []).filter((other) => other !== listener));
+  }
+
+  /** Calls all of a type that were there before. @param {string} type @param {unknown} value */
   tell(type, value) {
-    for (const listener of this.#byType.get(type) ?? []) {
-      try {
-        listener(value);
-      } catch (error) {
-        queueMicrotask(() => {
-          throw error;
-        });
-      }
-    }
+    for (const listener of this.#byType.get(type) ?? []) call(listener, value);
   }
 }

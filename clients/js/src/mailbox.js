@@ -7,10 +7,15 @@ export class Mailbox {
   /** @type {((taken: Promise<T | undefined>) => void)[]} */ #waiting = [];
   /** @type {Promise<undefined> | null} */ #end = null;
   #limit = 0;
-  /** @type {(() => void) | null} */ #hasRoom = null;
+  /** @type {(() => void) | null} */ #stirred = null;
 
   get size() {
     return this.#items.length - this.#head;
+  }
+
+  /** What waits to be taken. */
+  get items() {
+    return this.#items.slice(this.#head);
   }
 
   /** Nothing counts that is put after the end. @param {T} item */
@@ -27,7 +32,14 @@ export class Mailbox {
     this.#end = error === undefined ? Promise.resolve(undefined) : Promise.reject(error);
     this.#end.catch(() => {}); // it may be that nobody takes any more
     for (const waiter of this.#waiting.splice(0)) waiter(this.#end);
-    this.#hasRoom?.();
+    this.stir();
+  }
+
+  /** Throws away what waits. */
+  clear() {
+    this.#items = [];
+    this.#head = 0;
+    this.stir();
   }
 
   /** @returns {Promise<T | undefined>} */
@@ -39,20 +51,28 @@ export class Mailbox {
         this.#items.splice(0, this.#head);
         this.#head = 0;
       }
-      if (this.size < this.#limit) this.#hasRoom?.();
+      if (this.size < this.#limit) this.stir();
       return Promise.resolve(item);
     }
     return this.#end ?? new Promise((resolve) => this.#waiting.push(resolve));
   }
 
-  /** Resolves when fewer than `limit` items are left, or none will be taken any more. @param {number} limit */
+  /**
+   * Resolves when fewer than `limit` items are left, none will be taken any more, or whoever waits is to look again.
+   * @param {number} limit
+   */
   room(limit) {
     this.#limit = limit;
     return /** @type {Promise<void>} */ (
       new Promise((resolve) => {
-        this.#hasRoom = resolve;
+        this.#stirred = resolve;
         if (this.size < limit || this.#end) resolve();
       })
     );
+  }
+
+  /** Lets whoever waits for room look again. */
+  stir() {
+    this.#stirred?.();
   }
 }

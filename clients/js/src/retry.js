@@ -9,20 +9,35 @@ const LATE_MS = 500;
 
 /**
  * Full jitter: 0 to min(`cap`, `base` * 2^n) ms before attempt n + 1. It is over after `attempts` failures in a row, or
- * when these have gone on for `patience` ms; and after `first` failures of what never worked. `random` gives a number
- * from 0 to 1.
- * @typedef {{base: number, cap: number, attempts: number, first: number, patience: number, random: () => number}} Backoff
+ * when these have gone on for `patience` ms; and after `first` failures if the server was never reached, sooner if
+ * nobody is at its address, unless one `insists`. A server that asks to wait for longer than `maxWait` ms is not waited
+ * for. `random` gives a number from 0 to 1.
+ * @typedef {{base: number, cap: number, attempts: number, first: number, patience: number, maxWait: number,
+ *   insists: boolean, random: () => number}} Backoff
  */
+/**
+ * A failure, after which it is tried again in `wait` ms. `attempt` is the number of failures in a row; `code`, `status`
+ * and `retryAfter` are those of a `ConnectionLost`; `reason` is for people, `said` the server's own words, if any.
+ * @typedef {{attempt: number, code: string | null, status: number | null, retryAfter: number | null, wait: number,
+ *   reason: string, said: string | null}} Retry
+ */
+/** The server that all attempts of one client are to reach. @typedef {{url: string, reached: boolean}} Server */
+
+/** A browser alone tells whether there is a network. */
+export const inBrowser = () => globalThis.navigator?.onLine !== undefined;
 
 /**
- * In a browser, which alone tells whether there is a network, attempts are made without end, since they cost little and a tab may be away for hours.
+ * In a browser attempts are made without end, since they cost little and a tab may be away for hours. Whoever chooses
+ * a number of attempts insists on them.
  * @param {Partial<Backoff>} [chosen]
  * @returns {Backoff}
  */
 export function backoff(chosen = {}) {
-  const patience = globalThis.navigator?.onLine === undefined ? 300_000 : Infinity;
+  const patience = inBrowser() ? Infinity : 300_000;
   const first = chosen.attempts ?? 10;
-  return { base: 250, cap: 10_000, attempts: Infinity, first, patience, random: Math.random, ...chosen };
+  const insists = (chosen.attempts ?? chosen.first) !== undefined;
+  const usual = { base: 250, cap: 10_000, attempts: Infinity, first, patience, maxWait: 60_000, insists };
+  return { ...usual, random: Math.random, ...chosen };
 }
 
 /**
@@ -93,20 +108,20 @@ export function deadline(ms, over) {
 export class Attempts {
   #failures = 0;
   #since = 0;
+  #server;
   #url;
   #backoff;
-  #limit;
 
-  /** @param {string} url @param {Backoff} backoff */
-  constructor(url, backoff) {
-    this.#url = url;
+  /** @param {Server} server @param {Backoff} backoff */
+  constructor(server, backoff) {
+    this.#server = server;
+    this.#url = server.url;
     this.#backoff = backoff;
-    this.#limit = backoff.first;
   }
 
-  /** Is as patient from now on as with what has worked once. */
+  /** Is as patient from now on as with what has worked once, in all that is asked of this server. */
   worked() {
-    this.#limit = this.#backoff.attempts;
+    this.#server.reached = true;
   }
 
   /** Starts counting anew. */
@@ -121,22 +136,44 @@ export class Attempts {
   }
 
   /**
-   * Counts a failure and waits. Rejects with `ConnectionLost` if it was one too many. Without a network none counts.
+   * Counts a failure, tells it, and waits. Rejects with `ConnectionLost` if it was one too many, or if waiting is no
+   * use. Without a network none counts.
    * @param {Broken} error
    * @param {AbortSignal} signal
+   * @param {(retry: Retry) => void} [tell]
    */
-  async failed(error, signal) {
-    const { base, cap, patience, random } = this.#backoff;
+  async failed(error, signal, tell = () => {}) {
+    const { base, cap, random } = this.#backoff;
+    const { code, status, retryAfter, message: reason, said } = error;
     if (this.#failures === 0) this.#since = performance.now();
     this.#failures += 1;
     const away = globalThis.navigator?.onLine === false;
-    const wait = away ? cap : error.retryAfter + random() * Math.min(cap, base * 2 ** (this.#failures - 1));
-    if (!away && (this.#failures >= this.#limit || performance.now() - this.#since >= patience)) {
-      const tries = this.#failures === 1 ? '1 attempt' : `${this.#failures} attempts`;
-      throw new ConnectionLost(`The client could not reach ${this.#url} and gave up after ${tries}. ${error.message}`);
+    const wait = away ? cap : (retryAfter ?? 0) + random() * Math.min(cap, base * 2 ** (this.#failures - 1));
+    const attempt = this.#failures;
+    const why = away ? null : this.#enough(error, wait);
+    if (why !== null) {
+      this.#failures = 0;
+      throw new ConnectionLost(`${why} ${reason}`, { code, status, retryAfter, attempts: attempt });
     }
+    tell({ attempt, code, status, retryAfter, wait, reason, said });
     const woken = await nap(wait, signal);
     if (woken || away) this.#failures = 0;
     if (woken) await sleep(random() * base, signal); // others have woken, too
+  }
+
+  /** Why this failure is the last, or null if it is not. @param {Broken} error @param {number} wait */
+  #enough({ hope, retryAfter }, wait) {
+    const { attempts, first, patience, maxWait, insists } = this.#backoff;
+    const url = this.#url;
+    const { reached } = this.#server;
+    const lasted = performance.now() - this.#since;
+    const after = retryAfter ?? 0;
+    if (after > maxWait) {
+      return `The server at ${url} asks to wait for ${after / 1000} s, longer than \`retry.maxWait\` allows.`;
+    }
+    const hopeless = !reached && lasted + wait >= hope && (hope === 0 || !insists);
+    if (!hopeless && this.#failures < (reached ? attempts : first) && lasted < patience) return null;
+    const tries = this.#failures === 1 ? '1 attempt' : `${this.#failures} attempts`;
+    return `The client could not reach ${url} and gave up after ${tries}.`;
   }
 }

@@ -4,29 +4,27 @@
  * The same for all transports. What a transport adds is how to connect at a cursor (`Connect`).
  */
 
+import { NEVER } from './api.js';
+import { Backlog } from './backlog.js';
 import { Broken, ProtocolError, RunClosed, RunFailed, Unauthenticated } from './errors.js';
 import { checkEvent, isTerminal } from './events.js';
-import { Listeners } from './listeners.js';
-import { Mailbox } from './mailbox.js';
+import { Position } from './position.js';
 
 /** @import { Api } from './api.js' */
 /** @import { CustomEvent, FinishStatus, StreamEvent, TerminalEvent } from './events.js' */
 /** @import { State } from './fold.js' */
-/** @import { Connect, Connection, Position } from './position.js' */
+/** @import { Connect, Connection } from './position.js' */
+/** @import { Retry } from './retry.js' */
 
 /** @typedef {'connecting' | 'open' | 'reconnecting' | FinishStatus | 'error' | 'failed' | 'closed'} Status */
 /** @typedef {{seq: number, state: State}} Snapshot */
-/** Why it is tried again: for programs, and in the server's own words if it said any. @typedef {{reason: string, said: string | null}} Retry */
 /**
  * @template {object} [Custom=object]
  * @typedef {{[E in StreamEvent<Custom> as E['type']]: E} & {event: StreamEvent<Custom>, status: Status,
  *   snapshot: Snapshot, retry: Retry}} Heard
  */
 /** @typedef {{signal?: AbortSignal | undefined, cancelOnAbort?: boolean, snapshot?: boolean}} RunOptions */
-
-/** How many events wait for a slow reader before no more are taken from the connection. */
-const MAX_WAITING = 256;
-const NEVER = new AbortController().signal;
+/** What all runs of a client share. @typedef {{api: Api, runs: Set<Run<any>>, cancel: (runId: string) => Promise<string>}} Shared */
 
 /**
  * An async iterable of the run's events; leaving the loop early closes it. Made by `Client`, whose `Custom` is its own.
@@ -43,38 +41,34 @@ export class Run {
   error = null;
   /** What the events before the first one came to, if `attach` was asked for it. @type {Snapshot | null} */
   snapshot = null;
-  /** The last event, once it was seen. @type {TerminalEvent | null} */
+  /** The last event, once it was received. @type {TerminalEvent | null} */
   terminal = null;
 
+  #shared;
   #api;
   #connect;
   #at;
+  #backlog;
   /** @type {Connection | null} */ #connection = null;
   #attempts;
   #left = new AbortController();
-  /** @type {Mailbox<{event: StreamEvent, number: number}> | null} */ #mail = new Mailbox();
-  #iterated = false;
-  #listeners = new Listeners();
-  /** @type {(answer: string) => void} */ #resolve = () => {};
+  /** @type {(answer: any) => void} */ #resolve = () => {};
   /** @type {(error: unknown) => void} */ #reject = () => {};
-  /** @type {Promise<string>} */ #result;
+  /** @type {Promise<any>} */ #result;
   #withdraw;
   #connectedAt = 0;
-  #cursor;
   #seen = false;
   #wantsSnapshot;
 
-  /**
-   * @param {Api} api @param {Connect} connect @param {Position} at @param {RunOptions} options
-   * @param {() => void} onEnd  called when it is followed no longer
-   */
-  constructor(api, connect, at, { signal, cancelOnAbort = false, snapshot = false }, onEnd) {
-    this.#api = api;
+  /** @param {Shared} shared @param {Connect} connect @param {Position} at @param {RunOptions} options */
+  constructor(shared, connect, at, { signal, cancelOnAbort = false, snapshot = false }) {
+    this.#shared = shared;
+    this.#api = shared.api;
     this.#connect = connect;
     this.#at = at;
-    this.#attempts = api.attempts();
+    this.#attempts = this.#api.attempts();
     this.#wantsSnapshot = snapshot;
-    this.#cursor = at.after;
+    this.#backlog = new Backlog(at.after, (after) => this.#again(after));
     this.#result = new Promise((resolve, reject) => {
       this.#resolve = resolve;
       this.#reject = reject;
@@ -84,14 +78,16 @@ export class Run {
     this.started = Promise.race([at.named, this.#result.then(() => at.named)]);
     this.started.catch(() => {});
     const abort = () => {
+      if (this.terminal) return;
       if (cancelOnAbort) this.#cancelFromAfar().catch(() => {}); // nobody is left to be told
       this.#leave('closed', signal?.reason);
     };
     this.#withdraw = () => {
       signal?.removeEventListener('abort', abort);
-      onEnd();
+      shared.runs.delete(this);
     };
     signal?.addEventListener('abort', abort);
+    shared.runs.add(this);
     this.#follow().catch((error) => this.#leave('failed', error));
   }
 
@@ -102,7 +98,7 @@ export class Run {
 
   /** The number of the last event handed out; `attach(run.runId, {after: run.cursor})` goes on from here. */
   get cursor() {
-    return this.#cursor;
+    return this.#backlog.cursor;
   }
 
   /** Whether more is to come. */
@@ -112,24 +108,30 @@ export class Run {
 
   /**
    * The answer; if the run was cancelled, as far as it came. Rejects with `RunFailed` if it ended with an ERROR
-   * event, with `RunClosed` or the signal's reason if it was left, and with what made following it fail.
+   * event, with `RunClosed` or the signal's reason if it was left, and with what made following it fail. It needs
+   * nobody who reads the events, which can still be read afterwards.
    */
   get result() {
-    this.#flow();
+    this.#backlog.await();
     return this.#result;
+  }
+
+  /** The same as `result`. @returns {Promise<any>} */
+  wait() {
+    return this.result;
   }
 
   /**
    * Calls `listener` with each event of a type, with every `event`, each new `status`, the `snapshot`, or why there is
-   * to be a `retry`. Returns what takes it off again.
+   * to be a `retry`. Returns what takes it off again. Events are kept until a loop or a listener wants some: it hears
+   * these first. What a listener throws is reported as an uncaught error, and harms nobody else.
    * @template {keyof Heard<Custom> | (string & {})} T
    * @param {T} type
    * @param {(value: T extends keyof Heard<Custom> ? Heard<Custom>[T] : CustomEvent) => void} listener
    * @returns {() => void}
    */
   on(type, listener) {
-    this.#flow();
-    return this.#listeners.add(type, listener);
+    return this.#backlog.on(type, listener);
   }
 
   /** Cancels the run: `accepted` or `already_finished`. Its terminal event is still to come. @returns {Promise<string>} */
@@ -140,39 +142,40 @@ export class Run {
     } catch (error) {
       if (!(error instanceof Broken)) throw error;
     }
-    return this.#cancelByPost(runId);
+    return this.#shared.cancel(runId);
   }
 
-  /** Follows it no longer; the server does what the run's `onDisconnect` says. */
+  /**
+   * Follows it no longer; the server does what the run's `onDisconnect` says. Whoever reads it gets a `RunClosed`,
+   * unless its end was received before: then all that was received is still handed out.
+   */
   close() {
-    this.#leave('closed', new RunClosed('The run was left before it ended.'));
+    if (!this.terminal) this.#leave('closed', new RunClosed('The run was closed before its end was received.'));
+    this.#backlog.close();
   }
 
-  /** @returns {AsyncIterator<StreamEvent<Custom>, undefined>} */
+  /** For `await using`. */
+  async [Symbol.asyncDispose]() {
+    this.close();
+  }
+
+  /** For one loop at a time. A read that is called while another one waits is that one. @returns {AsyncIterator<StreamEvent<Custom>, undefined>} */
   [Symbol.asyncIterator]() {
-    this.#iterated = true;
-    const mail = (this.#mail ??= new Mailbox());
-    if (!this.active) mail.end();
-    return {
-      next: async () => {
-        const taken = await mail.take();
-        if (!taken) return { done: true, value: undefined };
-        this.#cursor = taken.number;
-        return { done: false, value: taken.event };
-      },
-      return: async () => {
-        this.close();
-        return { done: true, value: undefined };
-      },
-    };
+    return /** @type {AsyncIterator<StreamEvent<Custom>, undefined>} */ (this.#backlog.read(() => this.close()));
   }
 
-  /** Somebody listens: events need not wait for a loop that may never come. */
-  #flow() {
-    if (this.#iterated) return;
-    this.#mail?.end();
-    this.#mail = null;
-    this.#cursor = this.#at.after;
+  /** Follows it once more, for those who want what was not kept. @param {number} after */
+  #again(after) {
+    const { start, runId, types } = this.#at;
+    const at = new Position({ start, runId: String(runId), after, types });
+    const run = new Run(this.#shared, this.#connect, at, {});
+    run.on('retry', (retry) => this.#backlog.tell('retry', retry));
+    run.on('status', (status) => {
+      if (status !== 'failed' || this.active) return;
+      this.error = run.error;
+      this.#become('failed');
+    });
+    return run;
   }
 
   async #follow() {
@@ -184,7 +187,7 @@ export class Run {
           renewed = false;
         } else {
           this.#take(await this.#connection.receive());
-          if (this.#mail && this.#mail.size >= MAX_WAITING) await this.#mail.room(MAX_WAITING);
+          if (this.#backlog.full) await this.#backlog.room();
         }
       } catch (error) {
         if (this.#connection) this.#attempts.lasted(performance.now() - this.#connectedAt);
@@ -196,9 +199,9 @@ export class Run {
           renewed = true;
           continue;
         }
-        const broken = /** @type {Broken} */ (error);
-        this.#listeners.tell('retry', { reason: broken.message, said: broken.said });
-        await this.#attempts.failed(broken, this.#left.signal);
+        renewed = false;
+        const tell = (/** @type {Retry} */ retry) => this.#backlog.tell('retry', retry);
+        await this.#attempts.failed(/** @type {Broken} */ (error), this.#left.signal, tell);
       }
     }
   }
@@ -208,9 +211,10 @@ export class Run {
     if (this.#wantsSnapshot) {
       const { seq, state } = await this.#api.call('GET', `/runs/${this.runId}/snapshot`, signal);
       this.#wantsSnapshot = false;
-      this.#at.after = this.#cursor = seq;
+      this.#at.after = seq;
+      this.#backlog.begin(seq);
       this.snapshot = { seq, state };
-      this.#listeners.tell('snapshot', this.snapshot);
+      this.#backlog.tell('snapshot', this.snapshot);
     }
     this.#connection = await this.#connect(this.#at, signal);
     this.#connectedAt = performance.now();
@@ -220,7 +224,7 @@ export class Run {
     } else if (this.#connection) {
       this.#become('open');
     } else {
-      if (this.#seen) throw new ProtocolError('The run has ended, but its terminal event did not come.');
+      if (this.#seen) throw new ProtocolError('The run has ended, but its terminal event did not come. Read the run again from 0.');
       const run = await this.#api.call('GET', `/runs/${this.runId}`, signal);
       this.#end(run['status'], run);
     }
@@ -240,11 +244,8 @@ export class Run {
     this.#at.after = number;
     this.#seen = true;
     this.#attempts.succeeded();
-    if (this.#mail) this.#mail.put({ event, number });
-    else this.#cursor = number;
     if (isTerminal(event)) this.terminal = event;
-    this.#listeners.tell(event.type, event);
-    this.#listeners.tell('event', event);
+    this.#backlog.put(event, number);
     if (event.type === 'ERROR') this.#end('error', event.data);
     if (event.type === 'AGENT_FINISH') this.#end(event.data.status, event.data);
   }
@@ -262,8 +263,8 @@ export class Run {
     this.#withdraw();
     this.#drop();
     this.#reject(error);
-    const said = error === undefined || error instanceof RunClosed || error instanceof RunFailed;
-    this.#mail?.end(said ? undefined : error);
+    if (status === 'closed') this.#backlog.fail(error);
+    else this.#backlog.end(status === 'failed' ? error : undefined);
     if (status === 'failed') this.error = error;
     this.#become(status);
   }
@@ -276,17 +277,12 @@ export class Run {
   /** @param {Status} status */
   #become(status) {
     this.status = status;
-    this.#listeners.tell('status', status);
+    this.#backlog.tell('status', status);
   }
 
   /** Whether the run has been started or not, it is known by its idempotency key. */
   async #cancelFromAfar() {
     const known = this.runId ?? (await this.#api.ask('POST', '/runs', NEVER, this.#at.start)).run_id;
-    await this.#cancelByPost(known);
-  }
-
-  /** @param {string} runId @returns {Promise<string>} */
-  async #cancelByPost(runId) {
-    return (await this.#api.ask('POST', `/runs/${runId}/cancel`, NEVER)).status;
+    await this.#shared.cancel(known);
   }
 }

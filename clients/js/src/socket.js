@@ -4,8 +4,9 @@
  * A session is one connection and lives once. Whoever wants another opens another (`ws.js`).
  */
 
-import { apiError, Broken, ProtocolError, Unauthenticated } from './errors.js';
+import { apiError, Broken, ProtocolError, RunNotFound, TooLarge, Unauthenticated } from './errors.js';
 import { isEventType, parseObject, runOf } from './events.js';
+import { broken } from './failures.js';
 import { deadline, sleep } from './retry.js';
 
 /** @import { Api } from './api.js' */
@@ -18,7 +19,11 @@ import { deadline, sleep } from './retry.js';
  */
 /** @typedef {new (url: string) => Socket} SocketClass */
 /** What hears of a run. @typedef {{put: (event: Record<string, any>) => void, fail: (error: unknown) => void}} Channel */
-/** @typedef {{answer: (reply: Record<string, any> | Promise<never>) => void, channel: Channel | undefined}} Asked */
+/**
+ * `runId` is the run that the command names, if it names one; `size` is the command's, in characters.
+ * @typedef {{answer: (reply: Record<string, any> | Promise<never>) => void, channel: Channel | undefined,
+ *   runId: unknown, size: number}} Asked
+ */
 
 /** Errors of a socket that HTTP would answer with 429 or 503. */
 const PASSING = new Set([
@@ -31,8 +36,12 @@ const PASSING = new Set([
 ]);
 /** How many runs a socket follows at most (PROTOCOL.md, section 6). */
 const MAX_FOLLOWED = 100;
+/** How many bytes a start may have: a message has 1 MiB at most, by default (PROTOCOL.md, section 2). */
+const MAX_BYTES = 2 ** 20 - 4096;
 /** Close codes (RFC 6455, section 7.4.1) that say that the client is wrong. Those from 4500 are Twinwire's own. */
 const FINAL = new Set([1003, 1008, 1009, 1010]);
+/** Those of them that a single message may be the reason of. */
+const OF_ONE_MESSAGE = new Set([1008, 1009]);
 const IDLE_MS = 10_000;
 /** How much of a token's life is over when a newer one is asked for, and what is left when it is too late for that. */
 const RENEW_AT = 0.8;
@@ -40,9 +49,9 @@ const LAST_MS = 1_000;
 
 /** What an `error` or `gap` message means. @param {Record<string, any>} message */
 function verdict(message) {
-  const { code, message: said, retry_after: seconds } = message;
-  if (PASSING.has(code)) return new Broken(said ?? code, { retryAfter: seconds > 0 ? seconds * 1000 : 0, said });
-  return apiError(message.type === 'gap' ? { ...message, code: 'gap' } : message);
+  const { code, message: said = null } = message;
+  const error = apiError(message.type === 'gap' ? { ...message, code: 'gap' } : message);
+  return PASSING.has(code) ? new Broken(said ?? code, { code, retryAfter: error.retryAfter, said }) : error;
 }
 
 /** What a close code means. @param {number} code @param {string} reason */
@@ -50,12 +59,16 @@ function closed(code, reason) {
   const message = `The server closed the socket with ${code}${reason ? ` (${reason})` : ''}.`;
   const final = FINAL.has(code) || (code >= 4500 && code <= 4999);
   if (final) return apiError({ code: code === 4501 ? 'unauthenticated' : 'closed', message }, code);
-  return new Broken(message, { said: reason || null });
+  return new Broken(message, { status: code, said: reason || null });
 }
+
+/** Whether a start is too large for one message of a socket. @param {object} start */
+export const isTooLarge = (start) => new TextEncoder().encode(JSON.stringify(start)).length > MAX_BYTES;
 
 export class Session {
   #api;
   #SocketClass;
+  #openWithin;
   /** @type {Socket | null} */ #socket = null;
   /** @type {Map<number, Asked>} */ #asked = new Map();
   /** @type {Map<string, Channel>} */ #channels = new Map();
@@ -66,10 +79,13 @@ export class Session {
   /** @type {ReturnType<typeof setTimeout> | undefined} */ #idle;
   /** @type {((error: unknown) => void) | null} */ #refuse = null;
 
-  /** @param {Api} api @param {SocketClass} SocketClass */
-  constructor(api, SocketClass) {
+  /** @param {Api} api @param {SocketClass} SocketClass @param {number} openWithin  in ms */
+  constructor(api, SocketClass, openWithin) {
     this.#api = api;
     this.#SocketClass = SocketClass;
+    this.#openWithin = openWithin;
+    /** Whether it can be spoken to at once. */
+    this.open = false;
     /** Resolves when it can be spoken to; the token, if there is one, has been sent. */
     this.opened = this.#open();
     this.opened.catch((error) => this.fail(error));
@@ -100,14 +116,25 @@ export class Session {
     if (!this.alive) throw new Broken('The connection broke.');
     clearTimeout(this.#idle);
     this.#refs += 1;
-    this.#socket?.send(JSON.stringify({ ...command, ref: this.#refs }));
+    const ref = this.#refs;
+    const text = JSON.stringify({ ...command, ref });
+    this.#socket?.send(text);
     const callOff = deadline(this.#api.timeout, () => this.fail(new Broken('The server was silent for too long.')));
     try {
-      return await new Promise((answer) => this.#asked.set(this.#refs, { answer, channel }));
+      return await new Promise((answer) => {
+        this.#asked.set(ref, { answer, channel, runId: command['run_id'], size: text.length });
+      });
     } finally {
       callOff();
       this.#rest();
     }
+  }
+
+  /** Cancels a run: `accepted` or `already_finished`. @param {string | null} runId */
+  async cancel(runId) {
+    const { status } = await this.ask({ type: 'cancel', run_id: runId });
+    if (status === 'not_found') throw new RunNotFound({ code: 'run_not_found', message: 'The run does not exist.' }, null);
+    return String(status);
   }
 
   /**
@@ -130,6 +157,7 @@ export class Session {
   /** Ends it, and with it everything that waits for it. @param {unknown} error */
   fail(error) {
     if (!this.alive) return;
+    this.open = false;
     this.#over.abort(error);
     clearInterval(this.#pulse);
     clearTimeout(this.#idle);
@@ -149,25 +177,32 @@ export class Session {
     if (!this.alive) throw new Broken('The connection was closed.');
     const socket = new this.#SocketClass(`${this.#api.url.replace(/^http/, 'ws')}/ws`);
     this.#socket = socket;
-    const callOff = deadline(this.#api.timeout, () => this.fail(new Broken('The server was silent for too long.')));
+    /** @type {unknown} */
+    let why;
+    const callOff = deadline(this.#openWithin, () => this.fail(new Broken('The server was silent for too long.')));
     try {
       await /** @type {Promise<void>} */ (
         new Promise((resolve, reject) => {
           this.#refuse = reject;
           socket.onopen = () => resolve();
           socket.onmessage = ({ data }) => this.#message(data);
-          socket.onerror = () => {}; // a close follows, and tells
-          socket.onclose = ({ code, reason }) => this.fail(closed(code, reason));
+          socket.onerror = ({ error }) => (why = error); // a close follows
+          socket.onclose = ({ code, reason }) => reject(why instanceof Error ? broken(why) : closed(code, reason));
         })
       );
+    } catch (error) {
+      // npm's `ws` tells why, other sockets do not.
+      throw this.alive && !(why && 'code' in /** @type {object} */ (why)) ? await this.#api.whyNoSocket(error) : error;
     } finally {
       callOff();
     }
+    socket.onclose = ({ code, reason }) => this.#closed(code, reason);
+    this.open = true;
     this.#pulse = setInterval(() => this.#beat(), this.#api.heartbeat);
     this.#rest();
     if (token === undefined) return;
     this.ask({ type: 'auth', token }).then(
-      (reply) => this.#renew(token, reply).catch(() => {}), // then the server closes the socket, which tells
+      (reply) => this.#renew(token, reply),
       (error) => {
         // Any other error is of a server that asks nobody who he is.
         if (error instanceof Unauthenticated) this.fail(error);
@@ -175,15 +210,23 @@ export class Session {
     );
   }
 
-  /** Says who one is again, with a newer token, before the one that was taken expires. @param {string} token @param {Record<string, any>} reply */
+  /**
+   * Says who one is again, with a newer token, before the one that was accepted expires. What goes wrong is tried again
+   * while there is time; then the server closes the socket, which tells.
+   * @param {string} token @param {Record<string, any>} reply
+   */
   async #renew(token, reply) {
     const left = () => Date.parse(reply.expires_at) - Date.now();
     while (this.#api.renewable && left() > LAST_MS) {
-      await sleep(RENEW_AT * left(), this.#over.signal);
-      const newer = await this.#api.token();
-      if (newer === undefined || newer === token) continue;
-      reply = await this.ask({ type: 'auth', token: newer });
-      token = newer;
+      try {
+        await sleep(RENEW_AT * left(), this.#over.signal);
+        const newer = await this.#api.token();
+        if (newer === undefined || newer === token) continue;
+        reply = await this.ask({ type: 'auth', token: newer });
+        token = newer;
+      } catch {
+        if (!this.alive) return;
+      }
     }
   }
 
@@ -191,6 +234,21 @@ export class Session {
   #beat() {
     if (!this.#heard && this.#channels.size > 0) this.ask({ type: 'ping' }).catch(() => {}); // `fail` told everybody
     this.#heard = false;
+  }
+
+  /** @param {number} code @param {string} reason */
+  #closed(code, reason) {
+    const error = closed(code, reason);
+    if (OF_ONE_MESSAGE.has(code) && this.#asked.size > 0) {
+      // It was one of the commands that have no reply: the largest, for all that is known. All else goes on elsewhere.
+      const [[ref, asked]] = [...this.#asked].sort(([, one], [, other]) => other.size - one.size);
+      const { message } = error;
+      this.#asked.delete(ref);
+      asked.answer(Promise.reject(code === 1009 ? new TooLarge({ code: 'payload_too_large', message }, code) : error));
+      this.fail(new Broken(message, { status: code, said: reason || null }));
+    } else {
+      this.fail(error);
+    }
   }
 
   /** @param {unknown} text */
@@ -219,17 +277,28 @@ export class Session {
     const followed = this.#channels.get(message.run_id);
     if (asked) {
       this.#asked.delete(message.ref);
-      if (asked.channel && !bad) {
-        if (followed !== asked.channel) followed?.fail(new Broken('The run is now followed from another cursor on this socket.'));
-        this.#channels.set(message.run_id, asked.channel);
+      if (bad) asked.answer(Promise.reject(verdict(message)));
+      else if (asked.runId !== undefined && message.run_id !== asked.runId) {
+        asked.answer(Promise.reject(new ProtocolError("The server's answer is about another run.")));
+      } else {
+        if (asked.channel) this.#follow(message.run_id, asked.channel);
+        asked.answer(message);
       }
-      asked.answer(bad ? Promise.reject(verdict(message)) : message);
     } else if (bad && message.run_id !== undefined) {
       this.#channels.delete(message.run_id);
       followed?.fail(verdict(message));
     } else if (bad) {
       throw verdict(message);
+    } else if (typeof message.type !== 'string') {
+      this.#channels.get(runOf(message))?.put(message); // an event without a type, which its run refuses
     }
+  }
+
+  /** @param {string} runId @param {Channel} channel */
+  #follow(runId, channel) {
+    const followed = this.#channels.get(runId);
+    if (followed !== channel) followed?.fail(new Broken('The run is now followed from another cursor on this socket.'));
+    this.#channels.set(runId, channel);
   }
 
   /** A socket that nobody uses is closed after a while. */

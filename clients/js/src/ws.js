@@ -1,9 +1,10 @@
 /** A run over WebSocket: all runs of a client share one socket, which each of them asks for again when it broke. */
 
-import { Broken, ProtocolError, RunNotFound } from './errors.js';
+import { Broken, ProtocolError } from './errors.js';
 import { isTerminal, runOf } from './events.js';
 import { Mailbox } from './mailbox.js';
-import { Session } from './socket.js';
+import { isTooLarge, Session } from './socket.js';
+import { startByPost } from './sse.js';
 
 /** @import { Api } from './api.js' */
 /** @import { Connection, Position } from './position.js' */
@@ -17,28 +18,35 @@ let requests = 0;
 /** The sockets of one client: one, unless a run is followed twice, or more runs than a socket follows. */
 export class Sockets {
   /** @type {Set<Session>} */ #sessions = new Set();
-  #api;
   #SocketClass;
 
   /** @param {Api} api @param {SocketClass} SocketClass */
   constructor(api, SocketClass) {
-    this.#api = api;
+    this.api = api;
     this.#SocketClass = SocketClass;
   }
 
-  /** A socket that is open, does not follow this run, and has room for one more. @param {string | null} runId */
-  async session(runId) {
+  /**
+   * A socket that is open, does not follow this run, and has room for one more.
+   * @param {string | null} runId @param {number} [within]  how many ms a new one may take to open
+   */
+  async session(runId, within = this.api.timeout) {
     let found;
     for (const session of this.#sessions) {
       if (!session.alive) this.#sessions.delete(session);
       else if (!session.full && !session.follows(runId)) found ??= session;
     }
     if (!found) {
-      found = new Session(this.#api, this.#SocketClass);
+      found = new Session(this.api, this.#SocketClass, within);
       this.#sessions.add(found);
     }
     await found.opened;
     return found;
+  }
+
+  /** A socket that can be spoken to at once, if there is one. */
+  get open() {
+    return [...this.#sessions].find((session) => session.open);
   }
 
   close() {
@@ -52,6 +60,7 @@ class WsConnection {
   /** @type {Mailbox<Record<string, any>>} */ #mail = new Mailbox();
   #paused = false;
   #ended = false;
+  /** The run that the server says is followed. @type {string | null} */ #runId = null;
   #session;
   #at;
 
@@ -71,6 +80,7 @@ class WsConnection {
         ? { type: 'start', request_id: `r${requests}`, ...start, ...how }
         : { type: 'attach', run_id: runId, after, ...how };
     const reply = await this.#session.ask(command, this);
+    this.#runId = reply.run_id;
     if (reply.type !== (runId === null ? 'started' : 'attached')) throw new ProtocolError(`The server answered "${reply.type}", which was not due.`);
     this.#at.found(reply.run_id);
     return !(reply.ended && reply.last === after);
@@ -84,19 +94,16 @@ class WsConnection {
   }
 
   /** See `Connection`. */
-  async cancel() {
-    const { status } = await this.#session.ask({ type: 'cancel', run_id: this.#at.runId });
-    if (status === 'not_found') throw new RunNotFound({ code: 'run_not_found', message: 'The run does not exist.' }, null);
-    return String(status);
+  cancel() {
+    return this.#session.cancel(this.#at.runId);
   }
 
   /** See `Connection`. */
   close() {
-    const { runId } = this.#at;
     this.#mail.end(new Broken('The connection was closed.'));
     const cancels = this.#at.start['on_disconnect'] === 'cancel';
-    if (runId !== null && this.#ended) this.#session.ended(runId, this);
-    else if (runId !== null) void this.#session.leave(runId, this, cancels);
+    if (this.#runId !== null && this.#ended) this.#session.ended(this.#runId, this);
+    else if (this.#runId !== null) void this.#session.leave(this.#runId, this, cancels);
   }
 
   /** See `Channel`. A reader that is far behind lags in the server's log, not here. @param {Record<string, any>} event */
@@ -123,12 +130,14 @@ class WsConnection {
 }
 
 /**
- * See `Connect`.
+ * See `Connect`. A start that is too large for a message of a socket, whose other runs would end with it, is a request.
  * @param {Sockets} sockets @param {Position} at @param {AbortSignal} signal
+ * @param {number} [within]  how many ms a new socket may take to open
  * @returns {Promise<Connection | null>}
  */
-export async function connectWs(sockets, at, signal) {
-  const connection = new WsConnection(await sockets.session(at.runId), at);
+export async function connectWs(sockets, at, signal, within) {
+  if (at.runId === null && isTooLarge(at.start)) await startByPost(sockets.api, at, signal);
+  const connection = new WsConnection(await sockets.session(at.runId, within), at);
   signal.throwIfAborted();
   let going = false;
   try {

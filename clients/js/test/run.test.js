@@ -2,7 +2,7 @@
 
 import { describe, expect, test } from 'vitest';
 
-import { GapError, RunClosed, RunFailed, RunNotFound } from '../src/index.js';
+import { Gap, RunClosed, RunFailed, RunNotFound } from '../src/index.js';
 import { connected, first, fresh, number, open, TRANSPORTS, upTo, URL_OF } from './live.js';
 
 describe.each(TRANSPORTS)('%s', (transport) => {
@@ -170,8 +170,8 @@ describe.each(TRANSPORTS)('%s', (transport) => {
     const run = client.stream('words 1');
     await run.result;
     const gap = client.attach(run.runId ?? '', { after: 9 });
-    await expect(gap.result).rejects.toThrow(GapError);
-    expect([gap.status, /** @type {GapError} */ (gap.error).last]).toEqual(['failed', 3]);
+    await expect(gap.result).rejects.toThrow(Gap);
+    expect([gap.status, /** @type {Gap} */ (gap.error).last]).toEqual(['failed', 3]);
     await expect(client.stream('words 1', { agent: 'nobody' }).result).rejects.toMatchObject({ code: 'agent_not_found' });
   });
 

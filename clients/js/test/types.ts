@@ -1,7 +1,7 @@
 // Read by tsc alone: what the types must and must not allow.
 
 import {
-  createClient, GapError, type Client, type Retry, type Run, type RunInfo, type Status, type StreamEvent,
+  createClient, Gap, type Client, type Retry, type Run, type RunInfo, type Status, type StreamEvent,
 } from '../src/index.js';
 
 export function narrows(event: StreamEvent): string | number {
@@ -30,7 +30,7 @@ export function follows(): () => void {
   createClient({ transport: 'smoke signals' });
   // @ts-expect-error - no such property of the data
   run.on('PROGRESS', ({ data }) => data.percent);
-  if (run.error instanceof GapError) run.error.first.toFixed();
+  if (run.error instanceof Gap) run.error.first.toFixed();
   return run.on('event', narrows);
 }
 
