@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from support.certificates import Certificate
 from support.node import CLIENT, node
 from support.serving import serving
 from twinwire import RunRequest, StreamEvent
@@ -30,6 +31,13 @@ class Told:
         if verb == "words":
             for number in range(1, int(name) + 1):
                 yield _chunk(f"{number} ")
+        elif verb == "flood":
+            for number in range(1, 1001):
+                yield _chunk(f"{number} ")
+            await self._gates[name].wait()
+            yield _chunk("after")
+        elif verb == "result":
+            yield StreamEvent(type="AGENT_FINISH", data={"result": json.loads(name)})
         elif verb == "umlauts":
             yield _chunk("ä€😀")
         elif verb == "count":
@@ -51,7 +59,7 @@ def _chunk(text: str) -> StreamEvent:
 
 @pytest.mark.parametrize("file", FILES)
 async def test_against_real_servers(file: str, tmp_path: Path) -> None:
-    """A file of vitest's, against a server for anybody, one that wants a token, and one whose tokens expire."""
+    """A file of vitest's, against servers for anybody, for who has a token, for tokens that expire, and over TLS."""
     token = ("alice:alice-secret-token",)
     key = tmp_path / "key"
     key.write_text("an HMAC secret of 32 bytes or more")
@@ -59,6 +67,7 @@ async def test_against_real_servers(file: str, tmp_path: Path) -> None:
         serving({"mine": Told()}) as anybody,
         serving({"mine": Told()}, auth_tokens=token) as guarded,
         serving({"mine": Told()}, jwt_key_file=str(key), heartbeat=0.4) as expiring,
+        serving({"mine": Told()}, **Certificate(tmp_path).settings) as secret,
     ):
         await node(
             "node_modules/vitest/vitest.mjs",
@@ -68,6 +77,7 @@ async def test_against_real_servers(file: str, tmp_path: Path) -> None:
             TWINWIRE_AUTH_URL=guarded.url,
             TWINWIRE_JWT_URL=expiring.url,
             TWINWIRE_JWT_KEY=key.read_text(),
+            TWINWIRE_TLS_URL=secret.url,
         )
 
 

@@ -1,3 +1,5 @@
+/// <reference lib="esnext.disposable" preserve="true" />
+
 /** The client: one server, any number of runs. */
 
 import { Api, NEVER, Watch } from './api.js';

@@ -8,6 +8,7 @@ const NOBODY_MS = 2_000;
 /** The words of Node, Deno and Bun; what code they mean, for how many ms it may pass, and what to say of it. */
 const KINDS = /** @type {const} */ ([
   [/ENOTFOUND|dns error/i, 'unknown_host', 0, 'No host has this name.'],
+  [/EAI_AGAIN/, 'unknown_host', NOBODY_MS, 'No host of this name could be found.'],
   [/ECONNREFUSED|ConnectionRefused|Connection refused/i, 'connection_refused', NOBODY_MS, 'Nobody is at this address.'],
   [/CERT|SELF_SIGNED|UNABLE_TO_(GET_ISSUER|VERIFY)/i, 'certificate_not_trusted', 0,
     "The server's certificate is not trusted. Start Node with NODE_EXTRA_CA_CERTS=<file> if it is your own authority's."],

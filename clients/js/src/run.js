@@ -1,3 +1,5 @@
+/// <reference lib="esnext.disposable" preserve="true" />
+
 /**
  * One run, followed: reconnect at the cursor whatever breaks, and verify that every event comes once and in order.
  *

@@ -217,15 +217,18 @@ export class Session {
    */
   async #renew(token, reply) {
     const left = () => Date.parse(reply.expires_at) - Date.now();
+    let share = RENEW_AT;
     while (this.#api.renewable && left() > LAST_MS) {
       try {
-        await sleep(RENEW_AT * left(), this.#over.signal);
+        await sleep(share * left(), this.#over.signal);
         const newer = await this.#api.token();
         if (newer === undefined || newer === token) continue;
         reply = await this.ask({ type: 'auth', token: newer });
         token = newer;
+        share = RENEW_AT;
       } catch {
         if (!this.alive) return;
+        share = 0.5;
       }
     }
   }

@@ -45,11 +45,11 @@ describe.each(TRANSPORTS)('%s', (transport) => {
   test('why it is tried again is told', async () => {
     const { url } = await proxied((_, count) => ({ refuse: count < 3 }));
     const run = connected({ url, transport }).stream('words 1');
-    /** @type {import('../src/run.js').Retry[]} */
+    /** @type {import('../src/index.js').Retry[]} */
     const retries = [];
     run.on('retry', (retry) => retries.push(retry));
     await run.result;
-    expect(retries.map(({ said }) => said)).toEqual([null, null]);
+    expect(retries.map(({ attempt, code, said }) => [attempt, code, said])).toEqual([[1, null, null], [2, null, null]]);
     for (const { reason } of retries) expect(reason).not.toBe('');
   });
 

@@ -6,7 +6,9 @@ import { Broken, ConnectionLost } from '../src/errors.js';
 import { Attempts, backoff, deadline } from '../src/retry.js';
 
 const NEVER = new AbortController().signal;
-const LONG = { base: 3_600_000, cap: 3_600_000, random: () => 1 };
+const LONG = { base: 3_600_000, cap: 3_600_000, maxWait: Infinity, random: () => 1 };
+/** A server that was not reached so far. */
+const somewhere = () => ({ url: 'somewhere', reached: false });
 
 afterEach(() => vi.unstubAllGlobals());
 
@@ -26,14 +28,14 @@ function browser() {
 const isOver = (wait) => Promise.race([wait.then(() => true), new Promise((resolve) => setImmediate(() => resolve(false)))]);
 
 test('a browser never gives up what has worked, others do after five minutes', () => {
-  expect(backoff()).toMatchObject({ attempts: Infinity, first: 10, patience: 300_000 });
-  expect(backoff({ attempts: 3 })).toMatchObject({ attempts: 3, first: 3 });
+  expect(backoff()).toMatchObject({ attempts: Infinity, first: 10, patience: 300_000, maxWait: 60_000, insists: false });
+  expect(backoff({ attempts: 3 })).toMatchObject({ attempts: 3, first: 3, insists: true });
   browser();
   expect(backoff()).toMatchObject({ attempts: Infinity, first: 10, patience: Infinity });
 });
 
 test('failures that go on for too long are the last', async () => {
-  const attempts = new Attempts('somewhere', backoff({ base: 1, cap: 5, patience: 60 }));
+  const attempts = new Attempts(somewhere(), backoff({ base: 1, cap: 5, patience: 60 }));
   attempts.worked();
   const began = performance.now();
   const fail = async () => {
@@ -44,17 +46,44 @@ test('failures that go on for too long are the last', async () => {
 });
 
 test('what never worked is given up after its own number of failures', async () => {
-  const attempts = new Attempts('somewhere', backoff({ base: 0, first: 2 }));
+  const attempts = new Attempts(somewhere(), backoff({ base: 0, first: 2 }));
   await attempts.failed(new Broken('no'), NEVER);
   await expect(attempts.failed(new Broken('no'), NEVER)).rejects.toThrow('gave up after 2 attempts');
-  const worked = new Attempts('somewhere', backoff({ base: 0, first: 2 }));
+  const worked = new Attempts(somewhere(), backoff({ base: 0, first: 2 }));
   worked.worked();
   for (let count = 0; count < 50; count += 1) await worked.failed(new Broken('no'), NEVER);
 });
 
+test('what worked for one of a client counts for all', async () => {
+  const server = somewhere();
+  const others = new Attempts(server, backoff({ base: 0, first: 1 }));
+  new Attempts(server, backoff()).worked();
+  for (let count = 0; count < 5; count += 1) await others.failed(new Broken('no'), NEVER);
+});
+
+test('where nobody is, nobody is waited for, unless one insists', async () => {
+  const gone = new Broken('no', { hope: 0 });
+  await expect(new Attempts(somewhere(), backoff()).failed(gone, NEVER)).rejects.toThrow('1 attempt.');
+  const nobody = new Broken('no', { hope: 20 });
+  const told = vi.fn();
+  const attempts = new Attempts(somewhere(), backoff({ base: 4, random: () => 1 }));
+  await attempts.failed(nobody, NEVER, told); // 4 ms
+  const more = async () => {
+    for (;;) await attempts.failed(nobody, NEVER, told);
+  };
+  await expect(more()).rejects.toThrow(ConnectionLost);
+  expect(told.mock.calls.length).toBeLessThan(4);
+  expect(told.mock.calls[0]).toEqual([
+    { attempt: 1, code: null, status: null, retryAfter: null, wait: 4, reason: 'no', said: null },
+  ]);
+  const stubborn = new Attempts(somewhere(), backoff({ base: 0, attempts: 9 }));
+  for (let count = 0; count < 8; count += 1) await stubborn.failed(new Broken('no', { hope: 1e-9 }), NEVER);
+  await expect(stubborn.failed(nobody, NEVER)).rejects.toThrow('9 attempts.');
+});
+
 test('the network that comes back ends a wait', async () => {
   const { online } = browser();
-  const wait = new Attempts('somewhere', backoff(LONG)).failed(new Broken('no', { retryAfter: 1 }), NEVER);
+  const wait = new Attempts(somewhere(), backoff(LONG)).failed(new Broken('no', { retryAfter: 1 }), NEVER);
   expect(await isOver(wait)).toBe(false);
   vi.useFakeTimers({ toFake: ['setTimeout', 'clearTimeout'] });
   online();
@@ -65,7 +94,7 @@ test('the network that comes back ends a wait', async () => {
 
 test('the page that is shown again ends a wait, one that is hidden does not', async () => {
   const { page } = browser();
-  const wait = new Attempts('somewhere', backoff({ ...LONG, random: () => 1e-9 })).failed(
+  const wait = new Attempts(somewhere(), backoff({ ...LONG, random: () => 1e-9 })).failed(
     new Broken('no', { retryAfter: 3_600_000 }),
     NEVER,
   );
@@ -79,7 +108,7 @@ test('the page that is shown again ends a wait, one that is hidden does not', as
 
 test('without a network no failure counts', async () => {
   const { network, online } = browser();
-  const attempts = new Attempts('somewhere', backoff({ base: 0, cap: 3_600_000, first: 1 }));
+  const attempts = new Attempts(somewhere(), backoff({ base: 0, cap: 3_600_000, first: 1 }));
   network.onLine = false;
   for (let count = 0; count < 5; count += 1) {
     const wait = attempts.failed(new Broken('no'), NEVER);
@@ -93,7 +122,7 @@ test('without a network no failure counts', async () => {
 
 test('a signal ends a wait with its reason', async () => {
   const left = new AbortController();
-  const wait = new Attempts('somewhere', backoff(LONG)).failed(new Broken('no'), left.signal);
+  const wait = new Attempts(somewhere(), backoff(LONG)).failed(new Broken('no'), left.signal);
   left.abort(new Error('enough'));
   await expect(wait).rejects.toThrow('enough');
 });

@@ -4,7 +4,7 @@
  */
 
 import { createHmac } from 'node:crypto';
-import { expect, test } from 'vitest';
+import { expect, test, vi } from 'vitest';
 
 import { ConnectionLost } from '../src/index.js';
 import { connected, first, fresh } from './live.js';
@@ -68,15 +68,33 @@ test.concurrent.for(/** @type {const} */ (['sse', 'ws', 'auto']))('%s: if no new
   expect([statuses[0], statuses[1], statuses.at(-2), statuses.at(-1)]).toEqual(['open', 'reconnecting', 'open', 'completed']);
 });
 
-test.concurrent('what the function of a token throws in the meantime harms nothing', async (context) => {
+test.concurrent('what the function of a token throws in the meantime harms nothing, and after that is a failed attempt', async (context) => {
   let asked = 0;
   const token = () => {
     asked += 1;
     if (asked > 1) throw new Error('no key to be had');
     return goodFor(4);
   };
-  const { run, statuses } = await waiting({ transport: 'ws', token }, context);
+  const { run, statuses } = await waiting({ transport: 'ws', token, retry: { base: 10, attempts: 3 } }, context);
+  /** @type {(string | null)[]} */
+  const codes = [];
+  run.on('retry', ({ code }) => codes.push(code));
+  await expect(run.result).rejects.toMatchObject({ name: 'ConnectionLost', code: 'token_failed' });
   await expect(run.result).rejects.toThrow('no key');
   expect(statuses).toEqual(['open', 'reconnecting', 'failed']);
-  expect(asked).toBe(3);
+  expect(codes).toEqual([null, 'token_failed']);
+});
+
+test.concurrent('a newer token is asked for once more if that failed, while the old one is good', async (context) => {
+  let asked = 0;
+  const token = () => {
+    asked += 1;
+    if (asked === 2) throw new Error('a bad network');
+    return goodFor(asked === 1 ? 8 : 600);
+  };
+  const { run, statuses, open } = await waiting({ transport: 'ws', token }, context);
+  await vi.waitFor(() => expect(asked).toBe(3), 10_000);
+  await open();
+  expect(await run.result).toBe('before after');
+  expect(statuses).toEqual(['open', 'completed']);
 });

@@ -1,72 +1,10 @@
 /** How a run over WebSocket lags, on a socket that says what the test lets it say, when the test lets it. */
 
-import { expect, onTestFinished, test } from 'vitest';
+import { expect, test } from 'vitest';
 
-import { createClient } from '../src/index.js';
-import { Mailbox } from '../src/mailbox.js';
+import { RunClosed } from '../src/index.js';
 import { number, upTo } from './live.js';
-
-const RUN = 'a'.repeat(26);
-
-/** The sockets that were opened. @type {Mailbox<Scripted>} */
-const sockets = new Mailbox();
-
-/** A socket with nobody behind it. */
-class Scripted {
-  /** @type {((event: any) => void) | null} */ onopen = null;
-  /** @type {((event: any) => void) | null} */ onmessage = null;
-  /** @type {((event: any) => void) | null} */ onerror = null;
-  /** @type {((event: any) => void) | null} */ onclose = null;
-  /** What the client said. @type {Mailbox<Record<string, any>>} */ #commands = new Mailbox();
-
-  constructor() {
-    sockets.put(this);
-    queueMicrotask(() => this.onopen?.({}));
-  }
-
-  /** @param {string} text */
-  send(text) {
-    this.#commands.put(JSON.parse(text));
-  }
-
-  close() {}
-
-  /** The client's next command. @returns {Promise<any>} */
-  next() {
-    return this.#commands.take();
-  }
-
-  /** @param {{ref: number}} command @param {Record<string, any>} reply */
-  answer({ ref }, reply) {
-    this.#say({ ...reply, ref, run_id: RUN });
-  }
-
-  /** Says these events, the `last` of which ends the run. @param {number[]} numbers @param {number} [last] */
-  events(numbers, last) {
-    for (const seq of numbers) {
-      const word = { type: 'LLM_CHUNK', data: { content: 'a', delta: 'a' }, metadata: {} };
-      const end = { type: 'AGENT_FINISH', data: { status: 'completed', result: '' }, metadata: { events: seq } };
-      this.#say({ id: `evt-${RUN}-${seq}`, ...(seq === last ? end : word) });
-    }
-  }
-
-  /** @param {Record<string, any>} message */
-  #say(message) {
-    this.onmessage?.({ data: JSON.stringify(message) });
-  }
-}
-
-/** A run that is attached on a socket that the test plays. @param {import('../src/client.js').AttachOptions} [options] */
-async function attached(options) {
-  const client = createClient({ url: 'http://localhost', transport: 'ws', WebSocket: Scripted });
-  onTestFinished(() => client.close());
-  const run = client.attach(RUN, options);
-  const socket = /** @type {Scripted} */ (await sockets.take());
-  const attach = await socket.next();
-  expect(attach.type).toBe('attach');
-  socket.answer(attach, { type: 'attached', last: 0, ended: false });
-  return { client, run, socket };
-}
+import { attach, attached, randoms, RUN, scripted, Scripted, settled, sockets } from './scripted.js';
 
 test('a reader that catches up before its pause is answered goes on', async () => {
   const { run, socket } = await attached();
@@ -117,8 +55,7 @@ test('a run that ends while its pause is on its way is whole', async () => {
 
 test('who asked for cancel leaves for good', async () => {
   for (const [onDisconnect, leave] of /** @type {const} */ ([['cancel', true], ['cancel_after:5', undefined]])) {
-    const client = createClient({ url: 'http://localhost', transport: 'ws', WebSocket: Scripted });
-    onTestFinished(() => client.close());
+    const client = scripted();
     const run = client.stream('hi', { onDisconnect });
     const socket = /** @type {Scripted} */ (await sockets.take());
     socket.answer(await socket.next(), { type: 'started' });
@@ -128,14 +65,6 @@ test('who asked for cancel leaves for good', async () => {
     expect([detach.type, detach.run_id, detach.leave]).toEqual(['detach', RUN, leave]);
   }
 });
-
-/** Numbers from 0 to 1, the same for the same seed. @param {number} seed */
-function randoms(seed) {
-  return () => {
-    seed = (Math.imul(seed, 1664525) + 1013904223) >>> 0;
-    return seed / 2 ** 32;
-  };
-}
 
 test.each(upTo(20))('put, pause, read and resume in any order: seed %i', async (seed) => {
   const random = randoms(seed);
@@ -177,4 +106,90 @@ test.each(upTo(20))('put, pause, read and resume in any order: seed %i', async (
   expect(read).toBe(total);
   expect(pauses).toBeGreaterThan(0);
   expect(run.status).toBe('completed');
+});
+
+/**
+ * Plays all sockets that are opened: a log of `total` events that the clients may attach to, pause and leave, over a
+ * network that breaks now and then. Returns a function that ends it.
+ * @param {number} total @param {() => number} random
+ */
+function server(total, random) {
+  let over = false;
+  /** @param {Scripted} socket */
+  const play = async (socket) => {
+    /** @type {any[]} */
+    const commands = [];
+    const hear = async () => {
+      for (;;) commands.push(await socket.next());
+    };
+    void hear();
+    /** @type {number | null} */
+    let cursor = null;
+    let paused = false;
+    while (!over && !socket.closed) {
+      const dice = random();
+      const command = dice < 0.4 ? commands.shift() : undefined;
+      if (command) {
+        if (command.type === 'attach') cursor = command.after;
+        if (command.type === 'detach') cursor = null;
+        paused = command.type === 'pause' || (paused && command.type !== 'resume' && command.type !== 'attach');
+        socket.answer(command, { type: command.type === 'pause' ? 'paused' : `${command.type}ed`, last: total, ended: false });
+      } else if (dice > 0.99 && cursor !== null) {
+        socket.end([1006, 1012, 4008][Math.floor(random() * 3)] ?? 1006);
+        return;
+      } else if (cursor !== null && !paused && cursor < total) {
+        const begin = cursor;
+        const numbers = upTo(Math.min(1 + Math.floor(random() * 700), total - begin)).map((count) => begin + count);
+        cursor += numbers.length;
+        socket.events(numbers, total);
+      }
+      await (random() < 0.5 ? settled() : undefined);
+    }
+  };
+  const listen = async () => {
+    for (;;) {
+      const socket = /** @type {Scripted} */ (await sockets.take());
+      if (over) return;
+      void play(socket);
+    }
+  };
+  void listen();
+  return () => {
+    over = true;
+    new Scripted(); // lets it stop listening
+  };
+}
+
+test.each(upTo(40))('put, pause, drain, fail and close in any order, with and without one who awaits the result: seed %i', async (seed) => {
+  const random = randoms(seed);
+  const total = 4000;
+  const stop = server(total, random);
+  const run = scripted({ retry: { base: 0 } }).attach(RUN);
+  const awaited = random() < 0.5 ? run.result.catch((error) => error) : null;
+  const closes = random() < 0.5 ? 0.001 : 0;
+  if (random() < 0.3) await awaited;
+  let read = 0;
+  /** @type {unknown} */
+  let thrown = null;
+  try {
+    for await (const event of run) {
+      read += 1;
+      expect(number(event)).toBe(read);
+      if (random() < 0.02) await settled();
+      if (random() < closes) run.close();
+    }
+  } catch (error) {
+    thrown = error;
+  }
+  if (thrown) {
+    expect(thrown).toBeInstanceOf(RunClosed);
+    expect(closes).toBeGreaterThan(0);
+    await expect(run[Symbol.asyncIterator]().next()).rejects.toThrow(RunClosed);
+  } else {
+    expect(read).toBe(total);
+  }
+  if (run.terminal) expect(await run.result).toBe('all');
+  else await expect(run.result).rejects.toThrow(RunClosed);
+  expect(await (awaited ?? run.result.catch(() => 'all'))).toEqual(run.terminal ? 'all' : expect.anything());
+  stop();
 });
