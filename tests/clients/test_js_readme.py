@@ -20,7 +20,7 @@ TSC = str(CLIENT / "node_modules/typescript/bin/tsc")
 
 def test_all_are_run() -> None:
     """The tests below run each of them; e2e/test_consumers.py runs the one in JSX."""
-    assert (len(JS), len(TS), len(JSX)) == (4, 1, 1)
+    assert (len(JS), len(TS), len(JSX)) == (4, 2, 1)
     assert SH == ["npm install twinwire-client\n"]
 
 
@@ -72,13 +72,23 @@ async def test_when_something_breaks(folder: Path) -> None:
     assert end.startswith("No server: The client could not reach http://127.0.0.1")
 
 
+async def compiled(folder: Path, snippet: str, name: str) -> str:
+    """Return what the strict compiler makes of a snippet."""
+    options = ("--strict", "--module", "nodenext", "--target", "es2022", "--types", "node")
+    (folder / f"{name}.mts").write_text(snippet)
+    await node(TSC, "--ignoreConfig", *options, f"{name}.mts", cwd=folder)
+    return (folder / f"{name}.mjs").read_text()
+
+
+async def test_await_using(folder: Path) -> None:
+    """The client and its run are closed at the end of the block: the program ends."""
+    assert await prints(folder, await compiled(folder, TS[1], "block")) == ""
+
+
 async def test_typescript(folder: Path) -> None:
     """The snippet compiles, strictly, and hears the event of the agent that the server's README serves."""
     (agents,) = (block for block in snippets(OF_THE_SERVER, "python") if "countdown" in block)
     names: dict[str, Any] = {}
     exec(agents, names)  # noqa: S102 - it is the document's
-    options = ("--strict", "--module", "nodenext", "--target", "es2022", "--types", "node")
-    (folder / "own.mts").write_text(TS[0])
-    await node(TSC, "--ignoreConfig", *options, "own.mts", cwd=folder)
-    out = await prints(folder, (folder / "own.mjs").read_text(), agents={"countdown": names["countdown"]})
+    out = await prints(folder, await compiled(folder, TS[0], "own"), agents={"countdown": names["countdown"]})
     assert out == "GO\n"

@@ -245,10 +245,10 @@ export class Session {
     if (OF_ONE_MESSAGE.has(code) && this.#asked.size > 0) {
       // It was one of the commands that have no reply: the largest, for all that is known. All else goes on elsewhere.
       const [[ref, asked]] = [...this.#asked].sort(([, one], [, other]) => other.size - one.size);
-      const { message } = error;
+      const message = `The message is larger than the server accepts. ${error.message}`;
       this.#asked.delete(ref);
       asked.answer(Promise.reject(code === 1009 ? new TooLarge({ code: 'payload_too_large', message }, code) : error));
-      this.fail(new Broken(message, { status: code, said: reason || null }));
+      this.fail(new Broken(error.message, { status: code, said: reason || null }));
     } else {
       this.fail(error);
     }
