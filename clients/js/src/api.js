@@ -205,7 +205,7 @@ export class Api {
   async whyNoSocket(error) {
     if (this.reached || !(error instanceof Broken) || error.code !== null) return error;
     if (globalThis.location) return this.#whyNoAnswer(error);
-    const watch = new Watch(NEVER);
+    const watch = new Watch();
     try {
       await watch.within(ASK_MS, () => this.#fetch('/healthz', { signal: watch.signal }));
       return error;
@@ -219,7 +219,7 @@ export class Api {
   /** What kept a page from the server, if it was never reached. @param {unknown} error */
   async #whyNoAnswer(error) {
     if (this.reached || !(error instanceof Broken) || error.code !== null) return error;
-    const watch = new Watch(NEVER);
+    const watch = new Watch();
     const headers = { ...this.#options.headers, 'content-type': 'application/json' }; // so that it is asked for as a start is
     try {
       return await fromPage(

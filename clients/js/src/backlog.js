@@ -44,7 +44,9 @@ export class Backlog {
   #keeping = true;
   /** Whether a loop takes them out. */
   #reading = false;
+  /** Whether somebody waits for the result, or for how it ends. */
   #awaited = false;
+  #watched = false;
   #over = false;
   /** Why nothing is handed out any more. @type {{error: unknown} | null} */ #closed = null;
   /** The last event before those that were not kept. @type {number | null} */ #keptTo = null;
@@ -92,12 +94,13 @@ export class Backlog {
   async room() {
     while (this.full && !this.#over) {
       const room = this.#mail.room(MAX_WAITING);
-      if (!this.#awaited) await room;
-      else if (!this.#reading || !(await within(room, BUSY_MS))) this.#keepNoMore();
+      if (!this.#reading && (this.#awaited || this.#watched)) this.#keepNoMore();
+      else if (!this.#awaited) await room;
+      else if (!(await within(room, BUSY_MS))) this.#keepNoMore();
     }
   }
 
-  /** Somebody awaits the result, and must not have to wait for a reader who may never come. */
+  /** Somebody awaits the result, and need not wait for a reader who may never come. */
   await() {
     this.#awaited = true;
     this.#mail.stir();
@@ -133,6 +136,10 @@ export class Backlog {
     const added = { type, listener, off: false };
     if (type !== 'event' && !isEventType(type)) {
       this.#listeners.add(added);
+      if (type === 'status') {
+        this.#watched = true; // as the last status is to come
+        this.#mail.stir();
+      }
     } else {
       if (!this.#late) {
         const whole = this.#keptTo === null || this.#untold;

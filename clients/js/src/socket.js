@@ -192,7 +192,8 @@ export class Session {
       );
     } catch (error) {
       // npm's `ws` tells why, other sockets do not.
-      throw this.alive && !(why && 'code' in /** @type {object} */ (why)) ? await this.#api.whyNoSocket(error) : error;
+      const told = why instanceof Error && 'code' in why && typeof why.code === 'string';
+      throw told || !this.alive ? error : await this.#api.whyNoSocket(error);
     } finally {
       callOff();
     }

@@ -376,3 +376,15 @@ test('two runs on one socket are two', async () => {
   socket.events([1, 2], 2, 'b'.repeat(26));
   expect(await read(other)).toEqual([1, 2]);
 });
+
+test('whoever only watches the status sees the run end, and a loop still gets all', async () => {
+  const { run, socket } = await attached();
+  const ended = new Promise((resolve) => run.on('status', (status) => status === 'completed' && resolve(status)));
+  socket.events(upTo(900), 900);
+  expect(await ended).toBe('completed');
+  const reading = read(run);
+  const again = await socket.next();
+  socket.answer(again, { type: 'attached', last: 900, ended: true });
+  socket.events(upTo(900).slice(256), 900);
+  expect(await reading).toEqual(upTo(900));
+});
