@@ -77,6 +77,7 @@ async def test_cut_button_shows_the_resume(visit: Visit, puppets: Puppets, trans
 
 async def test_a_run_moves_between_transports(visit: Visit, proxy: Proxy, puppets: Puppets) -> None:
     """The cursor is one for all transports: a run goes on over another one in the middle of its answer."""
+    await visit.choose("SSE")
     await visit.ask()
     puppet = await puppets.next()
     puppet.say("one ")
