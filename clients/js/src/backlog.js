@@ -176,7 +176,9 @@ export class Backlog {
         if (this.#closed) throw this.#closed.error;
         if (this.#keptTo !== null && this.#mail.size === 0) {
           rest ??= this.#again(this.#keptTo)[Symbol.asyncIterator]();
-          return await rest.next();
+          const result = await rest.next();
+          if (result.done) this.#reading = false;
+          return result;
         }
         const taken = await this.#mail.take();
         if (taken) {

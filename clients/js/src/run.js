@@ -58,6 +58,7 @@ export class Run {
   /** @type {(error: unknown) => void} */ #reject = () => {};
   /** @type {Promise<any>} */ #result;
   #withdraw;
+  #signal;
   #connectedAt = 0;
   #seen = false;
   #wantsSnapshot;
@@ -70,6 +71,7 @@ export class Run {
     this.#at = at;
     this.#attempts = this.#api.attempts();
     this.#wantsSnapshot = snapshot;
+    this.#signal = signal;
     this.#backlog = new Backlog(at.after, (after) => this.#again(after));
     this.#result = new Promise((resolve, reject) => {
       this.#resolve = resolve;
@@ -170,7 +172,7 @@ export class Run {
   #again(after) {
     const { start, runId, types } = this.#at;
     const at = new Position({ start, runId: String(runId), after, types });
-    const run = new Run(this.#shared, this.#connect, at, {});
+    const run = new Run(this.#shared, this.#connect, at, { signal: this.#signal });
     run.on('retry', (retry) => this.#backlog.tell('retry', retry));
     run.on('status', (status) => {
       if (status !== 'failed' || this.active) return;
