@@ -215,7 +215,7 @@ describe('in a page of another origin', () => {
     onTestFinished(() => void vi.unstubAllGlobals());
     /** @type {string[]} */
     const asked = [];
-    const fetch = async (/** @type {any} */ url, /** @type {RequestInit} */ init) => {
+    const fetch = async (/** @type {any} */ url, /** @type {RequestInit} */ init = {}) => {
       asked.push(`${init.mode ?? 'plain'} ${new URL(url).pathname}`);
       return /** @type {Response} */ (await network(init.mode));
     };

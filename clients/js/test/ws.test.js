@@ -4,7 +4,7 @@ import { expect, test } from 'vitest';
 
 import { RunClosed } from '../src/index.js';
 import { number, upTo } from './live.js';
-import { attach, attached, randoms, RUN, scripted, Scripted, settled, sockets } from './scripted.js';
+import { attached, randoms, RUN, scripted, Scripted, settled, sockets } from './scripted.js';
 
 test('a reader that catches up before its pause is answered goes on', async () => {
   const { run, socket } = await attached();
