@@ -256,7 +256,7 @@ export class Run {
 
   /** The run has ended. @param {Status} status @param {Record<string, any>} data */
   #end(status, data) {
-    if (status !== 'error') this.#resolve(data.result);
+    if (status !== 'error') this.#resolve(data.result ?? null);
     this.#leave(status, status === 'error' ? new RunFailed(data.error_type, data.message) : undefined);
   }
 

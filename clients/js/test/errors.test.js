@@ -2,6 +2,7 @@
 
 import { createServer } from 'node:http';
 import { describe, expect, onTestFinished, test, vi } from 'vitest';
+import { WebSocket } from 'ws';
 
 import { ApiError, ConnectionLost, createClient, TwinwireError } from '../src/index.js';
 import { connected, proxied, TRANSPORTS, URL_OF } from './live.js';
@@ -170,21 +171,21 @@ describe('errors of the program are told at once', () => {
 
 describe.each(TRANSPORTS)('what waiting does not mend is told at once: %s', (transport) => {
   test('a host of which nobody has heard', async () => {
-    const { error, took } = await failure(() => createClient({ url: 'http://nobody.invalid', transport }).stream('a').result);
+    const { error, took } = await failure(() => createClient({ url: 'http://nobody.invalid', transport, WebSocket }).stream('a').result);
     expect(error).toMatchObject({ name: 'ConnectionLost', code: 'unknown_host' });
     expect(took).toBeLessThan(3_000);
   });
 
   test('an address where nobody is', async () => {
     const url = await nobody();
-    const { error, took } = await failure(() => createClient({ url, transport }).stream('a').result);
+    const { error, took } = await failure(() => createClient({ url, transport, WebSocket }).stream('a').result);
     expect(error).toMatchObject({ name: 'ConnectionLost', code: 'connection_refused' });
     expect(took).toBeLessThan(3_000);
   });
 
   test('an address where nobody is any more is another matter', async () => {
     const { url, close } = await proxied();
-    const client = createClient({ url, transport, retry: { patience: 3_000, cap: 100 } });
+    const client = createClient({ url, transport, WebSocket, retry: { patience: 3_000, cap: 100 } });
     onTestFinished(() => client.close());
     expect(await client.stream('words 1').result).toBe('1 ');
     close();
@@ -197,7 +198,7 @@ describe.each(TRANSPORTS)('what waiting does not mend is told at once: %s', (tra
 
   test('a certificate that nobody trusts', async () => {
     const url = process.env['TWINWIRE_TLS_URL'] ?? '';
-    const { error, took } = await failure(() => createClient({ url, transport }).stream('a').result);
+    const { error, took } = await failure(() => createClient({ url, transport, WebSocket }).stream('a').result);
     expect(error).toMatchObject({ name: 'ConnectionLost', code: 'certificate_not_trusted', attempts: 1 });
     expect(error.message).toContain('NODE_EXTRA_CA_CERTS');
     expect(took).toBeLessThan(3_000);
