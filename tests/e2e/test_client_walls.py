@@ -1,4 +1,4 @@
-"""A page that uses up its browser's connections, and one that a server does not allow, with the JS client in Chromium."""
+"""Pages that use up a browser's connections, or that a server does not allow, with the JS client in Chromium."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ MANY = """async ([transport, count]) => {
 async def test_a_cancel_when_all_connections_are_in_use(
     browser: Browser, puppets: Puppets, transport: str, count: int
 ) -> None:
-    """Over plain HTTP a browser has six connections: a cancel gets through within two seconds, and auto needs only one."""
+    """Over plain HTTP a browser has six connections: a cancel gets through within 2 s, and auto needs only one."""
     async with serving({"mine": puppets}) as server:
         page = await browser.new_page()
         await page.goto(f"{server.url}/healthz")
