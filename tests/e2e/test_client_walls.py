@@ -17,7 +17,8 @@ MANY = """async ([transport, count]) => {
     const { createClient } = await import('/client/index.js');
     const client = createClient({ transport });
     const runs = Array.from({ length: count }, () => client.stream('Hello'));
-    await Promise.all(runs.map((run) => new Promise((resolve) => run.on('AGENT_START', resolve))));
+    const opened = (run) => new Promise((resolve) => run.on('status', (status) => status === 'open' && resolve()));
+    await Promise.all(runs.map(opened));
     const began = performance.now();
     const answer = await runs[0].cancel();
     const took = performance.now() - began;
