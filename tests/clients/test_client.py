@@ -12,7 +12,7 @@ import twinwire_client
 from support.chaos import chaos
 from support.following import NOWHERE, Transport, both, connected, numbers, words
 from support.serving import Puppets, Running, echo, serving
-from twinwire_client import AgentNotFound, ApiError, Client, Gap, Run, RunFailed, RunNotFound, SessionBusy
+from twinwire_client import AgentNotFound, ApiError, Client, Gap, Run, RunClosed, RunFailed, RunNotFound, SessionBusy
 
 
 @both
@@ -208,7 +208,7 @@ async def test_leaving_follows_no_more(transport: Transport, server: Running, pu
             async for _ in run:
                 break
         await puppet.closed.wait()
-        with pytest.raises(RuntimeError, match="async with"):
+        with pytest.raises(RunClosed):
             await anext(run)
 
 

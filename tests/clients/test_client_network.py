@@ -15,7 +15,7 @@ from support.serving import Puppets, Running, echo, serving, until
 from twinwire.transports import Verdict
 from twinwire_client import Backoff, Client, ConnectionLost
 from twinwire_client.api import network
-from twinwire_client.retry import Attempts, Broken, Patience, deadline
+from twinwire_client.retry import Attempts, Broken, Patience, Retries, deadline
 
 
 @pytest.fixture
@@ -198,7 +198,7 @@ async def test_nobody_there(transport: Transport) -> None:
 
 @both
 async def test_patience_comes_with_success(transport: Transport, proxy: Proxy, puppets: Puppets) -> None:
-    """A client that would give up at the first failure does not where it had begun."""
+    """A client that would give up at the first failure does not at a server that it has reached, whatever it asks."""
     async with connected(proxy.url, first_attempts=1) as client:
         async with client.stream("go", transport=transport) as run:
             puppet = await puppets.next()
@@ -210,6 +210,11 @@ async def test_patience_comes_with_success(transport: Transport, proxy: Proxy, p
             events += [event async for event in run]
         assert numbers(events) == [1, 2, 3]
         proxy.budgets.extend([0, 0, 0])
+        assert await client.runs(user_id="alice") == []
+        proxy.budgets.extend([0, 0, 0])
+        assert await client.cancel(run.run_id) == "already_finished"
+    proxy.budgets.extend([0, 0, 0])
+    async with connected(proxy.url, first_attempts=1) as client:
         with pytest.raises(ConnectionLost, match="gave up after 1 attempt"):
             await client.runs(user_id="alice")
 
@@ -235,7 +240,7 @@ def test_backoff_has_full_jitter() -> None:
 
 async def test_long_connections_are_no_failures() -> None:
     """A quiet run whose connection lasts, and is cut by something between, is not given up for that."""
-    attempts = Attempts("somewhere", Backoff(base=0.0, cap=10.0), Patience(attempts=2, first=2))
+    attempts = Attempts(Retries("somewhere", Backoff(base=0.0, cap=10.0), Patience(attempts=2, first=2)))
     for _ in range(5):
         attempts.succeeded(lasted=11.0)
         await attempts.failed(Broken("cut"))
@@ -246,7 +251,7 @@ async def test_long_connections_are_no_failures() -> None:
 
 async def test_patience_is_a_matter_of_time() -> None:
     """A connection that has worked is tried again until failures in a row have gone on for too long."""
-    attempts = Attempts("somewhere", Backoff(base=0.0), Patience(first=2, seconds=0.3))
+    attempts = Attempts(Retries("somewhere", Backoff(base=0.0), Patience(first=2, seconds=0.3)))
     attempts.worked()
     loop = asyncio.get_running_loop()
     began = loop.time()
@@ -256,7 +261,7 @@ async def test_patience_is_a_matter_of_time() -> None:
         while True:
             await attempts.failed(Broken("cut"))
     assert loop.time() - began >= 0.3
-    attempts = Attempts("somewhere", Backoff(base=0.0), Patience(first=2))
+    attempts = Attempts(Retries("somewhere", Backoff(base=0.0), Patience(first=2)))
     await attempts.failed(Broken("no"))
     with pytest.raises(ConnectionLost, match="gave up after 2 attempts"):
         await attempts.failed(Broken("no"))

@@ -15,7 +15,7 @@ SNIPPETS = snippets((ROOT / "clients/python/README.md").read_text(), "python")
 
 def test_all_are_run() -> None:
     """The tests below run each of them."""
-    assert len(SNIPPETS) == 5
+    assert len(SNIPPETS) == 6
 
 
 async def test_async() -> None:
@@ -67,8 +67,15 @@ async def test_conversation() -> None:
     assert out.count("completed ") == 2
 
 
-async def test_token() -> None:
-    """The fifth is refused where its token is not known."""
-    async with serving(**AUTH) as server:
+async def test_read() -> None:
+    """The fifth waits for each event with a bound, and has the answer in the end."""
+    async with serving({"echo": echo}) as server:
         done = await run(sys.executable, "-W", "error", "-c", SNIPPETS[4], server=server)
+    assert done == (0, "Analyse the project structure \n", "")
+
+
+async def test_token() -> None:
+    """The sixth is refused where its token is not known."""
+    async with serving(**AUTH) as server:
+        done = await run(sys.executable, "-W", "error", "-c", SNIPPETS[5], server=server)
     assert done == (0, "unauthenticated\n", "")

@@ -16,7 +16,7 @@ import pytest
 from support.credentials import AUTH, TOKENS
 from support.following import NOWHERE, Transport, both, numbers, words
 from support.serving import Puppets, Running, serving, until
-from twinwire_client import Client, RunNotFound, SyncClient, Unauthenticated, sync
+from twinwire_client import Client, RunClosed, RunNotFound, SyncClient, Unauthenticated, sync
 
 T = TypeVar("T")
 
@@ -70,7 +70,7 @@ async def test_runs_in_threads(transport: Transport, server: Running, puppets: P
     await until(lambda: all(run._run._seen for run in runs))
     assert len(server.service.heartbeats.pumps) == (1 if transport == "ws" else 5)
     await beside(runs[4].close)
-    with pytest.raises(RuntimeError, match="async with"):
+    with pytest.raises(RunClosed):
         await working.pop()
     for puppet in started:
         puppet.end()

@@ -13,7 +13,7 @@ import pytest
 from support.chaos import chaos
 from support.following import Transport, both, connected, words
 from support.serving import Puppets, Running, serving, until
-from twinwire_client import ConnectionLost, api
+from twinwire_client import ConnectionLost, Retry, api
 
 KEY = b"an HMAC secret of 32 bytes or more"
 
@@ -84,22 +84,28 @@ async def test_a_token_without_successor(transport: Transport, guarded: Running,
 
 
 async def test_a_function_that_fails_later(guarded: Running, puppets: Puppets) -> None:
-    """What a function raises when it is asked in time harms nothing; what it raises when it must be asked is told."""
+    """What a function raises when it is asked in time harms nothing, and when it must be asked is a failed attempt."""
     asked = 0
+    retries: list[Retry] = []
 
     def token() -> str:
         nonlocal asked
         asked += 1
-        if asked > 1:
+        if asked in {2, 3}:
             raise OSError("no key to be had")
-        return good_for(2)
+        return good_for(2 if asked == 1 else 600)
 
-    async with connected(guarded.url, token=token, transport="ws") as client, client.stream("m") as run:
+    async with (
+        connected(guarded.url, token=token, transport="ws", on_retry=retries.append) as client,
+        client.stream("m") as run,
+    ):
         puppet = await puppets.next()
         puppet.say("a")
         await anext(run)
         await until(lambda: asked == 2)
         assert words([await anext(run)]) == ["a"]
-        with pytest.raises(OSError, match="no key"):
-            await anext(run)
-    assert asked == 3
+        following = asyncio.ensure_future(anext(run))
+        await until(lambda: asked >= 4)
+        puppet.say("b")
+        assert words([await following]) == ["b"]
+    assert [(retry.code, retry.status) for retry in retries[:2]] == [(None, 4001), ("token_failed", None)]

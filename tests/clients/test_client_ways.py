@@ -180,7 +180,7 @@ async def test_auto_without_websocket(server: Running, puppets: Puppets) -> None
     """Where sockets do not pass either, the stream is waited for, however long it is held back."""
     async with holding_back(server.port, sockets=False) as (url, passed), connected(url, muted=0.3) as client:
 
-        async def follow() -> str:
+        async def follow() -> Any:
             async with client.stream("m", on_disconnect="continue") as run:
                 return await run.wait()
 

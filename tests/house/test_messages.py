@@ -13,7 +13,7 @@ import pytest
 import twinwire
 import twinwire_client
 
-ROOTS = {"TwinwireError", "ToolError", "TwinwireClientError", "Broken"}
+ROOTS = {"TwinwireError", "ToolError", "Broken"}
 DEVELOPERS = {"AttributeError", "OSError", "RuntimeError", "TypeError", "ValueError"}
 LEVELS = {"debug": 0, "info": 0, "warning": 0, "error": 0, "exception": 0, "critical": 0, "log": 1}
 LINES = {"Fence": 1, "report": 2, "tell": 1, "_tell": 0}  # which argument is a line for the log

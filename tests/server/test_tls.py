@@ -17,7 +17,7 @@ from support.following import Transport, both, connected, words
 from support.processes import Process
 from support.redis_server import fresh
 from support.serving import Puppets, echo, serving, until
-from twinwire_client import TwinwireClientError
+from twinwire_client import TwinwireError
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +33,7 @@ async def test_a_client_that_trusts_the_certificate(
     async with serving({"echo": echo}, **certificate.settings) as server:
         assert server.url.startswith("https://")
         async with connected(server.url, max_attempts=1) as stranger:
-            with pytest.raises(TwinwireClientError):
+            with pytest.raises(TwinwireError):
                 async with stranger.stream("one two", transport=transport) as run:
                     _ = [event async for event in run]
         certificate.trust(monkeypatch)

@@ -7,26 +7,18 @@ import json
 import sys
 from typing import Any
 
-from twinwire_client import Client
-from twinwire_client.retry import Attempts, Broken
+from twinwire_client import Client, Retry
 
 
 async def read(options: dict[str, Any]) -> None:
     """Read a run to its end."""
-    retries = 0
-    failed = Attempts.failed
-
-    async def counted(attempts: Attempts, error: Broken) -> None:
-        nonlocal retries
-        retries += 1
-        await failed(attempts, error)
-
-    Attempts.failed = counted  # type: ignore[method-assign, assignment]
+    retries: list[Retry] = []
     client = Client(
         options["url"],
         transport=options["transport"],
         timeout=options["timeout"],
         heartbeat=options["heartbeat"],
+        on_retry=retries.append,
     )
     async with client, client.stream("go", on_disconnect=options["policy"]) as run:
         count = 0
@@ -41,7 +33,7 @@ async def read(options: dict[str, Any]) -> None:
                 await asyncio.sleep(options["pace"])
     assert run.terminal is not None
     status = run.terminal.data.get("status", run.terminal.data.get("error_type"))
-    print(json.dumps({"count": count, "retries": retries, "status": status}))
+    print(json.dumps({"count": count, "retries": len(retries), "status": status}))
 
 
 if __name__ == "__main__":

@@ -16,15 +16,18 @@ from twinwire_client.errors import (
     ConnectionLost,
     Gap,
     ProtocolError,
+    RunClosed,
     RunFailed,
     RunNotFound,
     SessionBusy,
-    TwinwireClientError,
+    TooLarge,
+    TwinwireError,
     Unauthenticated,
 )
 from twinwire_client.events import EVENT_TYPES, Event, Snapshot, is_terminal
 from twinwire_client.fold import Fold
-from twinwire_client.retry import Backoff
+from twinwire_client.info import RunInfo
+from twinwire_client.retry import Backoff, Retry
 from twinwire_client.run import Run
 from twinwire_client.sync import SyncClient, SyncRun
 
@@ -41,14 +44,18 @@ __all__ = [
     "Fold",
     "Gap",
     "ProtocolError",
+    "Retry",
     "Run",
+    "RunClosed",
     "RunFailed",
+    "RunInfo",
     "RunNotFound",
     "SessionBusy",
     "Snapshot",
     "SyncClient",
     "SyncRun",
-    "TwinwireClientError",
+    "TooLarge",
+    "TwinwireError",
     "Unauthenticated",
     "is_terminal",
 ]

@@ -7,42 +7,88 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping
+import os
+import ssl
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from typing import Any
+from email.utils import parsedate_to_datetime
+from socket import gaierror
+from typing import Any, Protocol
 
 import httpx
 import msgspec
 
 from twinwire_client.errors import ApiError, ProtocolError, api_error
-from twinwire_client.retry import Attempts, Backoff, Broken, Patience, deadline
+from twinwire_client.retry import Attempts, Broken, Retries, deadline
 
 Token = str | Callable[[], str | Awaitable[str]]
 """A bearer token, or what gives one that is good now."""
 
+Verify = bool | str | ssl.SSLContext
+"""Whether to verify the server's certificate, the file of the CA to trust, or a context of one's own."""
+
+
+class Closable(Protocol):
+    """A run that is followed."""
+
+    async def aclose(self) -> None:
+        """Follow it no longer."""
+        ...
+
+
 RENEW_AT = 0.8  # how much of a token's life is over when a newer one is asked for
 LAST_SECONDS = 1.0  # what is left of it when it is too late for that
+TOKEN_SHARE = 0.9  # of `timeout`, so that a slow token is told as such, not as a silent server
+HOPE_SECONDS = 2.0  # how long to look for somebody at an address where nobody ever was
 _SCHEME = "Bearer "
 
 
-async def _good_now(token: Token) -> str:
-    """The token itself, asked for if it is a function."""
-    given = token() if callable(token) else token
-    return await given if inspect.isawaitable(given) else given
+def is_token(text: object) -> bool:
+    """Whether this can stand in a header."""
+    return isinstance(text, str) and text.isascii() and text.isprintable() and text.strip() != ""
 
 
-def refusal(response: httpx.Response, content: bytes = b"") -> Broken | ApiError:
+def trust(verify: Verify) -> bool | ssl.SSLContext:
+    """Return `verify` as httpx takes it. Raise `ValueError` if it is a file without certificates."""
+    if not isinstance(verify, str):
+        return verify
+    try:
+        return ssl.create_default_context(cafile=verify)
+    except (OSError, ssl.SSLError) as error:
+        raise ValueError(f"`verify` must be a file of certificates in PEM, and {verify!r} is none: {error}.") from None
+
+
+def refusal(response: httpx.Response, content: bytes) -> Broken | ApiError:
     """What an answer that is no success means."""
     try:
         body = msgspec.json.decode(content, type=dict[str, Any])
     except msgspec.DecodeError:
         body = {}
-    error = api_error(body, response.status_code)
+    after = _retry_after(response.headers)
+    error = api_error(body if after is None else {**body, "retry_after": after}, response.status_code)
     if response.status_code != httpx.codes.TOO_MANY_REQUESTS and response.status_code < 500:
         return error
-    after = response.headers.get("retry-after", "")
-    return Broken(str(error), float(after) if after.isascii() and after.isdigit() else 0.0)
+    return Broken(
+        str(error),
+        retry_after=error.retry_after,
+        code=error.code if "code" in body else None,
+        status=response.status_code,
+        said=str(error) if "message" in body else None,
+    )
+
+
+def _retry_after(headers: httpx.Headers) -> float | None:
+    """Seconds, from a number or a date (RFC 9110, section 10.2.3); that is one of the server's clock, if told."""
+    value = headers.get("retry-after", "").strip()
+    if value.isascii() and value.isdigit():
+        return float(value)
+    try:
+        until = parsedate_to_datetime(value)
+        now = parsedate_to_datetime(headers["date"]) if "date" in headers else datetime.now(UTC)
+        return max(0.0, (until - now).total_seconds())
+    except (TypeError, ValueError):
+        return None
 
 
 @contextmanager
@@ -53,33 +99,87 @@ def network() -> Iterator[None]:
     except TimeoutError:
         raise Broken("The server was silent for too long.") from None
     except httpx.TransportError as error:
-        raise Broken(str(error) or type(error).__name__) from error
+        raise broken(error) from error
     except AttributeError as error:
         if error.name != "getpeername":
             raise
         raise Broken("The connection broke while it was opened.") from None  # that is how anyio tells it
 
 
+def broken(error: Exception) -> Broken:
+    """Return what a failure of the network means, and what to do about it if waiting is no use."""
+    for cause in _causes(error):
+        match cause:
+            case ssl.SSLCertVerificationError():
+                return Broken(
+                    f"The server's certificate is not trusted ({cause.verify_message}). "
+                    "Pass `verify=` with the file of the CA that has signed it.",
+                    code="certificate_not_trusted",
+                    hope=0.0,
+                )
+            case gaierror():
+                return Broken(
+                    f"The host name is not known ({cause.strerror}). Check `url`.",
+                    code="unknown_host",
+                    hope=HOPE_SECONDS,
+                )
+            case ConnectionRefusedError():
+                return Broken(
+                    "The connection was refused. Check `url`, and whether the server is running.",
+                    code="connection_refused",
+                    hope=HOPE_SECONDS,
+                )
+            case httpx.LocalProtocolError():
+                return Broken(f"The request is not valid in HTTP. {cause}", hope=0.0)
+    return Broken(str(error) or type(error).__name__)
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    """Give an exception and all that led to it."""
+    while error is not None:
+        yield error
+        if isinstance(error, BaseExceptionGroup):
+            for one in error.exceptions:
+                yield from _causes(one)
+        error = error.__cause__ or error.__context__
+
+
 class _Bearer(httpx.Auth):
     """A bearer token (RFC 6750) in each request, which opens a WebSocket too; if it is refused, another one once."""
 
-    def __init__(self, token: Token) -> None:
+    def __init__(self, token: Token, timeout: float) -> None:
         self._token = token
+        self._timeout = timeout
+
+    async def good_now(self) -> str:
+        """The token itself, asked for if it is a function. Whatever goes wrong with that is `Broken`."""
+        if isinstance(self._token, str):
+            return self._token
+        try:
+            async with asyncio.timeout(self._timeout):
+                given = self._token()
+                token = await given if inspect.isawaitable(given) else given
+        except Exception as error:
+            problem = "It took too long." if isinstance(error, TimeoutError) else f"{type(error).__name__}: {error}"
+            raise Broken(f"The `token` function failed. {problem}", code="token_failed") from error
+        if not is_token(token):
+            raise Broken("The `token` function must return a text in ASCII, and has not.", code="token_failed")
+        return token
 
     async def async_auth_flow(self, request: httpx.Request) -> AsyncGenerator[httpx.Request, httpx.Response]:
         """See `httpx.Auth`."""
-        request.headers["authorization"] = f"{_SCHEME}{await _good_now(self._token)}"
+        request.headers["authorization"] = f"{_SCHEME}{await self.good_now()}"
         response = yield request
         if response.status_code == httpx.codes.UNAUTHORIZED and callable(self._token):
-            request.headers["authorization"] = f"{_SCHEME}{await _good_now(self._token)}"
+            request.headers["authorization"] = f"{_SCHEME}{await self.good_now()}"
             yield request
 
 
 class Api:
     """One server: where it is, what to tell it in each request (`headers`, `token`), and how long to wait for it.
 
-    `timeout` is for connecting and for an answer to begin, `heartbeat` what to take for the server's if it
-    announces none; both in seconds.
+    `timeout` is for connecting, for an answer to begin and for the token's function, `heartbeat` what to take for the
+    server's if it announces none; both in seconds. An `http` client of the program's own is not closed.
     """
 
     def __init__(
@@ -90,40 +190,76 @@ class Api:
         token: Token | None,
         timeout: float,
         heartbeat: float,
-        backoff: Backoff,
-        patience: Patience,
+        retries: Retries,
+        verify: Verify = True,
+        http: httpx.AsyncClient | None = None,
     ) -> None:
         self.timeout = timeout
         self.heartbeat = heartbeat
         self.renewable = callable(token)  # whether asking for the token again may give another one
-        self._token = token
-        self._url = url
-        self._backoff = backoff
-        self._patience = patience
-        self.http = httpx.AsyncClient(
-            base_url=url,
-            headers=headers,
-            auth=None if token is None else _Bearer(token),
-            timeout=timeout,
-            limits=httpx.Limits(max_connections=None),
-        )
+        self.retries = retries
+        self.followed: set[Closable] = set()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._process = 0
+        self._url = url.rstrip("/")
+        self._headers = dict(headers or {})
+        self._bearer = None if token is None else _Bearer(token, TOKEN_SHARE * timeout)
+        self._owns = http is None
+        self.http = http or httpx.AsyncClient(verify=trust(verify), limits=httpx.Limits(max_connections=None))
+
+    def check(self) -> None:
+        """Raise `RuntimeError` if the client is closed, or was in use in another event loop."""
+        self.retries.check()
+        if self._loop is None:
+            self._loop, self._process = asyncio.get_running_loop(), os.getpid()
+        elif self._loop is not asyncio.get_running_loop():
+            raise RuntimeError(
+                "The client is in use in another event loop, or in the process that this one was forked from. "
+                "Make a client in each."
+            )
+
+    def here(self) -> bool:
+        """Whether this is the event loop that the client is in use in, or might be."""
+        try:
+            return self._loop is None or self._loop is asyncio.get_running_loop()
+        except RuntimeError:
+            return True  # there is none, nor will this wait
+
+    def over_there(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Do this in the client's own event loop, if that still runs, and do not wait for it."""
+        if self._loop is not None and self._loop.is_running() and self._process == os.getpid():
+            asyncio.run_coroutine_threadsafe(work(), self._loop)
+
+    async def aclose(self) -> None:
+        """Close all connections for requests."""
+        if self._owns:
+            await self.http.aclose()
+
+    def options(self) -> dict[str, Any]:
+        """What httpx is to be told with each request."""
+        auth = {} if self._bearer is None else {"auth": self._bearer}
+        return {"headers": dict(self._headers), "timeout": self.timeout, **auth}
+
+    def url(self, path: str) -> str:
+        """Where a path of the server's is."""
+        return f"{self._url}{path}"
 
     def attempts(self) -> Attempts:
         """Count the failures of one thing."""
-        return Attempts(self._url, self._backoff, self._patience)
+        return Attempts(self.retries)
 
     async def renew(self, opening: httpx.Request, say: Callable[[str], Awaitable[datetime | None]]) -> None:
         """Before the token of the request that opened something expires, `say` a newer one, as often as there is one.
 
         `say` sends a token, and gives the time until which it is good.
         """
-        if not callable(self._token):
+        if self._bearer is None or not self.renewable:
             return
         token: str = opening.headers["authorization"].removeprefix(_SCHEME)
         until = await say(token)
         while until is not None and (left := (until - datetime.now(UTC)).total_seconds()) > LAST_SECONDS:
             await asyncio.sleep(RENEW_AT * left)
-            newer = await _good_now(self._token)
+            newer = await self._bearer.good_now()
             if newer != token:
                 token, until = newer, await say(newer)
 
@@ -138,10 +274,16 @@ class Api:
 
     async def call(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """The JSON object that a request is answered with."""
-        with network():
-            response = await self.http.request(method, path, json=body)
+        self.check()
+        try:
+            with network():
+                response = await self.http.request(method, self.url(path), json=body, **self.options())
+        except RuntimeError:
+            self.retries.check()  # httpx, whose client was closed meanwhile
+            raise
         if not response.is_success:
-            raise refusal(response, response.content)
+            raise self.refused(response, response.content)
+        self.retries.reached = True
         try:
             return msgspec.json.decode(response.content, type=dict[str, Any])
         except msgspec.DecodeError:
@@ -149,13 +291,22 @@ class Api:
 
     async def open(self, path: str, params: Mapping[str, str | int]) -> httpx.Response:
         """An answer whose body is still to be read, for as long as it takes. The caller closes it."""
-        request = self.http.build_request("GET", path, params=params, timeout=httpx.Timeout(self.timeout, read=None))
+        options = self.options()
+        auth = options.pop("auth", httpx.USE_CLIENT_DEFAULT)
+        options["timeout"] = httpx.Timeout(self.timeout, read=None)
+        request = self.http.build_request("GET", self.url(path), params=params, **options)
         with network():
             async with deadline(self.timeout):
-                response = await self.http.send(request, stream=True)
+                response = await self.http.send(request, stream=True, auth=auth)
                 if response.is_success:
                     return response
                 try:
-                    raise refusal(response, await response.aread())
+                    raise self.refused(response, await response.aread())
                 finally:
                     await response.aclose()
+
+    def refused(self, response: httpx.Response, content: bytes = b"") -> Broken | ApiError:
+        """What an answer that is no success means; only a verdict shows that there is a server."""
+        error = refusal(response, content)
+        self.retries.reached |= isinstance(error, ApiError)
+        return error

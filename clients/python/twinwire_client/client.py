@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
 import httpx
 
 from twinwire_client import sse
-from twinwire_client.api import Api, Token
+from twinwire_client.api import Api, Token, Verify, is_token
 from twinwire_client.auto import Auto
 from twinwire_client.errors import ProtocolError, api_error
-from twinwire_client.retry import Backoff, Patience
+from twinwire_client.info import RunInfo, is_info
+from twinwire_client.retry import Backoff, Patience, Retries, Retry
 from twinwire_client.run import Connect, Position, Run
 from twinwire_client.wire import check_types, is_run_id, parse_after
 from twinwire_client.ws import Sockets
@@ -25,18 +27,25 @@ Transport = Literal["auto", "sse", "ws"]
 class Client:
     """A Twinwire server at `url` (`http://host:port`), with these `headers` in every request.
 
-    An async context manager: leaving it closes its connections. Raises `ValueError` for a bad argument.
+    An async context manager: leaving it closes its runs and connections. It is for one event loop of asyncio, the one
+    that it is first used in. Raises `ValueError` for a bad argument.
 
     `transport`: `sse`; `ws`, one WebSocket for all runs; or `auto`, which is SSE, and WebSocket if something between
     holds an event stream back, so that it does not begin within `muted` seconds.
     `token`: a bearer token, if the server authenticates; or a function, async or not, that gives one: it is asked
-    for each request and each socket, once more if that is refused, and for a socket again before that expires.
+    for each request and each socket, once more if that is refused, and for a socket again before that expires. It must
+    not block the event loop. If it raises, or gives none within `timeout`, that is a failed attempt like others.
     `timeout`: how many seconds to wait for a connection, and for an answer to begin.
     `heartbeat`: how many seconds a WebSocket may be silent before the server is asked whether it is there, and what to
     expect of an SSE stream that announces no interval.
     `backoff`, `patience`, `max_attempts`: whatever breaks is tried again, until failures in a row have gone on for so
-    many seconds, or are so many, which is a `ConnectionLost`; `first_attempts` (default: as many, or 10) is for what
-    never worked before, such as an `url` at which nobody listens.
+    many seconds, or are so many, which is a `ConnectionLost`. `first_attempts` is for a server that was never reached;
+    by default they are as many, or 10, and within two seconds if the host is unknown or nobody listens there.
+    `max_wait`: the longest Retry-After that is waited for; a longer one is a `ConnectionLost` at once.
+    `on_retry`: a function that is called with a `Retry` before each wait. The logger `twinwire_client` tells it, too.
+    `verify`: how to check the server's certificate, as in httpx; or the path of a file with the CA to trust.
+    `http_client`: an `httpx.AsyncClient` to make all connections with, for a proxy or certificates of the client's; it
+    is not closed. Its limit of connections is to allow for one for each run that is followed over SSE.
     """
 
     def __init__(
@@ -53,6 +62,10 @@ class Client:
         patience: float = 300.0,
         max_attempts: int | None = None,
         first_attempts: int | None = None,
+        max_wait: float = 60.0,
+        on_retry: Callable[[Retry], object] | None = None,
+        verify: Verify = True,
+        http_client: httpx.AsyncClient | None = None,
     ) -> None:
         try:
             parsed = httpx.URL(url)
@@ -60,14 +73,21 @@ class Client:
             raise ValueError(f"`url` must be a URL: {error}.") from None
         if parsed.scheme not in {"http", "https"} or not parsed.host:
             raise ValueError(f"`url` must start with http:// or https:// and name a host, unlike {url!r}.")
+        if isinstance(token, str) and not is_token(token):
+            raise ValueError("`token` must be a text in ASCII, without control characters.")
+        if http_client is not None and verify is not True:
+            raise ValueError("`verify` is only valid without `http_client`, which has its own.")
+        first = first_attempts or max_attempts
+        patience_ = Patience(max_attempts, first or 10, patience, max_wait, insists=first is not None)
         self._api = Api(
             url,
             headers,
             token=token,
             timeout=timeout,
             heartbeat=heartbeat,
-            backoff=backoff,
-            patience=Patience(max_attempts, first_attempts or max_attempts or 10, patience),
+            retries=Retries(url, backoff, patience_, on_retry),
+            verify=verify,
+            http=http_client,
         )
         self._sockets = Sockets(self._api)
         by_sse, by_ws = partial(sse.connect, self._api), self._sockets.connect
@@ -88,9 +108,14 @@ class Client:
         await self.aclose()
 
     async def aclose(self) -> None:
-        """Close all connections; runs that are followed are left."""
+        """Close all runs, as `Run.aclose` does, and all connections. From any task, and as often as one likes."""
+        if not self._api.here():
+            self._api.over_there(self.aclose)
+            return
+        self._api.retries.closed.set()
+        await asyncio.gather(*(run.aclose() for run in tuple(self._api.followed)))
         await self._sockets.aclose()
-        await self._api.http.aclose()
+        await self._api.aclose()
 
     def stream(
         self,
@@ -112,22 +137,19 @@ class Client:
         `continue`, `cancel` or `cancel_after:<seconds>` (default: 300 s). A start whose answer is lost is repeated with
         its `idempotency_key`, a fresh one by default, so that it never is two runs. `interrupt` ends the run that the
         session has going on; without it that raises `SessionBusy`. `traceparent` is the span that the run is a part of
-        (W3C Trace Context).
+        (W3C Trace Context). Raises `TypeError` for what is no text, and `ValueError` for other bad arguments.
         """
-        start = {
-            "message": message,
-            "agent": agent,
-            "user_id": user_id,
-            "session_id": session_id,
-            "on_disconnect": on_disconnect,
-            "idempotency_key": idempotency_key or uuid.uuid4().hex,
-            "traceparent": traceparent,
-            "interrupt": interrupt,
-        }
-        position = Position(
-            start={name: value for name, value in start.items() if value is not None}, types=check_types(types)
+        start = _checked(
+            message=message,
+            agent=agent,
+            user_id=user_id,
+            session_id=session_id,
+            on_disconnect=on_disconnect,
+            idempotency_key=idempotency_key or uuid.uuid4().hex,
+            traceparent=traceparent,
         )
-        return Run(self._api, self._connect(transport), position)
+        position = Position(start={**start, "interrupt": interrupt}, types=check_types(types))
+        return self._run(transport, position)
 
     def attach(
         self,
@@ -145,32 +167,52 @@ class Client:
         """
         number = parse_after(after, run_id)
         position = Position(run_id=_known(run_id), after=number, types=check_types(types))
-        return Run(self._api, self._connect(transport), position, snapshot=snapshot)
+        return self._run(transport, position, snapshot=snapshot)
 
-    async def get(self, run_id: str) -> dict[str, Any]:
-        """What the server knows of a run (PROTOCOL.md, `GET /runs/{run_id}`). Raises `RunNotFound`."""
-        return await self._api.ask("GET", f"/runs/{_known(run_id)}")
+    async def get(self, run_id: str) -> RunInfo:
+        """What the server knows of a run. Raises `RunNotFound`."""
+        told = await self._api.ask("GET", f"/runs/{_known(run_id)}")
+        if not is_info(told):
+            raise ProtocolError("The server's answer is not what it knows of a run.")
+        return told
 
     async def cancel(self, run_id: str) -> str:
         """Cancel a run: `accepted` or `already_finished`. Its followers see how it ends. Raises `RunNotFound`."""
-        return str((await self._api.ask("POST", f"/runs/{_known(run_id)}/cancel")).get("status"))
+        return await self._sockets.cancel(_known(run_id))
 
-    async def runs(self, *, user_id: str | None = None, limit: int = 20) -> list[dict[str, Any]]:
+    async def runs(self, *, user_id: str | None = None, limit: int = 20) -> list[RunInfo]:
         """The user's newest runs, the newest first, each as `get` gives it but without its result.
 
         `user_id` names the user if the server authenticates nobody.
         """
         query = httpx.QueryParams({"limit": limit} | ({} if user_id is None else {"user_id": user_id}))
         match await self._api.ask("GET", f"/runs?{query}"):
-            case {"runs": list(runs)}:
+            case {"runs": list(runs)} if all(is_info(run) for run in runs):
                 return runs
         raise ProtocolError("The server's answer is not a list of runs.")
+
+    def _run(self, transport: str | None, position: Position, *, snapshot: bool = False) -> Run:
+        self._api.retries.check()
+        return Run(self._api, self._connect(transport), self._sockets.cancel, position, snapshot=snapshot)
 
     def _connect(self, transport: str | None) -> Connect:
         chosen = transport or self._transport
         if chosen not in self._connects:
             raise ValueError(f'`transport` must be "auto", "sse" or "ws", not {chosen!r}.')
         return self._connects[chosen]
+
+
+def _checked(message: str, **options: str | None) -> dict[str, str]:
+    """Return what a start says. Raise `TypeError` if that is no text: a callback may be given anything."""
+    texts = {"message": message} | {name: text for name, text in options.items() if text is not None}
+    for name, text in texts.items():
+        if not isinstance(text, str):
+            raise TypeError(f"`{name}` must be a text (str), not {type(text).__name__}.")
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise ValueError(f"`{name}` must be text that can be UTF-8, and is not: {error.reason}.") from None
+    return texts
 
 
 def _known(run_id: str) -> str:

@@ -6,6 +6,7 @@ The same for both transports. What a transport adds is how to connect at a curso
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Protocol, Self
@@ -13,10 +14,12 @@ from typing import Any, Protocol, Self
 import msgspec
 
 from twinwire_client.api import Api
-from twinwire_client.errors import ProtocolError, RunFailed
+from twinwire_client.errors import ProtocolError, RunClosed, RunFailed, TwinwireError
 from twinwire_client.events import Event, Snapshot, decode_event
 from twinwire_client.retry import Broken
 from twinwire_client.wire import TERMINAL_TYPES, is_run_id, parse_event_id
+
+_CLOSED = "The run was closed before its end was received. Attach to it again to read on."
 
 
 class Position:
@@ -48,41 +51,60 @@ class Connection(Protocol):
     """A connection that is open at a cursor."""
 
     async def receive(self) -> str:
-        """The next event's JSON. Raises `Broken`, even if the connection ended, and `TwinwireClientError`."""
+        """The next event's JSON. Raises `Broken`, even if the connection ended, and `TwinwireError`.
+
+        If it is cancelled, the next event is still the next.
+        """
+        ...
+
+    def whole(self) -> deque[str]:
+        """The events that have come and were not received yet, if the terminal one is among them, else none."""
+        ...
+
+    def close(self) -> None:
+        """Let nothing more come, in any state; whoever waits for it is told."""
         ...
 
     async def aclose(self) -> None:
-        """Close it now, in any state."""
+        """The same, and wait until nothing of it is left."""
         ...
 
 
 Connect = Callable[[Position], Awaitable[Connection | None]]
 """Make one attempt to open a connection at a position; None if the run has ended there. Raises as `receive`."""
 
+Cancel = Callable[[str], Awaitable[str]]
+"""Cancel the run of this id."""
+
 
 class Run:
     """A run, as an async context manager and an async iterator over its events (`Event`).
 
-    Entering starts or finds it and raises the server's verdict if there is one. Leaving closes the connection;
-    what then becomes of the run is up to its `on_disconnect`. An ERROR event is an event like others. Where waiting
-    for an event is cancelled, the next one is still the next: it is asked for again on a new connection.
+    Entering starts or finds it and raises the server's verdict if there is one. Leaving closes it: the connection is
+    closed; what then becomes of the run is up to its `on_disconnect`. An ERROR event is an event like others. If a wait
+    for an event is cancelled or timed out, the next one is still the next. One task reads it at a time.
 
     `terminal` is the last event, once it was seen; `snapshot` what the events before the first one came to, if
-    `Client.attach` was asked for it. Reading raises `ConnectionLost`, `ProtocolError` if an event is missing,
-    repeated or foreign (a server that lost the end of a run in a loss of power too: attach again, from 0), and the
-    `ApiError` if the server will not go on.
+    `Client.attach` was asked for it. Reading raises `RunClosed` once it was closed, unless all its events had come by
+    then; `ConnectionLost`, `ProtocolError` if an event is missing, repeated or foreign (a server that lost the end of a
+    run in a loss of power too: attach again, from 0), and the `ApiError` if the server will not go on.
     """
 
-    def __init__(self, api: Api, connect: Connect, at: Position, *, snapshot: bool = False) -> None:
+    def __init__(self, api: Api, connect: Connect, cancel: Cancel, at: Position, *, snapshot: bool = False) -> None:
         self._api = api
         self._connect = connect
+        self._cancel = cancel
         self._attempts = api.attempts()
         self._at = at
         self._connection: Connection | None = None
+        self._connecting: asyncio.Task[None] | None = None
         self._connected_at = 0.0
+        self._entered = False
+        self._reading = False
+        self._closed = False
+        self._left: deque[str] = deque()  # the events that a closed run still gives
         self._seen = False
         self._ended = False
-        self._left = True
         self._wants_snapshot = snapshot
         self.snapshot: Snapshot | None = None
         self.terminal: Event | None = None
@@ -100,17 +122,24 @@ class Run:
         return self._at.after
 
     @property
-    def result(self) -> str | None:
-        """The answer, once an AGENT_FINISH has been seen; if the run was cancelled, as far as it came."""
+    def result(self) -> Any:
+        """The result, as an AGENT_FINISH that has been seen told it; if the run was cancelled, as far as it came."""
         return None if self.terminal is None else self.terminal.data.get("result")
 
     async def __aenter__(self) -> Self:
-        self._left = False
-        while self._connection is None and not self._ended:
-            try:
-                await self._reconnect()
-            except Broken as error:
-                await self._attempts.failed(error)
+        if self._closed:
+            raise RunClosed(_CLOSED)
+        self._api.check()
+        self._api.followed.add(self)
+        self._entered = True
+        try:
+            if self._connection is None and not self._ended:
+                await self._connected(None)
+        except BaseException:
+            self._entered = False
+            self._api.followed.discard(self)
+            await self._drop()
+            raise
         return self
 
     async def __aexit__(
@@ -119,40 +148,77 @@ class Run:
         await self.aclose()
 
     async def aclose(self) -> None:
-        """Follow it no longer, as leaving the block does. A wait for its next event ends with a `RuntimeError`."""
-        self._left = True
+        """Follow it no longer, as leaving the block does. From any task, and as often as one likes.
+
+        Whoever waits for its next event gets `RunClosed`. If the terminal event has come, the events that have come
+        are still read, and then it ends as always.
+        """
+        if not self._api.here():
+            self._api.over_there(self.aclose)
+            return
+        self._close()
         await self._drop()
+
+    def _close(self) -> None:
+        if self._closed:
+            return
+        self._closed = True
+        self._api.followed.discard(self)
+        if self._connecting is not None:
+            self._connecting.cancel()
+        if self._connection is not None:
+            self._left = self._connection.whole()
+            self._connection.close()
 
     def __aiter__(self) -> Self:
         return self
 
     async def __anext__(self) -> Event:
-        while not self._left:
-            if self._ended:
-                await self._drop()
-                raise StopAsyncIteration
-            try:
-                if self._connection is None:
-                    await self._reconnect()
-                else:
-                    return self._take(await self._connection.receive())
-            except Broken as error:
-                if self._left:
-                    continue
-                if self._connection is not None:
-                    self._attempts.succeeded(asyncio.get_running_loop().time() - self._connected_at)
+        if self._reading:
+            raise RuntimeError("The run is being read by another task. Attach to it again to read it twice.")
+        self._reading = True
+        lost: Broken | None = None
+        try:
+            while not self._closed:
+                if not self._entered:
+                    raise RuntimeError("A run's events can only be read inside its `async with` block.")
+                self._api.check()
+                if self._ended:
                     await self._drop()
-                await self._attempts.failed(error)
-            except BaseException:
-                await self._drop()
-                raise
-        raise RuntimeError("A run's events can only be read inside its `async with` block.")
+                    break
+                try:
+                    if self._connection is not None:
+                        return self._take(await self._connection.receive())
+                    await self._connected(lost)
+                except Broken as error:
+                    lost = error
+                    await self._lost()
+            if self._left:
+                return self._take(self._left.popleft())
+        except TwinwireError:
+            await self._drop()
+            raise
+        finally:
+            self._reading = False
+        if self._ended:
+            raise StopAsyncIteration
+        raise RunClosed(_CLOSED)
+
+    async def read(self, timeout: float | None = None) -> Event | None:
+        """Return the next event, or None once the run has ended. Raise as iterating does.
+
+        Raise `TimeoutError` if it does not come within so many seconds; the next one is then still the next.
+        """
+        if timeout is None or self._closed:
+            return await anext(self, None)
+        async with asyncio.timeout(timeout):
+            return await anext(self, None)
 
     async def cancel(self) -> str:
         """Cancel the run: `accepted` or `already_finished`. Its terminal event is still to come."""
-        return str((await self._api.ask("POST", f"/runs/{self.run_id}/cancel")).get("status"))
+        return await self._cancel(self.run_id)
 
-    async def wait(self) -> str:
+    async def wait(self) -> Any:
         """Read to the end; the run's result. Raises `RunFailed` if it ended with an ERROR event."""
         async for _ in self:
             pass
@@ -160,12 +226,37 @@ class Run:
             end, failed = self.terminal.data, self.terminal.type == "ERROR"
         else:  # attached after the terminal event
             end = await self._api.ask("GET", f"/runs/{self.run_id}")
-            failed = end["status"] == "error"
+            failed = end.get("status") == "error"
         if failed:
-            raise RunFailed(end["error_type"], end["message"])
-        return str(end["result"])
+            raise RunFailed(str(end.get("error_type")), str(end.get("message")))
+        return end.get("result")
 
-    async def _reconnect(self) -> None:
+    async def _connected(self, lost: Broken | None) -> None:
+        """Wait until there is a connection, or the run has ended. If this is cancelled, the next read waits for it."""
+        if self._connecting is None:
+            self._connecting = asyncio.create_task(self._reconnect(lost))
+            self._connecting.add_done_callback(lambda task: task.cancelled() or task.exception())
+        connecting = self._connecting
+        await asyncio.wait([connecting])
+        if self._connecting is connecting:
+            self._connecting = None
+        if self._closed or connecting.cancelled():
+            raise RunClosed(_CLOSED)
+        connecting.result()
+
+    async def _reconnect(self, lost: Broken | None) -> None:
+        """Connect, attempt after attempt."""
+        while True:
+            try:
+                if lost is not None:
+                    await self._attempts.failed(lost)
+                await self._open()
+            except Broken as error:
+                lost = error
+            else:
+                return
+
+    async def _open(self) -> None:
         if self._wants_snapshot:
             told = await self._api.call("GET", f"/runs/{self.run_id}/snapshot")
             self.snapshot = _snapshot(told)
@@ -181,7 +272,18 @@ class Run:
                 )
             self._ended = True
 
+    async def _lost(self) -> None:
+        """The connection broke, unless it was closed."""
+        if not self._closed:
+            self._attempts.succeeded(asyncio.get_running_loop().time() - self._connected_at)
+            await self._drop()
+
     async def _drop(self) -> None:
+        """Close what there is of a connection, or is to be one."""
+        connecting, self._connecting = self._connecting, None
+        if connecting is not None:
+            connecting.cancel()
+            await asyncio.wait([connecting])
         connection, self._connection = self._connection, None
         if connection is not None:
             await connection.aclose()

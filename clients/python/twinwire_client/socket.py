@@ -26,8 +26,8 @@ from httpx_ws import (
 )
 from wsproto.utilities import ProtocolError as SocketError
 
-from twinwire_client.api import Api, refusal
-from twinwire_client.errors import ApiError, ProtocolError, TwinwireClientError, api_error
+from twinwire_client.api import Api, broken, network
+from twinwire_client.errors import ApiError, ProtocolError, TwinwireError, api_error
 from twinwire_client.retry import LATE_SECONDS, Broken, deadline
 from twinwire_client.wire import PASSING, TERMINAL_TYPES
 
@@ -35,15 +35,18 @@ MAX_FOLLOWED = 100
 """How many runs a socket follows at most (PROTOCOL.md, section 6)."""
 
 IDLE_SECONDS = 10.0  # how long a socket that nobody uses stays open for the next run
+CLOSE_SECONDS = 1.0  # how long to wait for the end of a socket that is closed
 
-_FINAL = {1003, 1008, 1009, 1010}
+TOO_LARGE = 1009  # RFC 6455, section 7.4.1: a message was too large for its receiver
+
+_FINAL = {1003, 1008, TOO_LARGE, 1010}
 """Close codes (RFC 6455, section 7.4.1) that say that the client is wrong. Those from 4500 are Twinwire's own.
 
 1002 and 1007 are what the library here reports of frames that are none: a connection that is broken.
 """
 
 Why = Exception
-"""Why no more comes: `Broken`, a `TwinwireClientError`, or what the function raised that gives tokens."""
+"""Why no more comes: `Broken` or a `TwinwireError`."""
 
 
 class Message(msgspec.Struct):
@@ -51,16 +54,25 @@ class Message(msgspec.Struct):
 
     type: str
     id: str = ""
-    ref: Any = None
+    ref: int | str | None = None
     run_id: str | None = None
     code: str | None = None
     message: str | None = None
     field: str | None = None
-    retry_after: float = 0.0
+    retry_after: float | None = None
+    status: Any = None
     expires_at: datetime | None = None
     first: int = 0
     last: int = 0
     ended: bool = False
+
+
+class _Named(msgspec.Struct):
+    """Whatever tells which run a message is about, ill-formed or not."""
+
+    id: Any = None
+    run_id: Any = None
+    ref: Any = None
 
 
 class Channel(Protocol):
@@ -69,7 +81,7 @@ class Channel(Protocol):
     left: bool
     cancels: bool
 
-    def put(self, text: str, *, last: bool) -> None:
+    def deliver(self, text: str, *, last: bool) -> None:
         """An event's JSON; whether it is the terminal one."""
         ...
 
@@ -81,6 +93,7 @@ class Channel(Protocol):
 class _Asked(NamedTuple):
     answer: asyncio.Future[Message]
     channel: Channel | None
+    size: int
 
 
 _decode = msgspec.json.Decoder(Message).decode
@@ -91,7 +104,7 @@ def _closed(code: int, reason: str) -> Broken | ApiError:
     text = f"The server closed the socket with {code}{f' ({reason})' if reason else ''}."
     if code in _FINAL or 4500 <= code <= 4999:
         return api_error({"code": "unauthenticated" if code == 4501 else "closed", "message": text}, code)
-    return Broken(text)
+    return Broken(text, status=code, said=reason or None)
 
 
 def _verdict(message: Message) -> Broken | ApiError:
@@ -99,7 +112,8 @@ def _verdict(message: Message) -> Broken | ApiError:
     if message.type == "gap":
         message.code, message.message = "gap", f"The log holds events {message.first} to {message.last}."
     if message.code in PASSING:
-        return Broken(message.message or message.code or "", message.retry_after)
+        said = message.message
+        return Broken(said or message.code or "", retry_after=message.retry_after, code=message.code, said=said)
     return api_error(msgspec.structs.asdict(message))
 
 
@@ -114,12 +128,18 @@ class Session:
         self._channels: dict[str | None, Channel] = {}
         self._unsent: asyncio.Queue[str] = asyncio.Queue()
         self._idle: asyncio.TimerHandle | None = None
+        self._opened = False
         self._task = asyncio.create_task(self._live())
 
     @property
     def alive(self) -> bool:
         """Whether it can be spoken to, or will be."""
         return self._why is None
+
+    @property
+    def opened(self) -> bool:
+        """Whether its handshake is done, and it has not ended."""
+        return self._opened and self.alive
 
     @property
     def full(self) -> bool:
@@ -142,8 +162,9 @@ class Session:
             answer.set_exception(self._why)
             return answer
         ref = next(self._refs)
-        self._asked[ref] = _Asked(answer, channel)
-        self._unsent.put_nowait(msgspec.json.encode({**command, "ref": ref}).decode())
+        text = msgspec.json.encode({**command, "ref": ref}).decode()
+        self._asked[ref] = _Asked(answer, channel, len(text))
+        self._unsent.put_nowait(text)
         self._rest()
         return answer
 
@@ -171,15 +192,15 @@ class Session:
     async def aclose(self) -> None:
         """The same, and wait until it is closed."""
         self.close(Broken("The client was closed."))
-        await asyncio.wait([self._task])
+        await asyncio.wait([self._task], timeout=CLOSE_SECONDS)
 
     def _fail(self, why: Why) -> None:
         if self._why is not None:
             return
         self._why = why
-        for answer, _ in self._asked.values():
-            if not answer.done():
-                answer.set_exception(why)
+        for asked in self._asked.values():
+            if not asked.answer.done():
+                asked.answer.set_exception(why)
         for channel in self._channels.values():
             channel.fail(why)
         self._asked.clear()
@@ -199,26 +220,35 @@ class Session:
         """Hold the connection open. It has a task group, which must be entered and left in one and the same task."""
         why: Why = Broken("The connection broke.")
         try:
-            async with aconnect_ws(
-                "/ws", self._api.http, keepalive_ping_interval_seconds=None, session_class=AsyncWebSocketSession
-            ) as session:
-                beside = [asyncio.create_task(self._write(session))]
-                if session.response is not None:
-                    beside.append(asyncio.create_task(self._renew(session.response.request)))
-                try:
-                    self._fail(await self._read(session))
-                finally:
-                    for task in beside:
-                        task.cancel()
-                    await asyncio.wait(beside)
+            with network():
+                async with aconnect_ws(
+                    self._api.url("/ws"),
+                    self._api.http,
+                    keepalive_ping_interval_seconds=None,
+                    session_class=AsyncWebSocketSession,
+                    **self._api.options(),
+                ) as session:
+                    await self._talk(session)
         except WebSocketUpgradeError as error:
-            why = refusal(error.response)
-        except (httpx.TransportError, HTTPXWSException, ExceptionGroup) as error:
-            why = Broken(str(error) or type(error).__name__)
-        except Exception as error:  # noqa: BLE001 - of the token's function, for whoever follows a run here
+            why = self._api.refused(error.response)
+        except (HTTPXWSException, ExceptionGroup) as error:
+            why = broken(error)
+        except Exception as error:  # noqa: BLE001 - it is raised where a run is followed here
             why = error
         finally:
             self._fail(why)
+
+    async def _talk(self, session: AsyncWebSocketSession) -> None:
+        self._opened = True
+        beside = [asyncio.create_task(self._write(session))]
+        if session.response is not None:
+            beside.append(asyncio.create_task(self._renew(session.response.request)))
+        try:
+            self._fail(await self._read(session))
+        finally:
+            for task in beside:
+                task.cancel()
+            await asyncio.wait(beside)
 
     async def _write(self, session: AsyncWebSocketSession) -> None:
         try:
@@ -252,16 +282,30 @@ class Session:
                     asked = True
                     self.tell({"type": "ping"})
             except WebSocketDisconnect as error:
-                return _closed(error.code, error.reason)
-            except (WebSocketInvalidTypeReceived, msgspec.DecodeError):
-                return ProtocolError("The server sent a message that is not well-formed.")
+                return self._blame(error.code, _closed(error.code, error.reason))
+            except WebSocketInvalidTypeReceived:
+                return ProtocolError("The server sent a message that is not a text.")
             except (HTTPXWSException, SocketError, anyio.ClosedResourceError, anyio.EndOfStream):
                 return Broken("The connection broke.")
-            except (Broken, TwinwireClientError) as error:
+            except (Broken, TwinwireError) as error:
                 return error
 
+    def _blame(self, code: int, why: Why) -> Why:
+        """Return why all else ends if the socket was closed because of one command: that has an error of its own."""
+        starts = [asked for asked in self._asked.values() if asked.channel is not None and not asked.answer.done()]
+        if code != TOO_LARGE or not starts:
+            return why
+        largest = max(starts, key=lambda asked: asked.size)
+        message = f"The message is larger than the server accepts. {why}"
+        largest.answer.set_exception(api_error({"code": "payload_too_large", "message": message}, code))
+        return Broken(str(why), status=code)
+
     def _hear(self, text: str) -> None:
-        message = _decode(text)
+        try:
+            message = _decode(text)
+        except (msgspec.DecodeError, RecursionError):
+            self._garbled(text)
+            return
         if not message.type.isupper():
             self._reply(message)
             return
@@ -272,11 +316,31 @@ class Session:
         if last:
             del self._channels[run_id]
             self._rest()
-        channel.put(text, last=last)
+        channel.deliver(text, last=last)
+
+    def _garbled(self, text: str) -> None:
+        """End the run that an ill-formed message is about. Raise if it does not name one that is followed here."""
+        fault = ProtocolError("The server sent a message that is not well-formed.")
+        try:
+            named = msgspec.json.decode(text, type=_Named)
+        except (msgspec.DecodeError, RecursionError):
+            raise fault from None
+        asked = self._asked.pop(named.ref, None) if isinstance(named.ref, int) else None
+        if asked is not None:
+            if not asked.answer.done():
+                asked.answer.set_exception(fault)
+            return
+        run_id = named.run_id if isinstance(named.run_id, str) else str(named.id)[4:30]
+        channel = self._channels.get(run_id)
+        if channel is None:
+            raise fault
+        if not channel.left:
+            self.leave(run_id, channel)
+            channel.fail(fault)
 
     def _reply(self, message: Message) -> None:
         bad = message.type in {"error", "gap"}
-        asked = self._asked.pop(message.ref, None)
+        asked = self._asked.pop(message.ref, None) if isinstance(message.ref, int) else None
         followed = self._channels.get(message.run_id)
         if message.type == "detached":
             self._channels.pop(message.run_id, None)

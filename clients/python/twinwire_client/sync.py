@@ -1,24 +1,30 @@
 """The client for programs without an event loop of their own: the same `Client`, in a loop of a thread of its own.
 
-Each method waits until the async one of the same name is done; Ctrl-C ends the waiting, and what was waited for.
+Each method waits until the async one of the same name is done; an exception that a signal raises in it, such as Ctrl-C,
+ends the waiting, and what was waited for.
 """
 
 from __future__ import annotations
 
 import asyncio
+import inspect
+import os
 import threading
 from collections import deque
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future, wait
+from contextlib import suppress
 from functools import partial, wraps
 from types import TracebackType
 from typing import Any, Concatenate, Generic, ParamSpec, Self, TypeVar
 
+from twinwire_client.api import Token
 from twinwire_client.client import Client
 from twinwire_client.events import Event, Snapshot
 from twinwire_client.run import Run
 
-CANCEL_SECONDS = 1.0
+CANCEL_SECONDS = 1.0  # how long to wait until what was given up has let go
+CLOSE_SECONDS = 5.0  # how long to wait for the end of the thread
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -41,8 +47,17 @@ class _Call(Generic[T]):
         """Cancel the work."""
         if self._task is None:
             self.outcome.cancel()
+            self.outcome.set_running_or_notify_cancel()  # else `wait` would not notice
         else:
             self._task.cancel()
+
+    async def ended(self) -> None:
+        """Wait until it is told that the client is closed, and have nobody wait for longer."""
+        if self._task is not None:
+            await asyncio.wait([self._task], timeout=CANCEL_SECONDS)
+            self._task.cancel()
+        if not self.outcome.done():
+            self.outcome.set_exception(RuntimeError("The client is closed."))
 
     async def _carry_out(self) -> None:
         try:
@@ -58,26 +73,100 @@ class _Loop:
 
     def __init__(self) -> None:
         self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="twinwire-client", daemon=True)
+        self._process = os.getpid()
+        self._lock = threading.RLock()  # a signal's handler may close the client in the middle of a call
+        self._calls: set[_Call[Any]] = set()
+        self._closing: _Call[None] | None = None
+        self._thread = threading.Thread(target=self._live, name="twinwire-client", daemon=True)
         self._thread.start()
 
-    def run(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
-        """Return what `work()` returns, or raise what it raises. Ctrl-C cancels it, and waits until it has let go."""
-        if self._loop.is_closed():
-            raise RuntimeError("The client is closed.")
+    def run(self, work: Callable[[], Coroutine[Any, Any, T]], undelivered: Callable[[T], object] = lambda _: None) -> T:
+        """Return what `work()` returns, or raise what it raises.
+
+        If an exception comes in between, as of Ctrl-C, cancel it and wait until it has let go; a result that it has
+        nevertheless is `undelivered`.
+        """
+        if os.getpid() != self._process:
+            raise RuntimeError(
+                "The client belongs to the process that this one was forked from. Make a client in each process."
+            )
+        if threading.current_thread() is self._thread:
+            raise RuntimeError("The client cannot be waited for in a function that it calls itself.")
         call = _Call(work)
         try:
-            self._loop.call_soon_threadsafe(call.start)
-            return call.outcome.result()
-        except KeyboardInterrupt:
-            self._loop.call_soon_threadsafe(call.give_up)
-            wait([call.outcome], CANCEL_SECONDS)
+            if self._begin(call):
+                return call.outcome.result()
+        except BaseException as error:
+            self._give_up(call, undelivered)
+            if isinstance(error, asyncio.CancelledError):
+                raise RuntimeError("The client is closed.") from None  # noqa: TRY004 - a cancelled call
             raise
+        return self._at_once(work)
 
-    def close(self) -> None:
-        """End the thread."""
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
+    def leave(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Do the `work` of closing something, if it is not closed with the client: from anywhere, without an error."""
+        if os.getpid() != self._process:
+            return
+        if threading.current_thread() is self._thread:
+            self._begin(_Call(work))
+        else:
+            self.run(work)
+
+    def close(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Do the `work` of closing the client, end all other calls, and then the thread."""
+        if os.getpid() != self._process:
+            return
+        with self._lock:
+            if self._closing is None:
+                self._closing = _Call(partial(self._end, work))
+                self._loop.call_soon_threadsafe(self._closing.start)
+        if threading.current_thread() is not self._thread:
+            self._thread.join(CLOSE_SECONDS)
+
+    def _begin(self, call: _Call[Any]) -> bool:
+        """Start a call; False if the client is closed."""
+        with self._lock:
+            if self._closing is not None:
+                return False
+            self._calls.add(call)
+            call.outcome.add_done_callback(lambda _: self._calls.discard(call))
+            self._loop.call_soon_threadsafe(call.start)
+            return True
+
+    def _give_up(self, call: _Call[T], undelivered: Callable[[T], object]) -> None:
+        """Cancel a call, unless it has ended by itself."""
+
+        def deliver(outcome: Future[T]) -> None:
+            if not outcome.cancelled() and outcome.exception() is None:
+                undelivered(outcome.result())
+
+        call.outcome.add_done_callback(deliver)
+        if not call.outcome.done():
+            with suppress(RuntimeError):  # of a loop that was closed meanwhile
+                self._loop.call_soon_threadsafe(call.give_up)
+            wait([call.outcome], CANCEL_SECONDS)
+
+    def _at_once(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """As `run` when the client is closed: nothing is waited for, and events that have come by then can be read."""
+        self._thread.join(CLOSE_SECONDS)
+        coroutine = work()
+        try:
+            coroutine.send(None)
+        except StopIteration as done:
+            result: T = done.value
+            return result
+        coroutine.close()
+        raise RuntimeError("The client is closed.")
+
+    async def _end(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        try:
+            await work()
+        finally:
+            await asyncio.gather(*(call.ended() for call in tuple(self._calls)))
+            self._loop.call_soon(self._loop.stop)
+
+    def _live(self) -> None:
+        self._loop.run_forever()
         self._loop.close()
 
 
@@ -87,7 +176,7 @@ class SyncRun:
     def __init__(self, loop: _Loop, run: Run) -> None:
         self._loop = loop
         self._run = run
-        self._events: deque[Event] = deque()  # those that a Ctrl-C kept from being returned
+        self._kept: deque[Event] = deque()  # those that a signal's exception kept from being returned
 
     @property
     def run_id(self) -> str:
@@ -100,7 +189,7 @@ class SyncRun:
         return self._run.cursor
 
     @property
-    def result(self) -> str | None:
+    def result(self) -> Any:
         """See `Run`."""
         return self._run.result
 
@@ -115,7 +204,7 @@ class SyncRun:
         return self._run.snapshot
 
     def __enter__(self) -> Self:
-        self._loop.run(self._run.__aenter__)
+        self._loop.run(self._run.__aenter__, lambda _: self.close())  # which no `__exit__` would do
         return self
 
     def __exit__(
@@ -127,27 +216,44 @@ class SyncRun:
         return self
 
     def __next__(self) -> Event:
+        event = None
         try:
-            if not self._events:
-                self._loop.run(self._fetch)
-        except StopAsyncIteration:
-            raise StopIteration from None
-        return self._events.popleft()
+            if (event := self.read()) is None:
+                raise StopIteration
+            return event  # noqa: TRY300 - a signal can come in just this line
+        except BaseException:
+            self._keep(event)
+            raise
 
-    async def _fetch(self) -> None:
-        self._events.append(await self._run.__anext__())
+    def read(self, timeout: float | None = None) -> Event | None:
+        """See `Run`."""
+        event = None
+        try:
+            if self._kept:
+                event = self._kept[0]
+                self._kept.popleft()
+                return event
+            return self._loop.run(partial(self._run.read, timeout), self._keep)
+        except BaseException:
+            self._keep(event)
+            raise
+
+    def _keep(self, event: Event | None) -> None:
+        """Have this be the next event again."""
+        if event is not None and not (self._kept and self._kept[0] is event):
+            self._kept.appendleft(event)
 
     def cancel(self) -> str:
         """See `Run`; any thread may do so."""
         return self._loop.run(self._run.cancel)
 
-    def wait(self) -> str:
+    def wait(self) -> Any:
         """See `Run`."""
         return self._loop.run(self._run.wait)
 
     def close(self) -> None:
-        """Follow it no longer, as leaving the block does."""
-        self._loop.run(self._run.aclose)
+        """Follow it no longer, as leaving the block does. From any thread, and as often as one likes. See `Run`."""
+        self._loop.leave(self._run.aclose)
 
 
 def _taking(
@@ -174,12 +280,37 @@ def _asking(
     return ask
 
 
+def _beside(token: Token | None) -> Token | None:
+    """Return the token; a function that may block is asked in a thread of its own, and holds nobody else up."""
+    if token is None or isinstance(token, str) or inspect.iscoroutinefunction(token):
+        return token
+
+    def ask(outcome: Future[Any]) -> None:
+        if outcome.set_running_or_notify_cancel():
+            try:
+                outcome.set_result(token())
+            except BaseException as error:  # noqa: BLE001 - it is raised where the token is awaited
+                outcome.set_exception(error)
+
+    async def asked() -> str:
+        outcome: Future[Any] = Future()
+        threading.Thread(target=ask, args=[outcome], name="twinwire-token", daemon=True).start()
+        given = await asyncio.wrap_future(outcome)
+        text: str = await given if inspect.isawaitable(given) else given
+        return text
+
+    return asked
+
+
 class SyncClient:
-    """`Client`, with its arguments and methods; a context manager. A `token` function is called in another thread."""
+    """`Client`, with its arguments and methods; a context manager, for any number of threads of one process.
+
+    A `token` function is called in a thread of its own, and may block; `on_retry` is called in the client's thread.
+    """
 
     @_taking(Client)
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        self._client = Client(*args, **kwargs)
+        self._client = Client(*args, **{**kwargs, "token": _beside(kwargs.get("token"))})
         self._loop = _Loop()
 
     stream = _following(Client.stream)
@@ -197,6 +328,8 @@ class SyncClient:
         self.close()
 
     def close(self) -> None:
-        """Close all connections and end the thread."""
-        self._loop.run(self._client.aclose)
-        self._loop.close()
+        """Close all runs and connections, and end the thread. From any thread, and as often as one likes.
+
+        Whoever waits for an event gets `RunClosed`.
+        """
+        self._loop.close(self._client.aclose)

@@ -4,17 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections import deque
 from typing import Any
 
+import msgspec
+
 from twinwire_client.api import Api
-from twinwire_client.errors import ProtocolError, Unauthenticated
+from twinwire_client.errors import ApiError, ProtocolError, Unauthenticated
+from twinwire_client.mailbox import Mailbox
 from twinwire_client.retry import Broken
 from twinwire_client.run import Connection, Position
-from twinwire_client.socket import Session, Why
+from twinwire_client.socket import Session
+from twinwire_client.sse import start
 
 MAX_WAITING, FEW_WAITING = 1024, 256
 """The number of events that wait for a slow reader here when its run is paused, and when it is resumed."""
+
+LARGE_BYTES = 65_536
+"""From which size on a start is a request of its own: whatever refuses it then ends no socket that others use."""
+
+ACK_SECONDS = 1.0
+"""How long a cancel that was sent over a socket may be without an answer until it is sent as a request, too."""
 
 _requests = itertools.count(1)
 
@@ -28,6 +37,8 @@ class Sockets:
 
     async def connect(self, at: Position) -> Connection | None:
         """See `run.Connect`. A token that is refused is asked for once more, if it can be."""
+        if len(msgspec.json.encode(at.start)) >= LARGE_BYTES:
+            await start(self._api, at)
         try:
             return await self._connect(at)
         except Unauthenticated:
@@ -35,19 +46,35 @@ class Sockets:
                 raise
         return await self._connect(at)
 
+    async def cancel(self, run_id: str) -> str:
+        """Cancel a run: `accepted` or `already_finished`. Over a socket that is open; if none answers, by a request."""
+        self._api.check()
+        following = sorted(self._sessions, key=lambda session: not session.follows(run_id))
+        session = next((session for session in following if session.opened), None)
+        if session is not None:
+            answer = session.tell({"type": "cancel", "run_id": run_id})
+            await asyncio.wait([answer], timeout=ACK_SECONDS)
+            error = answer.exception() if answer.done() else Broken("The server has not answered.")
+            if isinstance(error, ApiError) and session.alive:
+                raise error
+            if error is None and (status := answer.result().status) in {"accepted", "already_finished"}:
+                return str(status)
+        return str((await self._api.ask("POST", f"/runs/{run_id}/cancel")).get("status"))
+
     async def aclose(self) -> None:
         """Close all."""
         await asyncio.gather(*(session.aclose() for session in self._sessions))
         self._sessions.clear()
 
     async def _connect(self, at: Position) -> Connection | None:
+        self._api.check()
         connection = _Connection(self._session(at.run_id), at, renewable=self._api.renewable)
         going = False
         try:
             going = await connection.follow()
         finally:
             if not going:
-                await connection.aclose()
+                connection.close()
         return connection if going else None
 
     def _session(self, run_id: str | None) -> Session:
@@ -61,18 +88,15 @@ class Sockets:
         return free
 
 
-class _Connection:
+class _Connection(Mailbox):
     """See `run.Connection` and `socket.Channel`."""
 
     def __init__(self, session: Session, at: Position, *, renewable: bool) -> None:
+        super().__init__(renewable=renewable)
         self.left = False
         self.cancels = at.start.get("on_disconnect") == "cancel"
         self._session = session
         self._at = at
-        self._renewable = renewable
-        self._texts: deque[str] = deque()
-        self._why: Why | None = None
-        self._arrived = asyncio.Event()
         self._paused = False
 
     async def follow(self) -> bool:
@@ -93,39 +117,28 @@ class _Connection:
 
     async def receive(self) -> str:
         """See `run.Connection`."""
-        try:
-            while not self._texts:
-                if self._why is not None:
-                    raise self._why
-                self._arrived.clear()
-                await self._arrived.wait()
-        except Unauthenticated as error:
-            if not self._renewable:
-                raise
-            raise Broken(str(error)) from None
-        text = self._texts.popleft()
+        text = await super().receive()
         if self._paused and len(self._texts) <= FEW_WAITING:
             self._pause(paused=False)
         return text
 
-    async def aclose(self) -> None:
+    def close(self) -> None:
         """See `run.Connection`."""
-        self._session.leave(self._at.run_id, self)
+        if not self.left:
+            self._session.leave(self._at.run_id, self)
         self.fail(Broken("The run is no longer followed."))
 
-    def put(self, text: str, *, last: bool) -> None:
+    async def aclose(self) -> None:
+        """See `run.Connection`."""
+        self.close()
+
+    def deliver(self, text: str, *, last: bool) -> None:
         """See `Channel`. A reader that is far behind lags in the server's log, not here."""
         if self.left:
             return
-        self._texts.append(text)
+        self.put(text)
         if len(self._texts) >= MAX_WAITING and not last and not self._paused:
             self._pause(paused=True)
-        self._arrived.set()
-
-    def fail(self, error: Why) -> None:
-        """See `Channel`."""
-        self._why = error
-        self._arrived.set()
 
     def _pause(self, *, paused: bool) -> None:
         """Say that no more is to come for now, or that more may.

@@ -15,7 +15,7 @@ from twinwire.cli.render import Terminal, plain
 from twinwire.protocol.errors import SettingsError
 from twinwire.protocol.events import dump
 from twinwire.telemetry.logging import hide, scrub
-from twinwire_client import Client, Event, Run, TwinwireClientError
+from twinwire_client import Client, Event, Retry, Run, TwinwireError
 
 INTERRUPTED = 130  # as a shell tells it: 128 + SIGINT
 FIRST_ATTEMPTS = 4  # about a second: somebody is waiting
@@ -26,7 +26,7 @@ def perform(arguments: argparse.Namespace, work: Callable[[Client], Coroutine[An
     """Do `work` with a client for the server that was named; the exit code. Raises `SettingsError`."""
     hide(token := _token(arguments.token_file))
     try:
-        client = Client(arguments.url, first_attempts=FIRST_ATTEMPTS, token=token)
+        client = Client(arguments.url, first_attempts=FIRST_ATTEMPTS, token=token, on_retry=_waiting)
     except ValueError as error:
         raise SettingsError(f"`--url` must be the URL of a server: {error}.", field="--url") from None
 
@@ -42,9 +42,15 @@ def perform(arguments: argparse.Namespace, work: Callable[[Client], Coroutine[An
         # Whoever read our output has left; Python would complain again when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except TwinwireClientError as error:
+    except TwinwireError as error:
         complain(str(error))
         return 1
+
+
+def _waiting(retry: Retry) -> None:
+    """Say once that the server has gone away and is waited for."""
+    if retry.attempt == FIRST_ATTEMPTS:
+        complain(f"The server cannot be reached, and is waited for. {retry.reason}")
 
 
 def complain(problem: str) -> None:
@@ -98,7 +104,7 @@ async def cancel(run: Run) -> bool:
             await run.cancel()
     except TimeoutError:
         complain("the server did not confirm that the run is cancelled")
-    except TwinwireClientError as error:
+    except TwinwireError as error:
         complain(str(error))
     else:
         return True

@@ -24,7 +24,7 @@ from msgspec import Struct
 from twinwire.cli.console import INTERRUPTED, Screen, cancel, complain
 from twinwire.cli.prompt import Prompt
 from twinwire.protocol.errors import SettingsError
-from twinwire_client import Client, Run, TwinwireClientError
+from twinwire_client import Client, Run, TwinwireError
 
 PROMPT = "> "
 TRANSPORTS = ("auto", "sse", "ws")
@@ -182,7 +182,7 @@ class Conversation:
                 async for event in run:
                     self._screen.show(event)
                 await run.wait()
-        except TwinwireClientError as error:
+        except TwinwireError as error:
             self._screen.close()
             complain(str(error))
         finally:

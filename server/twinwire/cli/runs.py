@@ -7,7 +7,7 @@ import argparse
 from twinwire.cli import console
 from twinwire.cli.render import plain
 from twinwire.protocol.events import dump
-from twinwire_client import Client
+from twinwire_client import Client, RunInfo
 
 
 def runs(arguments: argparse.Namespace) -> int:
@@ -28,9 +28,9 @@ def runs(arguments: argparse.Namespace) -> int:
     return console.perform(arguments, work)
 
 
-def _json(run: dict[str, object]) -> str:
+def _json(run: RunInfo) -> str:
     return f"{dump(run).decode()}\n"
 
 
-def _line(run: dict[str, object]) -> str:
+def _line(run: RunInfo) -> str:
     return plain(f"{run.get('run_id')}  {run.get('status')!s:<9}  {run.get('created')}  {run.get('agent')}\n")

@@ -1,0 +1,40 @@
+"""What a server knows of a run, as `GET /runs/{run_id}` tells it (PROTOCOL.md, section 3)."""
+
+from __future__ import annotations
+
+from typing import Any, Required, TypedDict, TypeGuard
+
+
+class RunInfo(TypedDict, total=False):
+    """A run. `user_id` and `session_id` are there if it has them, what follows `last` once it has ended.
+
+    `status` is `running`, `completed`, `incomplete`, `cancelled`, `max_steps` or `error`. `first` and `last` are the
+    numbers of the events that are kept, `created` is a time as in an event. A server may add keys.
+    """
+
+    run_id: Required[str]
+    agent: Required[str]
+    created: Required[str]
+    status: Required[str]
+    first: Required[int]
+    last: Required[int]
+    user_id: str
+    session_id: str
+    result: Any
+    duration: float
+    usage: dict[str, int]
+    reason: str
+    error_type: str
+    message: str
+
+
+_TEXTS, _NUMBERS = ("run_id", "agent", "created", "status"), ("first", "last")
+
+
+def is_info(told: object) -> TypeGuard[RunInfo]:
+    """Whether this tells of a run."""
+    return (
+        isinstance(told, dict)
+        and all(isinstance(told.get(name), str) for name in _TEXTS)
+        and all(isinstance(told.get(name), int) for name in _NUMBERS)
+    )
