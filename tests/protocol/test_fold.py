@@ -29,6 +29,7 @@ BLANK: dict[str, Any] = {
     "result": None,
     "error_type": None,
     "error": None,
+    "reason": None,
 }
 
 

@@ -12,7 +12,7 @@ import { isObject } from './events.js';
  * @typedef {{text: string, thinking: string, step: number | null, max_steps: number | null, progress: number | null,
  *   tools: Record<string, {name: string, parameters: Record<string, unknown>}>, usage: Usage | null,
  *   status: 'running' | 'completed' | 'incomplete' | 'cancelled' | 'max_steps' | 'error', result: unknown,
- *   error_type: string | null, error: string | null}} State
+ *   error_type: string | null, error: string | null, reason: string | null}} State
  */
 
 /** The first of these that is a text. @param {unknown[]} values */
@@ -30,7 +30,7 @@ export class Fold {
   /** @type {State} */
   state = {
     text: '', thinking: '', step: null, max_steps: null, progress: null, tools: Object.create(null), usage: null,
-    status: 'running', result: null, error_type: null, error: null,
+    status: 'running', result: null, error_type: null, error: null, reason: null,
   };
 
   /** Goes on from a snapshot's state, if there is one. @param {State} [state] */
@@ -73,12 +73,14 @@ export class Fold {
         state.tools = Object.create(null);
         state.status = ENDED.includes(data['status']) ? data['status'] : 'completed';
         state.usage = usage(data);
+        state.reason = text(data['reason']) ?? null;
         state.result = data['result'] ?? null;
         break;
       case 'ERROR':
         state.tools = Object.create(null);
         state.status = 'error';
         state.usage = usage(data);
+        state.reason = text(data['reason']) ?? null;
         state.error_type = text(data['error_type']) ?? 'agent_error';
         state.error = text(data['message'], data['error']) ?? '';
         break;

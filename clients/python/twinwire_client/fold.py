@@ -26,6 +26,7 @@ _BLANK: dict[str, Any] = {
     "result": None,
     "error_type": None,
     "error": None,
+    "reason": None,
 }
 
 
@@ -99,6 +100,7 @@ class Fold:
         state, usage, status = self._state, data.get("usage"), data.get("status")
         state["tools"].clear()
         state["usage"] = usage if isinstance(usage, dict) else None
+        state["reason"] = _text(data, "reason")
         if kind == "ERROR":
             state["status"] = "error"
             state["error_type"] = _text(data, "error_type") or "agent_error"

@@ -34,8 +34,8 @@ class Fold(Struct):
     """The state that a run's events have come to; `state` is the same as a JSON object.
 
     `status` is `running`, `completed`, `incomplete`, `cancelled`, `max_steps` or `error`. `result` is the finished
-    answer, `error_type` and `error` what an ERROR told. `tools` are the open tool calls by id, none after the end;
-    each is `{"name", "parameters"}`.
+    answer, `error_type` and `error` what an ERROR told, `reason` who ended the run, if not the agent. `tools` are the
+    open tool calls by id, none after the end; each is `{"name", "parameters"}`.
     After the terminal event nothing changes any more.
     """
 
@@ -48,6 +48,7 @@ class Fold(Struct):
     result: Any = None
     error_type: str | None = None
     error: str | None = None
+    reason: str | None = None
     _answer: bytearray = field(default_factory=bytearray)
     _thinking: bytearray = field(default_factory=bytearray)
     _before: int = 0  # bytes of the steps before
@@ -120,6 +121,7 @@ class Fold(Struct):
         self.tools.clear()
         usage = data.get("usage")
         self.usage = usage if isinstance(usage, dict) else None
+        self.reason = _text(data, "reason")
         if kind == "ERROR":
             self.status = "error"
             self.error_type = _text(data, "error_type") or "agent_error"
