@@ -142,7 +142,7 @@ async def test_errors(names: Any) -> None:
         else:
             error = RunFailed("t", "m") if kind is RunFailed else kind("m")
         has = {attribute for attribute in vars(error) if attribute != "message"}  # an Error's own there
-        ours[name] = {"parent": kind.__base__.__name__.replace("Exception", "Error"), "has": has}
+        ours[name] = {"parent": kind.__mro__[1].__name__.replace("Exception", "Error"), "has": has}
     theirs = {
         name: {"parent": told["parent"], "has": {snake(attribute) for attribute in told["has"]}}
         for name, told in names["errors"].items()
