@@ -34,10 +34,10 @@ const PASSING = new Set([
   'log_unavailable',
   'busy',
 ]);
-/** How many runs a socket follows at most (PROTOCOL.md, section 6). */
+/** The most runs that a socket follows (PROTOCOL.md, section 6). */
 const MAX_FOLLOWED = 100;
-/** How many bytes a start may have: a message has 1 MiB at most, by default (PROTOCOL.md, section 2). */
-const MAX_BYTES = 2 ** 20 - 4096;
+/** The size from which on a start is a request of its own: whatever refuses it then ends no socket that others use. */
+const LARGE_BYTES = 65_536;
 /** Close codes (RFC 6455, section 7.4.1) that say that the client is wrong. Those from 4500 are Twinwire's own. */
 const FINAL = new Set([1003, 1008, 1009, 1010]);
 /** Those of them that a single message may be the reason of. */
@@ -62,8 +62,8 @@ function closed(code, reason) {
   return new Broken(message, { status: code, said: reason || null });
 }
 
-/** Whether a start is too large for one message of a socket. @param {object} start */
-export const isTooLarge = (start) => new TextEncoder().encode(JSON.stringify(start)).length > MAX_BYTES;
+/** True if a start is to be a request of its own. @param {object} start */
+export const isLarge = (start) => new TextEncoder().encode(JSON.stringify(start)).length >= LARGE_BYTES;
 
 export class Session {
   #api;
@@ -84,7 +84,7 @@ export class Session {
     this.#api = api;
     this.#SocketClass = SocketClass;
     this.#openWithin = openWithin;
-    /** Whether it can be spoken to at once. */
+    /** True if it can be spoken to at once. */
     this.open = false;
     /** Resolves when it can be spoken to; the token, if there is one, has been sent. */
     this.opened = this.#open();

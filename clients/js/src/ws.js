@@ -3,7 +3,7 @@
 import { Broken, ProtocolError } from './errors.js';
 import { isTerminal, runOf } from './events.js';
 import { Mailbox } from './mailbox.js';
-import { isTooLarge, Session } from './socket.js';
+import { isLarge, Session } from './socket.js';
 import { startByPost } from './sse.js';
 
 /** @import { Api } from './api.js' */
@@ -130,13 +130,13 @@ class WsConnection {
 }
 
 /**
- * See `Connect`. A start that is too large for a message of a socket, whose other runs would end with it, is a request.
+ * See `Connect`. A large start is a request: a socket's other runs would end with it if it is refused.
  * @param {Sockets} sockets @param {Position} at @param {AbortSignal} signal
  * @param {number} [within]  how many ms a new socket may take to open
  * @returns {Promise<Connection | null>}
  */
 export async function connectWs(sockets, at, signal, within) {
-  if (at.runId === null && isTooLarge(at.start)) await startByPost(sockets.api, at, signal);
+  if (at.runId === null && isLarge(at.start)) await startByPost(sockets.api, at, signal);
   const connection = new WsConnection(await sockets.session(at.runId, within), at);
   signal.throwIfAborted();
   let going = false;

@@ -20,10 +20,10 @@ MAX_WAITING, FEW_WAITING = 1024, 256
 """The number of events that wait for a slow reader here when its run is paused, and when it is resumed."""
 
 LARGE_BYTES = 65_536
-"""From which size on a start is a request of its own: whatever refuses it then ends no socket that others use."""
+"""The size from which on a start is a request of its own: whatever refuses it then ends no socket that others use."""
 
 ACK_SECONDS = 1.0
-"""How long a cancel that was sent over a socket may be without an answer until it is sent as a request, too."""
+"""The seconds for which a cancel over a socket may be without an answer until it is sent as a request, too."""
 
 _requests = itertools.count(1)
 
@@ -37,7 +37,7 @@ class Sockets:
 
     async def connect(self, at: Position) -> Connection | None:
         """See `run.Connect`. A token that is refused is asked for once more, if it can be."""
-        if len(msgspec.json.encode(at.start)) >= LARGE_BYTES:
+        if at.run_id is None and len(msgspec.json.encode(at.start)) >= LARGE_BYTES:
             await start(self._api, at)
         try:
             return await self._connect(at)
