@@ -255,7 +255,7 @@ async def test_attempts_that_were_asked_for(transport: Transport) -> None:
 
 
 async def test_messages_that_cannot_be_sent(server: Running) -> None:
-    """What is no text is a TypeError where it is given, and text that cannot be UTF-8 a ValueError; nothing is sent."""
+    """A message that is no text is a TypeError at once, and text that cannot be UTF-8 a ValueError; nothing is sent."""
     async with connected(server.url) as client:
         for message in ({"type": "click"}, None, b"m", 5, object()):
             with pytest.raises(TypeError, match="`message` must be a text"):

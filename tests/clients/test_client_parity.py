@@ -1,4 +1,4 @@
-"""What one client has the other has too, by the same name; each difference is listed here, with its reason.
+"""Each client has what the other has, by the same name; each difference is listed here, with its reason.
 
 That they do the same is in the vectors: `client`, `consumer`, `events`, `fold`, `cursors` and `run_ids`.
 """
@@ -153,7 +153,7 @@ async def test_errors(names: Any) -> None:
 
 
 def test_retries() -> None:
-    """What is told of a retry, and when it is made, has the same names."""
+    """A retry, and the rules by which it is made, have the same names."""
     source = (CLIENT / "src/retry.js").read_text()
     told = {
         name: {snake(field) for field in re.findall(r"(\w+):", fields)}

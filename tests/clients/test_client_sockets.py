@@ -1,4 +1,4 @@
-"""What one run, one message or one command of the Python client meets ends no other run over the same socket."""
+"""A failure of one run, message or command of the Python client ends no other run over the same socket."""
 
 from __future__ import annotations
 
@@ -134,7 +134,7 @@ async def faulty(fault: Callable[[str, str], str]) -> AsyncIterator[tuple[str, l
     ids=["missing", "data", "ref", "code", "gap", "reply", "not a run"],
 )
 async def test_one_run_s_fault(fault: Callable[[str, str], str]) -> None:
-    """What is wrong with a message that names a run ends that run alone, and it is left."""
+    """A message that is ill-formed and names a run ends that run alone, and it is left."""
     async with faulty(fault) as (url, commands), connected(url, transport="ws") as client:
         one = client.attach("a" * 26)
         with pytest.raises(ProtocolError):

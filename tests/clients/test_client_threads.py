@@ -19,7 +19,7 @@ T = TypeVar("T")
 
 
 async def beside(work: Callable[[], T]) -> T:
-    """What a program does that knows no event loop."""
+    """Run a program that knows no event loop."""
     return await asyncio.to_thread(work)
 
 

@@ -84,7 +84,7 @@ async def test_a_token_without_successor(transport: Transport, guarded: Running,
 
 
 async def test_a_function_that_fails_later(guarded: Running, puppets: Puppets) -> None:
-    """What a function raises when it is asked in time harms nothing, and when it must be asked is a failed attempt."""
+    """A token function that fails harms nothing while the token is good; when one is needed it is a failed attempt."""
     asked = 0
     retries: list[Retry] = []
 

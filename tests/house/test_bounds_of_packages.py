@@ -26,7 +26,7 @@ AGENTS = [
 ]
 
 OURS = ("pyproject.toml", "clients/python/pyproject.toml", "--all-extras", "--no-emit-package", "twinwire-client")
-"""What the server and the Python client require; the client itself, which an extra of the server is, has no version."""
+"""The requirements of the server and the Python client; the client itself, an extra of the server, has no version."""
 
 HELD_BACK = {
     "uvicorn": "serving/ subclasses its protocols: with 0.53 HTTP/2 fails, with 0.52 pings; 0.55 is yet to come",

@@ -57,7 +57,7 @@ SCENE = {
     "failed": "agent_error",
     "rendered": "<p>idle</p>",
 }
-"""What the programs of `consumers/node` print, with a server whose agents are `echo` and `failing`."""
+"""The output of the programs of `consumers/node`, with a server whose agents are `echo` and `failing`."""
 
 
 async def failing(request: RunRequest) -> AsyncGenerator[StreamEvent, None]:

@@ -11,7 +11,7 @@ import { Attempts, deadline } from './retry.js';
 
 /** @import { Backoff } from './retry.js' */
 
-/** How long it may take to find out why a server was not reached. */
+/** The most ms for finding out why a server was not reached. */
 const ASK_MS = 2_000;
 /** Aborts never. */
 export const NEVER = new AbortController().signal;
@@ -113,10 +113,10 @@ export class Api {
     this.authenticates = options.token !== undefined;
     /** Whether asking for the token again may give another one. */
     this.renewable = typeof options.token === 'function';
-    /** Whether `fetch` hands out a body while it comes: React Native's does not. */
+    /** True if `fetch` hands out a body while it comes. React Native's does not. */
     this.streams = options.streams;
     this.credentials = options.credentials;
-    /** Whether it was there at all: what does not work then is worth more patience. */
+    /** True once the server was reached: then failures are worth more patience. */
     this.reached = false;
   }
 
@@ -216,7 +216,7 @@ export class Api {
     }
   }
 
-  /** What kept a page from the server, if it was never reached. @param {unknown} error */
+  /** The reason that kept a page from a server that was never reached. @param {unknown} error */
   async #whyNoAnswer(error) {
     if (this.reached || !(error instanceof Broken) || error.code !== null) return error;
     const watch = new Watch();

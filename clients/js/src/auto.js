@@ -5,7 +5,7 @@ import { Broken, Muted } from './errors.js';
 /** @import { Connect, Connection, Position } from './position.js' */
 /** @typedef {(at: Position, signal: AbortSignal, within?: number) => Promise<Connection | null>} ConnectWithin */
 
-/** How soon a socket must open that is tried first. */
+/** The most ms for opening a socket that is tried first. */
 const SOCKET_MS = 1_000;
 
 /**

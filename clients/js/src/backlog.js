@@ -1,6 +1,6 @@
 /**
- * Who gets a run's events. They are kept until the first one comes who wants them, a loop or a listener; then they are
- * handed out in order, each once. Listeners hear at once, a loop when it asks.
+ * The hand-out of a run's events. They are kept until a loop or a listener asks for some; then all are handed out in
+ * order, each once. Listeners hear at once, a loop when it asks.
  */
 
 import { RunClosed } from './errors.js';
@@ -17,12 +17,12 @@ import { Mailbox } from './mailbox.js';
  *   on: (type: string, listener: (value: any) => void) => unknown}} Rest
  */
 
-/** How many events wait for a slow reader before no more are taken from the connection. */
+/** The number of events that wait for a slow reader before no more are taken from the connection. */
 const MAX_WAITING = 256;
-/** How long a loop may be busy with one event before whoever awaits the result need not wait for it any longer. */
+/** The ms for which a loop may be busy with one event before an awaited result no longer waits for it. */
 const BUSY_MS = 1_000;
 
-/** Whether a promise is settled within so many ms. @param {Promise<unknown>} promise @param {number} ms */
+/** True if a promise is settled within so many ms. @param {Promise<unknown>} promise @param {number} ms */
 function within(promise, ms) {
   return /** @type {Promise<boolean>} */ (
     new Promise((resolve) => {
@@ -40,17 +40,18 @@ export class Backlog {
   #listeners = new Listeners();
   /** Listeners that are first to hear what was kept, and that. @type {{listeners: Listener[], events: Numbered[]} | null} */
   #late = null;
-  /** Whether events go into the mailbox. */
+  /** True while events go into the mailbox. */
   #keeping = true;
-  /** Whether a loop takes them out. */
+  /** True while a loop takes them out. */
   #reading = false;
-  /** Whether somebody waits for the result, or for how it ends. */
+  /** True once somebody awaits the result. */
   #awaited = false;
+  /** True once somebody listens for the status. */
   #watched = false;
   #over = false;
   /** Why nothing is handed out any more. @type {{error: unknown} | null} */ #closed = null;
   /** The last event before those that were not kept. @type {number | null} */ #keptTo = null;
-  /** Whether these are nobody's, as there was no loop. */
+  /** True if no loop was there for those. */
   #untold = false;
   /** @type {Rest | null} */ #rest = null;
   #readOn;
@@ -75,7 +76,7 @@ export class Backlog {
     this.#cursor = cursor;
   }
 
-  /** Whether no more is to be put for now. */
+  /** True if no more is to be put for now. */
   get full() {
     return this.#keeping && this.#mail.size >= MAX_WAITING;
   }

@@ -1,4 +1,4 @@
-/** How a run is cancelled: over whatever connection gets through. */
+/** The cancelling of a run, over whatever connection gets through. */
 
 import { NEVER } from './api.js';
 import { Broken } from './errors.js';
@@ -7,7 +7,7 @@ import { sleep } from './retry.js';
 /** @import { Api } from './api.js' */
 /** @import { Sockets } from './ws.js' */
 
-/** How long a request may take before a socket is opened: a browser's six connections of HTTP/1.1 may be in use. */
+/** The ms that a request may take before a socket is opened: a browser's six connections of HTTP/1.1 may be in use. */
 const SOON_MS = 1_000;
 
 /**

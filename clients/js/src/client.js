@@ -63,7 +63,7 @@ import { connectWs, Sockets } from './ws.js';
  */
 /** @typedef {FollowOptions & {after?: number | string, snapshot?: boolean}} AttachOptions */
 /**
- * What the server knows of a run; what comes after `last` is there once the run has ended. `result` is in no list.
+ * A run, as the server tells of it. The fields after `last` are there once the run has ended; `result` is in no list.
  * @typedef {{run_id: string, agent: string, created: string, user_id?: string, session_id?: string,
  *   status: 'running' | FinishStatus | 'error', first: number, last: number, usage?: Usage, reason?: EndReason,
  *   duration?: number, result?: unknown, error_type?: string, message?: string}} RunInfo
@@ -105,7 +105,7 @@ function checkUrl(url) {
   return origin + pathname.replace(/\/+$/, '');
 }
 
-/** What each transport needs that may be missing in an environment. @type {Record<Transport, string>} */
+/** The class that each transport needs and that an environment may lack. @type {Record<Transport, string>} */
 const NEEDS = {
   auto: 'a `WebSocket`', sse: 'a `fetch` that streams', ws: 'a `WebSocket`', eventsource: 'an `EventSource`',
 };
@@ -135,7 +135,7 @@ function checkStart(start) {
   return start;
 }
 
-/** Whether `fetch` here hands out a body while it comes: React Native's does not, and Jest's pages have none. */
+/** True if `fetch` here hands out a body while it comes. React Native's does not, and Jest's pages have none. */
 const streams = () => 'body' in (globalThis.Response?.prototype ?? {});
 
 /**
@@ -212,7 +212,7 @@ export class Client {
   }
 
   /**
-   * What the server knows of a run.
+   * Asks the server about a run.
    * @param {string} runId @param {AbortSignal} [signal] @returns {Promise<RunInfo>}
    */
   async get(runId, signal = NEVER) {

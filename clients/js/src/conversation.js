@@ -18,11 +18,11 @@ import { Turn } from './turn.js';
  *   status: Status | 'idle', active: boolean, retry: Heard['retry'] | null}} RunView
  */
 
-/** How long a run is followed without a component (ms): as long as it then goes on without a follower by default. */
+/** The ms for which a run is followed without a component: as long as it then goes on without a follower by default. */
 const GRACE_MS = 300_000;
-/** How many conversations without a component are kept. */
+/** The number of conversations without a component that are kept. */
 const MOST = 32;
-/** How many turns of a conversation are kept. */
+/** The number of turns of a conversation that are kept. */
 const MAX_TURNS = 1000;
 const FRAME_MS = 16;
 
@@ -70,12 +70,12 @@ export class Conversation {
     this.#onLeave = onLeave;
   }
 
-  /** Whether a component shows it. */
+  /** True while a component shows it. */
   get read() {
     return this.#readers.size > 0;
   }
 
-  /** Whether components have shown it, and none does now. */
+  /** True if components have shown it, and none does now. */
   get deserted() {
     return this.#deserted;
   }
@@ -189,7 +189,7 @@ export class Conversation {
   }
 
   /**
-   * Whether the message is one of this tick's that a component asked, which has gone and is back: StrictMode runs each
+   * True if the message is one of this tick's that a component asked, which has gone and is back: StrictMode runs each
    * effect twice.
    * @param {string} message
    */

@@ -2,7 +2,7 @@
 
 import { ApiError, Broken } from './errors.js';
 
-/** How long it may take a server to come up that refuses connections. */
+/** The ms that a server which refuses connections may take to come up. */
 const NOBODY_MS = 2_000;
 
 /** The words of Node, Deno and Bun; what code they mean, for how many ms it may pass, and what to say of it. */
@@ -14,7 +14,7 @@ const KINDS = /** @type {const} */ ([
     "The server's certificate is not trusted. Start Node with NODE_EXTRA_CA_CERTS=<file> if it is your own authority's."],
 ]);
 
-/** What the network did. @param {unknown} thrown  by `fetch`, or an error of npm's `ws` */
+/** The failure of a request, by its kind. @param {unknown} thrown  by `fetch`, or an error of npm's `ws` */
 export function broken(thrown) {
   const { message, code, cause } = /** @type {Error & {code?: unknown, cause?: {code?: unknown, message?: string}}} */ (thrown);
   const reason = cause?.message || message;
@@ -26,8 +26,8 @@ export function broken(thrown) {
 }
 
 /**
- * What keeps a page from a server of another origin that it never reached: a browser does not tell it apart from a
- * broken network. `ask` makes a harmless request of this mode, which rejects if no answer can be read.
+ * The reason that keeps a page from a server of another origin that it never reached. A browser does not tell it apart
+ * from a broken network. `ask` makes a harmless request of this mode, which rejects if no answer can be read.
  * @param {string} url @param {(mode: 'cors' | 'no-cors') => Promise<unknown>} ask @param {Broken} error  as it seemed
  */
 export async function fromPage(url, ask, error) {

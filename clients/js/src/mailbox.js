@@ -13,7 +13,7 @@ export class Mailbox {
     return this.#items.length - this.#head;
   }
 
-  /** What waits to be taken. */
+  /** The items that wait to be taken. */
   get items() {
     return this.#items.slice(this.#head);
   }

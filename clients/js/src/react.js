@@ -22,7 +22,7 @@ import { Conversation, Conversations, IDLE } from './conversation.js';
 /** @typedef {turn.Message} Message */
 /** @typedef {turn.Question} Question */
 /**
- * What each `send` and `attach` is given, too. `id` names the conversation, which components that give the same one
+ * Options that each `send` and `attach` is given, too. `id` names the conversation, which components that give the same one
  * share; by default it is the session's. Without either it is the component's own.
  * @typedef {StartOptions & {id?: string}} RunOptions
  */

@@ -26,7 +26,7 @@ import { Position } from './position.js';
  *   snapshot: Snapshot, retry: Retry}} Heard
  */
 /** @typedef {{signal?: AbortSignal | undefined, cancelOnAbort?: boolean, snapshot?: boolean}} RunOptions */
-/** What all runs of a client share. @typedef {{api: Api, runs: Set<Run<any>>, cancel: (runId: string) => Promise<string>}} Shared */
+/** The parts that all runs of a client share. @typedef {{api: Api, runs: Set<Run<any>>, cancel: (runId: string) => Promise<string>}} Shared */
 
 /**
  * An async iterable of the run's events; leaving the loop early closes it. Made by `Client`, whose `Custom` is its own.

@@ -49,12 +49,12 @@ export class Turn {
     return this.#stage === 'begun';
   }
 
-  /** Whether its run goes on, as far as one knows. */
+  /** True while its run goes on, as far as one knows. */
   get active() {
     return this.run?.active ?? false;
   }
 
-  /** Whether it ends what goes on, and doesn't wait for it. */
+  /** True if it ends the run that goes on in place of waiting for it. */
   get interrupts() {
     return this.options.interrupt ?? true;
   }

@@ -1,4 +1,4 @@
-/** Who gets a run's events: those who come early, late, twice, never; those who throw, give up waiting, or leave. */
+/** The hand-out of events to those who come early, late, twice, never; who throw, give up waiting, or leave. */
 
 import { expect, onTestFinished, test, vi } from 'vitest';
 

@@ -22,7 +22,7 @@ function span(events) {
   return `${first}-${first + numbers.length - 1}`;
 }
 
-/** What it is refused for. @param {() => unknown} work */
+/** The message with which it is refused. @param {() => unknown} work */
 async function refusal(work) {
   try {
     await work();

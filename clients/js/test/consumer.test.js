@@ -1,4 +1,4 @@
-/** What users' code does to a run on a real server, over each transport: comes late, leaves, awaits, gives up. */
+/** Users' code comes late to a run, leaves it, awaits it, gives it up: on a real server, over each transport. */
 
 import { describe, expect, test, vi } from 'vitest';
 

@@ -36,7 +36,7 @@ function glimpsed(conversation, like) {
 
 /** @param {RunView} view */
 const over = ({ active, messages }) => !active && messages.length > 0;
-/** What a message says and how it is, in short. @param {RunView} view */
+/** A message's text and status, in short. @param {RunView} view */
 const said = ({ messages }) => messages.map(({ role, text, status }) => `${role}: ${text.trim()} (${status})`);
 
 /** @param {ClientOptions} options */

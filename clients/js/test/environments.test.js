@@ -1,4 +1,4 @@
-/** What an environment lacks or adds: a page to be on, a body that streams, cookies. */
+/** Environments that lack or add something: a page to be on, a body that streams, cookies. */
 
 import { expect, onTestFinished, test, vi } from 'vitest';
 

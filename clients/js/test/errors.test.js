@@ -1,4 +1,4 @@
-/** What goes wrong, told by kind: what is tried again, how often, and what no waiting mends. */
+/** Failures, by kind: those that are tried again, how often, and those that no waiting mends. */
 
 import { createServer } from 'node:http';
 import { describe, expect, onTestFinished, test, vi } from 'vitest';

@@ -18,8 +18,8 @@ export class Scripted {
   /** @type {((event: any) => void) | null} */ onmessage = null;
   /** @type {((event: any) => void) | null} */ onerror = null;
   /** @type {((event: any) => void) | null} */ onclose = null;
-  /** Whether the client has closed it. */ closed = false;
-  /** What the client said. @type {Mailbox<Record<string, any>>} */ #commands = new Mailbox();
+  /** True once the client has closed it. */ closed = false;
+  /** The client's commands. @type {Mailbox<Record<string, any>>} */ #commands = new Mailbox();
 
   constructor() {
     sockets.put(this);

@@ -1,4 +1,4 @@
-/** What a page downloads of the client. */
+/** The size of what a page downloads of the client. */
 
 import { readFileSync } from 'node:fs';
 import { gzipSync } from 'node:zlib';

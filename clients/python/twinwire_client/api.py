@@ -26,7 +26,7 @@ Token = str | Callable[[], str | Awaitable[str]]
 """A bearer token, or what gives one that is good now."""
 
 Verify = bool | str | ssl.SSLContext
-"""Whether to verify the server's certificate, the file of the CA to trust, or a context of one's own."""
+"""False for a certificate that is not checked, the path of a file with the CA to trust, or a context of one's own."""
 
 
 class Closable(Protocol):
@@ -45,7 +45,7 @@ _SCHEME = "Bearer "
 
 
 def is_token(text: object) -> bool:
-    """Whether this can stand in a header."""
+    """True if this can stand in a header."""
     return isinstance(text, str) and text.isascii() and text.isprintable() and text.strip() != ""
 
 
@@ -219,7 +219,7 @@ class Api:
             )
 
     def here(self) -> bool:
-        """Whether this is the event loop that the client is in use in, or might be."""
+        """True if this is the event loop that the client is in use in, or might be."""
         try:
             return self._loop is None or self._loop is asyncio.get_running_loop()
         except RuntimeError:
@@ -236,12 +236,12 @@ class Api:
             await self.http.aclose()
 
     def options(self) -> dict[str, Any]:
-        """What httpx is to be told with each request."""
+        """The arguments that httpx is given with each request."""
         auth = {} if self._bearer is None else {"auth": self._bearer}
         return {"headers": dict(self._headers), "timeout": self.timeout, **auth}
 
     def url(self, path: str) -> str:
-        """Where a path of the server's is."""
+        """The URL of a path of the server's."""
         return f"{self._url}{path}"
 
     def attempts(self) -> Attempts:
@@ -306,7 +306,7 @@ class Api:
                     await response.aclose()
 
     def refused(self, response: httpx.Response, content: bytes = b"") -> Broken | ApiError:
-        """What an answer that is no success means; only a verdict shows that there is a server."""
+        """The error in an answer that is no success; only a verdict shows that there is a server."""
         error = refusal(response, content)
         self.retries.reached |= isinstance(error, ApiError)
         return error

@@ -170,7 +170,7 @@ class Client:
         return self._run(transport, position, snapshot=snapshot)
 
     async def get(self, run_id: str) -> RunInfo:
-        """What the server knows of a run. Raises `RunNotFound`."""
+        """Ask the server about a run. Raises `RunNotFound`."""
         told = await self._api.ask("GET", f"/runs/{_known(run_id)}")
         if not is_info(told):
             raise ProtocolError("The server's answer is not what it knows of a run.")

@@ -115,7 +115,7 @@ class RunClosed(TwinwireError):
 
 
 def _text(body: Mapping[str, Any], name: str) -> str | None:
-    """What a body says, which may be that of a server of another kind."""
+    """A text of a body, which may be that of a server of another kind; None if it has none."""
     value = body.get(name)
     return value if isinstance(value, str) else None
 

@@ -1,4 +1,4 @@
-"""What a server knows of a run, as `GET /runs/{run_id}` tells it (PROTOCOL.md, section 3)."""
+"""A run, as `GET /runs/{run_id}` tells it (PROTOCOL.md, section 3)."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _TEXTS, _NUMBERS = ("run_id", "agent", "created", "status"), ("first", "last")
 
 
 def is_info(told: object) -> TypeGuard[RunInfo]:
-    """Whether this tells of a run."""
+    """True if this tells of a run."""
     return (
         isinstance(told, dict)
         and all(isinstance(told.get(name), str) for name in _TEXTS)

@@ -138,7 +138,7 @@ class Session:
 
     @property
     def opened(self) -> bool:
-        """Whether its handshake is done, and it has not ended."""
+        """True if its handshake is done, and it has not ended."""
         return self._opened and self.alive
 
     @property
