@@ -69,12 +69,12 @@ async def test_each_name_is_declared(installed: Path, entry: str) -> None:
 @pytest.mark.parametrize(
     ("suffix", "module", "resolution"),
     [
-        (".mts", "node16", "node16"),
-        (".cts", "node16", "node16"),
+        pytest.param(".mts", "node16", "node16", marks=pytest.mark.full),
+        pytest.param(".cts", "node16", "node16", marks=pytest.mark.full),
         (".mts", "nodenext", "nodenext"),
         (".cts", "nodenext", "nodenext"),
         (".ts", "esnext", "bundler"),
-        (".cts", "commonjs", "bundler"),
+        pytest.param(".cts", "commonjs", "bundler", marks=pytest.mark.full),
     ],
 )
 async def test_types(npm_archive: Path, tmp_path: Path, suffix: str, module: str, resolution: str) -> None:

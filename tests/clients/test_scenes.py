@@ -23,7 +23,16 @@ Pair = tuple[Language, str]
 PAIRS: list[Pair] = [(language, transport) for language in LANGUAGES for transport in ("sse", "ws")]
 DEFAULT = None
 
-each = pytest.mark.parametrize("pairs", [[pair] for pair in PAIRS], ids=lambda pairs: " ".join(pairs[0]))
+
+def each(*later: Pair) -> pytest.MarkDecorator:
+    """One test for each pair; those of `later` with `full` only."""
+    marks = {pair: [pytest.mark.full] for pair in later}
+    return pytest.mark.parametrize(
+        "pairs", [pytest.param([pair], id=" ".join(pair), marks=marks.get(pair, [])) for pair in PAIRS]
+    )
+
+
+each_client = each(("python", "sse"), ("javascript", "ws"))
 
 
 @asynccontextmanager
@@ -59,7 +68,7 @@ async def slow_reader(pairs: Sequence[Pair], count: int, rate: float, pace: floa
         assert ended(server, Verdict.SLOW) == 0
 
 
-@each
+@each()
 async def test_a_slow_reader(pairs: list[Pair], monkeypatch: pytest.MonkeyPatch) -> None:
     """A reader at a third of the pace reads all, on the connection that it has; over a socket it pauses the run."""
     paused: list[str] = []
@@ -92,7 +101,7 @@ async def paused_reader(pairs: Sequence[Pair], seconds: float, count: int, size:
     return server
 
 
-@each
+@each_client
 async def test_a_pause_that_is_longer_than_any_grace(pairs: list[Pair]) -> None:
     """A reader that stops for longer than the send timeout and its run's grace reads all, dropped or not."""
     server = await paused_reader(
@@ -127,7 +136,7 @@ async def frozen_reader(pairs: Sequence[Pair], seconds: float, count: int, **set
         assert ended(server, Verdict.SLOW) == 0
 
 
-@each
+@each_client
 async def test_a_program_that_is_frozen(pairs: list[Pair]) -> None:
     """A program that stands still for longer than it would wait for the server keeps its connection, and reads all."""
     options = {"heartbeat": 1, "timeout": 1}
@@ -158,7 +167,7 @@ async def away(pairs: Sequence[Pair], seconds: float, count: int, **settings: An
         assert server.runs.started == len(pairs)
 
 
-@each
+@each_client
 async def test_a_phone_that_is_away(pairs: list[Pair]) -> None:
     """A client whose network is gone for several of its time-outs finds its run going on, and reads all."""
     options = {"heartbeat": 0.3, "timeout": 0.5}
@@ -172,7 +181,7 @@ async def test_a_phone_that_is_away_for_a_minute() -> None:
     await away(PAIRS, 60.0, count=12_000, rate=150, run_timeout=200)
 
 
-@each
+@each_client
 async def test_a_server_that_is_away(pairs: list[Pair]) -> None:
     """A client whose connections are refused at once for a while has the same patience."""
     async with (

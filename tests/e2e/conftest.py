@@ -49,7 +49,7 @@ async def context(browser: Browser) -> AsyncIterator[BrowserContext]:
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def server() -> AsyncIterator[Running]:
     """One server for all tests of the page; its agent is that of the test."""
-    async with serving({"mine": Puppets()}, retry_ms=50, max_body=2**16) as running:
+    async with serving({"mine": Puppets()}, retry_ms=50, max_body=2**15) as running:
         yield running
 
 

@@ -242,7 +242,9 @@ def longest_task(trace: bytes) -> float:
     return longest / 1000
 
 
-@pytest.mark.parametrize("kind", LONG)
+@pytest.mark.parametrize(
+    "kind", [pytest.param(kind, marks=[] if kind == "mixed" else [pytest.mark.full]) for kind in LONG]
+)
 async def test_a_long_answer(visit: Visit, browser: Browser, puppets: Puppets, kind: str) -> None:
     """10,000 tokens, as fast as they come, never keep the page from answering its reader for a tenth of a second."""
     text = LONG[kind]

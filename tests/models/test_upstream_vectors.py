@@ -201,7 +201,7 @@ async def play_at(replay: Replay, cases: list[dict[str, Any]], writes: str, kind
 
 
 @pytest.mark.timeout(240)
-@pytest.mark.parametrize("writes", ["each", "one", "bytes"])
+@pytest.mark.parametrize("writes", ["each", "one", pytest.param("bytes", marks=pytest.mark.full)])
 async def test_upstream_cases(writes: str) -> None:
     """Each case comes to what it should, written in the server's own pieces, at once, or a byte at a time."""
     assert await play_all([case for case in CASES if case["id"] not in {*SLOW, BURST}], writes) == []
