@@ -30,6 +30,8 @@ BLANK: dict[str, Any] = {
     "error_type": None,
     "error": None,
     "reason": None,
+    "questions": [],
+    "waiting": False,
 }
 
 

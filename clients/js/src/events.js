@@ -14,6 +14,21 @@ import { ProtocolError } from './errors.js';
  */
 /** @typedef {'completed' | 'incomplete' | 'cancelled' | 'max_steps'} FinishStatus */
 /** Who or what ended a run from outside. @typedef {'user' | 'nobody_followed' | 'deadline' | 'shutdown'} EndReason */
+/**
+ * The form of an answer: one value, or an object of such (PROTOCOL.md, section 10).
+ * @typedef {{type: 'string' | 'number' | 'integer' | 'boolean', title?: string, description?: string, default?: unknown,
+ *   enum?: string[], minLength?: number, maxLength?: number, format?: 'email' | 'uri' | 'date' | 'date-time',
+ *   minimum?: number, maximum?: number}} ValueSchema
+ */
+/**
+ * @typedef {ValueSchema | {type: 'object', properties: Record<string, ValueSchema>, required?: string[], title?: string,
+ *   description?: string, default?: unknown}} AnswerSchema
+ */
+/**
+ * What a run asks: an approval is of a tool call.
+ * @typedef {{input_id: string, kind: 'approval' | 'question', prompt: string, schema?: AnswerSchema, expires_at?: string,
+ *   tool_call_id?: string, tool_name?: string, parameters?: Record<string, unknown>}} QuestionData
+ */
 
 /**
  * An event of one of the protocol's own types, or of one of `Custom`, which has the data of an agent's own types by
@@ -28,6 +43,9 @@ import { ProtocolError } from './errors.js';
  *   | EventOf<'TOOL_CALL_FINISH', {tool_call_id: string, tool_name: string, result: unknown, status: 'ok' | 'error',
  *       duration: number}>
  *   | EventOf<'PROGRESS', {progress: number, step: number, total: number}>
+ *   | EventOf<'INPUT_REQUESTED', QuestionData>
+ *   | EventOf<'INPUT_ANSWERED', {input_id: string, answer?: unknown, message_id?: string, by?: string, expired?: true}>
+ *   | EventOf<'USER_MESSAGE', {content: string, message_id: string, by?: string}>
  *   | EventOf<'AGENT_FINISH', {result: string, duration: number, status: FinishStatus, usage: Usage,
  *       finish_reason?: string, reason?: EndReason}>
  *   | EventOf<'ERROR', {error_type: string, message: string, error: string, retry_after?: number,
@@ -40,8 +58,11 @@ import { ProtocolError } from './errors.js';
 /** The protocol's own types: EventSource hands out only those that one names. */
 export const EVENT_TYPES = Object.freeze([
   'AGENT_START', 'STEP_START', 'STEP_FINISH', 'THINKING', 'LLM_CHUNK', 'TOOL_CALL_START', 'TOOL_CALL_FINISH',
-  'PROGRESS', 'AGENT_FINISH', 'ERROR',
+  'PROGRESS', 'INPUT_REQUESTED', 'INPUT_ANSWERED', 'USER_MESSAGE', 'AGENT_FINISH', 'ERROR',
 ]);
+
+/** What was asked of the user, or said to the run. @type {ReadonlySet<string>} */
+export const INPUT_TYPES = new Set(['INPUT_REQUESTED', 'INPUT_ANSWERED', 'USER_MESSAGE']);
 
 const RUN_ID = /^[a-z2-7]{26}$/;
 const TYPE = /^[A-Z][A-Z0-9_]*$/;

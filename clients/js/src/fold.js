@@ -3,16 +3,18 @@
  * event of somebody's own agent changes what can be read from it and never throws. It does not check the order.
  */
 
-import { isObject } from './events.js';
+import { INPUT_TYPES, isObject } from './events.js';
 
-/** @import { Usage } from './events.js' */
+/** @import { QuestionData, Usage } from './events.js' */
 
 /**
- * `text` and `thinking` are of the current step; `tools` are the open calls by id; what is unknown is null.
+ * `text` and `thinking` are of the current step; `tools` are the open calls by id, `questions` the open ones, oldest
+ * first; `waiting` is true if nothing can come of the run before an answer. What is unknown is null.
  * @typedef {{text: string, thinking: string, step: number | null, max_steps: number | null, progress: number | null,
  *   tools: Record<string, {name: string, parameters: Record<string, unknown>}>, usage: Usage | null,
  *   status: 'running' | 'completed' | 'incomplete' | 'cancelled' | 'max_steps' | 'error', result: unknown,
- *   error_type: string | null, error: string | null, reason: string | null}} State
+ *   error_type: string | null, error: string | null, reason: string | null, questions: QuestionData[],
+ *   waiting: boolean}} State
  */
 
 /** The first of these that is a text. @param {unknown[]} values */
@@ -24,6 +26,9 @@ const count = (value, otherwise) => (Number.isInteger(value) ? /** @type {number
 /** What a terminal event tells of the run's tokens. @param {Record<string, unknown>} data */
 const usage = (data) => (isObject(data['usage']) ? /** @type {Usage} */ (data['usage']) : null);
 
+/** The id of the tool call that a question is about, if it is an approval. @param {Record<string, any>} question */
+const callOf = (question) => (question['kind'] === 'approval' ? text(question['tool_call_id']) : undefined);
+
 const ENDED = ['incomplete', 'cancelled', 'max_steps'];
 
 export class Fold {
@@ -31,11 +36,16 @@ export class Fold {
   state = {
     text: '', thinking: '', step: null, max_steps: null, progress: null, tools: Object.create(null), usage: null,
     status: 'running', result: null, error_type: null, error: null, reason: null,
+    questions: [], waiting: false,
   };
+  /** Nothing but input has come since the newest question. */
+  #quiet = false;
 
   /** Goes on from a snapshot's state, if there is one. @param {State} [state] */
   constructor(state) {
-    if (state) this.state = { ...state, tools: Object.assign(Object.create(null), state.tools) };
+    if (!state) return;
+    this.state = { ...this.state, ...state, tools: Object.assign(Object.create(null), state.tools) };
+    this.#quiet = this.state.waiting;
   }
 
   /** Takes in the run's next event; after the terminal event nothing changes. @param {{type: string, data: unknown}} event */
@@ -43,6 +53,12 @@ export class Fold {
     const { state } = this;
     const data = isObject(given) ? given : {};
     if (state.status !== 'running') return;
+    if (INPUT_TYPES.has(type)) {
+      this.#hear(type, data);
+      this.#wait();
+      return;
+    }
+    this.#quiet = state.waiting = false;
     switch (type) {
       case 'LLM_CHUNK':
         state.text += text(data['content'], data['delta']) ?? '';
@@ -70,6 +86,7 @@ export class Fold {
         }
         break;
       case 'AGENT_FINISH':
+        state.questions = [];
         state.tools = Object.create(null);
         state.status = ENDED.includes(data['status']) ? data['status'] : 'completed';
         state.usage = usage(data);
@@ -77,6 +94,7 @@ export class Fold {
         state.result = data['result'] ?? null;
         break;
       case 'ERROR':
+        state.questions = [];
         state.tools = Object.create(null);
         state.status = 'error';
         state.usage = usage(data);
@@ -85,6 +103,36 @@ export class Fold {
         state.error = text(data['message'], data['error']) ?? '';
         break;
     }
+  }
+
+  /** A new `questions` each time, as of `tools`. @param {string} type @param {Record<string, any>} data */
+  #hear(type, data) {
+    const { state } = this;
+    const id = text(data['input_id']);
+    const asked = state.questions.find((question) => question.input_id === id);
+    const others = state.questions.filter((question) => question !== asked);
+    if (type === 'INPUT_REQUESTED' && id !== undefined) {
+      state.questions = [...others, /** @type {QuestionData} */ (data)];
+      this.#quiet = true;
+    } else if (type === 'INPUT_ANSWERED' && asked) {
+      state.questions = others;
+      this.#edit(callOf(asked), data['answer']);
+    }
+  }
+
+  /** Has an open tool call, which was approved with other parameters, show those. @param {string | undefined} id @param {unknown} answer */
+  #edit(id, answer) {
+    const call = id === undefined ? undefined : this.state.tools[id];
+    if (id === undefined || !call || !isObject(answer) || !isObject(answer['parameters'])) return;
+    const edited = { ...call, parameters: answer['parameters'] };
+    this.state.tools = Object.assign(Object.create(null), this.state.tools, { [id]: edited });
+  }
+
+  /** Finds out whether the run waits: each open call must have a question of its own. */
+  #wait() {
+    const { state } = this;
+    const asked = new Set(state.questions.map(callOf));
+    state.waiting = this.#quiet && state.questions.length > 0 && Object.keys(state.tools).every((id) => asked.has(id));
   }
 
   /** A new `tools` each time, so that who keeps the old one sees the difference. @param {Record<string, unknown>} data */

@@ -11,7 +11,7 @@ const vectors = (name) => JSON.parse(readFileSync(new URL(`../../../tests/vector
 
 const BLANK = {
   text: '', thinking: '', step: null, max_steps: null, progress: null, tools: {}, usage: null, status: 'running',
-  result: null, error_type: null, error: null, reason: null,
+  result: null, error_type: null, error: null, reason: null, questions: [], waiting: false,
 };
 
 describe('fold', () => {

@@ -76,6 +76,40 @@ class Progress(Struct, frozen=True):
     total: int | None = None
 
 
+class InputRequested(Struct, frozen=True):
+    """The run asks its user: `kind` is `question`, whose answer has the form of `schema`, or `approval` of a tool call.
+
+    Nobody can answer it any more after `expires_at`, a time of RFC 3339.
+    """
+
+    input_id: str = ""
+    kind: str = ""
+    prompt: str = ""
+    schema: dict[str, Any] | None = None
+    expires_at: str | None = None
+    tool_call_id: str = ""
+    tool_name: str = ""
+    parameters: dict[str, Any] = field(default_factory=dict)
+
+
+class InputAnswered(Struct, frozen=True):
+    """A question is closed: by the `answer` of `by`, if that is known, or because it has `expired`."""
+
+    input_id: str = ""
+    answer: Any = None
+    message_id: str = ""
+    by: str | None = None
+    expired: bool = False
+
+
+class UserMessage(Struct, frozen=True):
+    """What `by`, if that is known, said to the run while it went on."""
+
+    content: str = ""
+    message_id: str = ""
+    by: str | None = None
+
+
 class AgentFinish(Struct, frozen=True):
     """The run has ended after `duration` seconds: `status` is `completed`, `incomplete`, `cancelled` or `max_steps`.
 
@@ -114,6 +148,9 @@ Payload = (
     | ToolCallStart
     | ToolCallFinish
     | Progress
+    | InputRequested
+    | InputAnswered
+    | UserMessage
     | AgentFinish
     | Error
 )
@@ -127,6 +164,9 @@ _PAYLOADS: dict[str, type[Payload]] = {
     "TOOL_CALL_START": ToolCallStart,
     "TOOL_CALL_FINISH": ToolCallFinish,
     "PROGRESS": Progress,
+    "INPUT_REQUESTED": InputRequested,
+    "INPUT_ANSWERED": InputAnswered,
+    "USER_MESSAGE": UserMessage,
     "AGENT_FINISH": AgentFinish,
     "ERROR": Error,
 }
@@ -134,6 +174,9 @@ _PAYLOADS: dict[str, type[Payload]] = {
 
 EVENT_TYPES = tuple(_PAYLOADS)
 """The protocol's own event types. An agent may send types of its own beside them."""
+
+INPUT_TYPES = frozenset({"INPUT_REQUESTED", "INPUT_ANSWERED", "USER_MESSAGE"})
+"""What was asked of the user, or said to the run."""
 
 
 class Event(Struct):

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from twinwire_client.events import Event
+from twinwire_client.events import INPUT_TYPES, Event
 
 _STATUSES = ("completed", "incomplete", "cancelled", "max_steps")
 """The statuses of AGENT_FINISH. Any other one counts as the first."""
@@ -27,6 +27,8 @@ _BLANK: dict[str, Any] = {
     "error_type": None,
     "error": None,
     "reason": None,
+    "questions": [],
+    "waiting": False,
 }
 
 
@@ -39,6 +41,11 @@ def _count(value: Any, otherwise: int | None) -> int | None:
     return value if isinstance(value, int) and not isinstance(value, bool) else otherwise
 
 
+def _asked(question: Mapping[str, Any]) -> str | None:
+    """Return the id of the tool call that a question is about, if it is an approval."""
+    return _text(question, "tool_call_id") if question.get("kind") == "approval" else None
+
+
 class Fold:
     """The state that a run's events have come to, from its first event on, or from a snapshot's `state`.
 
@@ -49,6 +56,7 @@ class Fold:
     def __init__(self, state: Mapping[str, Any] | None = None) -> None:
         self._state = {**_BLANK, **(state or {})}
         self._state["tools"] = dict(self._state["tools"])
+        self._quiet = self._state["waiting"]  # nothing but input has come since the newest question
         self._answer = [self._state["text"]]  # in parts: a text that grows by itself would be copied for each
         self._thinking = [self._state["thinking"]]
 
@@ -57,8 +65,15 @@ class Fold:
         """The state so far, which later events do not change; what is unknown is None."""
         self._answer = ["".join(self._answer)]
         self._thinking = ["".join(self._thinking)]
-        tools = dict(self._state["tools"])
-        return {**self._state, "text": self._answer[0], "thinking": self._thinking[0], "tools": tools}
+        copies = {"tools": dict(self._state["tools"]), "questions": list(self._state["questions"])}
+        told = {"text": self._answer[0], "thinking": self._thinking[0], "waiting": self.waiting}
+        return {**self._state, **told, **copies}
+
+    @property
+    def waiting(self) -> bool:
+        """Whether the run waits for its user: nothing can come of it before an answer."""
+        questions, tools = self._state["questions"], self._state["tools"]
+        return self._quiet and bool(questions) and tools.keys() <= {_asked(each) for each in questions}
 
     def apply(self, event: Event) -> None:
         """Take in the run's next event."""
@@ -68,6 +83,10 @@ class Fold:
             return
         if not isinstance(data, dict):
             data = {}
+        if event.type in INPUT_TYPES:
+            self._hear(event.type, data)
+            return
+        self._quiet = False
         match event.type:
             case "LLM_CHUNK":
                 self._answer.append(_text(data, "content", "delta") or "")
@@ -90,6 +109,22 @@ class Fold:
             case "AGENT_FINISH" | "ERROR":
                 self._finish(event.type, data)
 
+    def _hear(self, kind: str, data: dict[str, Any]) -> None:
+        state, input_id = self._state, _text(data, "input_id")
+        asked = next((each for each in state["questions"] if each["input_id"] == input_id), None)
+        if kind == "INPUT_REQUESTED" and input_id is not None:
+            state["questions"] = [each for each in state["questions"] if each is not asked] + [data]
+            self._quiet = True
+        elif kind == "INPUT_ANSWERED" and asked is not None:
+            state["questions"] = [each for each in state["questions"] if each is not asked]
+            self._edit(_asked(asked), data.get("answer"))
+
+    def _edit(self, call_id: str | None, answer: Any) -> None:
+        """Have an open tool call, which was approved with other parameters, show those."""
+        tools = self._state["tools"]
+        if call_id in tools and isinstance(answer, dict) and isinstance(answer.get("parameters"), dict):
+            tools[call_id] = {**tools[call_id], "parameters": answer["parameters"]}
+
     def _open(self, data: dict[str, Any]) -> None:
         call_id, parameters = _text(data, "tool_call_id"), data.get("parameters")
         if call_id is not None:
@@ -99,6 +134,7 @@ class Fold:
     def _finish(self, kind: str, data: dict[str, Any]) -> None:
         state, usage, status = self._state, data.get("usage"), data.get("status")
         state["tools"].clear()
+        state["questions"] = []
         state["usage"] = usage if isinstance(usage, dict) else None
         state["reason"] = _text(data, "reason")
         if kind == "ERROR":

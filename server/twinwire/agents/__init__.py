@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterable, Awaitable, Callable
-from typing import Protocol, TypeAlias
+from collections.abc import AsyncIterable, Awaitable, Callable, Mapping
+from typing import Any, Protocol, TypeAlias
 
 from msgspec import Struct, field
 
+from twinwire.agents.talk import Call, Decision, Messages, Talk, silent
 from twinwire.fence import RunOver
-from twinwire.models import Message, Usage
+from twinwire.models import Message, ToolCall, Usage
 from twinwire.models.adapters import Take
 from twinwire.protocol.events import StreamEvent
 
@@ -98,7 +99,7 @@ class RunRequest(Struct):
     `history` is the conversation before `message`, oldest first. `usage` is the agent's to add to as it goes, so that a
     run that is cancelled half-way or fails can still tell what it has cost. `emit` is how an agent tells what it does
     not yield. `limits` are what the server's settings allow an agent, `run_tokens` what all its calls of a model may
-    use, which the server enforces; None is no bound.
+    use, which the server enforces; None is no bound. `talk` is what `ask`, `approve` and `messages` are made of.
     """
 
     message: str
@@ -110,6 +111,32 @@ class RunRequest(Struct):
     emit: Emit = nobody
     limits: AgentLimits = AgentLimits()
     run_tokens: int | None = None
+    talk: Talk = silent
+
+    @property
+    def can_ask(self) -> bool:
+        """Whether somebody could answer: not with `stream=false` or over `/v1`, whose callers wait for the result."""
+        return self.talk.can_ask
+
+    @property
+    def messages(self) -> Messages:
+        """What the run's user has said since the run began and the agent has not read."""
+        return self.talk.messages
+
+    async def ask(self, prompt: str, *, schema: Mapping[str, Any] | None = None, timeout: float | None = None) -> Any:
+        """Ask the run's user, and return the answer: any JSON that fits `schema`, or a text if there is none.
+
+        `schema` is the flat part of JSON Schema that PROTOCOL.md, section 10, has. The user has `timeout` seconds, at
+        most the server's `--input-timeout`. Meanwhile the run's deadline stands still, if all else in it waits too.
+
+        Raises `InputExpired` if nobody answers, `InputNotPossible` if nobody can or too many questions are open, and
+        `ValueError` for a schema that not every client can draw, or a question of over 64 KiB.
+        """
+        return await self.talk.ask(prompt, schema, timeout)
+
+    async def approve(self, call: Call | ToolCall, *, prompt: str = "", timeout: float | None = None) -> Decision:
+        """Ask whether a tool may be called, whose TOOL_CALL_START the agent has told. Raises as `ask`."""
+        return await self.talk.approve(call, prompt, timeout)
 
 
 Agent: TypeAlias = Callable[[RunRequest], AsyncIterable[StreamEvent] | Awaitable[None]]

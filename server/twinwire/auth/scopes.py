@@ -42,6 +42,8 @@ ROUTES: Mapping[str, Scope] = {
     "WS /ai-sdk/ws": Scope.FOLLOW,
     "POST /runs": Scope.WHOLE,
     "POST /runs/{run_id}/cancel": Scope.WHOLE,
+    "POST /runs/{run_id}/inputs/{input_id}": Scope.WHOLE,
+    "POST /runs/{run_id}/messages": Scope.WHOLE,
     "POST /tickets": Scope.WHOLE,
     "POST /login": Scope.WHOLE,
     "POST /logout": Scope.WHOLE,
@@ -68,6 +70,8 @@ COMMANDS: Mapping[str, Mapping[str, Scope]] = {
         "resume": Scope.FOLLOW,
         "start": Scope.WHOLE,
         "cancel": Scope.WHOLE,
+        "answer": Scope.WHOLE,
+        "send": Scope.WHOLE,
     },
     "/ai-sdk/ws": {
         "auth": Scope.OPEN,

@@ -17,6 +17,8 @@ from twinwire.protocol.events import dump
 from twinwire.protocol.wire import decode_json
 
 RunName = Annotated[str, Meta(max_length=128)]
+MessageId = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{1,64}\Z")] | None
+"""The idempotency key of an answer or a message; the server makes one if there is none."""
 
 
 class Command(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="type", tag=str.lower):
@@ -84,6 +86,23 @@ class Cancel(Command, frozen=True, kw_only=True):
             raise ValueError("Exactly one of `run_id` and `request_id` is required.")
 
 
+class Answer(Command, frozen=True, kw_only=True):
+    """Answer a question of a run."""
+
+    run_id: RunName
+    input_id: RunName
+    answer: msgspec.Raw
+    message_id: MessageId = None
+
+
+class Send(Command, frozen=True, kw_only=True):
+    """Say something to a run that goes on."""
+
+    run_id: RunName
+    content: str
+    message_id: MessageId = None
+
+
 class Auth(Command, frozen=True, kw_only=True):
     """Say who one is."""
 
@@ -97,7 +116,7 @@ class Ping(Command, frozen=True, kw_only=True):
     """Ask for a `pong`."""
 
 
-AnyCommand = Start | Attach | Detach | Pause | Resume | Cancel | Auth | Ping
+AnyCommand = Start | Attach | Detach | Pause | Resume | Cancel | Answer | Send | Auth | Ping
 
 _decoder: msgspec.json.Decoder[AnyCommand] = msgspec.json.Decoder(AnyCommand)
 

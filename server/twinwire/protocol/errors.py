@@ -10,6 +10,7 @@ TwinwireError                       500  internal            4500
     · UpgradeRequired               426  upgrade_required
     · UnknownCoding                 501  not_implemented
     · IdempotencyMismatch           422  idempotency_mismatch
+       · MessageMismatch            422  idempotency_mismatch
  · Unauthenticated                  401  unauthenticated     4501
  · Forbidden                        403  forbidden           4503
     · OriginNotAllowed              403  origin_not_allowed
@@ -17,24 +18,33 @@ TwinwireError                       500  internal            4500
  · NotFound                         404  not_found           4504
     · RunNotFound                   404  run_not_found
     · AgentNotFound                 404  agent_not_found
+    · InputNotFound                 404  input_not_found
  · CursorGone                       410  gap                 4500
  · SessionBusy                      409  session_busy        4500
+ · NotTaken                         409                      4500   what was said to a run
+    · InputClosed                        input_expired
+    · RunEnded                           run_ended
+    · NotAccepted                        not_accepted
  · StaleWriter                      409  stale_writer        4500
  · TooManyRuns                      429  too_many_runs       4029   with `retry_after`
     · RateLimited                   429  rate_limited
     · TooManyConnections            429  too_many_connections
  · TooManyFollowed                  429  too_many_followed   4029
+ · TooManyMessages                  429  too_many_messages   4029
  · Draining                         503  draining            1012
  · LogUnavailable                   503  log_unavailable     4013
     · LogLost                       503  log_unavailable     4013   until the server is restarted
  · Busy                             503  busy                4013
  · ModelUnavailable                 503  model_unavailable   4013   of /readyz alone
  · RunsUnavailable                  503  runs_unavailable    4013   of /readyz alone
+ · UnknownOutcome                   504  unknown_outcome     4013
  · FailedDependency                 424  the error_type      4500   a run began and has no result
     · ContextTooLong                400  upstream_context_length
  · RunError                              agent_error                what a run's ERROR event tells
     · RunTimeout                         timeout
     · RunInterrupted                     interrupted
+    · InputExpired                       input_expired
+    · InputNotPossible                   input_not_possible
     · BudgetSpent                        budget
     · UpstreamError                      upstream_error
        · UpstreamTimeout                 upstream_timeout
@@ -126,6 +136,13 @@ class IdempotencyMismatch(BadRequest):
     field = "idempotency_key"
 
 
+class MessageMismatch(IdempotencyMismatch):
+    """The message id was used before, for other words."""
+
+    message = "`message_id` was used for something else that was said to this run. Send a new id."
+    field = "message_id"
+
+
 class Unauthenticated(TwinwireError):
     """No credential, or none that is good; which of the two, and why, is nobody's business."""
 
@@ -172,6 +189,12 @@ class AgentNotFound(NotFound):
     field = "agent"
 
 
+class InputNotFound(NotFound):
+    code = "input_not_found"
+    message = "The run has not asked this question."
+    field = "input_id"
+
+
 class CursorGone(TwinwireError):
     """The cursor points before what is kept, or after what there is. Events `first`..`last` can be had."""
 
@@ -190,6 +213,32 @@ class SessionBusy(TwinwireError):
     status, code = 409, "session_busy"
     message = 'A run of this `session_id` is still running. Send `"interrupt": true` to end it.'
     field = "session_id"
+
+
+class NotTaken(TwinwireError):
+    """Something that was said to a run is not taken, and never will be."""
+
+    status = 409
+
+
+class InputClosed(NotTaken):
+    """The question is closed without an answer."""
+
+    code = "input_expired"
+    message = "The question is closed: nobody answered it in time."
+    field = "input_id"
+
+
+class RunEnded(NotTaken):
+    code = "run_ended"
+    message = "The run has ended. Start another one."
+    field = "run_id"
+
+
+class NotAccepted(NotTaken):
+    code = "not_accepted"
+    message = "The agent of this run reads no messages while it works. Wait for its end, then start another run."
+    field = "run_id"
 
 
 class StaleWriter(TwinwireError):
@@ -238,6 +287,28 @@ class TooManyFollowed(TwinwireError):
         super().__init__(
             f"This socket follows {limit} runs, as many as it may. Detach from one, or open another socket."
         )
+
+
+class TooManyMessages(TwinwireError):
+    """A run has as many messages as it may that its agent has yet to read."""
+
+    status, code, close_code = 429, "too_many_messages", 4029
+    message = "The agent has yet to read too many messages. Wait until it has read some."
+    retry_after = 1
+
+
+class UnknownOutcome(TwinwireError):
+    """Nobody could tell in time whether something that was said to a run was taken."""
+
+    status, code, close_code = 504, "unknown_outcome", 4013
+    message = "The run has not taken this in time, and may take it yet. Send it again with the same `message_id`."
+
+    def __init__(self, message_id: str) -> None:
+        super().__init__(field="message_id")
+        self.message_id = message_id
+
+    def payload(self) -> dict[str, Any]:
+        return {**super().payload(), "message_id": self.message_id}
 
 
 class Draining(TwinwireError):
@@ -320,6 +391,20 @@ class RunError(TwinwireError):
         super().__init__(message)
         self.retry_after = retry_after
         self.code = code or self.code
+
+
+class InputExpired(RunError):
+    """Nobody has answered a question of the agent's in time."""
+
+    code = "input_expired"
+    message = "The run asked its user, and nobody answered in time."
+
+
+class InputNotPossible(RunError):
+    """An agent asked, and nobody could answer, or too many questions were open."""
+
+    code = "input_not_possible"
+    message = "The run would have to ask its user, who cannot be asked here. Start it as a stream."
 
 
 class RunTimeout(RunError):

@@ -29,6 +29,9 @@ class StreamEventType(StrEnum):
     TOOL_CALL_START = "TOOL_CALL_START"
     TOOL_CALL_FINISH = "TOOL_CALL_FINISH"
     PROGRESS = "PROGRESS"
+    INPUT_REQUESTED = "INPUT_REQUESTED"
+    INPUT_ANSWERED = "INPUT_ANSWERED"
+    USER_MESSAGE = "USER_MESSAGE"
     ERROR = "ERROR"
 
     __hash__ = str.__hash__  # an enum's own is a Python function, called for each event
@@ -36,6 +39,9 @@ class StreamEventType(StrEnum):
 
 TERMINAL_TYPES = frozenset({"AGENT_FINISH", "ERROR"})
 """A run ends with exactly one event of these types, always the last."""
+
+INPUT_TYPES = frozenset({"INPUT_REQUESTED", "INPUT_ANSWERED", "USER_MESSAGE"})
+"""The events that a run writes itself: no agent emits them."""
 
 _TYPES = frozenset(StreamEventType)
 TYPE_PATTERN = re.compile(r"[A-Z][A-Z0-9_]*", re.ASCII)
@@ -244,6 +250,18 @@ _TABLE: dict[str, dict[str, Any]] = {
         "duration": float,
     },
     "PROGRESS": {"progress": Annotated[float, Meta(ge=0, le=100)], "step": float | None, "total": float | None},
+    "INPUT_REQUESTED": {
+        "input_id": str,
+        "kind": Annotated[str, Meta(pattern="^(approval|question)$")],
+        "prompt": str,
+        "schema": dict | None,
+        "expires_at": str | None,
+        "tool_call_id": str,
+        "tool_name": str,
+        "parameters": dict,
+    },
+    "INPUT_ANSWERED": {"input_id": str, "message_id": str, "by": str | None, "expired": bool},
+    "USER_MESSAGE": {"content": str, "message_id": str, "by": str | None},
     "AGENT_FINISH": {
         "duration": float | None,
         "status": str | None,

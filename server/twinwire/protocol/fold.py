@@ -10,7 +10,7 @@ from typing import Any
 
 from msgspec import Struct, field
 
-from twinwire.protocol.events import TERMINAL_TYPES, StreamEvent
+from twinwire.protocol.events import INPUT_TYPES, TERMINAL_TYPES, StreamEvent
 
 STATUSES = ("completed", "incomplete", "cancelled", "max_steps")
 """The statuses of AGENT_FINISH. Any other one counts as the first."""
@@ -30,12 +30,18 @@ def _add(text: bytearray, more: str) -> None:
     text += more.encode("utf-8", "surrogatepass")
 
 
+def _asked(question: dict[str, Any]) -> str | None:
+    """Return the id of the tool call that a question is about, if it is an approval."""
+    return _text(question, "tool_call_id") if question.get("kind") == "approval" else None
+
+
 class Fold(Struct):
     """The state that a run's events have come to; `state` is the same as a JSON object.
 
     `status` is `running`, `completed`, `incomplete`, `cancelled`, `max_steps` or `error`. `result` is the finished
     answer, `error_type` and `error` what an ERROR told, `reason` who ended the run, if not the agent. `tools` are the
-    open tool calls by id, none after the end; each is `{"name", "parameters"}`.
+    open tool calls by id, none after the end; each is `{"name", "parameters"}`. `questions` are the open ones, oldest
+    first, each the data of its INPUT_REQUESTED; `waiting` is as PROTOCOL.md, section 10, has it.
     After the terminal event nothing changes any more.
     """
 
@@ -49,6 +55,8 @@ class Fold(Struct):
     error_type: str | None = None
     error: str | None = None
     reason: str | None = None
+    questions: list[dict[str, Any]] = field(default_factory=list)
+    _quiet: bool = False  # nothing but input has come since the newest question
     _answer: bytearray = field(default_factory=bytearray)
     _thinking: bytearray = field(default_factory=bytearray)
     _before: int = 0  # bytes of the steps before
@@ -64,6 +72,11 @@ class Fold(Struct):
         return self._thinking.decode("utf-8", "surrogatepass")
 
     @property
+    def waiting(self) -> bool:
+        """Whether the run waits for its user: nothing can come of it before an answer."""
+        return self._quiet and bool(self.questions) and self.tools.keys() <= {_asked(each) for each in self.questions}
+
+    @property
     def said(self) -> int:
         """The bytes of all answers and thoughts of the run so far, in UTF-8."""
         return self._before + len(self._answer) + len(self._thinking)
@@ -72,10 +85,11 @@ class Fold(Struct):
     def state(self) -> dict[str, Any]:
         """Everything above as one JSON object, which later events do not change; what is unknown is null."""
         known = {name: getattr(self, name) for name in self.__struct_fields__ if not name.startswith("_")}
-        return {"text": self.text, "thinking": self.thinking, **known, "tools": dict(self.tools)}
+        copies = {"tools": dict(self.tools), "questions": list(self.questions)}
+        return {"text": self.text, "thinking": self.thinking, **known, **copies, "waiting": self.waiting}
 
     def say(self, text: str) -> None:
-        """Take in an LLM_CHUNK with this increment, before the run's end."""
+        """Take in an LLM_CHUNK with this increment, before the run's end and with no question open."""
         _add(self._answer, text)
 
     def apply(self, event: StreamEvent) -> None:
@@ -85,6 +99,10 @@ class Fold(Struct):
             return
         if not isinstance(data, dict):
             data = {}
+        if event.type in INPUT_TYPES:
+            self._hear(event.type, data)
+            return
+        self._quiet = False
         if event.type == "LLM_CHUNK":
             content = data.get("content")
             _add(self._answer, content if isinstance(content, str) else _text(data, "delta") or "")
@@ -101,6 +119,25 @@ class Fold(Struct):
             self._finish(event.type, data)
         else:
             self._note(event.type, data)
+
+    def _hear(self, kind: str, data: dict[str, Any]) -> None:
+        input_id = _text(data, "input_id")
+        if input_id is None:
+            return
+        if kind == "INPUT_REQUESTED":
+            self.questions = [each for each in self.questions if each["input_id"] != input_id] + [data]
+            self._quiet = True
+        elif kind == "INPUT_ANSWERED":
+            asked = next((each for each in self.questions if each["input_id"] == input_id), None)
+            if asked is None:
+                return
+            self.questions = [each for each in self.questions if each is not asked]
+            self._edit(_asked(asked), data.get("answer"))
+
+    def _edit(self, call_id: str | None, answer: Any) -> None:
+        """Have an open tool call, which was approved with other parameters, show those."""
+        if call_id in self.tools and isinstance(answer, dict) and isinstance(answer.get("parameters"), dict):
+            self.tools[call_id] = {**self.tools[call_id], "parameters": answer["parameters"]}
 
     def _note(self, kind: str, data: dict[str, Any]) -> None:
         if kind == "AGENT_START":
@@ -119,6 +156,7 @@ class Fold(Struct):
 
     def _finish(self, kind: str, data: dict[str, Any]) -> None:
         self.tools.clear()
+        self.questions = []
         usage = data.get("usage")
         self.usage = usage if isinstance(usage, dict) else None
         self.reason = _text(data, "reason")
