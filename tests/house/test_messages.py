@@ -19,7 +19,7 @@ LEVELS = {"debug": 0, "info": 0, "warning": 0, "error": 0, "exception": 0, "crit
 LINES = {"Fence": 1, "report": 2, "tell": 1, "_tell": 0}  # which argument is a line for the log
 VERBS = re.compile(  # what may be filled in after a name may be a verb
     r"\b(is|are|was|were|has|have|had|must|may|can|cannot|could|do|does|did|requires?|allows|names|takes|sent|failed"
-    r"|refused|withheld|reported|redirects|reached|exceeded|started|ended|interrupted|broke|came|died|opens)\b"
+    r"|reads|answered|refused|withheld|reported|redirects|reached|exceeded|started|ended|interrupted|broke|came|died|opens)\b"
     r"|\{\}`? \{\}|server \{\}"
 )
 TREES = {

@@ -63,40 +63,40 @@ _FORMATS: Mapping[str, tuple[str, Callable[[str], bool]]] = {
 def check_schema(schema: Any) -> None:
     """Raise `ValueError` if this is no schema that every client can draw. The message says what would be one."""
     if isinstance(schema, dict) and schema.get("type") == "object":
-        _only(schema, _ANY | {"properties", "required"}, "`schema`")
+        _only(schema, _ANY | {"properties", "required"}, "schema")
         properties, required = schema.get("properties"), schema.get("required", [])
         if not isinstance(properties, dict) or not properties:
             raise ValueError("`schema.properties` must be an object with at least one property.")
         for name, value in properties.items():
-            _check_value(value, f"`schema.properties.{name}`")
-        if not isinstance(required, list) or not all(name in properties for name in required):
+            _check_value(value, f"schema.properties.{name}")
+        if not isinstance(required, list) or not all(isinstance(name, str) and name in properties for name in required):
             raise ValueError("`schema.required` must be a list of names of `schema.properties`.")
     else:
-        _check_value(schema, "`schema`")
+        _check_value(schema, "schema")
 
 
 def _only(schema: dict[str, Any], known: set[str], where: str) -> None:
     if unknown := sorted(set(schema) - known):
-        raise ValueError(f"{where} must not have {unknown[0]!r}. It may have {', '.join(sorted(known))}.")
+        raise ValueError(f"`{where}` must not have {unknown[0]!r}. It may have {', '.join(sorted(known))}.")
 
 
 def _check_value(schema: Any, where: str) -> None:
     kind = schema.get("type") if isinstance(schema, dict) else None
-    if kind not in _BOUNDS:
-        raise ValueError(f"{where} must have a `type` of string, number, integer or boolean.")
+    if not isinstance(kind, str) or kind not in _BOUNDS:
+        raise ValueError(f"`{where}` must have a `type` of string, number, integer or boolean.")
     bounds: Mapping[str, type] = _BOUNDS[kind]
     _only(schema, _ANY | set(bounds), where)
     for name, type_ in bounds.items():
         value = schema.get(name)
         if value is not None and not _is(value, type_):
-            raise ValueError(f"The `{name}` of {where} must be {_BOUND_WORDS[type_]}.")
+            raise ValueError(f"The `{name}` of `{where}` must be {_BOUND_WORDS[type_]}.")
     options = schema.get("enum")
     if options is not None and not (options and all(isinstance(option, str) for option in options)):
-        raise ValueError(f"The `enum` of {where} must be a list of at least one text.")
+        raise ValueError(f"The `enum` of `{where}` must be a list of at least one text.")
     if schema.get("format") not in {None, *_FORMATS}:
-        raise ValueError(f"The `format` of {where} must be one of {', '.join(_FORMATS)}.")
+        raise ValueError(f"The `format` of `{where}` must be one of {', '.join(_FORMATS)}.")
     if "default" in schema and (fault := _fault(schema, schema["default"])) is not None:
-        raise ValueError(f"The `default` of {where} must be {fault}.")
+        raise ValueError(f"The `default` of `{where}` must be {fault}.")
 
 
 _BOUND_WORDS = {int: "a whole number", float: "a number", list: "a list", str: "a text"}
@@ -141,7 +141,7 @@ def _fault(schema: Mapping[str, Any], value: Any) -> str | None:
         return _text_fault(schema, value)
     if kind == "boolean":
         return None if isinstance(value, bool) else _A[kind]
-    if not _is(value, float) or (kind == "integer" and not float(value).is_integer()):
+    if not _is(value, float) or (kind == "integer" and isinstance(value, float) and not value.is_integer()):
         return _A[kind]
     low, high = schema.get("minimum"), schema.get("maximum")
     if low is not None and value < low:

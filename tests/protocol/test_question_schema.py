@@ -38,3 +38,25 @@ def test_what_is_no_schema(vector: dict[str, Any]) -> None:
     """A form that not every client could draw is refused in a sentence."""
     with pytest.raises(ValueError, match=r"^.*`schema.* must .*\.$"):
         check_schema(vector["schema"])
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"type": ["string", "null"]},
+        {"type": {}},
+        {"type": "object", "properties": {"a": {"type": "string"}}, "required": [["a"]]},
+        {"type": "object", "properties": {"a": {"type": ["string"]}}},
+    ],
+)
+def test_what_a_model_may_write(schema: dict[str, Any]) -> None:
+    """JSON Schema beyond what a client can draw is refused in a sentence, whatever JSON stands in it."""
+    with pytest.raises(ValueError, match=r"^`schema.* must .*\.$"):
+        check_schema(schema)
+
+
+def test_a_number_beyond_all_floats() -> None:
+    """A whole number of any size is one, and is compared with bounds."""
+    check_answer({"type": "integer"}, 10**400)
+    with pytest.raises(BadRequest, match="`answer` must be 9 or less"):
+        check_answer({"type": "integer", "maximum": 9}, 10**400)
