@@ -12,6 +12,7 @@ from multiprocessing.connection import Connection
 import uvloop
 
 from twinwire.log import Departure, Limits, RunInfo, Store, open_log
+from twinwire.log.saying import Outcome, Saying
 from twinwire.protocol.events import StreamEvent, timestamp
 from twinwire.protocol.wire import new_run_id
 from twinwire.runs.writer import Writer
@@ -38,6 +39,10 @@ class Nobody:
 
     def unblock(self, run_id: str) -> None:
         """See `Owner`."""
+
+    async def hear(self, run_id: str, saying: Saying) -> Outcome | None:  # noqa: ARG002 - the protocol's
+        """See `Owner`."""
+        return None
 
     def owns(self, run_id: str) -> bool:  # noqa: ARG002 - the protocol's
         """See `Owner`."""

@@ -126,8 +126,15 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     run_timeout: Annotated[Seconds, Meta(description="a run's deadline")] = 60.0
     model_timeout: Annotated[Seconds, Meta(description="how long a model may be silent (RunRequest.limits)")] = 30.0
     tool_timeout: Annotated[Seconds, Meta(description="how long a tool may take (RunRequest.limits)")] = 30.0
+    input_timeout: Annotated[Seconds, Meta(description="how long a question of a run can be answered")] = 3600.0
+    max_wait: Annotated[
+        Seconds, Meta(description="how long a run may wait for its user in all; then its deadline goes on")
+    ] = 604_800.0
     max_runs: Annotated[Count, Meta(description="runs at once, of everybody, in each worker")] = 1000
     user_runs: Annotated[Count, Meta(description="runs at once of one named user, on all workers")] = 20
+    user_waiting: Annotated[
+        Count, Meta(description="runs of one named user that wait for the user at once, which are not in user_runs")
+    ] = 20
     user_starts: Annotated[Count, Meta(description="runs that one named user may start in a minute")] = 120
     max_connections: Annotated[Count, Meta(description="streams and sockets open at once, in each worker")] = 10_000
     user_connections: Annotated[Count, Meta(description="of these, how many may be of one named user")] = 100

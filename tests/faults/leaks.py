@@ -52,7 +52,7 @@ async def leakless(server: Running) -> AsyncIterator[None]:
     while left := _left(server, tasks, fds):
         assert asyncio.get_running_loop().time() < deadline, left
         for run in tuple(server.runs._live.values()):
-            run.orphan_after(0.0)
+            run.followers.wait(0.0)
         await asyncio.sleep(0.05)
 
 

@@ -11,7 +11,7 @@ from hypothesis import given, strategies as st
 
 from support.vector_files import Vector, each, error_of
 from twinwire.protocol.commands import decode_command, error_reply, labels, reply
-from twinwire.protocol.errors import BadRequest, CursorGone, RunNotFound, SessionBusy
+from twinwire.protocol.errors import BadHost, BadRequest, CursorGone, RunNotFound
 
 
 @each("commands")
@@ -94,7 +94,10 @@ def test_the_largest_ref_comes_back() -> None:
         (RunNotFound(), {"code": "run_not_found", "message": "The run does not exist."}),
         (BadRequest("no", field="after"), {"code": "bad_request", "message": "no", "field": "after"}),
         (CursorGone(3, 9), {"code": "gap", "message": str(CursorGone(3, 9)), "first": 3, "last": 9}),
-        (SessionBusy(), {"code": "session_busy", "message": str(SessionBusy()), "field": "session_id"}),
+        (
+            BadHost(),
+            {"code": "bad_host", "message": str(BadHost()), "field": "host"},
+        ),
     ],
 )
 def test_error_replies(error: Any, body: dict[str, Any]) -> None:

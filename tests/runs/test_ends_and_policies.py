@@ -162,7 +162,7 @@ async def test_the_default_grace(kind: str, server: Running, puppets: Puppets) -
             response = await stack.enter_async_context(client.stream("POST", path, json=body))
             assert response.status_code in {200, 201}, path
         await until(lambda: puppets.started == 5)
-        assert [run._orphan_timeout for run in server.runs._live.values()] == [300] * 5
+        assert [run.followers._grace for run in server.runs._live.values()] == [300] * 5
     await follower.close()
 
 

@@ -301,7 +301,7 @@ async def test_one_is_present_of_all_that_were_dropped(server: Running, puppets:
             await until(lambda: not server.service.heartbeats.pumps)
             await again.close()
         assert len(server.runs._dropped) == 1
-        assert server.runs._live[follower.run_id]._followers == 1
+        assert server.runs._live[follower.run_id].followers._count == 1
         puppet.end()
         await until(lambda: not len(server.runs))
     assert not server.runs._dropped

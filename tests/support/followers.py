@@ -258,3 +258,36 @@ def check(seen: list[dict[str, Any]]) -> None:
 def text(seen: list[dict[str, Any]]) -> str:
     """The answer as a client puts it together."""
     return "".join(event["data"]["content"] for event in seen if event["type"] == "LLM_CHUNK")
+
+
+async def say(kind: str, server: Address, run_id: str, **what: Any) -> dict[str, Any]:
+    """Say something to a run from a connection of its own: `content`, or `input_id` and `answer`; the outcome.
+
+    Whichever way it goes, an error is told as its body, and a status as an acknowledgement has it.
+    """
+    if kind == "ws":
+        async with connect(server.ws_url, compression=None, proxy=None) as socket:
+            command = "answer" if "input_id" in what else "send"
+            await socket.send(json.dumps({"type": command, "run_id": run_id, "ref": 7, **what}))
+            reply: dict[str, Any] = json.loads(await socket.recv())
+            assert reply.pop("ref") == 7
+            assert reply.pop("run_id") == run_id
+            assert reply.pop("type") == ("error" if "code" in reply else f"{command}_ack")
+            assert reply.pop("input_id", None) == (None if "code" in reply else what.get("input_id"))
+            return reply
+    path = f"inputs/{what['input_id']}" if "input_id" in what else "messages"
+    body = {name: value for name, value in what.items() if name != "input_id"}
+    async with httpx.AsyncClient(trust_env=False, verify=False, timeout=20) as client:
+        response = await client.post(f"{server.url}/runs/{run_id}/{path}", json=body)
+    told: dict[str, Any] = response.json()
+    if response.is_success:
+        assert response.status_code == (200 if "input_id" in what else 202)
+        assert told.pop("run_id") == run_id
+        assert told.pop("input_id", None) == what.get("input_id")
+        return told
+    status = {"input_expired": "expired", "run_ended": "already_finished", "not_accepted": "not_accepted"}
+    status |= {"input_not_found": "not_found"} | ({"run_not_found": "not_found"} if "input_id" in what else {})
+    if told["code"] in status:
+        assert response.status_code == (404 if told["code"].endswith("not_found") else 409)
+        return {"status": status[told["code"]]}
+    return told

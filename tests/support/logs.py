@@ -10,6 +10,7 @@ from pathlib import Path
 
 from support.redis_server import fresh
 from twinwire.log import Limits, RunInfo, Store, open_log
+from twinwire.log.saying import Outcome, Saying
 from twinwire.protocol.events import Record, StreamEvent, encode, timestamp
 from twinwire.protocol.wire import new_run_id
 
@@ -33,6 +34,9 @@ class Nobody:
     def block(self, run_id: str) -> None: ...
 
     def unblock(self, run_id: str) -> None: ...
+
+    async def hear(self, run_id: str, saying: Saying) -> Outcome | None:  # noqa: ARG002 - the protocol's
+        return None
 
     def owns(self, run_id: str) -> bool:  # noqa: ARG002 - the protocol's
         return True

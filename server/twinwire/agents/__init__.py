@@ -141,3 +141,8 @@ class RunRequest(Struct):
 
 Agent: TypeAlias = Callable[[RunRequest], AsyncIterable[StreamEvent] | Awaitable[None]]
 """An async generator function, or a coroutine function that emits. Either is done when it returns."""
+
+
+def takes_messages(agent: Agent) -> bool:
+    """Return whether an agent reads what its user says meanwhile: unless its attribute `takes_messages` is false."""
+    return bool(getattr(agent, "takes_messages", True))

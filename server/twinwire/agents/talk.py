@@ -56,7 +56,11 @@ class Talk(Protocol):
     """A run's side of it; see `RunRequest.ask`, `approve`, `messages` and `can_ask`."""
 
     can_ask: bool
-    messages: Messages
+
+    @property
+    def messages(self) -> Messages:
+        """See `RunRequest.messages`."""
+        ...
 
     async def ask(self, prompt: str, schema: Mapping[str, Any] | None, timeout: float | None) -> Any:
         """See `RunRequest.ask`."""

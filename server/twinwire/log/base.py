@@ -8,6 +8,7 @@ from typing import NamedTuple, Protocol
 
 from msgspec import Struct
 
+from twinwire.log.saying import Noted, Outcome, Saying
 from twinwire.protocol.events import Record
 
 Unsubscribe = Callable[[], None]
@@ -49,11 +50,15 @@ class Limits(Struct, frozen=True, kw_only=True):
 
 
 class Quota(Struct, frozen=True, kw_only=True):
-    """The quota of one user: `runs` at once, of which each ends within `longest` seconds, and `starts` in a minute."""
+    """The quota of one user: `runs` at once, of which each ends within `longest` seconds, and `starts` in a minute.
+
+    Runs that wait for their user are no `runs`, but `waiting`.
+    """
 
     runs: int
     starts: int
     longest: float
+    waiting: int = 20
 
 
 class RunInfo(Struct, frozen=True, kw_only=True):
@@ -238,6 +243,13 @@ class Owner(Protocol):
         """Let the agent go on. It is no error if the run was not blocked, or is not known."""
         ...
 
+    async def hear(self, run_id: str, saying: Saying) -> Outcome | None:
+        """Take what is said to a run of this process on another worker; None if it does not go on here.
+
+        Raises `UnknownOutcome` and what else `Inputs.hear` does.
+        """
+        ...
+
     def owns(self, run_id: str) -> bool:
         """Return whether this process still writes this run, which it created and has neither ended nor given up."""
         ...
@@ -275,6 +287,22 @@ class Control(Protocol):
 
     async def cancel(self, run: RunInfo) -> None:
         """Have the run's owner cancel it, wherever that is."""
+        ...
+
+    async def tell(self, run: RunInfo, saying: Saying) -> Outcome:
+        """Have the run's owner take what is said to it, and return what has become of it.
+
+        Raises `LogUnavailable` if it is not certain that the owner has heard it, and what the owner raises. Whoever
+        waits for no answer any more cancels this.
+        """
+        ...
+
+    def note(self, run: RunInfo, noted: Noted) -> None:
+        """Let all workers know what a run of this process asks, soon."""
+        ...
+
+    async def noted(self, run_id: str) -> Noted:
+        """Return what the owner of a run that goes on elsewhere has noted last."""
         ...
 
     def follow(self, run_id: str) -> None:

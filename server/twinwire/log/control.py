@@ -6,6 +6,7 @@ import secrets
 from collections.abc import Sequence
 
 from twinwire.log.base import Gauge, HearLogOut, Limits, RunInfo, SessionKey
+from twinwire.log.saying import Noted, Outcome, Saying
 from twinwire.log.sessions import Sessions
 
 
@@ -17,6 +18,7 @@ class LocalControl:
         self.heard: HearLogOut = lambda _user_id, _when: None
         self._sessions = Sessions(limits)
         self._busy: dict[SessionKey, str] = {}
+        self._waiting: set[str] = set()  # runs that wait for their users
 
     async def history(self, session: SessionKey) -> list[dict[str, str]]:
         return self._sessions.history(session)
@@ -37,6 +39,16 @@ class LocalControl:
 
     async def cancel(self, run: RunInfo) -> None:
         """See `Control`. A run that does not go on here goes on nowhere."""
+
+    async def tell(self, run: RunInfo, saying: Saying) -> Outcome:  # noqa: ARG002 - the protocol's
+        """See `Control`. A run that does not go on here has ended."""
+        return Outcome(status="already_finished", message_id=saying.message_id)
+
+    def note(self, run: RunInfo, noted: Noted) -> None:
+        (self._waiting.add if noted.waiting else self._waiting.discard)(run.run_id)
+
+    async def noted(self, run_id: str) -> Noted:  # noqa: ARG002 - the protocol's
+        return Noted()
 
     def follow(self, run_id: str) -> None:
         pass

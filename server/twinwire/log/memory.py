@@ -44,7 +44,7 @@ class MemoryLog(LocalControl, Tails):
         self._keys: dict[tuple[str | None, str], str] = {}
         self._users: dict[str, dict[str, None]] = {}  # the runs of each named user, in the order of their starts
         self._ended: dict[str, float] = {}  # when each ended run is forgotten, oldest end first
-        self._quotas = Quotas(self._goes_on)
+        self._quotas = Quotas(self._goes_on, waiting=self._waiting)
         self.size = 0
 
     async def open(self, owner: Owner) -> None:

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from itertools import islice
 
 from twinwire.log.base import Quota, RunInfo
-from twinwire.protocol.errors import RateLimited, TooManyRuns
+from twinwire.protocol.errors import RateLimited, TooManyRuns, TooManyWaiting
 
 WINDOW_SECONDS = 60.0
 MAX_USERS = 50_000
 
 
 def refusal(quota: Quota, ends: float, frees: float) -> TooManyRuns:
-    """Return why no run starts: it is `ends` seconds until enough have ended, `frees` until enough starts are old."""
+    """Return why no run starts: it is `ends` seconds until enough have ended, `frees` until enough starts are old.
+
+    Both are 0 if too many runs wait for their user.
+    """
+    if not (ends or frees):
+        return TooManyWaiting(quota.waiting)
     if ends >= frees:
         return TooManyRuns(quota.runs, ends)
     return RateLimited(quota.starts, frees)
@@ -23,14 +28,22 @@ def refusal(quota: Quota, ends: float, frees: float) -> TooManyRuns:
 class Quotas:
     """The starts of each named user: those of the last minute, and of runs that `goes_on` says still go on.
 
+    Runs that are `waiting`, a set that changes, wait for their users.
+
     In memory. A start is forgotten when neither is so; a user who comes no more is forgotten as others come. Of more
     than `MAX_USERS` users the one looked at longest ago is forgotten: if nobody is authenticated, names cost nothing.
     """
 
-    def __init__(self, goes_on: Callable[[str], bool], clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        goes_on: Callable[[str], bool],
+        clock: Callable[[], float] = time.monotonic,
+        waiting: Collection[str] = (),
+    ) -> None:
         self._goes_on = goes_on
         self._clock = clock
         self._starts: dict[str, dict[str, float]] = {}  # by user and run, oldest first
+        self._waiting = waiting
 
     def __len__(self) -> int:
         return len(self._starts)
@@ -43,8 +56,11 @@ class Quotas:
         for user_id in list(islice(self._starts, 2)):  # two for one that may come: none is left for ever
             self._prune(user_id, now)
         starts = self._starts.setdefault(run.user_id, {})
-        if len(starts) >= min(quota.runs, quota.starts):
-            going = [at for name, at in starts.items() if self._goes_on(name)]
+        if len(starts) >= min(quota.runs, quota.starts, quota.waiting):
+            live = {name: at for name, at in starts.items() if self._goes_on(name)}
+            going = [at for name, at in live.items() if name not in self._waiting]
+            if len(live) - len(going) >= quota.waiting:
+                raise refusal(quota, 0.0, 0.0)
             recent = [at for at in starts.values() if at > now - WINDOW_SECONDS]
             ends = _wait(going, quota.runs, now - quota.longest)
             frees = _wait(recent, quota.starts, now - WINDOW_SECONDS)

@@ -91,7 +91,7 @@ class Answer(Command, frozen=True, kw_only=True):
 
     run_id: RunName
     input_id: RunName
-    answer: msgspec.Raw
+    answer: Any
     message_id: MessageId = None
 
 

@@ -27,6 +27,7 @@ TwinwireError                       500  internal            4500
     · NotAccepted                        not_accepted
  · StaleWriter                      409  stale_writer        4500
  · TooManyRuns                      429  too_many_runs       4029   with `retry_after`
+    · TooManyWaiting                429  too_many_runs
     · RateLimited                   429  rate_limited
     · TooManyConnections            429  too_many_connections
  · TooManyFollowed                  429  too_many_followed   4029
@@ -214,6 +215,13 @@ class SessionBusy(TwinwireError):
     message = 'A run of this `session_id` is still running. Send `"interrupt": true` to end it.'
     field = "session_id"
 
+    def __init__(self, run_id: str) -> None:
+        super().__init__()
+        self.run_id = run_id
+
+    def payload(self) -> dict[str, Any]:
+        return {**super().payload(), "run_id": self.run_id}
+
 
 class NotTaken(TwinwireError):
     """Something that was said to a run is not taken, and never will be."""
@@ -264,6 +272,12 @@ class TooManyRuns(TwinwireError):
         return {**super().payload(), "retry_after": self.retry_after}
 
 
+class TooManyWaiting(TooManyRuns):
+    """The limit of runs that wait for one user is reached: the user answers or cancels one."""
+
+    limited = "runs that wait for their user"
+
+
 class RateLimited(TooManyRuns):
     """The limit of runs started within a minute is reached."""
 
@@ -295,6 +309,13 @@ class TooManyMessages(TwinwireError):
     status, code, close_code = 429, "too_many_messages", 4029
     message = "The agent has yet to read too many messages. Wait until it has read some."
     retry_after = 1
+
+
+def refusal(payload: dict[str, Any]) -> TwinwireError:
+    """Return the error with this payload, which another worker has raised for what was said to a run."""
+    kinds = {kind.code: kind for kind in (BadRequest, PayloadTooLarge, MessageMismatch, TooManyMessages)}
+    kind = kinds.get(payload["code"], BadRequest)
+    return kind(payload["message"], field=payload.get("field"))
 
 
 class UnknownOutcome(TwinwireError):
@@ -391,6 +412,13 @@ class RunError(TwinwireError):
         super().__init__(message)
         self.retry_after = retry_after
         self.code = code or self.code
+
+    @property
+    def told(self) -> dict[str, Any]:
+        """The data of its ERROR event."""
+        told = {"error_type": self.code, "message": self.message, "error": self.message}
+        more = {"retry_after": self.retry_after, "reason": self.reason}
+        return told | {name: value for name, value in more.items() if value is not None}
 
 
 class InputExpired(RunError):

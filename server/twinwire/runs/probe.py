@@ -12,6 +12,7 @@ from twinwire.log.memory import MemoryLog
 from twinwire.protocol.errors import RunsUnavailable
 from twinwire.protocol.events import StreamEvent, timestamp
 from twinwire.protocol.wire import new_run_id
+from twinwire.runs.inputs import InputLimits
 from twinwire.runs.run import Run
 from twinwire.runs.thoughts import Held
 from twinwire.telemetry.metrics import Metrics
@@ -54,7 +55,10 @@ async def probe() -> None:
             orphan_timeout=None,
             held=Held(),
             metrics=Metrics(),
+            inputs=InputLimits(),
+            can_ask=False,
             on_orphaned=lambda _: None,
+            on_input=lambda _: None,
             on_end=ended.set_result,
         )
         await run.start()

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import secrets
 import time
 from collections import Counter
 from collections.abc import Collection, Coroutine, Mapping, Sequence
 from typing import Any, Literal
 
+import msgspec
+
 from twinwire.agents import Agent, AgentLimits, RunRequest
 from twinwire.auth import ANYBODY, Identity
 from twinwire.fence import guard_tasks
 from twinwire.log import STOPPING, Departure, Quota, RunInfo, RunState, RunSummary, SessionKey, Store
+from twinwire.log.saying import Noted, Outcome, Saying
 from twinwire.models import Message
 from twinwire.protocol.errors import (
     AgentNotFound,
@@ -23,12 +27,15 @@ from twinwire.protocol.errors import (
     RunNotFound,
     SessionBusy,
     TooManyRuns,
+    UnknownOutcome,
 )
 from twinwire.protocol.events import decode, timestamp
 from twinwire.protocol.fold import Fold
 from twinwire.protocol.start import GRACE_SECONDS
 from twinwire.protocol.wire import check_run_id, new_run_id
 from twinwire.runs.budget import Budget, Live, Share
+from twinwire.runs.heard import PAGE_EVENTS, finished, heard
+from twinwire.runs.inputs import InputLimits
 from twinwire.runs.reserve import Claim, Reserve
 from twinwire.runs.run import Run
 from twinwire.runs.spec import RunSpec
@@ -41,11 +48,11 @@ logger = logging.getLogger("twinwire.runs")
 CancelStatus = Literal["accepted", "already_finished"]
 
 SETTLE_SECONDS = 5.0  # how long a start waits for the run it interrupts to leave the session
-PAGE_EVENTS = 256
 LIVE_BYTES = 2**28
 RESERVE_BYTES, RESERVE_SECONDS = 2**26, 10.0
 CUT = "\n\n[This answer was cut off here.]"
 """The note that a session's history has after an incomplete answer, so that the model does not take it for whole."""
+SAY_SECONDS = 5.0  # within which it is known whether a run has taken something that was said to it
 RECHECK_SECONDS = 5.0  # how soon a run that only other workers follow is looked at again
 
 
@@ -55,7 +62,7 @@ class Runs:
     The default agent is the one named `react`, or else the first. `deadline` is for each run, in seconds, `max_runs`
     for this process, `quota` for each named user and all processes, `budget` for each run, `live_bytes` for the events
     and conversations of all runs that go on. `reserve` is what large replies about runs share. `tracer` records
-    each run. `limits` are what each request tells its agent.
+    each run. `limits` are what each request tells its agent, `inputs` bound what is said to each run.
     """
 
     def __init__(
@@ -72,6 +79,7 @@ class Runs:
         metrics: Metrics | None = None,
         tracer: Tracer = OFF,
         limits: AgentLimits | None = None,
+        inputs: InputLimits | None = None,
     ) -> None:
         if not agents:
             raise ValueError("`agents` must have at least one agent.")
@@ -98,6 +106,7 @@ class Runs:
         self._tracer = tracer
         self._held = Held()
         self._limits = limits or AgentLimits()
+        self._inputs = inputs or InputLimits()
 
     def __len__(self) -> int:
         return len(self._live)
@@ -158,7 +167,7 @@ class Runs:
                 over = (await self.log.state(holder)).terminal is not None
                 if not over:
                     if not interrupt or time.monotonic() > patience:
-                        raise SessionBusy
+                        raise SessionBusy(holder)
                     await self.cancel(holder, ANYBODY)
             except RunNotFound:
                 over, patience = True, 0.0
@@ -186,9 +195,12 @@ class Runs:
             deadline=self._deadline,
             budget=share,
             orphan_timeout=spec.orphan_timeout,
+            inputs=self._inputs,
+            can_ask=spec.can_ask,
             held=self._held,
             metrics=self._metrics,
             on_orphaned=lambda run: self._spawn(self._cancel_if_unfollowed(run)),
+            on_input=self._note,
             on_end=lambda run: self._end(run, spec, share, span),
         )
         guard_tasks(asyncio.get_running_loop())
@@ -210,10 +222,10 @@ class Runs:
         except LogUnavailable:
             followed = True  # nobody knows
         if followed:
-            run.elsewhere = True
-            run.orphan_after(RECHECK_SECONDS)
-        elif run.elsewhere:
-            run.unfollowed()  # the last of them has gone since, and the grace begins
+            run.followers.elsewhere = True
+            run.followers.wait(RECHECK_SECONDS)
+        elif run.followers.elsewhere:
+            run.followers.gone()  # the last of them has gone since, and the grace begins
         else:
             run.cancel("nobody_followed")
 
@@ -224,6 +236,8 @@ class Runs:
         if (dropped := self._dropped.pop(run.info.run_id, None)) is not None:
             dropped.cancel()
         self.ended[run.fold.status] += 1
+        if run.inputs.asked:
+            self._note(run)
         if spec.session is not None:
             self._spawn(self._leave(spec.session, spec.message, run))
         if not self._live and self._idle is not None and not self._idle.done():
@@ -315,6 +329,60 @@ class Runs:
         await self.log.cancel(state.info)
         return "accepted"
 
+    async def say(self, run_id: str, saying: Saying, by: Identity) -> Outcome:
+        """Say something to a run, wherever it goes on, and return what has become of it. The `message_id` is its key.
+
+        Raises `RunNotFound`, as `state`; what `Inputs.hear` raises, or a `TwinwireError` of the same code, for what the
+        run refuses; `UnknownOutcome` if nobody could tell within `SAY_SECONDS`.
+        """
+        again = bool(saying.message_id)
+        if not again:
+            saying = msgspec.structs.replace(saying, message_id=secrets.token_hex(8))
+        try:
+            async with asyncio.timeout(SAY_SECONDS):
+                if (run := self._here(check_run_id(run_id), by)) is not None:
+                    return await self._hear(run, saying)
+                state = await self.state(run_id, by)
+                if state.terminal is None and state.info.owner != self.log.worker:
+                    outcome = await self._tell(state.info, saying)
+                    if outcome.status != "already_finished":
+                        return outcome
+                return await heard(self.log, state, saying) if again else finished(saying)
+        except TimeoutError:
+            raise UnknownOutcome(saying.message_id) from None
+
+    async def _tell(self, info: RunInfo, saying: Saying) -> Outcome:
+        try:
+            return await self.log.tell(info, saying)
+        except LogUnavailable:  # it may have been said
+            raise UnknownOutcome(saying.message_id) from None
+
+    async def _hear(self, run: Run, saying: Saying) -> Outcome:
+        try:
+            return await run.inputs.hear(saying)
+        except LogUnavailable:  # the run has lost its log
+            raise UnknownOutcome(saying.message_id) from None
+
+    async def hear(self, run_id: str, saying: Saying) -> Outcome | None:
+        """See `Owner`."""
+        run = self._live.get(run_id)
+        return None if run is None else await self._hear(run, saying)
+
+    def _note(self, run: Run) -> None:
+        """Let all workers know of a run's questions, and whether it waits."""
+        self.log.note(run.info, Noted(run.fold.questions, run.fold.waiting))
+
+    async def asked(self, run_id: str) -> Noted:
+        """Return what a run that goes on asks now: as it is here, or as its owner has noted it."""
+        run = self._live.get(run_id)
+        return await self.log.noted(run_id) if run is None else Noted(run.fold.questions, run.fold.waiting)
+
+    @property
+    def waiting(self) -> tuple[int, int]:
+        """Return how many runs of this process wait for their users, and how many questions are open."""
+        folds = [run.fold for run in self._live.values()]
+        return sum(fold.waiting for fold in folds), sum(len(fold.questions) for fold in folds)
+
     def cancel_here(self, run_id: str) -> None:
         """See `Owner`."""
         if (run := self._live.get(run_id)) is not None:
@@ -325,7 +393,7 @@ class Runs:
         if (dropped := self._dropped.pop(run_id, None)) is not None:
             dropped.cancel()
         elif (run := self._live.get(run_id)) is not None:
-            run.follow()
+            run.followers.come()
         else:
             self._elsewhere[run_id] += 1
             if self._elsewhere[run_id] == 1:
@@ -357,12 +425,12 @@ class Runs:
                 del self._elsewhere[run_id]
                 self.log.unfollow(run_id, left=left)
         elif (run := self._live.get(run_id)) is not None:
-            run.unfollow(left=left)
+            run.followers.go(left=left)
 
     def unfollowed(self, run_id: str, *, left: bool = False) -> None:
         """See `Owner`."""
         if (run := self._live.get(run_id)) is not None:
-            run.unfollowed(left=left)
+            run.followers.gone(left=left)
 
     def block(self, run_id: str) -> None:
         """See `Owner`."""

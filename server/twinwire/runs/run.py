@@ -14,15 +14,28 @@ from typing import Any, Literal
 
 import msgspec
 
-from twinwire.agents import Agent, RunRequest, nobody
+from twinwire.agents import Agent, RunRequest, nobody, takes_messages
+from twinwire.agents.talk import silent
 from twinwire.fence import Fence, RunOver, enter, let_go, report
 from twinwire.log import EventLog, RunInfo
 from twinwire.models import Usage
 from twinwire.models.adapters import PushStream
-from twinwire.protocol.errors import RunError, RunTimeout
-from twinwire.protocol.events import TERMINAL_TYPES, StreamEvent, StreamEventType, checked, chunk_text, timestamp
+from twinwire.protocol.errors import RunError
+from twinwire.protocol.events import (
+    INPUT_TYPES,
+    TERMINAL_TYPES,
+    NotAnEvent,
+    StreamEvent,
+    StreamEventType,
+    checked,
+    chunk_text,
+    timestamp,
+)
 from twinwire.protocol.fold import STATUSES, Fold
 from twinwire.runs.budget import Share
+from twinwire.runs.deadline import Deadline
+from twinwire.runs.followers import Followers
+from twinwire.runs.inputs import InputLimits, Inputs
 from twinwire.runs.thoughts import Held, Thought
 from twinwire.runs.writer import Room, Writer
 from twinwire.telemetry.logging import tell
@@ -41,7 +54,8 @@ class Run:
 
     Thoughts that are not yet a phrase wait in `held`. `orphan_timeout` is the number of seconds that the run may go on
     with nobody following it, or None. `on_orphaned(run)` is called when it has had no follower here for that long,
-    `on_end(run)` once, when the terminal event is in the log.
+    `on_input(run)` when something was asked or said, or the run waits no longer, `on_end(run)` once, when the terminal
+    event is in the log.
 
     While the agent's task runs, `_at_work` is set: what it emits is appended when it suspends. A call of `emit` from
     elsewhere, such as a callback, appends at once. A run whose terminal event is written is `over`. The agent learns
@@ -64,9 +78,12 @@ class Run:
         deadline: float,
         budget: Share | None,
         orphan_timeout: float | None,
+        inputs: InputLimits,
+        can_ask: bool,
         held: Held,
         metrics: Metrics,
         on_orphaned: Callable[[Run], None],
+        on_input: Callable[[Run], None],
         on_end: Callable[[Run], None],
     ) -> None:
         self.info = info
@@ -74,49 +91,42 @@ class Run:
         request.emit = self.emit
         self.fold = Fold()
         self.over = False
-        self.elsewhere = False  # it had followers elsewhere when that was looked at last
+        self.followers = Followers(orphan_timeout, functools.partial(on_orphaned, self))
         self.task: asyncio.Task[None] | None = None
         self._agent = agent
-        self._deadline = deadline
+        self._deadline = Deadline(deadline, inputs.longest, self._expire)
         self._budget = budget
         self._check = None if budget is None else functools.partial(budget.check, request, self.fold)
-        self._orphan_timeout = orphan_timeout
         self._held = held
         self._thought = Thought()
-        self._on_orphaned = on_orphaned
+        self._on_input = on_input
         self._on_end = on_end
         self._metrics = metrics
         self._writer = Writer(log, info.run_id, self._ended, metrics)
         self._loop = asyncio.get_running_loop()
         self._thread = get_ident()
         self._began = time.monotonic()
-        self._due = self._began + deadline
-        self._late: RunError = RunTimeout(deadline)  # what ends the run once it is due
+        self.inputs = Inputs(
+            info.run_id,
+            self._hear,
+            self._writer.flushed,
+            inputs,
+            calls=self.fold.tools,
+            can_ask=can_ask,
+            takes_messages=takes_messages(agent),
+        )
+        request.talk = self.inputs
         self._cancelled_at: float | None = None
         self._at_work = False
         self._told = False
-        self._followers = 0
-        self._deadline_timer: asyncio.TimerHandle | None = None
-        self._orphan_timer: asyncio.TimerHandle | None = None
 
     def start(self) -> asyncio.Task[None]:
-        """Begin. Return the task that drives the agent.
-
-        A run with a grace for followers has it from the start, so that it does not wait for one for ever.
-        """
+        """Begin. Return the task that drives the agent."""
         self._tell("The run started.")
         self.task = self._loop.create_task(self._work(), name=f"run {self.info.run_id}")
-        self._deadline_timer = self._loop.call_later(self._deadline, self._expire)
-        if self._orphan_timeout:
-            self.orphan_after(self._orphan_timeout)
+        self._deadline.start()
+        self.followers.start()
         return self.task
-
-    def orphan_after(self, seconds: float) -> None:
-        """Call the run an orphan after this time, unless somebody follows it here before."""
-        if self._orphan_timer is not None:
-            self._orphan_timer.cancel()
-        if self._followers == 0 and not self.over:
-            self._orphan_timer = self._loop.call_later(seconds, self._on_orphaned, self)
 
     def block(self) -> None:
         """Have `emit` return an awaitable until `unblock`, or until the run is over."""
@@ -126,24 +136,6 @@ class Run:
     def unblock(self) -> None:
         """Let the agent go on."""
         self._writer.unblock()
-
-    def follow(self) -> None:
-        """Somebody follows."""
-        self._followers += 1
-        if self._orphan_timer is not None:
-            self._orphan_timer.cancel()
-            self._orphan_timer = None
-
-    def unfollow(self, *, left: bool = False) -> None:
-        """Somebody has gone; if they `left` for good, nobody is waited for."""
-        self._followers -= 1
-        self.unfollowed(left=left)
-
-    def unfollowed(self, *, left: bool = False) -> None:
-        """Somebody has gone, here or elsewhere."""
-        self.elsewhere = False
-        if self._orphan_timeout is not None:
-            self.orphan_after(0.0 if left else self._orphan_timeout)
 
     @property
     def size(self) -> int:
@@ -174,13 +166,11 @@ class Run:
 
     def hurry(self, error: RunError, seconds: float) -> None:
         """Let `emit` end the run with this error once the time is up, even if the event loop does not get to it."""
-        due = time.monotonic() + seconds
-        if due < self._due:
-            self._late, self._due = error, due
+        self._deadline.hurry(error, seconds)
 
     def _expire(self) -> None:
         """End a run that is due: called by the deadline's timer, or by `emit` if the agent holds the event loop."""
-        delay = time.monotonic() - self._due
+        delay = time.monotonic() - self._deadline.due
         if delay > HELD_UP_SECONDS and not self.over:
             logger.warning(
                 "The end of the run %s came %.1f s late, because the agent %s or another one held the event loop.",
@@ -188,7 +178,7 @@ class Run:
                 delay,
                 self.info.agent,
             )
-        self.fail(self._late)
+        self.fail(self._deadline.error)
 
     def _stop(self, terminal: StreamEvent) -> bool:
         """End the run from outside: without waiting for an agent that may not stop."""
@@ -259,7 +249,7 @@ class Run:
                 terminal = _error_event(error)
             let_go(error)
         except BaseException as error:  # noqa: BLE001 - this is the fence around the agent
-            if time.monotonic() >= self._due:  # the agent may have been interrupted for that
+            if time.monotonic() >= self._deadline.due:  # the agent may have been interrupted for that
                 self._expire()
             elif not self.over:
                 report(logger, error, "In the run %s the agent %s failed.", self.info.run_id, self.info.agent)
@@ -297,11 +287,13 @@ class Run:
                     continue
                 if self._thought.text:
                     self._release()
-                if (text := chunk_text(event)) is not None and writer.last:
+                if (text := chunk_text(event)) is not None and writer.last and not self.fold.questions:
                     writer.put(event, self._check)
                     self.fold.say(text)
                     continue
                 told = checked(event)
+                if told.type in INPUT_TYPES:
+                    raise NotAnEvent(f"An agent must not emit {told.type}. It calls `request.ask` or `approve`.")
                 if told.type in TERMINAL_TYPES:
                     if told.type == StreamEventType.AGENT_FINISH:
                         self._afford()
@@ -315,7 +307,7 @@ class Run:
                 raise RunOver from None
         except BaseException as error:  # noqa: BLE001 - this is the fence around the agent's objects
             self._refuse(error)
-        if time.monotonic() >= self._due:
+        if time.monotonic() >= self._deadline.due:
             self._expire()
             if self._at_work:
                 self._told = True
@@ -380,8 +372,30 @@ class Run:
         writer = self._writer
         if writer.last == 0 and event.type != StreamEventType.AGENT_START:
             self._begin()
+        waited = self.fold.waiting
         writer.put(event, self._check)
         self.fold.apply(event)
+        if event.type in INPUT_TYPES or waited:
+            self._look(waited)
+
+    def _look(self, waited: bool) -> None:
+        """See whether the run waits for its user, and stop or start what must not end it meanwhile."""
+        if self.fold.waiting and not waited:
+            self._deadline.hold()
+            self.followers.hold()
+        elif waited and not self.fold.waiting:
+            self._deadline.go_on()
+            self.followers.go_on()
+        self._on_input(self)
+
+    def _hear(self, event: StreamEvent) -> None:
+        """Write an event of `inputs`, unless the run is over. Raises `BudgetSpent`."""
+        if self.over:
+            return
+        self._release()
+        self._write(event)
+        if not self._at_work:
+            self._writer.flush()
 
     def _afford(self) -> None:
         """Raise `BudgetSpent` if an agent that would end as completed has used too many tokens."""
@@ -415,9 +429,9 @@ class Run:
             self._put(_error_event(RunError()))
         self.over = True
         self._writer.unblock()
-        for timer in (self._deadline_timer, self._orphan_timer):
-            if timer is not None:
-                timer.cancel()
+        self.inputs.close()
+        self._deadline.stop()
+        self.followers.stop()
 
     def _filled(self, event: StreamEvent) -> StreamEvent:
         """Complete a terminal event, whose nulls count as left out."""
@@ -435,7 +449,8 @@ class Run:
         step = {} if self.fold.step is None else {"step": self.fold.step}
         # An AGENT_START comes first, if only now.
         events = max(self._writer.last, 1) + 1
-        return StreamEvent(event.type, data, event.timestamp, {**step, **event.metadata, "events": events})
+        unread = {"unread": ids} if (ids := self.inputs.messages.ids) else {}
+        return StreamEvent(event.type, data, event.timestamp, {**step, **event.metadata, **unread, "events": events})
 
     def _finish(self, status: Literal["completed", "cancelled"]) -> StreamEvent:
         data = {"result": self.fold.text, "duration": self._duration(), "status": status, "usage": self._usage()}
@@ -466,7 +481,7 @@ class Run:
                 self.task.cancel()
         self._held.remove(self._release_held)
         self._thought.text = ""
-        self.request.emit = nobody  # it and the run hold each other
+        self.request.emit, self.request.talk = nobody, silent  # it and the run hold each other
         if self._cancelled_at is not None:
             self._metrics.cancelled.add(time.monotonic() - self._cancelled_at)
         self._tell(
@@ -481,8 +496,4 @@ class Run:
 
 
 def _error_event(error: RunError) -> StreamEvent:
-    data: dict[str, Any] = {"error_type": error.code, "message": error.message, "error": error.message}
-    for name in ("retry_after", "reason"):
-        if (value := getattr(error, name)) is not None:
-            data[name] = value
-    return StreamEvent(StreamEventType.ERROR, data)
+    return StreamEvent(StreamEventType.ERROR, error.told)

@@ -40,6 +40,7 @@ class RunSpec(Struct, frozen=True, kw_only=True):
     """The specification of a run.
 
     `orphan_timeout` is the number of seconds that it may go on with nobody following it, None for no limit.
+    `can_ask` is false for one whose caller waits for the result, and so could not answer the agent.
     `one_off` is a conversation of its own, whoever the user is. `history` is the conversation before, oldest first, of
     one who has brought it; None for the session's. `traceparent` is the span that the start names as its parent (W3C
     Trace Context), None for that of the request.
@@ -54,6 +55,7 @@ class RunSpec(Struct, frozen=True, kw_only=True):
     traceparent: str | None = None
     interrupt: bool = False
     one_off: bool = False
+    can_ask: bool = True
     history: Sequence[Message] | None = None
 
     @property
@@ -68,7 +70,15 @@ class RunSpec(Struct, frozen=True, kw_only=True):
         return hashlib.sha256(msgspec.json.encode([agent, self.message, self.session_id])).hexdigest()
 
     @classmethod
-    def of(cls, asked: Asked, by: Identity, *, interrupt: bool, on_disconnect: str = DEFAULT_ON_DISCONNECT) -> RunSpec:
+    def of(
+        cls,
+        asked: Asked,
+        by: Identity,
+        *,
+        interrupt: bool,
+        on_disconnect: str = DEFAULT_ON_DISCONNECT,
+        can_ask: bool = True,
+    ) -> RunSpec:
         """Return what `asked` asks for on behalf of `by`. `on_disconnect` is the policy if it names none.
 
         Raises `BadRequest`, and `Forbidden` for who may start nothing.
@@ -84,6 +94,7 @@ class RunSpec(Struct, frozen=True, kw_only=True):
             orphan_timeout=parse_on_disconnect(asked.on_disconnect or on_disconnect),
             idempotency_key=asked.idempotency_key,
             interrupt=interrupt,
+            can_ask=can_ask,
             one_off=asked.user_id is None and asked.session_id is None,
             traceparent=check_traceparent(asked.traceparent),
         )

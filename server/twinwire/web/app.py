@@ -24,6 +24,7 @@ from twinwire.log import Limits, Quota, open_log
 from twinwire.models.local import LocalModel
 from twinwire.protocol.errors import FailedDependency, TwinwireError
 from twinwire.runs import Budget, Runs
+from twinwire.runs.inputs import InputLimits
 from twinwire.runs.registry import RESERVE_SECONDS
 from twinwire.runs.reserve import Reserve
 from twinwire.settings import Settings
@@ -96,7 +97,12 @@ def create_app(
         sessions_bytes=settings.sessions_bytes,
     )
     log = open_log(settings.log, limits)
-    quota = Quota(runs=settings.user_runs, starts=settings.user_starts, longest=settings.run_timeout)
+    quota = Quota(
+        runs=settings.user_runs,
+        starts=settings.user_starts,
+        longest=settings.run_timeout,
+        waiting=settings.user_waiting,
+    )
     budget = Budget(events=settings.run_events, bytes=settings.run_bytes, tokens=settings.run_tokens)
     auth = Auth.of(settings)
     _, files = resource.getrlimit(resource.RLIMIT_NOFILE)  # `twinwire serve` raises the soft limit as far as it needs
@@ -118,6 +124,9 @@ def create_app(
             metrics=metrics,
             tracer=tracer,
             limits=msgspec.convert(settings, AgentLimits, from_attributes=True),
+            inputs=InputLimits(
+                timeout=settings.input_timeout, longest=settings.max_wait, unread_bytes=settings.max_body
+            ),
         ),
         Heartbeats(heartbeat=settings.heartbeat, send_timeout=settings.send_timeout, logged_out=auth.logged_out),
         Limiter(total=lifetime.streams_at_most(settings.max_connections, accepted), each=settings.user_connections),
@@ -151,6 +160,8 @@ def create_app(
             runs.run_events,
             runs.run_snapshot,
             runs.cancel_run,
+            runs.answer_run,
+            runs.message_run,
             access.ticket,
             access.login,
             access.logout,

@@ -70,6 +70,9 @@ class Collected(Collector):
         runs = self._service.runs
         metrics = self._service.metrics
         yield core.GaugeMetricFamily("twinwire_runs_live", "Runs that go on", len(runs))
+        waiting, questions = runs.waiting
+        yield core.GaugeMetricFamily("twinwire_runs_waiting", "Runs that wait for their users", waiting)
+        yield core.GaugeMetricFamily("twinwire_questions_open", "Questions that no user has answered yet", questions)
         yield core.CounterMetricFamily("twinwire_runs_started", "Runs that were started", runs.started)
         yield _counter("twinwire_runs_ended", "Runs that ended, by how", "status", runs.ended)
         yield _counter("twinwire_cursors", "Wishes to follow a run from a cursor", "verdict", metrics.cursors)

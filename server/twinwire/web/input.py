@@ -12,6 +12,7 @@ from litestar import Request
 from msgspec import Meta, Struct
 
 from twinwire.log import MAX_RECENT
+from twinwire.protocol.commands import MessageId
 from twinwire.protocol.errors import BadRequest, Busy, NotAcceptable, PayloadTooLarge, UnsupportedMediaType
 from twinwire.protocol.start import (
     AgentName,
@@ -49,6 +50,20 @@ class StartBody(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     idempotency_key: IdempotencyKey = None
     traceparent: Traceparent = None
     interrupt: Interrupt = False
+
+
+class AnswerBody(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`POST /runs/{run_id}/inputs/{input_id}`."""
+
+    answer: Any
+    message_id: MessageId = None
+
+
+class MessageBody(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`POST /runs/{run_id}/messages`."""
+
+    content: str
+    message_id: MessageId = None
 
 
 class ListQuery(Struct, frozen=True, kw_only=True):

@@ -12,7 +12,8 @@ from litestar.di import NamedDependency
 from litestar.params import FromPath
 
 from twinwire.log import RunState, RunSummary
-from twinwire.protocol.errors import BadRequest, RunNotFound
+from twinwire.log.saying import Noted, Saying
+from twinwire.protocol.errors import BadRequest, InputClosed, InputNotFound, NotAccepted, RunEnded, RunNotFound
 from twinwire.protocol.events import ended
 from twinwire.protocol.wire import check_run_id
 from twinwire.runs import RunSpec
@@ -20,15 +21,16 @@ from twinwire.transports.asgi import gone
 from twinwire.web import input as incoming, stream
 from twinwire.web.answers import HeldJson, JsonResponse
 from twinwire.web.guard import asker, starter
-from twinwire.web.input import FollowQuery, ListQuery, StartBody
+from twinwire.web.input import AnswerBody, FollowQuery, ListQuery, MessageBody, StartBody
 from twinwire.web.openapi import documented
 from twinwire.web.service import Service
 
 _outcome = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
 
-def describe(run: RunState | RunSummary, ending: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a run as JSON: its start, the numbers of its first and last event, and its ending, if it has one."""
+async def describe(service: Service, run: RunState | RunSummary, ending: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a run as JSON: its start, its first and last event's numbers, what it asks, its ending if it has one."""
+    asked = Noted() if ending else await service.runs.asked(run.info.run_id)
     body: dict[str, Any] = {
         "run_id": run.info.run_id,
         "agent": run.info.agent,
@@ -37,6 +39,8 @@ def describe(run: RunState | RunSummary, ending: Mapping[str, Any]) -> dict[str,
         "session_id": run.info.session_id,
         "first": run.first,
         "last": run.last,
+        "waiting": asked.waiting,
+        "questions": asked.questions,
         "status": "error" if ending else "running",
         **ending,
     }
@@ -47,7 +51,7 @@ async def told(service: Service, state: RunState, **how: Any) -> HeldJson:
     """Answer with a run and its result, which may be large. Raises `Busy`."""
     body = b"" if state.terminal is None else state.terminal.body
     claim = await service.runs.reserve.take(len(body))
-    return HeldJson(describe(state, ended(body) if body else {}), claim, **how)
+    return HeldJson(await describe(service, state, ended(body) if body else {}), claim, **how)
 
 
 @post("/runs", operation_class=documented(body=StartBody), summary="Start a run")
@@ -79,7 +83,7 @@ async def list_runs(request: Request[Any, Any, Any], service: NamedDependency[Se
     for run_id in await service.runs.log.recent(user_id, asked.limit):
         with suppress(RunNotFound):  # forgotten meanwhile, or not the one that a ticket is for
             run = await service.runs.summary(run_id, by)
-            listed.append(describe(run, _outcome(run.outcome) if run.outcome else {}))
+            listed.append(await describe(service, run, _outcome(run.outcome) if run.outcome else {}))
     return {"runs": listed}
 
 
@@ -122,3 +126,48 @@ async def cancel_run(
     """Answer 202 if the run is being cancelled, 200 if it had finished already."""
     status = await service.runs.cancel(run_id, asker(request))
     return JsonResponse({"run_id": run_id, "status": status}, status_code=202 if status == "accepted" else 200)
+
+
+REFUSED = {
+    "expired": InputClosed,
+    "not_found": InputNotFound,
+    "already_finished": RunEnded,
+    "not_accepted": NotAccepted,
+}
+"""Which error an outcome is over HTTP; on a socket it is the status of an acknowledgement."""
+
+
+@post(
+    "/runs/{run_id:str}/inputs/{input_id:str}",
+    operation_class=documented(body=AnswerBody),
+    summary="Answer a question of a run",
+)
+async def answer_run(
+    request: Request[Any, Any, Any], run_id: FromPath[str], input_id: FromPath[str], service: NamedDependency[Service]
+) -> Response[dict[str, Any]]:
+    """Answer 200 once the answer is in the run's log, or if another one was there before."""
+    asked = incoming.struct(await incoming.body(request, service), AnswerBody)
+    told = await _said(request, service, run_id, message_id=asked.message_id, input_id=input_id, answer=asked.answer)
+    return JsonResponse({"run_id": run_id, "input_id": input_id, **told}, status_code=200)
+
+
+@post("/runs/{run_id:str}/messages", operation_class=documented(body=MessageBody), summary="Say something to a run")
+async def message_run(
+    request: Request[Any, Any, Any], run_id: FromPath[str], service: NamedDependency[Service]
+) -> Response[dict[str, Any]]:
+    """Answer 202 once the message is in the run's log, for its agent to read."""
+    asked = incoming.struct(await incoming.body(request, service), MessageBody)
+    told = await _said(request, service, run_id, message_id=asked.message_id, content=asked.content)
+    return JsonResponse({"run_id": run_id, **told}, status_code=202)
+
+
+async def _said(
+    request: Request[Any, Any, Any], service: Service, run_id: str, *, message_id: str | None, **what: Any
+) -> dict[str, Any]:
+    """Say it to the run, and return the outcome. Raise the error that it is, and as `Runs.say`."""
+    by = asker(request)
+    saying = Saying(message_id=message_id or "", by=by.user_id, **what)
+    outcome = await service.runs.say(run_id, saying, by)
+    if (kind := REFUSED.get(outcome.status)) is not None:
+        raise kind
+    return outcome.told

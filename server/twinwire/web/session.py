@@ -15,8 +15,21 @@ from time import monotonic
 from twinwire.auth import Identity, rfc3339, scopes
 from twinwire.formats import native
 from twinwire.log import Departure
+from twinwire.log.saying import Saying
 from twinwire.protocol import commands
-from twinwire.protocol.commands import AnyCommand, Attach, Auth, Cancel, Detach, Pause, Ping, Resume, Start
+from twinwire.protocol.commands import (
+    Answer,
+    AnyCommand,
+    Attach,
+    Auth,
+    Cancel,
+    Detach,
+    Pause,
+    Ping,
+    Resume,
+    Send,
+    Start,
+)
 from twinwire.protocol.errors import (
     BadRequest,
     Busy,
@@ -30,7 +43,7 @@ from twinwire.protocol.errors import (
 from twinwire.protocol.wire import check_run_id, check_types, parse_after
 from twinwire.runs import RunSpec
 from twinwire.transports import Direct, Verdict, asgi
-from twinwire.transports.asgi import Connection, Message, Receive, Scope, Send
+from twinwire.transports.asgi import Connection, Message
 from twinwire.transports.follower import Follower
 from twinwire.transports.heartbeats import Heartbeats
 from twinwire.transports.limiter import FREE_STATE, STATE_BYTES, Claim
@@ -149,6 +162,12 @@ class Socket:
                 self._pump.say(commands.reply("paused", command.ref, run_id=run_id))
             case Cancel():
                 await self._cancel(command, by)
+            case Answer(run_id=run_id, input_id=input_id, answer=answer):
+                saying = Saying(message_id=command.message_id or "", by=by.user_id, input_id=input_id, answer=answer)
+                await self._say("answer_ack", command, saying, by, input_id=input_id)
+            case Send(run_id=run_id, content=content):
+                saying = Saying(message_id=command.message_id or "", by=by.user_id, content=content)
+                await self._say("send_ack", command, saying, by)
             case Ping():
                 self._pump.say(commands.reply("pong", command.ref))
 
@@ -252,6 +271,16 @@ class Socket:
             commands.reply("cancel_ack", command.ref, run_id=run_id, request_id=command.request_id, status=status)
         )
 
+    async def _say(self, kind: str, command: Answer | Send, saying: Saying, by: Identity, **what: str) -> None:
+        """Say something to a run, and acknowledge it once it is in the run's log."""
+        try:
+            told = (await self._runs.say(command.run_id, saying, by)).told
+        except RunNotFound:
+            if isinstance(command, Send):
+                raise
+            told = {"message_id": command.message_id, "status": "not_found"}
+        self._pump.say(commands.reply(kind, command.ref, run_id=command.run_id, **what, **told))
+
     def _lost(self, follower: Follower, error: TwinwireError) -> None:
         """A followed run's events are gone."""
         self._metrics.cursors["gap" if isinstance(error, CursorGone) else "not_found"] += 1
@@ -272,9 +301,9 @@ def _not_followed() -> BadRequest:
 
 
 async def serve(
-    scope: Scope,
-    receive: Receive,
-    send: Send,
+    scope: asgi.Scope,
+    receive: asgi.Receive,
+    send: asgi.Send,
     *,
     service: Service,
     by: Identity | None,

@@ -34,7 +34,7 @@ class Check:
     def __init__(self, link: Link, keys: Keys, worker: str, seconds: float, *, owner: Owner, reader: Reader) -> None:
         self._link = link
         self._keys = keys
-        self._shared = (keys.live, keys.sessions, keys.logged_out, keys.log_outs, keys.commands(worker))
+        self._shared = (keys.live, keys.waiting, keys.sessions, keys.logged_out, keys.log_outs, keys.commands(worker))
         self._interval = min(CHECK_SECONDS, seconds / 5)
         self._owner = owner
         self._reader = reader

@@ -8,10 +8,14 @@ import logging
 import secrets
 from collections.abc import Collection, Mapping
 
+import msgspec
+
 from twinwire.log.base import HearLogOut, Limits, RunInfo, SessionKey
+from twinwire.log.redis.inbox import Inboxes
 from twinwire.log.redis.link import Link, lenient
 from twinwire.log.redis.reader import COMMANDS_KEPT, MALFORMED, say
-from twinwire.log.redis.scripts import FOLLOW, OCCUPY, RECALL, REMEMBER, VACATE, Keys
+from twinwire.log.redis.scripts import FOLLOW, NOTE, OCCUPY, RECALL, REMEMBER, VACATE, Keys
+from twinwire.log.saying import Noted, Outcome, Saying
 from twinwire.log.sessions import messages, turn_size
 from twinwire.protocol.errors import LogUnavailable
 from twinwire.protocol.events import dump
@@ -19,6 +23,9 @@ from twinwire.protocol.events import dump
 logger = logging.getLogger("twinwire.log")
 
 RETRY_SECONDS = 0.5
+NOTED_MS = 8 * 86_400_000  # longer than a run may wait by default
+
+_noted = msgspec.json.Decoder(Noted)
 
 
 class RedisControl:
@@ -26,6 +33,7 @@ class RedisControl:
 
     worker = ""
     _link: Link
+    _inboxes: Inboxes
 
     def __init__(self, limits: Limits, keys: Keys, lease: float) -> None:
         self.heard: HearLogOut = lambda _user_id, _when: None
@@ -34,6 +42,7 @@ class RedisControl:
         self._lease_ms = round(lease * 1000)
         self._following: set[str] = set()
         self._changed: dict[str, str] = {}  # presence that Redis has yet to hear of: run, what its owner is told
+        self._notes: dict[str, tuple[str | None, bytes]] = {}  # what runs ask, that Redis has yet to hear of
         self._news = asyncio.Event()
 
     async def history(self, session: SessionKey) -> list[dict[str, str]]:
@@ -74,6 +83,32 @@ class RedisControl:
     async def cancel(self, run: RunInfo) -> None:
         await self._say(run.owner, "cancel", run.run_id)
 
+    async def tell(self, run: RunInfo, saying: Saying) -> Outcome:
+        return await self._inboxes.put(run, saying)
+
+    def note(self, run: RunInfo, noted: Noted) -> None:
+        """See `Control`. Redis hears of it a moment later."""
+        self._notes[run.run_id] = run.user_id, dump(msgspec.to_builtins(noted)) if noted.questions else b""
+        self._news.set()
+
+    async def noted(self, run_id: str) -> Noted:
+        noted = await lenient(self._link.call("HGET", self._keys.waiting, run_id))
+        try:
+            return Noted() if noted is None else _noted.decode(noted)
+        except MALFORMED:
+            return Noted()  # another program has written it
+
+    async def _keep_notes(self, notes: Mapping[str, tuple[str | None, bytes]]) -> None:
+        keys = self._keys
+        await asyncio.gather(
+            *(
+                self._link.call(
+                    *NOTE(keys.live, keys.waiting, keys.starts(user_id), run_id=run_id, noted=noted, life_ms=NOTED_MS)
+                )
+                for run_id, (user_id, noted) in notes.items()
+            )
+        )
+
     def follow(self, run_id: str) -> None:
         """See `Control`. Redis hears of it a moment later."""
         self._following.add(run_id)
@@ -101,11 +136,11 @@ class RedisControl:
         )
         self.heard(user_id, when)
 
-    async def _say(self, worker: str, operation: str, run_id: str) -> None:
+    async def _say(self, worker: str, operation: str, run_id: str, outcome: bytes = b"") -> None:
         """Send a command to a worker. If it lives no more, the command is soon forgotten."""
         commands = self._keys.commands(worker)
         await asyncio.gather(
-            self._link.call(*say(commands, operation, run_id)),
+            self._link.call(*say(commands, operation, run_id, outcome)),
             self._link.call("PEXPIRE", commands, 3 * self._lease_ms),
         )
 
@@ -139,14 +174,15 @@ class RedisControl:
         await asyncio.gather(*(retract(*change) for change in changed.items() if change[0] not in self._following))
 
     async def _keep_presence(self) -> None:
-        """Pass each change of this worker's presence on, and again if Redis could not be reached."""
+        """Pass each change of this worker's presence and runs on, and again if Redis could not be reached."""
         while True:
             await self._news.wait()
             self._news.clear()
             changed, self._changed = self._changed, {}
+            notes, self._notes = self._notes, {}
             try:
-                await asyncio.gather(self._announce(changed), self._retract(changed))
+                await asyncio.gather(self._announce(changed), self._retract(changed), self._keep_notes(notes))
             except LogUnavailable:
-                self._changed = changed | self._changed
+                self._changed, self._notes = changed | self._changed, notes | self._notes
                 await asyncio.sleep(RETRY_SECONDS)
                 self._news.set()

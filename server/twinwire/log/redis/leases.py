@@ -130,4 +130,4 @@ class Leases:
         else:
             session = (stored.info.user_id, stored.info.session_id)
             await self._link.call(*VACATE(self._keys.busy(session), run_id=run_id))
-        await self._link.call("HDEL", self._keys.live, run_id)
+        await asyncio.gather(*(self._link.call("HDEL", name, run_id) for name in (self._keys.live, self._keys.waiting)))

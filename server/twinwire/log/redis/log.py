@@ -34,6 +34,7 @@ from twinwire.log.interrupted import interrupted
 from twinwire.log.quotas import refusal
 from twinwire.log.redis.check import Check
 from twinwire.log.redis.control import RedisControl
+from twinwire.log.redis.inbox import Inboxes
 from twinwire.log.redis.leases import Leases
 from twinwire.log.redis.link import CLOSE_SECONDS, Address, Link, WrongType, lenient
 from twinwire.log.redis.reader import MALFORMED, Held, Reader, Stored, contiguous, load, owned, record
@@ -83,6 +84,7 @@ class RedisLog(RedisControl, Tails):
         self._link = Link(self._address, scripts=SOURCES)
         self._writes = Link(self._address, scripts=SOURCES)
         await self._link.probe()
+        self._inboxes = Inboxes(self._link, self._keys, self.worker, owner, self._say)
         self._reader = Reader(self._address, self._link, self._keys, self.worker, obey=self._obey, heard=self.heard)
         self._check = Check(self._link, self._keys, self.worker, self._address.lease, owner=owner, reader=self._reader)
         self._leases = Leases(
@@ -135,7 +137,7 @@ class RedisLog(RedisControl, Tails):
         for task in tasks:
             task.cancel()
         await asyncio.wait(tasks)
-        await self._reader.close()
+        await asyncio.gather(self._reader.close(), self._inboxes.close())
         try:
             async with asyncio.timeout(CLOSE_SECONDS):
                 await self._retract(self._changed)
@@ -147,9 +149,9 @@ class RedisLog(RedisControl, Tails):
     async def create(self, run: RunInfo, *, idempotency_key: str | None, quota: Quota | None = None) -> RunInfo:
         keys = self._keys
         key = None if idempotency_key is None else keys.idempotency(run.user_id, idempotency_key)
-        bounds = () if quota is None else (quota.runs, quota.starts, round(quota.longest * 1000))
+        bounds = () if quota is None else (quota.runs, quota.starts, round(quota.longest * 1000), quota.waiting)
         command = CREATE(
-            *(keys.run(run.run_id), keys.live, keys.starts(run.user_id), keys.recent(run.user_id)),
+            *(keys.run(run.run_id), keys.live, keys.waiting, keys.starts(run.user_id), keys.recent(run.user_id)),
             *([] if key is None else [key]),
             run_id=run.run_id,
             info=msgspec.json.encode(run),
@@ -209,7 +211,8 @@ class RedisLog(RedisControl, Tails):
             slowest = held.tail.slowest(held.tail.cursors)
             waits = backpressure is None or backpressure.waits
         keys, limits = self._keys, self._limits
-        names = [keys.run(run_id), keys.events(run_id), keys.live, keys.followers(run_id), *([key] if key else [])]
+        shared = [keys.live, keys.waiting, keys.followers(run_id)]
+        names = [keys.run(run_id), keys.events(run_id), *shared, *([key] if key else [])]
         command = APPEND(
             *names,
             run_id=run_id,
@@ -390,8 +393,12 @@ class RedisLog(RedisControl, Tails):
         self._works.add(task)
         task.add_done_callback(self._works.discard)
 
-    def _obey(self, operation: str, run_id: str) -> None:
-        if operation == "cursor":
+    def _obey(self, operation: str, run_id: str, outcome: bytes) -> None:
+        if operation == "inbox":
+            self._inboxes.look(run_id)
+        elif operation == "told":
+            self._inboxes.told(run_id, outcome)
+        elif operation == "cursor":
             self._tell(run_id, self._changed.get(run_id, "unfollowed"))
         elif operation == "cancel":
             self._owner.cancel_here(run_id)

@@ -175,7 +175,7 @@ class Held(Struct, eq=False):
 class Reader:
     """All `Held` of this worker.
 
-    `obey(operation, run_id)` is called with each command that others send it, `heard` with each log-out.
+    `obey(operation, run_id, outcome)` is called with each command that others send it, `heard` with each log-out.
     """
 
     def __init__(
@@ -185,7 +185,7 @@ class Reader:
         keys: Keys,
         worker: str,
         *,
-        obey: Callable[[str, str], None],
+        obey: Callable[[str, str, bytes], None],
         heard: HearLogOut,
     ) -> None:
         self.held: dict[str, Held] = {}
@@ -308,7 +308,7 @@ class Reader:
     def _hear(self, row: Any) -> None:
         """Obey what is said to this worker, or hear who logged out."""
         try:
-            _, (kind, first, _, second) = row
+            _, (kind, first, _, second, *more) = row
             said, what = first.decode(), second.decode()
             when = float(what) if kind == b"user" else 0.0
         except MALFORMED:
@@ -316,7 +316,7 @@ class Reader:
         if kind == b"user":
             self._heard(said, when)
         else:
-            self._obey(said, what)
+            self._obey(said, what, more[1] if more else b"")
 
     async def reheard(self) -> None:
         """Read a stream of commands or log-outs from its beginning if its newest entry is older than the last one read.
@@ -350,6 +350,7 @@ def _order(entry_id: bytes) -> tuple[int, int]:
     return int(milliseconds), int(sequence)
 
 
-def say(commands: str, operation: str, run_id: str) -> tuple[Any, ...]:
+def say(commands: str, operation: str, run_id: str, outcome: bytes = b"") -> tuple[Any, ...]:
     """Return the Redis command that tells a worker something about a run."""
-    return ("XADD", commands, "MAXLEN", "~", COMMANDS_KEPT, "*", "op", operation, "run", run_id)
+    more = ("outcome", outcome) if outcome else ()
+    return ("XADD", commands, "MAXLEN", "~", COMMANDS_KEPT, "*", "op", operation, "run", run_id, *more)

@@ -20,6 +20,7 @@ class Keys:
     def __init__(self, namespace: str) -> None:
         self._tag = f"{{{namespace}}}"
         self.live = f"{self._tag}:live"
+        self.waiting = f"{self._tag}:waiting"
         self.sessions = f"{self._tag}:sessions"
         self.logged_out = f"{self._tag}:logged-out"
         self.log_outs = f"{self._tag}:log-outs"
@@ -31,6 +32,10 @@ class Keys:
     def events(self, run_id: str) -> str:
         """A run's stream."""
         return f"{self._tag}:run:{run_id}:events"
+
+    def inbox(self, run_id: str) -> str:
+        """Return the key of what is said to a run on other workers than its owner."""
+        return f"{self._tag}:run:{run_id}:inbox"
 
     def followers(self, run_id: str) -> str:
         """The workers that have followers of a run they do not own."""
@@ -106,11 +111,12 @@ class Script:
 
 
 CREATE = Script("""
--- KEYS: run:hash live:hash started:zset newest:list key:string; the last one only with an idempotency key.
--- ARGV: run_id info owner kept listed_ms; then, of a user with a quota, its runs, its starts, its longest run in ms.
+-- KEYS: run:hash live:hash waiting:hash started:zset newest:list key:string; the last only with an idempotency key.
+-- ARGV: run_id info owner kept listed_ms; then, of a user with a quota, its runs, starts, longest run in ms, waiting.
 -- Returns the info of the run that the idempotency key stands for, if there is a key. Over the quota:
--- {ms until a run has ended, ms until a start is a minute old}, 0 for the one that is no hindrance. A start counts as
--- long as its run is live, or it is recent. `kept` of the user's runs are listed, for `listed_ms`.
+-- {ms until a run has ended, ms until a start is a minute old}, 0 for the one that is no hindrance; both 0 if too many
+-- runs wait. A start counts as long as its run is live, or it is recent. `kept` of the user's runs are listed, for
+-- `listed_ms`.
 local known = key and redis.call('GET', key)
 if known then return known end
 if redis.call('EXISTS', run) == 1 then return info end
@@ -118,16 +124,23 @@ if ARGV[6] then
   local runs, starts, longest, minute = tonumber(ARGV[6]), tonumber(ARGV[7]), tonumber(ARGV[8]), 60000
   local time = redis.call('TIME')
   local now = time[1] * 1000 + math.floor(time[2] / 1000)
-  if redis.call('ZCARD', started) >= math.min(runs, starts) then
-    local going, recent = {}, {}
+  local most = tonumber(ARGV[9])
+  if redis.call('ZCARD', started) >= math.min(runs, starts, most) then
+    local going, recent, waits = {}, {}, 0
     local entries = redis.call('ZRANGE', started, 0, -1, 'WITHSCORES')
     for i = 1, #entries, 2 do
       local at, goes_on = tonumber(entries[i + 1]), redis.call('HEXISTS', live, entries[i]) == 1
       local young = now - minute < at and at <= now  -- the clock may have been set back
-      if goes_on then going[#going + 1] = at end
+      local noted = goes_on and redis.call('HGET', waiting, entries[i])
+      if noted and string.find(noted, '"waiting":true', 1, true) then
+        waits = waits + 1
+      elseif goes_on then
+        going[#going + 1] = at
+      end
       if young then recent[#recent + 1] = at end
       if not goes_on and not young then redis.call('ZREM', started, entries[i]) end
     end
+    if waits >= most then return {0, 0} end
     local ends = going[#going - runs + 1]
     local frees = recent[#recent - starts + 1]
     if ends or frees then
@@ -135,7 +148,9 @@ if ARGV[6] then
     end
   end
   redis.call('ZADD', started, now, run_id)
-  redis.call('PEXPIRE', started, math.max(longest, minute))
+  if redis.call('PTTL', started) < math.max(longest, minute) then
+    redis.call('PEXPIRE', started, math.max(longest, minute))
+  end
 end
 if tonumber(kept) > 0 then
   redis.call('LPUSH', newest, run_id)
@@ -149,7 +164,7 @@ return info
 """)
 
 APPEND = Script("""
--- KEYS: run events live followers key; the last one only with an idempotency key.
+-- KEYS: run events live waiting followers key; the last one only with an idempotency key.
 -- ARGV: run_id expected_last outcome max_events max_bytes retention_ms slowest patient excess; then type, body, start,
 -- stop of each event. `outcome` is empty unless the last event ends the run. `slowest` is the lowest cursor of the
 -- owner's followers. If `patient` is 1, followers elsewhere count as well, up to `excess` bytes over the bound.
@@ -206,8 +221,9 @@ redis.call('HSET', run, 'first', first, 'last', last, 'bytes', bytes, 'ended', e
 if ends then
   redis.call('HSET', run, 'outcome', outcome)
   redis.call('HDEL', live, run_id)
+  redis.call('HDEL', waiting, run_id)
   for _, name in ipairs(KEYS) do
-    if name ~= live then redis.call('PEXPIRE', name, retention_ms) end
+    if name ~= live and name ~= waiting then redis.call('PEXPIRE', name, retention_ms) end
   end
 end
 return {'ok', first, due, unpack(cursors)}
@@ -227,6 +243,30 @@ if keep > 0 and keep < length then
   first = upto + 1
 end
 return first
+""")
+
+NOTE = Script("""
+-- KEYS: live:hash waiting:hash started:zset
+-- ARGV: run_id noted life_ms
+-- Keeps what a run that goes on asks, if `noted` is not empty, and the starts of its user for as long as it may wait.
+if noted == '' then
+  redis.call('HDEL', waiting, run_id)
+elseif redis.call('HEXISTS', live, run_id) == 1 then
+  redis.call('HSET', waiting, run_id, noted)
+  if redis.call('PTTL', started) < tonumber(life_ms) then redis.call('PEXPIRE', started, life_ms) end
+end
+""")
+
+PUT = Script("""
+-- KEYS: run inbox
+-- ARGV: asker id said most life_ms
+-- Puts what is said to a run into its inbox. Returns 'ok', 'full', or 'ended' if the run has ended or is gone.
+if redis.call('HGET', run, 'ended') ~= '0' then return 'ended' end
+if redis.call('TYPE', inbox).ok ~= 'stream' then redis.call('DEL', inbox) end
+if redis.call('XLEN', inbox) >= tonumber(most) then return 'full' end
+redis.call('XADD', inbox, '*', 'asker', asker, 'id', id, 'said', said)
+redis.call('PEXPIRE', inbox, life_ms)
+return 'ok'
 """)
 
 OCCUPY = Script("""
@@ -289,9 +329,9 @@ redis.call('PEXPIRE', followers, life_ms)
 """)
 
 CHECK = Script("""
--- KEYS: live:hash sessions:zset logged_out:zset log_outs:stream commands:stream; then of each run its hash, its stream,
--- and its idempotency key (or the hash again, if it has none). The arguments are each run's id, and the last number
--- that the worker knows.
+-- KEYS: live:hash waiting:hash sessions:zset logged_out:zset log_outs:stream commands:stream; then of each run its
+-- hash, its stream, and its idempotency key (or the hash again, if it has none). The arguments are each run's id, and
+-- the last number that the worker knows.
 -- Returns `replaced`, then for each run: 'ok'; 'ended'; 'gone', if it cannot be read or go on, and then no worker has
 -- it any more; 'older', if its last number is lower; 'lost', if the stream lacks events that the hash counts. No event
 -- is read: it may be large.
@@ -329,11 +369,12 @@ local function verdict(id, known, run, events, key)
   return 'ok'
 end
 for i = 1, #ARGV / 2 do
-  local id, run, events = ARGV[2 * i - 1], KEYS[3 * i + 3], KEYS[3 * i + 4]
-  verdicts[i + 1] = verdict(id, tonumber(ARGV[2 * i]), run, events, KEYS[3 * i + 5])
+  local id, run, events = ARGV[2 * i - 1], KEYS[3 * i + 4], KEYS[3 * i + 5]
+  verdicts[i + 1] = verdict(id, tonumber(ARGV[2 * i]), run, events, KEYS[3 * i + 6])
   if verdicts[i + 1] == 'gone' then
     redis.call('UNLINK', run, events)
     redis.call('HDEL', live, id)
+    redis.call('HDEL', waiting, id)
   end
 end
 return verdicts
@@ -352,6 +393,5 @@ if newest.err then return false end
 return {redis.call('HMGET', run, unpack(ARGV, 3)), newest}
 """)
 
-SOURCES = tuple(
-    script.source for script in (CREATE, APPEND, TRIM, OCCUPY, VACATE, RECALL, REMEMBER, FOLLOW, CHECK, OWNED)
-)
+SCRIPTS = (CREATE, APPEND, TRIM, NOTE, PUT, OCCUPY, VACATE, RECALL, REMEMBER, FOLLOW, CHECK, OWNED)
+SOURCES = tuple(script.source for script in SCRIPTS)

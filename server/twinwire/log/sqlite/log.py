@@ -323,7 +323,7 @@ class SqliteLog(LocalControl, Tails):
         try:
             db = writing(self._place)
             try:
-                tables = Tables(db, self._limits, self._clock, self._spared)
+                tables = Tables(db, self._limits, self._clock, self._spared, self._waiting)
                 with tables.transaction():
                     interrupted = tables.recover()
                 checkpoints = Checkpoints(self._place, db)

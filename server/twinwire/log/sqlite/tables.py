@@ -95,6 +95,7 @@ class Tables:
         limits: Limits,
         clock: Callable[[], float] = time.monotonic,
         spared: Collection[str] = (),
+        waiting: Collection[str] = (),
     ) -> None:
         self._db = db
         self._spared = spared
@@ -105,7 +106,7 @@ class Tables:
         self._clock: Callable[[], float] = lambda: offset + clock()
         self._heads: dict[str, _Head] = {}
         self._rows: list[Any] = []  # of events not inserted yet, one value after the other
-        self._quotas = Quotas(self._goes_on)
+        self._quotas = Quotas(self._goes_on, waiting=waiting)
         self._chores = (self._sweep, self._expire, self._expire_session, self._shrink)
         self.size: int = self._one("SELECT coalesce(sum(size), 0) FROM runs")
         self._version = self._one("PRAGMA data_version")

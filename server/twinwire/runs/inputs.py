@@ -1,0 +1,317 @@
+"""What a run and its user say to each other: questions and their answers, and messages (PROTOCOL.md, section 10)."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+from collections import deque
+from collections.abc import Awaitable, Callable, Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any, Literal, Self
+
+import msgspec
+from msgspec import Struct
+
+from twinwire.agents.talk import Call, Decision, Said
+from twinwire.log.saying import Outcome, Saying
+from twinwire.models import ToolCall, bytes_of
+from twinwire.protocol.errors import (
+    BadRequest,
+    BudgetSpent,
+    InputExpired,
+    InputNotPossible,
+    LogUnavailable,
+    MessageMismatch,
+    PayloadTooLarge,
+    RunError,
+    TooManyMessages,
+)
+from twinwire.protocol.events import StreamEvent, StreamEventType as Type, timestamp
+from twinwire.protocol.schema import MAX_BYTES, check_answer, check_schema, size
+
+MAX_QUESTIONS = 32
+MAX_UNREAD = 100
+
+
+class InputLimits(Struct, frozen=True, kw_only=True):
+    """The bounds of what is said to a run.
+
+    A question is open for `timeout` seconds at most, a run waits for `longest` in all, and the messages that its agent
+    has yet to read have `unread_bytes` at most.
+    """
+
+    timeout: float = 3600.0
+    longest: float = 7 * 86_400.0
+    unread_bytes: int = 2**20
+
+
+class _Verdict(Struct, forbid_unknown_fields=True):
+    """The answer to an approval."""
+
+    decision: Literal["approve", "reject"]
+    parameters: dict[str, Any] | None = None
+    reason: str | None = None
+
+
+class _Question(Struct):
+    """A question: open, or closed by `outcome`, which is None for as long as it is open."""
+
+    answer: asyncio.Future[Any]
+    schema: Mapping[str, Any] | None = None
+    parameters: dict[str, Any] | None = None  # of the call, if this is an approval
+    timer: asyncio.TimerHandle | None = None
+    outcome: Outcome | None = None
+
+    def check(self, answer: Any) -> Any:
+        """Return what the agent gets. Raises `BadRequest`."""
+        if self.parameters is None:
+            check_answer(self.schema, answer)
+            return answer
+        verdict = _verdict(answer)
+        approved = verdict.decision == "approve"
+        return Decision(approved, verdict.parameters or self.parameters, verdict.reason)
+
+
+def _verdict(answer: Any) -> _Verdict:
+    try:
+        verdict = msgspec.convert(answer, _Verdict)
+    except msgspec.ValidationError as error:
+        path = "answer" + str(error).partition("`$")[2].partition("`")[0]
+        raise BadRequest(f"`{path}` is not valid. {error}.", field=path) from None
+    if verdict.parameters is not None and verdict.decision == "reject":
+        raise BadRequest("`answer.parameters` is only valid with `approve`.", field="answer.parameters")
+    if verdict.reason is not None and verdict.decision == "approve":
+        raise BadRequest("`answer.reason` is only valid with `reject`.", field="answer.reason")
+    return verdict
+
+
+class Unread:
+    """See `agents.talk.Messages`."""
+
+    def __init__(self) -> None:
+        self._waiting: deque[Said] = deque()
+        self._news = asyncio.Event()
+        self.size = 0
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    @property
+    def ids(self) -> list[str]:
+        """The `message_id`s."""
+        return [said.message_id for said in self._waiting]
+
+    def add(self, said: Said) -> None:
+        """Let the agent read this."""
+        self._waiting.append(said)
+        self.size += bytes_of(said.content)
+        self._news.set()
+
+    def drain(self) -> list[Said]:
+        """See `Messages`."""
+        taken = list(self._waiting)
+        self._waiting.clear()
+        self.size = 0
+        return taken
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Said:
+        while not self._waiting:
+            self._news.clear()
+            await self._news.wait()
+        said = self._waiting.popleft()
+        self.size -= bytes_of(said.content)
+        return said
+
+
+class Inputs:
+    """The `Talk` of one run, and the other end of it.
+
+    `put(event)` writes an event to the run's log, unless the run is over; it raises `RunError` if there is no room for
+    it. `flushed()` waits until what was put is in the log, and raises `LogUnavailable` if it never will be. `calls` are
+    the run's open tool calls by id.
+    """
+
+    def __init__(
+        self,
+        run_id: str,
+        put: Callable[[StreamEvent], None],
+        flushed: Callable[[], Awaitable[None]],
+        limits: InputLimits,
+        *,
+        calls: Mapping[str, Any],
+        can_ask: bool,
+        takes_messages: bool,
+    ) -> None:
+        self.can_ask = can_ask
+        self.messages = Unread()
+        self._takes_messages = takes_messages
+        self._run_id = run_id
+        self._put = put
+        self._flushed = flushed
+        self._limits = limits
+        self._calls = calls
+        self._questions: dict[str, _Question] = {}
+        self._open = 0
+        self._said: dict[str, tuple[bytes, Outcome]] = {}  # by message id: a digest of the words, what became of them
+        self._settling: set[asyncio.Task[None]] = set()
+        self._over = False
+
+    @property
+    def asked(self) -> int:
+        """Return how many questions there were."""
+        return len(self._questions)
+
+    async def ask(self, prompt: str, schema: Mapping[str, Any] | None, timeout: float | None) -> Any:
+        """See `RunRequest.ask`."""
+        if not prompt.strip():
+            raise ValueError("`prompt` must not be blank.")
+        form = {}
+        if schema is not None:
+            form = {"schema": msgspec.to_builtins(dict(schema))}
+            check_schema(form["schema"])
+        question = _Question(asyncio.get_running_loop().create_future(), form.get("schema"))
+        return await self._ask(question, {"kind": "question", "prompt": prompt, **form}, timeout)
+
+    async def approve(self, call: Call | ToolCall, prompt: str, timeout: float | None) -> Decision:
+        """See `RunRequest.approve`."""
+        parameters = call.parameters if isinstance(call, Call) else msgspec.json.decode(call.arguments or "{}")
+        if not isinstance(parameters, dict):
+            raise TypeError("The parameters of a call must be a JSON object.")
+        if call.id not in self._calls:
+            raise ValueError("The TOOL_CALL_START of a call must be told before the call is approved.")
+        question = _Question(asyncio.get_running_loop().create_future(), parameters=parameters)
+        told = {"tool_call_id": call.id, "tool_name": call.name, "parameters": parameters}
+        prompt = prompt or f"May the tool {call.name} be called?"
+        decision: Decision = await self._ask(question, {"kind": "approval", "prompt": prompt, **told}, timeout)
+        return decision
+
+    async def _ask(self, question: _Question, data: dict[str, Any], timeout: float | None) -> Any:
+        if not self.can_ask:
+            raise InputNotPossible
+        if self._open >= MAX_QUESTIONS:
+            raise InputNotPossible(f"The run has {MAX_QUESTIONS} open questions, as many as it may.")
+        if size(data["prompt"], data.get("schema")) > MAX_BYTES:
+            raise ValueError(f"`prompt` and `schema` must have at most {MAX_BYTES} bytes together.")
+        seconds = self._limits.timeout if timeout is None else min(timeout, self._limits.timeout)
+        if not seconds > 0:
+            raise ValueError("`timeout` must be more than 0 seconds.")
+        expires_at = (datetime.now(UTC) + timedelta(seconds=seconds)).isoformat(timespec="milliseconds")
+        input_id = f"ask-{self._run_id}-{len(self._questions) + 1}"
+        self._questions[input_id] = question
+        self._open += 1
+        try:
+            self._put(
+                StreamEvent(
+                    Type.INPUT_REQUESTED,
+                    {"input_id": input_id, **data, "expires_at": expires_at.removesuffix("+00:00") + "Z"},
+                )
+            )
+            question.timer = asyncio.get_running_loop().call_later(seconds, self._expire, input_id)
+            return await question.answer
+        finally:
+            self._expire(input_id)  # the agent asks no longer
+
+    def _expire(self, input_id: str) -> None:
+        """Close a question without an answer, unless it is closed."""
+        question = self._questions[input_id]
+        if question.outcome is not None:
+            return
+        self._close(question, Outcome(status="expired"))
+        if not question.answer.done():
+            question.answer.set_exception(InputExpired())
+            question.answer.exception()  # it may be that nobody waits for it any more
+        with contextlib.suppress(RunError):  # there is no room for it, nor for the run's next event
+            self._put(StreamEvent(Type.INPUT_ANSWERED, {"input_id": input_id, "expired": True}))
+
+    def _close(self, question: _Question, outcome: Outcome) -> None:
+        question.outcome = outcome
+        self._open -= 1
+        if question.timer is not None:
+            question.timer.cancel()
+
+    async def hear(self, saying: Saying) -> Outcome:
+        """Take what the run's user says, and return what has become of it once that is in the log.
+
+        Raises `BadRequest` for what does not fit, `MessageMismatch`, `TooManyMessages`, `PayloadTooLarge`, and
+        `LogUnavailable` if it is not known to be in the log. If it is cancelled, what was taken stays taken.
+        """
+        if (known := self._said.get(saying.message_id)) is not None:
+            if known[0] != _digest(saying):
+                raise MessageMismatch
+            await self._flushed()
+            return known[1]
+        outcome = self._send(saying) if saying.input_id is None else self._answer(saying, saying.input_id)
+        if outcome.status == "accepted":
+            self._said[saying.message_id] = _digest(saying), outcome
+            await self._flushed()
+        return outcome
+
+    def _send(self, saying: Saying) -> Outcome:
+        content = saying.content or ""
+        if not content.strip():
+            raise BadRequest("`content` must not be blank.", field="content")
+        if self._over or not self._takes_messages:
+            return Outcome(status="already_finished" if self._over else "not_accepted", message_id=saying.message_id)
+        said = Said(content, saying.message_id, saying.by)
+        if len(self.messages) >= MAX_UNREAD or self.messages.size + bytes_of(content) > self._limits.unread_bytes:
+            raise TooManyMessages
+        self._write(Type.USER_MESSAGE, content=content, message_id=said.message_id, by=said.by)
+        self.messages.add(said)
+        return Outcome(message_id=saying.message_id)
+
+    def _answer(self, saying: Saying, input_id: str) -> Outcome:
+        question = self._questions.get(input_id)
+        if question is None or self._over:
+            status: Any = "already_finished" if self._over else "not_found"
+            return Outcome(status=status, message_id=saying.message_id)
+        if question.outcome is not None:
+            return question.outcome
+        if size(saying.answer) > MAX_BYTES:
+            raise PayloadTooLarge(f"`answer` must have at most {MAX_BYTES} bytes.", field="answer")
+        given = question.check(saying.answer)
+        self._write(
+            Type.INPUT_ANSWERED, input_id=input_id, answer=saying.answer, message_id=saying.message_id, by=saying.by
+        )
+        won = Outcome(status="already_answered", message_id=saying.message_id, by=saying.by, at=timestamp())
+        self._close(question, won)
+        task = asyncio.get_running_loop().create_task(self._settle(question.answer, given))
+        self._settling.add(task)
+        task.add_done_callback(self._settling.discard)
+        return Outcome(message_id=saying.message_id)
+
+    async def _settle(self, answer: asyncio.Future[Any], given: Any) -> None:
+        """Let the agent go on once the answer is in the log."""
+        with contextlib.suppress(LogUnavailable):  # the run is over
+            await self._flushed()
+        if not answer.done():
+            answer.set_result(given)
+
+    def _write(self, kind: Type, **data: Any) -> None:
+        """Write what the user says; `by` is left out if it is None. Raises `TooManyMessages` if there is no room."""
+        if data["by"] is None:
+            del data["by"]
+        try:
+            self._put(StreamEvent(kind, data))
+        except BudgetSpent:
+            raise TooManyMessages("The run has no room for more that is said to it.") from None
+
+    def close(self) -> None:
+        """The run is over: nobody is asked any more, and nothing is taken."""
+        self._over = True
+        for question in self._questions.values():
+            if question.outcome is None:
+                self._close(question, Outcome(status="already_finished"))
+            question.answer.cancel()
+        self._put = _drop
+
+
+def _digest(saying: Saying) -> bytes:
+    return hashlib.sha256(msgspec.json.encode(saying.words, order="sorted")).digest()
+
+
+def _drop(_: StreamEvent) -> None:
+    """The run is over."""
