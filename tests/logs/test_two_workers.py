@@ -9,6 +9,7 @@ from contextlib import AsyncExitStack
 
 import pytest
 
+from support.asking import Scripted, asks_a_branch, listens, until_asked
 from support.chats import Transport, frames, http, opened, said
 from support.followers import (
     KINDS,
@@ -21,11 +22,13 @@ from support.followers import (
     cut_often,
     number,
     rest,
+    say,
     start,
     text,
 )
 from support.redis_server import fresh
 from support.serving import Puppets, Running, echo, serving, until
+from twinwire.agents import RunRequest
 
 pytestmark = pytest.mark.parametrize("kind", KINDS)
 
@@ -238,3 +241,70 @@ async def test_a_worker_dies(kind: str, puppets: Puppets) -> None:
         await puppet.closed.wait()
         await until(lambda: len(a.runs) == 0)
         await here.close()
+
+
+@pytest.fixture
+async def two_that_ask() -> AsyncIterator[tuple[Running, Running]]:
+    """Two servers with an agent that asks, and then listens."""
+    url, agent = fresh(), Scripted()
+
+    async def asks_and_listens(request: RunRequest) -> None:
+        await asks_a_branch(request)
+        await listens(request)
+
+    agent.script = asks_and_listens
+    async with serving({"mine": agent}, log=url) as a, serving({"mine": agent}, log=url) as b:
+        yield a, b
+
+
+async def test_what_is_said_on_the_other_worker(kind: str, two_that_ask: tuple[Running, Running]) -> None:
+    """Answers and messages reach the run's owner; the outcome is the same as there, refusals too."""
+    a, b = two_that_ask
+    follower = await start(kind, a)
+    run_id, asked = follower.run_id, await until_asked(follower)
+
+    async def described(server: Running) -> tuple[bool, list[str]]:
+        async with http(server) as client:
+            run = (await client.get(f"/runs/{run_id}")).json()
+        return run["waiting"], [question["input_id"] for question in run["questions"]]
+
+    while await described(b) != (True, [asked["input_id"]]):  # noqa: ASYNC110 - there is no event to wait for
+        await asyncio.sleep(0.01)  # the owner notes it a moment later
+    refused = await say(kind, b, run_id, input_id=asked["input_id"], answer="prod")
+    assert (refused["code"], refused["field"]) == ("bad_request", "answer")
+    assert (await say(kind, b, run_id, input_id=f"ask-{run_id}-9", answer="dev"))["status"] == "not_found"
+    taken = await say(kind, b, run_id, input_id=asked["input_id"], answer="dev", message_id="m")
+    assert taken == {"message_id": "m", "status": "accepted"}
+    assert await say(kind, a, run_id, input_id=asked["input_id"], answer="dev", message_id="m") == taken
+    late = await say(kind, b, run_id, input_id=asked["input_id"], answer="main")
+    assert (late["status"], late["message_id"]) == ("already_answered", "m")
+    assert await described(a) == (False, [])
+    for n in range(20):
+        assert (await say(kind, b, run_id, content=f"{n}"))["status"] == "accepted"
+    assert (await say(kind, b, run_id, content="end", message_id="last"))["status"] == "accepted"
+    seen = await rest(follower)
+    assert text(seen) == "It is dev." + "".join(f"{n} " for n in range(20)) + "end "
+    for server in (a, b):
+        again = await say(kind, server, run_id, content="end", message_id="last")
+        assert again == {"message_id": "last", "status": "accepted"}
+        assert (await say(kind, server, run_id, content="more"))["status"] == "already_finished"
+
+
+async def test_an_owner_that_says_nothing(
+    kind: str, two_that_ask: tuple[Running, Running], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody can tell whether it was taken: that is said, and the same again settles it."""
+    monkeypatch.setattr("twinwire.runs.registry.SAY_SECONDS", 0.3)
+    a, b = two_that_ask
+    follower = await start(kind, a)
+    run_id, asked = follower.run_id, await until_asked(follower)
+    obey, heard = a.runs.log._reader._obey, []  # type: ignore[attr-defined]
+    monkeypatch.setattr(a.runs.log._reader, "_obey", lambda *what: heard.append(what))  # type: ignore[attr-defined]
+    unknown = await say(kind, b, run_id, input_id=asked["input_id"], answer="dev", message_id="m")
+    assert (unknown["code"], unknown["message_id"]) == ("unknown_outcome", "m")
+    monkeypatch.setattr(a.runs.log._reader, "_obey", obey)  # type: ignore[attr-defined]
+    settled = await say(kind, b, run_id, input_id=asked["input_id"], answer="dev", message_id="m")
+    assert settled == {"message_id": "m", "status": "accepted"}
+    await say(kind, b, run_id, content="end")
+    seen = await rest(follower)
+    assert [event["type"] for event in seen].count("INPUT_ANSWERED") == 1

@@ -4,63 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator
 from typing import Any
 
 import httpx
 import pytest
 
+from support.asking import BRANCH, Scripted, asks_a_branch, calls, listens, told, until_asked
 from support.followers import KINDS, attach, cancel, rest, say, start, text
 from support.redis_server import fresh
 from support.serving import Running, serving, until
 from twinwire.agents import RunRequest
-from twinwire.agents.talk import Call
 from twinwire.auth import ANYBODY
 from twinwire.log.saying import Saying
 from twinwire.protocol.errors import InputExpired
-from twinwire.protocol.events import StreamEvent
 
 LOGS = ["memory", "sqlite", "redis"]
-BRANCH = {"type": "string", "enum": ["main", "dev"]}
-Script = Callable[[RunRequest], Coroutine[Any, Any, None]]
-
-
-class Scripted:
-    """An agent that does what a test tells it."""
-
-    def __init__(self) -> None:
-        self.script: Script = asks_a_branch
-
-    async def __call__(self, request: RunRequest) -> None:
-        await self.script(request)
-
-
-def told(request: RunRequest, content: str) -> None:
-    """Have the run answer this."""
-    request.emit(StreamEvent("LLM_CHUNK", {"content": content, "delta": content}))
-
-
-async def asks_a_branch(request: RunRequest) -> None:
-    told(request, f"It is {await request.ask('Which branch?', schema=BRANCH)}.")
-
-
-async def calls(request: RunRequest) -> None:
-    """Call a tool if it may."""
-    request.emit(
-        StreamEvent("TOOL_CALL_START", {"tool_call_id": "c", "tool_name": "Delete", "parameters": {"path": "a"}})
-    )
-    decision = await request.approve(Call("c", "Delete", {"path": "a"}), prompt="Delete it?")
-    result = {"tool_call_id": "c", "tool_name": "Delete", "result": json.dumps(decision.parameters), "duration": 0}
-    request.emit(StreamEvent("TOOL_CALL_FINISH", {**result, "status": "ok" if decision.approved else "error"}))
-    told(request, f"{decision.approved} {decision.reason}")
-
-
-async def listens(request: RunRequest) -> None:
-    """Say what it hears, until it hears the end."""
-    async for message in request.messages:
-        told(request, f"{message.content} ")
-        if message.content == "end":
-            return
 
 
 @pytest.fixture
@@ -81,16 +40,6 @@ def log(request: pytest.FixtureRequest, tmp_path: Any) -> str:
 async def server(agent: Scripted, log: str) -> AsyncIterator[Running]:
     async with serving({"mine": agent}, log=log) as running:
         yield running
-
-
-async def until_asked(follower: Any) -> dict[str, Any]:
-    """Read on to the next question; its data."""
-    while (body := await follower.next()) is not None:
-        event: dict[str, Any] = json.loads(body)
-        if event["type"] == "INPUT_REQUESTED":
-            data: dict[str, Any] = event["data"]
-            return data
-    raise AssertionError("The run asked nothing.")
 
 
 async def described(server: Running, run_id: str) -> dict[str, Any]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Literal
 
-import msgspec
 from msgspec import Struct
 
 Status = Literal["accepted", "already_answered", "expired", "not_found", "already_finished", "not_accepted"]
@@ -37,7 +36,7 @@ class Outcome(Struct, frozen=True, kw_only=True, omit_defaults=True):
     message_id: str = ""
     by: str | None = None
     at: str | None = None
-    refusal: msgspec.Raw | None = None
+    refusal: dict[str, Any] | None = None
 
     @property
     def told(self) -> dict[str, Any]:

@@ -34,7 +34,7 @@ async def chat(request: Request[Any, Any, Any], service: NamedDependency[Service
         )
     by = guard.starter(request, service)
     on_disconnect = DEFAULT_ON_DISCONNECT if asked.stream else "cancel"
-    spec = RunSpec.of(asked, by, interrupt=True, on_disconnect=on_disconnect)
+    spec = RunSpec.of(asked, by, interrupt=True, on_disconnect=on_disconnect, can_ask=asked.stream)
     if asked.stream:
         incoming.accepts_events(request)
         kind = stream.chosen(service, asked)

@@ -70,7 +70,7 @@ class Inboxes:
         finally:
             del self._replies[number]
         if outcome.refusal is not None:
-            raise refusal(msgspec.json.decode(outcome.refusal))
+            raise refusal(outcome.refusal)
         return outcome
 
     def told(self, number: str, outcome: bytes) -> None:
@@ -113,7 +113,7 @@ class Inboxes:
         except UnknownOutcome:
             return  # nor does the asker know
         except TwinwireError as error:
-            outcome = Outcome(refusal=msgspec.Raw(msgspec.json.encode(error.payload())))
+            outcome = Outcome(refusal=error.payload())
         outcome = outcome or Outcome(status="already_finished", message_id=saying.message_id)
         await self._tell(asker, "told", number, msgspec.json.encode(outcome))
 
