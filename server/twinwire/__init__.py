@@ -13,12 +13,14 @@ if TYPE_CHECKING:
     from twinwire.agents import Agent, AgentLimits, RunRequest
     from twinwire.agents.react import ReActAgent
     from twinwire.agents.simple import SimpleAgent
+    from twinwire.agents.talk import Call, Decision, Said
     from twinwire.models import ChatModel, Finish, ShapedModel, Text, Thinking, ToolCall, Usage
     from twinwire.models.demo import DemoModel
     from twinwire.models.openai.model import OpenAIChatModel
-    from twinwire.protocol.errors import TwinwireError
+    from twinwire.protocol.errors import InputExpired, InputNotPossible, TwinwireError
     from twinwire.protocol.events import StreamEvent, StreamEventType
     from twinwire.settings import Settings
+    from twinwire.tools.ask import AskTool
     from twinwire.tools.base import Tool, ToolError, ToolRegistry
     from twinwire.tools.read import ReadTool
     from twinwire.tools.search import SearchTool
@@ -29,13 +31,19 @@ __version__ = "0.1.0"
 _HOME = {
     "Agent": "agents",
     "AgentLimits": "agents",
+    "AskTool": "tools.ask",
+    "Call": "agents.talk",
     "ChatModel": "models",
+    "Decision": "agents.talk",
     "DemoModel": "models.demo",
     "Finish": "models",
+    "InputExpired": "protocol.errors",
+    "InputNotPossible": "protocol.errors",
     "OpenAIChatModel": "models.openai.model",
     "ReActAgent": "agents.react",
     "ReadTool": "tools.read",
     "RunRequest": "agents",
+    "Said": "agents.talk",
     "SearchTool": "tools.search",
     "Settings": "settings",
     "ShapedModel": "models",
@@ -56,13 +64,19 @@ _HOME = {
 __all__ = [
     "Agent",
     "AgentLimits",
+    "AskTool",
+    "Call",
     "ChatModel",
+    "Decision",
     "DemoModel",
     "Finish",
+    "InputExpired",
+    "InputNotPossible",
     "OpenAIChatModel",
     "ReActAgent",
     "ReadTool",
     "RunRequest",
+    "Said",
     "SearchTool",
     "Settings",
     "ShapedModel",

@@ -11,7 +11,9 @@ from typing import Any
 import pytest
 
 from support.tool_files import write
-from twinwire.tools import ReadTool, SearchTool, Tool, ToolError, ToolRegistry, ToolResult
+from twinwire.tools import AskTool, ReadTool, SearchTool, Tool, ToolError, ToolRegistry, ToolResult
+from twinwire.tools.base import Approval
+from twinwire.tools.demo import SendTool
 
 
 class Probe(Tool):
@@ -59,6 +61,67 @@ async def test_registry_refuses_a_second_tool_of_the_same_name() -> None:
     with pytest.raises(ValueError, match="A tool named 'Probe' is registered already"):
         registry.register_tool(Probe())
     assert len(registry) == 1
+
+
+def broken(_: Mapping[str, Any]) -> bool:
+    raise RuntimeError("hunter2")
+
+
+def leaving(_: Mapping[str, Any]) -> bool:
+    raise SystemExit
+
+
+@pytest.mark.parametrize(
+    ("approval", "needed"),
+    [
+        (False, (False, False)),
+        (True, (True, True)),
+        (lambda parameters: parameters["path"] == "/", (True, False)),
+        (lambda parameters: parameters.get("force"), (False, True)),
+        (broken, (True, True)),
+        (leaving, (True, True)),
+    ],
+)
+def test_registry_tells_which_calls_need_approval(approval: Approval, needed: tuple[bool, bool]) -> None:
+    """All, none, or those that a function names; if it raises, the user is asked."""
+    registry = ToolRegistry()
+    registry.register_tool(Probe(), approval=approval)
+    calls: list[dict[str, Any]] = [{"path": "/"}, {"path": "a", "force": True}]
+    assert tuple(registry.needs_approval("Probe", parameters) for parameters in calls) == needed
+    assert not registry.needs_approval("Nope", {})
+
+
+def test_registry_logs_a_function_that_raises(caplog: pytest.LogCaptureFixture) -> None:
+    """A function that raises is logged once, with the tool's name."""
+    registry = ToolRegistry()
+    registry.register_tool(Probe(), approval=broken)
+    with caplog.at_level(logging.ERROR, "twinwire.tools"):
+        assert registry.needs_approval("Probe", {})
+    assert [record.getMessage() for record in caplog.records] == ["The approval function of the tool Probe failed."]
+
+
+async def later(_: Mapping[str, Any]) -> bool:
+    return True
+
+
+@pytest.mark.parametrize(("approval", "message"), [(later, "not a coroutine function"), ("yes", "True, False or a")])
+def test_registry_refuses_what_cannot_decide(approval: Any, message: str) -> None:
+    """An `approval` that could not decide is a TypeError, and the tool is not registered."""
+    registry = ToolRegistry()
+    with pytest.raises(TypeError, match=message):
+        registry.register_tool(Probe(), approval=approval)
+    assert len(registry) == 0
+
+
+async def test_tools_of_the_demo() -> None:
+    """Send sends nothing and says so; Ask is no tool outside of an agent."""
+    registry = ToolRegistry()
+    registry.register_tool(SendTool())
+    registry.register_tool(AskTool())
+    sent = await registry.call("Send", {"to": "a@example.com", "text": "Hi"}, 5)
+    assert sent == ToolResult('"Hi" would have gone to a@example.com. This is a demo: nothing was sent.', "ok")
+    assert (await registry.call("Send", {"to": 1, "text": "Hi"}, 5)).status == "error"
+    assert await registry.call("Ask", {"question": "?"}, 5) == ToolResult("The user cannot be asked here.", "error")
 
 
 async def test_unknown_tool_is_an_error_that_names_the_known_ones() -> None:

@@ -9,11 +9,17 @@ from pathlib import Path
 
 import pytest
 
+from support.talks import PlayedTalk, yes
+from twinwire.agents import RunRequest
+from twinwire.agents.default import default_agents
 from twinwire.agents.react import ReActAgent
 from twinwire.agents.simple import SimpleAgent
+from twinwire.agents.talk import Call, Decision
 from twinwire.models import Finish, Message, Text, Thinking, ToolCall, Usage
-from twinwire.models.demo import WHO, DemoModel
+from twinwire.models.demo import TALK, WHO, DemoModel
 from twinwire.protocol.events import StreamEvent
+from twinwire.protocol.schema import check_schema
+from twinwire.settings import Settings
 from twinwire.tools import ReadTool, SearchTool, ToolRegistry
 
 
@@ -141,6 +147,70 @@ async def test_small_talk(project: Path) -> None:
     assert calls(events) == []
     assert "find" in events[-1].data["result"]
     assert WHO in events[-1].data["result"]
+
+
+def talking(folder: Path) -> ReActAgent:
+    """The agent with all that the demo has, as a server without a key makes it."""
+    agent = default_agents(Settings(project_root=str(folder)), DemoModel(rate=0))["react"]
+    assert isinstance(agent, ReActAgent)
+    return agent
+
+
+async def told(agent: ReActAgent, message: str, talk: PlayedTalk) -> tuple[str, str]:
+    """Return the types of the events of tools, and the answer, with this user."""
+    events = [event async for event in agent(RunRequest(message, talk=talk))]
+    return " ".join(event.type for event in events if "TOOL" in event.type), events[-1].data["result"]
+
+
+async def test_asks_for_approval(project: Path) -> None:
+    """Told to approve, it calls a tool that needs the user's approval and does nothing, and tells what came of it."""
+
+    async def edit(_: Call) -> Decision:
+        return Decision(True, {"to": "me@example.com", "text": "Hi"})
+
+    async def no(call: Call) -> Decision:
+        return Decision(False, call.parameters, "not now")
+
+    for reply, fact in (
+        (yes, '"Hello from the demo." would have gone to everyone@example.com. This is a demo: nothing was sent.'),
+        (edit, 'The user changed the parameters of this call to {"to":"me@example.com","text":"Hi"}. "Hi" would have'),
+        (no, "Send failed: The user refused this call: not now."),
+    ):
+        talk = PlayedTalk(reply)
+        types, answer = await told(talking(project), "Let me approve something", talk)
+        assert (types, [call.name for call in talk.asked]) == ("TOOL_CALL_START TOOL_CALL_FINISH", ["Send"])
+        assert fact in answer
+        assert WHO in answer
+
+
+async def test_asks_a_question(project: Path) -> None:
+    """Told to ask, it asks a question that a form can be made of, and tells the answer; it also does both at once."""
+
+    async def reply(asked: object) -> object:
+        if isinstance(asked, Call):
+            return await yes(asked)
+        return {"kind": "black", "cups": 2}
+
+    for message in ("ask", "Ask me something."):
+        talk = PlayedTalk(reply)
+        types, answer = await told(talking(project), message, talk)
+        ((prompt, schema),) = talk.asked
+        check_schema(schema)
+        assert (types, prompt) == ("", "How do you like your tea?")
+        assert 'You answered: `{"kind":"black","cups":2}`.' in answer
+    talk = PlayedTalk(reply)
+    await told(talking(project), "Ask me to approve", talk)
+    assert len(talk.asked) == 2
+
+
+async def test_asks_nobody(project: Path) -> None:
+    """If nobody can be asked, or it has no such tools, it says so; a word that is looked for is no such request."""
+    agent = talking(project)
+    assert "Send failed: This call requires the user's approval" in await agent.arun("approve")
+    assert "Ask failed: The run would have to ask its user" in await agent.arun("ask")
+    assert calls(await ask(agent, 'find "ask me"')) == [(1, "Search", {"pattern": "ask me"})]
+    assert TALK in await agent.arun("Hello")
+    assert TALK not in await agent_on(project).arun("ask")
 
 
 async def test_conversation(project: Path) -> None:

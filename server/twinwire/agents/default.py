@@ -10,7 +10,8 @@ from twinwire.models.demo import DemoModel
 from twinwire.models.local import LocalModel
 from twinwire.protocol.errors import SettingsError
 from twinwire.settings import Settings
-from twinwire.tools import ReadTool, SearchTool, ToolRegistry
+from twinwire.tools import AskTool, ReadTool, SearchTool, ToolRegistry
+from twinwire.tools.demo import SendTool
 
 
 def default_model(settings: Settings) -> ChatModel:
@@ -38,10 +39,13 @@ def default_model(settings: Settings) -> ChatModel:
 
 
 def default_agents(settings: Settings, model: ChatModel) -> dict[str, Agent]:
-    """`react` and `simple` on this model."""
+    """`react` and `simple` on this model; the demo model also has a tool that asks, and one that needs approval."""
     tools = ToolRegistry()
     tools.register_tool(ReadTool(settings.project_root))
     tools.register_tool(SearchTool(settings.project_root))
+    if settings.demo:
+        tools.register_tool(AskTool())
+        tools.register_tool(SendTool(), approval=True)
     return {
         "react": ReActAgent("react", model, tools),
         "simple": SimpleAgent("simple", model),

@@ -6,9 +6,7 @@ call and the running tools at once.
 
 from __future__ import annotations
 
-import asyncio
 import functools
-import json
 import logging
 import sys
 import time
@@ -21,6 +19,7 @@ from typing import Any
 import msgspec
 
 from twinwire.agents import AgentLimits, RunRequest
+from twinwire.agents.calls import Caller, StepCall, event, tell, told
 from twinwire.agents.conversation import estimated, without_calls
 from twinwire.fence import report, stops
 from twinwire.models import (
@@ -41,7 +40,7 @@ from twinwire.models import (
 from twinwire.models.adapters import PushStream, Take
 from twinwire.protocol.errors import BudgetSpent, RunError, UpstreamError
 from twinwire.protocol.events import StreamEvent, StreamEventType as Type, timestamp
-from twinwire.tools.base import ToolError, ToolRegistry, ToolResult
+from twinwire.tools.base import ToolRegistry
 
 logger = logging.getLogger("twinwire.agents")
 
@@ -54,22 +53,10 @@ _LLM_CHUNK = Type.LLM_CHUNK  # looking up a member takes as long as making an ev
 
 _LIMITS = "max_tokens", "max_completion_tokens"
 
-MAX_REPEATS = 2
-"""The times that one run runs the same call: the same tool with the same parameters."""
-
-
-def _event(kind: Type, at: int | None, /, **data: Any) -> StreamEvent:
-    return StreamEvent(kind, data, metadata={} if at is None else {"step": at})
-
 
 def _failed(error: RunError, usage: Usage) -> StreamEvent:
-    told = {"usage": usage.told} if usage.counted else {}
-    return _event(Type.ERROR, None, error_type=error.code, message=error.message, error=error.message, **told)
-
-
-async def _tell(emit: Take[StreamEvent], event: StreamEvent) -> None:
-    if (room := emit(event)) is not None:
-        await room
+    used = {"usage": usage.told} if usage.counted else {}
+    return event(Type.ERROR, None, error_type=error.code, message=error.message, error=error.message, **used)
 
 
 class _Answer:
@@ -112,7 +99,7 @@ class _Answer:
 
     def take(self, *batches: Sequence[Part]) -> Awaitable[None] | None:
         """See `models.ask`."""
-        told: list[StreamEvent] = []
+        events: list[StreamEvent] = []
         room: Awaitable[None] | None = None
         now = timestamp()
         for part in chain.from_iterable(batches):
@@ -120,23 +107,23 @@ class _Answer:
                 text = part.text
                 self._texts.append(text)
                 data = {"content": text, "delta": text}
-                told.append(StreamEvent(_LLM_CHUNK, data, now, {"step": self._step}))
+                events.append(StreamEvent(_LLM_CHUNK, data, now, {"step": self._step}))
             elif isinstance(part, Thinking):
-                told.append(StreamEvent(Type.THINKING, {"content": part.text}, now, {"step": self._step}))
+                events.append(StreamEvent(Type.THINKING, {"content": part.text}, now, {"step": self._step}))
             elif isinstance(part, ToolCall):
                 self.calls.append(part)
             elif isinstance(part, Usage):
                 self._count(part, more=True)
                 if self._over:
-                    self._emit(*told)
+                    self._emit(*events)
                     raise BudgetSpent(self._limit, "tokens")
             else:
                 self.finish = part
-                if told:  # before the count, so that a budget holds alike in however many reads they came
-                    room, told = self._emit(*told), []
+                if events:  # before the count, so that a budget holds alike in however many reads they came
+                    room, events = self._emit(*events), []
                 said = sum(bytes_of(call.arguments) for call in self.calls) // BYTES_PER_TOKEN
                 self._count(part.usage or Usage(estimated_tokens=said), more=False)
-        return self._emit(*told) if told else room
+        return self._emit(*events) if events else room
 
     def _count(self, usage: Usage, *, more: bool) -> None:
         """Count what the call has used so far, in the place of what was known of it before.
@@ -155,60 +142,6 @@ class _Answer:
         return self._request.usage.spent > self._limit
 
 
-class _Call:
-    """One tool call of a step, and its result: an error from the start if there is a `refusal` to run it."""
-
-    def __init__(self, part: ToolCall, seen: Counter[tuple[str, str]]) -> None:
-        self.id = part.id
-        self.name = part.name
-        self.parameters: dict[str, Any] = {}
-        self.refusal = ""
-        arguments, key = part.arguments or "{}", part.arguments
-        try:
-            self.parameters = ToolRegistry.parse_arguments(part.arguments)
-            key = json.dumps(self.parameters, sort_keys=True)
-        except ToolError as error:
-            arguments = "{}"  # servers refuse a history whose arguments are not JSON
-            self.refusal = str(error)
-        seen[self.name, key] += 1
-        self.repeated = seen[self.name, key] > MAX_REPEATS
-        if self.repeated:
-            self.refusal = f"This very call was made {MAX_REPEATS} times already and is not run again. Use its results."
-        self.result = ToolResult(self.refusal, "error")
-        function = {**part.state.get("function", {}), "name": self.name, "arguments": arguments}
-        self.asked = {**part.state, "id": self.id, "type": "function", "function": function}
-
-    def refuse(self, reason: str) -> None:
-        self.refusal = reason
-        self.result = ToolResult(reason, "error")
-
-    @property
-    def answered(self) -> Message:
-        """The message that tells the model what came of the call."""
-        content = self.result.text if self.result.status == "ok" else f"Error: {self.result.text}"
-        return {"role": "tool", "tool_call_id": self.id, "content": content}
-
-    def started(self, step: int) -> StreamEvent:
-        return _event(Type.TOOL_CALL_START, step, tool_call_id=self.id, tool_name=self.name, parameters=self.parameters)
-
-    def finished(self, step: int, duration: float) -> StreamEvent:
-        return _event(
-            Type.TOOL_CALL_FINISH,
-            step,
-            tool_call_id=self.id,
-            tool_name=self.name,
-            result=self.result.text,
-            status=self.result.status,
-            duration=round(duration, 3),
-        )
-
-
-def _told(answer: str, finish: Finish, calls: Sequence[_Call]) -> list[Message]:
-    """Return what the model is told of a step: what it said, with its state, and what came of its calls."""
-    said = {"role": "assistant", "content": answer or None, "tool_calls": [call.asked for call in calls]}
-    return [{**finish.state, **said}, *(call.answered for call in calls)]
-
-
 def _status(answer: str, reason: str) -> str:
     """Return the status of a run that ends with this answer. Raise `UpstreamError` for an answer that never came."""
     if reason == "length" and not answer:
@@ -223,9 +156,14 @@ def _status(answer: str, reason: str) -> str:
 class ReActAgent:
     """An agent that takes steps, each one call of the model and then the tools it asked for, in parallel.
 
+    It asks the user before a call that needs approval, reads messages before each call of the model, and answers those
+    that came while it gave its answer in another step, if there is one left.
+
     It keeps nothing between runs: it may serve many at once. `max_steps`, `max_tool_calls` and `tool_timeout`, in
     seconds, replace the request's `AgentLimits` if they are given. The model sees to its own silence.
     """
+
+    takes_messages = True
 
     def __init__(
         self,
@@ -248,9 +186,9 @@ class ReActAgent:
 
     async def arun(self, message: str, history: Sequence[Message] = ()) -> str:
         """Return the answer to `message`, or its part if the steps run out. Raise `RunError` if the run failed."""
-        async with aclosing(self.arun_stream(message, history)) as told:
-            async for event in told:
-                last = event
+        async with aclosing(self.arun_stream(message, history)) as events:
+            async for each in events:
+                last = each
         if last.type == Type.ERROR:
             raise RunError(last.data["message"], code=last.data["error_type"])
         return str(last.data["result"])
@@ -270,14 +208,19 @@ class ReActAgent:
         config = {"agent": self.name, "model": self.model.name, "tools": [tool.name for tool in self.tools]}
         limits = msgspec.structs.replace(request.limits, **self._limits)
         max_steps = limits.max_steps
-        await _tell(emit, _event(Type.AGENT_START, None, input=request.message, config=config, max_steps=max_steps))
+        await tell(emit, event(Type.AGENT_START, None, input=request.message, config=config, max_steps=max_steps))
         begun = time.monotonic()
         messages = self._conversation(request)
+        caller = Caller(self.tools, request, emit, limits.tool_timeout)
         seen: Counter[tuple[str, str]] = Counter()
         repeated = 0  # steps in a row
+        heard: list[Message] = []
         try:
             for step in range(1, max_steps + 1):
-                await _tell(emit, _event(Type.STEP_START, step, step=step, max_steps=max_steps))
+                await tell(emit, event(Type.STEP_START, step, step=step, max_steps=max_steps))
+                if heard := [*heard, *self._heard(request)]:
+                    messages += heard
+                    repeated = 0
                 answer = _Answer(step, emit, request)
                 await self._ask(answer, messages, repeated)
                 finish = answer.finish
@@ -286,16 +229,22 @@ class ReActAgent:
                 calls, reason = self._calls(answer.calls, seen, limits.max_tool_calls), finish.reason
                 status = "max_steps" if calls else _status(answer.text, reason)
                 if calls and step < max_steps:  # what nobody would read is not run
-                    await self._call_tools(calls, step, emit, limits.tool_timeout)
-                    messages += _told(answer.text, finish, calls)
+                    await caller.run(calls, step)
                     repeated = repeated + 1 if all(call.repeated for call in calls) else 0
-                await _tell(emit, _event(Type.STEP_FINISH, step, step=step, action="tool_calls" if calls else "answer"))
-                progress = 100 * step // max_steps if calls else 100
-                await _tell(emit, _event(Type.PROGRESS, step, progress=progress, step=step, total=max_steps))
-                if not calls:
+                # The last look at the messages: until the end is told, nothing is awaited.
+                heard = [] if calls or step == max_steps else self._heard(request)
+                over = step == max_steps or not (calls or heard)
+                action, progress = "tool_calls" if calls else "answer", 100 if over else 100 * step // max_steps
+                last = [
+                    event(Type.STEP_FINISH, step, step=step, action=action),
+                    event(Type.PROGRESS, step, progress=progress, step=step, total=max_steps),
+                ]
+                if over:
                     break
+                await tell(emit, *last)
+                messages += told(answer.text, finish, calls)
             duration, usage = round(time.monotonic() - begun, 3), request.usage.told
-            end = _event(
+            end = event(
                 Type.AGENT_FINISH,
                 None,
                 result=answer.text,
@@ -304,14 +253,20 @@ class ReActAgent:
                 finish_reason=reason,
                 usage=usage,
             )
+            last.append(end)
         except RunError as error:
-            end = _failed(error, request.usage)
+            last = [_failed(error, request.usage)]
         except BaseException as error:
             if stops(error) or isinstance(error, GeneratorExit):
                 raise
             report(logger, error, "The agent %s failed.", self.name)
-            end = _failed(RunError(), request.usage)
-        await _tell(emit, end)
+            last = [_failed(RunError(), request.usage)]
+        await tell(emit, *last)
+
+    def _heard(self, request: RunRequest) -> list[Message]:
+        """Read what the user has said since, as messages to the model."""
+        said = request.messages.drain() if self.takes_messages else ()
+        return [{"role": "user", "content": each.content} for each in said]
 
     async def _ask(self, answer: _Answer, messages: Sequence[Message], repeated: int) -> None:
         """Ask the model for its answer. One that has only `repeated` itself, for so many steps, must not call a tool.
@@ -333,8 +288,8 @@ class ReActAgent:
                 return
         await answer.ask(self.model, without_calls(messages), ())
 
-    def _calls(self, parts: Sequence[ToolCall], seen: Counter[tuple[str, str]], most: int) -> list[_Call]:
-        calls = [_Call(part, seen) for part in parts]
+    def _calls(self, parts: Sequence[ToolCall], seen: Counter[tuple[str, str]], most: int) -> list[StepCall]:
+        calls = [StepCall(part, seen) for part in parts]
         for call in calls[most:]:
             call.refuse(f"Only the first {most} calls of a step are run.")
         return calls
@@ -342,28 +297,3 @@ class ReActAgent:
     def _conversation(self, request: RunRequest) -> list[Message]:
         system = [{"role": "system", "content": self.system_prompt}] if self.system_prompt else []
         return [*system, *request.history, {"role": "user", "content": request.message}]
-
-    async def _call_tools(self, calls: Sequence[_Call], step: int, emit: Take[StreamEvent], timeout: float) -> None:
-        """Run the calls at once; each finishes as it is done. No task is left, however this ends."""
-        for call in calls:
-            await _tell(emit, call.started(step))
-        for call in calls:
-            if call.refusal:
-                await _tell(emit, call.finished(step, 0.0))
-        begun = time.monotonic()
-        running = {
-            asyncio.create_task(self.tools.call(call.name, call.parameters, timeout, call_id=call.id)): call
-            for call in calls
-            if not call.refusal
-        }
-        try:
-            while running:
-                done, _ = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
-                for task in [task for task in running if task in done]:  # in the model's order
-                    call = running.pop(task)
-                    call.result = task.result()
-                    await _tell(emit, call.finished(step, time.monotonic() - begun))
-        finally:
-            for task in running:
-                task.cancel()
-            await asyncio.gather(*running, return_exceptions=True)

@@ -9,7 +9,9 @@ SYSTEM_PROMPT = "You are a helpful assistant. Answer briefly, in Markdown and in
 
 
 class SimpleAgent(ReActAgent):
-    """The same loop and the same events as the ReActAgent's, with one step and nothing to call."""
+    """The same loop and the same events as the ReActAgent's, with one step and no tools. It reads no messages."""
+
+    takes_messages = False
 
     def __init__(self, name: str, model: ChatModel, *, system_prompt: str | None = None) -> None:
         prompt = SYSTEM_PROMPT if system_prompt is None else system_prompt

@@ -1,8 +1,8 @@
 """The model for use without a key and a network: no LLM, but an honest player of one.
 
 It goes through the same loop as any model: it thinks, calls the tools it is offered, and tells in a few sentences
-what their results really hold. It understands two requests, to look at the project and to find a word in it, and
-says so to any other. The same conversation always gets the same answer.
+what their results really hold. It understands four requests: to look at the project, to find a word in it, to show an
+approval and to ask a question. It says so to any other. The same conversation always gets the same answer.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ WHO = (
     "`OPENAI_API_KEY`, or point `--base-url` at any server that speaks the OpenAI protocol."
 )
 ABILITY = 'Ask me to *analyse the project*, or to *find "a word"* in it.'
+TALK = "Say *approve*, and I call a tool that needs your approval. Say *ask*, and I ask you something."
 
 _OVERVIEW = re.compile(r"\b(?:analy[sz]|overview|structure|summar|describe|explain|readme)", re.IGNORECASE)
 _PROJECT = re.compile(r"\b(?:project|repo|code|files?\b|folders?\b)", re.IGNORECASE)
@@ -36,6 +37,8 @@ _FILLER = re.compile(
     r"(?:a|all|any|every|files?|for|in|is|mentions?|me|of|out|that|the|uses?|with|contain(?:s|ing)?|wh\w+|how|word)\Z",
     re.IGNORECASE,
 )
+_APPROVE = re.compile(r"\bapprov", re.IGNORECASE)
+_ASK = re.compile(r"\A\W*ask\b|\bask\s+me\b", re.IGNORECASE)
 _SENTENCE = re.compile(r"(.+?[.!?])(?:\s|$)", re.DOTALL)
 _MATCH = re.compile(r"(.+?):\d+: ")
 _ENTRY = re.compile(r"""^[ \t]*"?(name|description)"?[ \t]*[=:][ \t]*(["'])(.*?)\2""", re.MULTILINE)
@@ -44,6 +47,20 @@ _WORD = re.compile(r"\s*\S+(?:\s+\Z)?")
 
 _MANIFESTS = ("pyproject.toml", "package.json", "Cargo.toml", "go.mod", "composer.json", "setup.cfg")
 _ALL = {"glob": "*"}
+_MESSAGE = {"to": "everyone@example.com", "text": "Hello from the demo."}
+_QUESTION = {
+    "question": "How do you like your tea?",
+    "schema": {
+        "type": "object",
+        "properties": {
+            "kind": {"type": "string", "title": "Kind", "enum": ["black", "green", "none"], "default": "green"},
+            "cups": {"type": "integer", "title": "Cups", "minimum": 1, "maximum": 9, "default": 1},
+            "milk": {"type": "boolean", "title": "Milk"},
+            "note": {"type": "string", "title": "Anything else?", "maxLength": 200},
+        },
+        "required": ["kind", "cups"],
+    },
+}
 _KINDS = {
     ".py": "Python",
     ".md": "Markdown",
@@ -132,6 +149,8 @@ def _plan(messages: Sequence[Message], offered: set[str]) -> _Plan:
         if word:
             calls.append(("Search", {"pattern": word}))
         calls = [call for call in calls if call[0] in offered]
+        if not calls and (calls := _talk(question, offered)):
+            return _Plan("For this I need the user.", calls)
         if calls:
             names = " and ".join(dict.fromkeys(name for name, _ in calls))
             wanted = f"where {_code(word)} occurs" if word else "what this project is"
@@ -140,6 +159,16 @@ def _plan(messages: Sequence[Message], offered: set[str]) -> _Plan:
     if calls := _next_calls(results) if "Read" in offered else []:
         return _Plan("The list shows where to look further.", calls)
     return _Plan("That is enough for an answer.", answer=_report(results))
+
+
+def _talk(question: str, offered: set[str]) -> _Calls:
+    """Return the calls that show what a run can ask its user."""
+    calls: _Calls = []
+    if _APPROVE.search(question):
+        calls.append(("Send", _MESSAGE))
+    if _ASK.search(question):
+        calls.append(("Ask", _QUESTION))
+    return [call for call in calls if call[0] in offered]
 
 
 def _results(messages: Iterable[Message]) -> list[_Result]:
@@ -205,6 +234,9 @@ def _report(results: Sequence[_Result]) -> str:
     """Return what the results hold as Markdown."""
     lines = []
     for result in results:
+        if result.tool in {"Ask", "Send"}:
+            lines.append(_told(result))
+            continue
         what = _code(str(result.parameters.get("path", result.parameters.get("pattern", "the list of files"))))
         if result.failed:
             lines.append(f"- {result.tool} of {what} failed: {result.content.removeprefix('Error: ')}")
@@ -218,6 +250,14 @@ def _report(results: Sequence[_Result]) -> str:
         elif result.parameters == _ALL:
             lines.append(_tree(_listing([result]), result.cut))
     return "Here is what I found:\n\n" + "\n".join(lines) + f"\n\n{WHO}\n"
+
+
+def _told(result: _Result) -> str:
+    """Return what came of a question or of a call that needed approval."""
+    text = result.content.removeprefix("Error: ")
+    if result.failed:
+        return f"- {result.tool} failed: {text}"
+    return f"- You answered: {_code(text)}." if result.tool == "Ask" else f"- {' '.join(text.split())}"
 
 
 def _tree(files: Sequence[str], cut: str) -> str:
@@ -249,4 +289,6 @@ def _about(result: _Result) -> str:
 def _small_talk(messages: Sequence[Message], asked: Sequence[int], offered: set[str]) -> str:
     able = ABILITY if offered & {"Read", "Search"} else "I was given no tools to look at anything with."
     before = f" Before this you asked: {_code(_content(messages[asked[-2]]))}." if len(asked) > 1 else ""
+    if {"Ask", "Send"} <= offered:
+        able += f" {TALK}"
     return f"Hello!{before} {able}\n\n{WHO}\n"

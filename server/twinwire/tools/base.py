@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
-from typing import Any, Literal, TypeVar
+from collections.abc import Callable, Iterator, Mapping
+from inspect import iscoroutinefunction
+from typing import Any, Literal, TypeAlias, TypeVar
 
 import msgspec
 from msgspec import Struct
@@ -18,6 +19,9 @@ logger = logging.getLogger("twinwire.tools")
 
 
 P = TypeVar("P", bound=Struct)
+
+Approval: TypeAlias = bool | Callable[[Mapping[str, Any]], bool]
+"""Whether a tool's calls need the user's approval, or a function that says it of one call's parameters."""
 
 
 class ToolError(Exception):
@@ -68,19 +72,42 @@ class ToolRegistry:
 
     def __init__(self) -> None:
         self._tools: dict[str, Tool] = {}
+        self._approvals: dict[str, Approval] = {}
         self._left: set[asyncio.Task[ToolResult]] = set()
 
-    def register_tool(self, tool: Tool) -> None:
-        """Add a tool. Raise `ValueError` if its name is taken."""
+    def register_tool(self, tool: Tool, *, approval: Approval = False) -> None:
+        """Add a tool. Raise `ValueError` if its name is taken, and `TypeError` if `approval` is of no use.
+
+        `approval` is True if the user must approve each call before it is run, or a function that takes a call's
+        parameters and returns that. It is called on the event loop. If it raises, the user is asked.
+        """
         if tool.name in self._tools:
             raise ValueError(f"A tool named {tool.name!r} is registered already.")
+        if not callable(approval) and not isinstance(approval, bool):
+            raise TypeError("`approval` must be True, False or a function of the parameters.")
+        if iscoroutinefunction(approval):
+            raise TypeError("`approval` must be an ordinary function, not a coroutine function.")
         self._tools[tool.name] = tool
+        self._approvals[tool.name] = approval
 
     def __iter__(self) -> Iterator[Tool]:
         return iter(self._tools.values())
 
     def __len__(self) -> int:
         return len(self._tools)
+
+    def get(self, name: str) -> Tool | None:
+        """Return the tool of this name, if there is one."""
+        return self._tools.get(name)
+
+    def needs_approval(self, name: str, parameters: Mapping[str, Any]) -> bool:
+        """Return whether the user must approve this call before `call` runs it: the agent asks. Never raises."""
+        approval = self._approvals.get(name, False)
+        if isinstance(approval, bool):
+            return approval
+        with Fence(logger, "The approval function of the tool %s failed.", name):
+            return bool(approval(parameters))
+        return True
 
     @property
     def specs(self) -> list[dict[str, Any]]:
