@@ -10,9 +10,8 @@ import httpx
 import pytest
 
 from support.documents import ROOT, run, snippets
-from support.followers import KINDS, OTHER, AnyFollower, events, rest, start, text
+from support.followers import KINDS, OTHER, AnyFollower, events, rest, say, start, text
 from support.model_server import ModelServer, answer as said, calls, end, gate, text as words
-from support.saying import answer, send
 from support.serving import Running, serving
 from twinwire.agents import Agent
 
@@ -49,7 +48,8 @@ async def until(follower: AnyFollower, kind: str) -> dict[str, Any]:
 async def reply(kind: str, server: Running, follower: AnyFollower, value: Any) -> dict[str, Any]:
     """Wait for a question, and answer it. Return the question."""
     question = await until(follower, "INPUT_REQUESTED")
-    assert (await answer(kind, server, follower.run_id, question["input_id"], value))["status"] == "accepted"
+    outcome = await say(kind, server, follower.run_id, input_id=question["input_id"], answer=value)
+    assert outcome["status"] == "accepted"
     return question
 
 
@@ -59,6 +59,7 @@ async def reply(kind: str, server: Running, follower: AnyFollower, value: Any) -
     [
         ({"decision": "approve"}, "ok", "Paid back 60 euros."),
         ({"decision": "approve", "parameters": {"euros": 55}}, "ok", "Paid back 55 euros."),
+        ({"decision": "approve", "parameters": {}}, "error", "The tool Refund failed."),
         ({"decision": "reject", "reason": "not today"}, "error", "The user refused this call: not today."),
     ],
 )
@@ -98,9 +99,10 @@ async def test_a_model_that_asks(kind: str, upstream: ModelServer) -> None:
         follower = await start(kind, server, "Pay back", agent="desk")
         question = await until(follower, "INPUT_REQUESTED")
         assert (question["prompt"], question["schema"]["type"]) == ("How many?", "integer")
-        refused = await answer(kind, server, follower.run_id, question["input_id"], 0)
+        which = {"input_id": question["input_id"]}
+        refused = await say(kind, server, follower.run_id, **which, answer=0)
         assert (refused["code"], refused["field"]) == ("bad_request", "answer")
-        assert (await answer(kind, server, follower.run_id, question["input_id"], 2))["status"] == "accepted"
+        assert (await say(kind, server, follower.run_id, **which, answer=2))["status"] == "accepted"
         await until(follower, "AGENT_FINISH")
         await follower.close()
     await upstream.arrived()
@@ -116,7 +118,7 @@ async def test_a_message_while_the_model_answers(kind: str, upstream: ModelServe
     async with serving(agents(TOOLS)) as server:
         follower = await start(kind, server, "What?", agent="desk")
         await until(follower, "LLM_CHUNK")
-        assert (await send(kind, server, follower.run_id, "No, coffee."))["status"] == "accepted"
+        assert (await say(kind, server, follower.run_id, content="No, coffee."))["status"] == "accepted"
         assert (await until(follower, "USER_MESSAGE"))["content"] == "No, coffee."
         more.set()
         seen = [event async for event in events(follower)]
@@ -159,7 +161,7 @@ async def test_steering_an_agent_of_ones_own(kind: str) -> None:
     async with serving(agents(OWN)) as server:
         follower = await start(kind, server, "Write", agent="secretary")
         for content in ("Milk", "Bread", "stop"):
-            assert (await send(kind, server, follower.run_id, content))["status"] == "accepted"
+            assert (await say(kind, server, follower.run_id, content=content))["status"] == "accepted"
         seen = await rest(follower)
     assert text(seen) == "Milk. Bread. "
     assert seen[-1]["data"]["status"] == "completed"

@@ -140,7 +140,10 @@ class RunRequest(Struct):
 
 
 Agent: TypeAlias = Callable[[RunRequest], AsyncIterable[StreamEvent] | Awaitable[None]]
-"""An async generator function, or a coroutine function that emits. Either is done when it returns."""
+"""An async generator function, or a coroutine function that emits. Either is done when it returns.
+
+One that does not read `RunRequest.messages` has an attribute `takes_messages` that is False.
+"""
 
 
 def takes_messages(agent: Agent) -> bool:

@@ -69,8 +69,8 @@ class _Question(Struct):
             check_answer(self.schema, answer)
             return answer
         verdict = _verdict(answer)
-        approved = verdict.decision == "approve"
-        return Decision(approved, verdict.parameters or self.parameters, verdict.reason)
+        parameters = self.parameters if verdict.parameters is None else verdict.parameters
+        return Decision(verdict.decision == "approve", parameters, verdict.reason)
 
 
 def _verdict(answer: Any) -> _Verdict:
