@@ -78,7 +78,14 @@ async def test_a_ticket_for_one_run_does_over_http_what_its_scope_says(guarded: 
     """On every route: it is let through where following is enough, and refused, with no effect, everywhere else."""
     run_id = await begun(guarded, puppets)
     text = await ticket(guarded, run_id=run_id)
-    filled = {"run_id": run_id, "chat_id": "c", "name": "mine", "path": "openapi.json", "file_path": "page.js"}
+    filled = {
+        "run_id": run_id,
+        "chat_id": "c",
+        "name": "mine",
+        "input_id": "i",
+        "path": "openapi.json",
+        "file_path": "page.js",
+    }
     for name, scope in ROUTES.items():
         method, path = name.split()
         if method == "WS":
@@ -109,6 +116,8 @@ SAID: dict[str, dict[str, dict[str, Any]]] = {
         "pause": {"run_id": "RUN"},
         "resume": {"run_id": "RUN"},
         "cancel": {"run_id": "RUN"},
+        "answer": {"run_id": "RUN", "input_id": "ask-RUN-1", "answer": "main"},
+        "send": {"run_id": "RUN", "content": "hi"},
         "ping": {},
     },
     "/ai-sdk/ws": {

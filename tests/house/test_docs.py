@@ -234,7 +234,19 @@ def test_the_protocols_commands() -> None:
     shown = re.findall(r"^\| (`\{\"type\".*?\}`.*?) \|", PROTOCOL, re.MULTILINE)
     texts = [text for cell in shown for text in re.findall(r"`(\{.*?\})`", cell)]
     types = [type(commands.decode_command(text)).__name__ for text in texts]
-    assert types == ["Start", "Attach", "Detach", "Pause", "Resume", "Cancel", "Cancel", "Auth", "Ping"]
+    assert types == [
+        "Start",
+        "Attach",
+        "Detach",
+        "Pause",
+        "Resume",
+        "Cancel",
+        "Cancel",
+        "Answer",
+        "Send",
+        "Auth",
+        "Ping",
+    ]
 
 
 def test_the_protocols_codes() -> None:
