@@ -38,14 +38,17 @@ export class Fold {
     status: 'running', result: null, error_type: null, error: null, reason: null,
     questions: [], waiting: false,
   };
-  /** Nothing but input has come since the newest question. */
+  /**
+   * Nothing but input and ends of tool calls has come since the newest question. A snapshot does not tell that while a
+   * call is at work beside it; then it is taken to be so.
+   */
   #quiet = false;
 
   /** Goes on from a snapshot's state, if there is one. @param {State} [state] */
   constructor(state) {
     if (!state) return;
     this.state = { ...this.state, ...state, tools: Object.assign(Object.create(null), state.tools) };
-    this.#quiet = this.state.waiting;
+    this.#quiet = this.state.waiting || !this.#covered();
   }
 
   /** Takes in the run's next event; after the terminal event nothing changes. @param {{type: string, data: unknown}} event */
@@ -58,7 +61,8 @@ export class Fold {
       this.#wait();
       return;
     }
-    this.#quiet = state.waiting = false;
+    this.#quiet &&= type === 'TOOL_CALL_FINISH';
+    state.waiting = false;
     switch (type) {
       case 'LLM_CHUNK':
         state.text += text(data['content'], data['delta']) ?? '';
@@ -79,6 +83,7 @@ export class Fold {
         break;
       case 'TOOL_CALL_FINISH':
         this.#close(data);
+        this.#wait();
         break;
       case 'PROGRESS':
         if (typeof data['progress'] === 'number' && data['progress'] >= 0 && data['progress'] <= 100) {
@@ -131,8 +136,13 @@ export class Fold {
   /** Finds out whether the run waits: each open call must have a question of its own. */
   #wait() {
     const { state } = this;
-    const asked = new Set(state.questions.map(callOf));
-    state.waiting = this.#quiet && state.questions.length > 0 && Object.keys(state.tools).every((id) => asked.has(id));
+    state.waiting = this.#quiet && state.questions.length > 0 && this.#covered();
+  }
+
+  /** Whether each open tool call has an open approval. */
+  #covered() {
+    const asked = new Set(this.state.questions.map(callOf));
+    return Object.keys(this.state.tools).every((id) => asked.has(id));
   }
 
   /** A new `tools` each time, so that who keeps the old one sees the difference. @param {Record<string, unknown>} data */

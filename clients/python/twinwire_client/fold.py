@@ -56,7 +56,9 @@ class Fold:
     def __init__(self, state: Mapping[str, Any] | None = None) -> None:
         self._state = {**_BLANK, **(state or {})}
         self._state["tools"] = dict(self._state["tools"])
-        self._quiet = self._state["waiting"]  # nothing but input has come since the newest question
+        # Nothing but input and ends of tool calls has come since the newest question. A snapshot does not tell that
+        # while a call is at work beside it; then it is taken to be so.
+        self._quiet = self._state["waiting"] or not self._covered
         self._answer = [self._state["text"]]  # in parts: a text that grows by itself would be copied for each
         self._thinking = [self._state["thinking"]]
 
@@ -72,8 +74,13 @@ class Fold:
     @property
     def waiting(self) -> bool:
         """Whether the run waits for its user: nothing can come of it before an answer."""
+        return self._quiet and bool(self._state["questions"]) and self._covered
+
+    @property
+    def _covered(self) -> bool:
+        """Whether each open tool call has an open approval."""
         questions, tools = self._state["questions"], self._state["tools"]
-        return self._quiet and bool(questions) and tools.keys() <= {_asked(each) for each in questions}
+        return set(tools) <= {_asked(each) for each in questions}
 
     def apply(self, event: Event) -> None:
         """Take in the run's next event."""
@@ -86,7 +93,7 @@ class Fold:
         if event.type in INPUT_TYPES:
             self._hear(event.type, data)
             return
-        self._quiet = False
+        self._quiet = self._quiet and event.type == "TOOL_CALL_FINISH"
         match event.type:
             case "LLM_CHUNK":
                 self._answer.append(_text(data, "content", "delta") or "")

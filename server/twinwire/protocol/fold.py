@@ -56,7 +56,7 @@ class Fold(Struct):
     error: str | None = None
     reason: str | None = None
     questions: list[dict[str, Any]] = field(default_factory=list)
-    _quiet: bool = False  # nothing but input has come since the newest question
+    _quiet: bool = False  # nothing but input and ends of tool calls has come since the newest question
     _answer: bytearray = field(default_factory=bytearray)
     _thinking: bytearray = field(default_factory=bytearray)
     _before: int = 0  # bytes of the steps before
@@ -102,7 +102,7 @@ class Fold(Struct):
         if event.type in INPUT_TYPES:
             self._hear(event.type, data)
             return
-        self._quiet = False
+        self._quiet = self._quiet and event.type == "TOOL_CALL_FINISH"
         if event.type == "LLM_CHUNK":
             content = data.get("content")
             _add(self._answer, content if isinstance(content, str) else _text(data, "delta") or "")

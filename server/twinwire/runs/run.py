@@ -375,7 +375,7 @@ class Run:
         waited = self.fold.waiting
         writer.put(event, self._check)
         self.fold.apply(event)
-        if event.type in INPUT_TYPES or waited:
+        if event.type in INPUT_TYPES or self.fold.waiting != waited:
             self._look(waited)
 
     def _look(self, waited: bool) -> None:
