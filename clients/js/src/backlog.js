@@ -46,7 +46,7 @@ export class Backlog {
   #reading = false;
   /** True once somebody awaits the result. */
   #awaited = false;
-  /** True once somebody listens for the status. */
+  /** True once somebody listens for the status or for questions. */
   #watched = false;
   #over = false;
   /** Why nothing is handed out any more. @type {{error: unknown} | null} */ #closed = null;
@@ -131,14 +131,16 @@ export class Backlog {
   /**
    * Calls the listener with what is told or, of events, with all that were kept and that come. Returns what takes it off.
    * @param {string} type @param {(value: any) => void} listener
+   * @param {readonly unknown[]} [before]  what it missed of what is told
    * @returns {() => void}
    */
-  on(type, listener) {
+  on(type, listener, before = []) {
     const added = { type, listener, off: false };
     if (type !== 'event' && !isEventType(type)) {
       this.#listeners.add(added);
-      if (type === 'status') {
-        this.#watched = true; // as the last status is to come
+      queueMicrotask(() => before.forEach((value) => call(added, value)));
+      if (type === 'status' || type === 'input') {
+        this.#watched = true; // as more is to come
         this.#mail.stir();
       }
     } else {

@@ -4,7 +4,7 @@
 
 import { Api, NEVER, Watch } from './api.js';
 import { auto } from './auto.js';
-import { cancel } from './cancel.js';
+import { Commands, randomKey } from './commands.js';
 import { ProtocolError, RunNotFound } from './errors.js';
 import { isEventType, isRunId, parseEventId } from './events.js';
 import { connectEventSource } from './eventsource.js';
@@ -15,7 +15,8 @@ import { connectSse } from './sse.js';
 import { connectWs, Sockets } from './ws.js';
 
 /** @import { Token } from './api.js' */
-/** @import { EndReason, FinishStatus, Usage } from './events.js' */
+/** @import { Said, SayOptions } from './commands.js' */
+/** @import { EndReason, FinishStatus, QuestionData, Usage } from './events.js' */
 /** @import { SourceClass } from './eventsource.js' */
 /** @import { Connect } from './position.js' */
 /** @import { Backoff } from './retry.js' */
@@ -63,16 +64,12 @@ import { connectWs, Sockets } from './ws.js';
  */
 /** @typedef {FollowOptions & {after?: number | string, snapshot?: boolean}} AttachOptions */
 /**
- * A run, as the server tells of it. The fields after `last` are there once the run has ended; `result` is in no list.
+ * A run, as the server tells of it. `questions` are those that are open; the run is `waiting` if nothing comes of it before
+ * an answer. The fields after these are there once the run has ended; `result` is in no list.
  * @typedef {{run_id: string, agent: string, created: string, user_id?: string, session_id?: string,
- *   status: 'running' | FinishStatus | 'error', first: number, last: number, usage?: Usage, reason?: EndReason,
- *   duration?: number, result?: unknown, error_type?: string, message?: string}} RunInfo
+ *   status: 'running' | FinishStatus | 'error', first: number, last: number, waiting: boolean,
+ *   questions: QuestionData[], usage?: Usage, reason?: EndReason, duration?: number, result?: unknown, error_type?: string, message?: string}} RunInfo
  */
-
-/** 128 random bits as hex; unlike `randomUUID` this is there on plain HTTP too. */
-function randomKey() {
-  return Array.from(crypto.getRandomValues(new Uint8Array(16)), (byte) => byte.toString(16).padStart(2, '0')).join('');
-}
 
 /** It goes into a path. @param {string} runId */
 function checkRunId(runId) {
@@ -169,7 +166,7 @@ export class Client {
     const sockets = WebSocket && new Sockets(api, WebSocket);
     this.#api = api;
     this.#sockets = sockets;
-    this.#shared = { api, runs: new Set(), cancel: (runId) => cancel(api, sockets, runId) };
+    this.#shared = { api, runs: new Set(), commands: new Commands(api, sockets, this.#closed.signal) };
     /** @type {Connect | undefined} */
     const sse = api.streams ? (at, signal) => connectSse(api, at, signal) : undefined;
     /** @type {Connect | undefined} */
@@ -222,7 +219,25 @@ export class Client {
   /** Cancels a run: `accepted` or `already_finished`. @param {string} runId @returns {Promise<string>} */
   async cancel(runId) {
     this.#check();
-    return this.#shared.cancel(checkRunId(runId));
+    return this.#shared.commands.cancel(checkRunId(runId));
+  }
+
+  /**
+   * Answers a question of a run, as `Run.answer` does.
+   * @param {string} runId @param {string} inputId @param {unknown} value @param {SayOptions} [options] @returns {Promise<Said>}
+   */
+  async answer(runId, inputId, value, options) {
+    this.#check();
+    return this.#shared.commands.answer(checkRunId(runId), inputId, value, options);
+  }
+
+  /**
+   * Says something to a run while it goes on, as `Run.send` does.
+   * @param {string} runId @param {string} content @param {SayOptions} [options] @returns {Promise<Said>}
+   */
+  async send(runId, content, options) {
+    this.#check();
+    return this.#shared.commands.send(checkRunId(runId), content, options);
   }
 
   /**

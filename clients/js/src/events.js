@@ -5,8 +5,8 @@ import { ProtocolError } from './errors.js';
 /**
  * @template {string} T
  * @template {object} D
- * @typedef {{type: T, data: D, timestamp: string, metadata: {step?: number, events?: number, [key: string]: unknown},
- *   id: string}} EventOf
+ * @typedef {{type: T, data: D, timestamp: string, metadata: {step?: number, events?: number, unread?: string[],
+ *   [key: string]: unknown}, id: string}} EventOf
  */
 /**
  * @typedef {{prompt_tokens: number, completion_tokens: number, total_tokens: number, cached_tokens?: number,

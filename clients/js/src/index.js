@@ -7,10 +7,12 @@ export {
 } from './errors.js';
 export { EVENT_TYPES, isTerminal } from './events.js';
 export { Fold } from './fold.js';
+export { Question } from './question.js';
 export { Run } from './run.js';
 
 /** @import * as api from './api.js' */
 /** @import * as client from './client.js' */
+/** @import * as commands from './commands.js' */
 /** @import * as events from './events.js' */
 /** @import * as eventsource from './eventsource.js' */
 /** @import * as fold from './fold.js' */
@@ -23,6 +25,8 @@ export { Run } from './run.js';
 /** @typedef {client.StartOptions} StartOptions */
 /** @typedef {client.RunInfo} RunInfo */
 /** @typedef {client.Transport} Transport */
+/** @typedef {commands.Said} Said */
+/** @typedef {commands.SayOptions} SayOptions */
 /** @typedef {api.Token} Token */
 /** @typedef {retry.Backoff} Backoff */
 /** @typedef {socket.SocketClass} SocketClass */
@@ -31,11 +35,14 @@ export { Run } from './run.js';
 /** @typedef {run.Snapshot} Snapshot */
 /** @typedef {run.Status} Status */
 /** @typedef {fold.State} State */
+/** @typedef {events.AnswerSchema} AnswerSchema */
 /** @typedef {events.CustomEvent} CustomEvent */
 /** @typedef {events.EndReason} EndReason */
 /** @typedef {events.FinishStatus} FinishStatus */
+/** @typedef {events.QuestionData} QuestionData */
 /** @typedef {events.TerminalEvent} TerminalEvent */
 /** @typedef {events.Usage} Usage */
+/** @typedef {events.ValueSchema} ValueSchema */
 /**
  * @template {object} [Custom=object]
  * @typedef {events.StreamEvent<Custom>} StreamEvent

@@ -6,7 +6,7 @@ import { isRunId } from './events.js';
 /**
  * A connection that is open at a cursor. `receive` gives the next event's JSON; it rejects with `Broken`, even if
  * the connection ended, and with `TwinwireError`s. `close` is for any state.
- * @typedef {{receive: () => Promise<Record<string, any>>, close: () => void, cancel?: () => Promise<string>}} Connection
+ * @typedef {{receive: () => Promise<Record<string, any>>, close: () => void}} Connection
  */
 /** Null if the run has ended at the cursor. @typedef {(at: Position, signal: AbortSignal) => Promise<Connection | null>} Connect */
 

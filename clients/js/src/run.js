@@ -11,11 +11,14 @@ import { Backlog } from './backlog.js';
 import { Broken, ProtocolError, RunClosed, RunFailed, Unauthenticated } from './errors.js';
 import { checkEvent, isTerminal } from './events.js';
 import { Position } from './position.js';
+import { Questions } from './question.js';
 
 /** @import { Api } from './api.js' */
+/** @import { Commands, Said, SayOptions } from './commands.js' */
 /** @import { CustomEvent, FinishStatus, StreamEvent, TerminalEvent } from './events.js' */
 /** @import { State } from './fold.js' */
 /** @import { Connect, Connection } from './position.js' */
+/** @import { Question } from './question.js' */
 /** @import { Retry } from './retry.js' */
 
 /** @typedef {'connecting' | 'open' | 'reconnecting' | FinishStatus | 'error' | 'failed' | 'closed'} Status */
@@ -23,10 +26,10 @@ import { Position } from './position.js';
 /**
  * @template {object} [Custom=object]
  * @typedef {{[E in StreamEvent<Custom> as E['type']]: E} & {event: StreamEvent<Custom>, status: Status,
- *   snapshot: Snapshot, retry: Retry}} Heard
+ *   snapshot: Snapshot, retry: Retry, input: Question}} Heard
  */
 /** @typedef {{signal?: AbortSignal | undefined, cancelOnAbort?: boolean, snapshot?: boolean}} RunOptions */
-/** The parts that all runs of a client share. @typedef {{api: Api, runs: Set<Run<any>>, cancel: (runId: string) => Promise<string>}} Shared */
+/** The parts that all runs of a client share. @typedef {{api: Api, runs: Set<Run<any>>, commands: Commands}} Shared */
 
 /**
  * An async iterable of the run's events; leaving the loop early closes it. Made by `Client`, whose `Custom` is its own.
@@ -62,6 +65,7 @@ export class Run {
   #connectedAt = 0;
   #seen = false;
   #wantsSnapshot;
+  #questions;
 
   /** @param {Shared} shared @param {Connect} connect @param {Position} at @param {RunOptions} options */
   constructor(shared, connect, at, { signal, cancelOnAbort = false, snapshot = false }) {
@@ -72,6 +76,7 @@ export class Run {
     this.#attempts = this.#api.attempts();
     this.#wantsSnapshot = snapshot;
     this.#signal = signal;
+    this.#questions = new Questions((inputId, value) => this.answer(inputId, value));
     this.#backlog = new Backlog(at.after, (after) => this.#again(after));
     this.#result = new Promise((resolve, reject) => {
       this.#resolve = resolve;
@@ -105,6 +110,11 @@ export class Run {
     return this.#backlog.cursor;
   }
 
+  /** The questions that are open, as far as one knows, the oldest first. The same list until one is opened or closed. */
+  get questions() {
+    return this.#questions.open;
+  }
+
   /** Whether more is to come. */
   get active() {
     return !this.#left.signal.aborted;
@@ -127,26 +137,34 @@ export class Run {
 
   /**
    * Calls `listener` with each event of a type, with every `event`, each new `status`, the `snapshot`, or why there is
-   * to be a `retry`. Returns what takes it off again. Events are kept until a loop or a listener wants some: it hears
-   * these first. What a listener throws is reported as an uncaught error, and harms nobody else.
+   * to be a `retry`; of `input` with each question that is open or opened. Returns what takes it off again. Events are
+   * kept until a loop or a listener wants some: it hears these first. What a listener throws is reported as an uncaught
+   * error, and harms nobody else.
    * @template {keyof Heard<Custom> | (string & {})} T
    * @param {T} type
    * @param {(value: T extends keyof Heard<Custom> ? Heard<Custom>[T] : CustomEvent) => void} listener
    * @returns {() => void}
    */
   on(type, listener) {
-    return this.#backlog.on(type, listener);
+    return this.#backlog.on(type, listener, type === 'input' ? this.questions : []);
   }
 
   /** Cancels the run: `accepted` or `already_finished`. Its terminal event is still to come. @returns {Promise<string>} */
   async cancel() {
-    const runId = await this.started;
-    try {
-      if (this.#connection?.cancel) return await this.#connection.cancel();
-    } catch (error) {
-      if (!(error instanceof Broken)) throw error;
-    }
-    return this.#shared.cancel(runId);
+    return this.#shared.commands.cancel(await this.started);
+  }
+
+  /**
+   * Answers a question of the run. Rejects with an `ApiError`, whose `field` is its path, if the answer does not fit.
+   * @param {string} inputId @param {unknown} value @param {SayOptions} [options] @returns {Promise<Said>}
+   */
+  async answer(inputId, value, options) {
+    return this.#shared.commands.answer(await this.started, inputId, value, options);
+  }
+
+  /** Says something to the run while it goes on. @param {string} content @param {SayOptions} [options] @returns {Promise<Said>} */
+  async send(content, options) {
+    return this.#shared.commands.send(await this.started, content, options);
   }
 
   /**
@@ -218,7 +236,9 @@ export class Run {
       this.#at.after = seq;
       this.#backlog.begin(seq);
       this.snapshot = { seq, state };
+      this.#questions.begin(state.questions ?? []);
       this.#backlog.tell('snapshot', this.snapshot);
+      for (const question of this.questions) this.#backlog.tell('input', question);
     }
     this.#connection = await this.#connect(this.#at, signal);
     this.#connectedAt = performance.now();
@@ -230,6 +250,7 @@ export class Run {
     } else {
       if (this.#seen) throw new ProtocolError('The run has ended, but its terminal event did not come. Read the run again from 0.');
       const run = await this.#api.call('GET', `/runs/${this.runId}`, signal);
+      this.#questions.begin([]);
       this.#end(run['status'], run);
     }
   }
@@ -249,7 +270,9 @@ export class Run {
     this.#seen = true;
     this.#attempts.succeeded();
     if (isTerminal(event)) this.terminal = event;
+    const asked = this.#questions.apply(event);
     this.#backlog.put(event, number);
+    if (asked) this.#backlog.tell('input', asked);
     if (event.type === 'ERROR') this.#end('error', event.data);
     if (event.type === 'AGENT_FINISH') this.#end(event.data.status, event.data);
   }
@@ -287,6 +310,6 @@ export class Run {
   /** Whether the run has been started or not, it is known by its idempotency key. */
   async #cancelFromAfar() {
     const known = this.runId ?? (await this.#api.ask('POST', '/runs', NEVER, this.#at.start)).run_id;
-    await this.#shared.cancel(known);
+    await this.#shared.commands.cancel(known);
   }
 }

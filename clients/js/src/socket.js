@@ -4,7 +4,7 @@
  * A session is one connection and lives once. Whoever wants another opens another (`ws.js`).
  */
 
-import { apiError, Broken, ProtocolError, RunNotFound, TooLarge, Unauthenticated } from './errors.js';
+import { apiError, Broken, ProtocolError, TooLarge, Unauthenticated } from './errors.js';
 import { isEventType, parseObject, runOf } from './events.js';
 import { broken } from './failures.js';
 import { deadline, sleep } from './retry.js';
@@ -25,18 +25,20 @@ import { deadline, sleep } from './retry.js';
  *   runId: unknown, size: number}} Asked
  */
 
-/** Errors of a socket that HTTP would answer with 429 or 503. */
+/** Errors of a socket that HTTP would answer with 429, 503 or 504. */
 const PASSING = new Set([
   'too_many_runs',
   'rate_limited',
   'too_many_followed',
+  'too_many_messages',
   'draining',
   'log_unavailable',
   'busy',
+  'unknown_outcome',
 ]);
 /** The most runs that a socket follows (PROTOCOL.md, section 6). */
 const MAX_FOLLOWED = 100;
-/** The size from which on a start is a request of its own: whatever refuses it then ends no socket that others use. */
+/** The size from which on a command is a request of its own: whatever refuses it then ends no socket that others use. */
 const LARGE_BYTES = 65_536;
 /** Close codes (RFC 6455, section 7.4.1) that say that the client is wrong. Those from 4500 are Twinwire's own. */
 const FINAL = new Set([1003, 1008, 1009, 1010]);
@@ -62,8 +64,8 @@ function closed(code, reason) {
   return new Broken(message, { status: code, said: reason || null });
 }
 
-/** True if a start is to be a request of its own. @param {object} start */
-export const isLarge = (start) => new TextEncoder().encode(JSON.stringify(start)).length >= LARGE_BYTES;
+/** True if a command is to be a request of its own. @param {object} command */
+export const isLarge = (command) => new TextEncoder().encode(JSON.stringify(command)).length >= LARGE_BYTES;
 
 export class Session {
   #api;
@@ -128,13 +130,6 @@ export class Session {
       callOff();
       this.#rest();
     }
-  }
-
-  /** Cancels a run: `accepted` or `already_finished`. @param {string | null} runId */
-  async cancel(runId) {
-    const { status } = await this.ask({ type: 'cancel', run_id: runId });
-    if (status === 'not_found') throw new RunNotFound({ code: 'run_not_found', message: 'The run does not exist.' }, null);
-    return String(status);
   }
 
   /**

@@ -94,11 +94,6 @@ class WsConnection {
   }
 
   /** See `Connection`. */
-  cancel() {
-    return this.#session.cancel(this.#at.runId);
-  }
-
-  /** See `Connection`. */
   close() {
     this.#mail.end(new Broken('The connection was closed.'));
     const cancels = this.#at.start['on_disconnect'] === 'cancel';
