@@ -138,7 +138,7 @@ export class Backlog {
     const added = { type, listener, off: false };
     if (type !== 'event' && !isEventType(type)) {
       this.#listeners.add(added);
-      queueMicrotask(() => before.forEach((value) => call(added, value)));
+      if (before.length > 0) queueMicrotask(() => before.forEach((value) => call(added, value)));
       if (type === 'status' || type === 'input') {
         this.#watched = true; // as more is to come
         this.#mail.stir();

@@ -68,7 +68,8 @@ import { connectWs, Sockets } from './ws.js';
  * an answer. The fields after these are there once the run has ended; `result` is in no list.
  * @typedef {{run_id: string, agent: string, created: string, user_id?: string, session_id?: string,
  *   status: 'running' | FinishStatus | 'error', first: number, last: number, waiting: boolean,
- *   questions: QuestionData[], usage?: Usage, reason?: EndReason, duration?: number, result?: unknown, error_type?: string, message?: string}} RunInfo
+ *   questions: QuestionData[], usage?: Usage, reason?: EndReason, duration?: number, result?: unknown,
+ *   error_type?: string, message?: string}} RunInfo
  */
 
 /** It goes into a path. @param {string} runId */

@@ -14,8 +14,14 @@ import { isLarge } from './socket.js';
  * @typedef {{messageId: string, status: 'accepted' | 'already_answered' | 'expired' | 'not_found' | 'not_accepted'
  *   | 'already_finished', at?: string, by?: string}} Said
  */
-/** `messageId` is the idempotency key, a fresh one by default: nothing is taken twice. @typedef {{messageId?: string}} SayOptions */
-/** A command as a socket takes it, and the path and the body of the request that says the same. @typedef {{command: Record<string, unknown>, path: string, body?: Record<string, unknown>}} Order */
+/**
+ * `messageId` is the idempotency key, a fresh one by default: nothing is taken twice.
+ * @typedef {{messageId?: string}} SayOptions
+ */
+/**
+ * A command as a socket takes it, and the path and the body of the request that says the same.
+ * @typedef {{command: Record<string, unknown>, path: string, body?: Record<string, unknown>}} Order
+ */
 
 /** The ms that a request may take before a socket is opened: a browser's six connections of HTTP/1.1 may be in use. */
 const SOON_MS = 1_000;
@@ -76,7 +82,10 @@ export class Commands {
     }
   }
 
-  /** The reply, asked for again and again: each order can be repeated. Rejects with `ConnectionLost`. @param {Order} order @param {AbortSignal} signal */
+  /**
+   * The reply, asked for again and again: each order can be repeated. Rejects with `ConnectionLost`.
+   * @param {Order} order @param {AbortSignal} signal
+   */
   async #carry(order, signal) {
     const attempts = this.#api.attempts();
     for (;;) {

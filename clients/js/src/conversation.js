@@ -1,18 +1,20 @@
 /**
- * A conversation: questions, and the runs that answer them one after another. It is an external store of React's, which
+ * A conversation: messages, and the runs that answer them one after another. It is an external store of React's, which
  * outlives its components: one that comes back finds the run where it is.
  */
 
+import { randomKey } from './commands.js';
 import { Turn } from './turn.js';
 
 /** @import { AttachOptions, Client, StartOptions } from './client.js' */
+/** @import { Said, SayOptions } from './commands.js' */
 /** @import { StreamEvent } from './events.js' */
 /** @import { Heard, Run, Status } from './run.js' */
 /** @import { Message, RunState } from './turn.js' */
 
 /**
  * `messages` are those of all turns, the other fields those of the last run. `status` is `idle` before the first one.
- * `active` says whether a run goes on or a question waits; `retry`, while the connection is away, why.
+ * `active` says whether a run goes on or a message waits; `retry`, while the connection is away, why.
  * @template {object} [Custom=object]
  * @typedef {Omit<RunState, 'status'> & {messages: readonly Message[], events: readonly StreamEvent<Custom>[],
  *   status: Status | 'idle', active: boolean, retry: Heard['retry'] | null}} RunView
@@ -26,10 +28,10 @@ const MOST = 32;
 const MAX_TURNS = 1000;
 const FRAME_MS = 16;
 
-/** Before anything was asked, and on a server. @type {RunView} */
+/** Before anything was sent, and on a server. @type {RunView} */
 export const IDLE = Object.freeze({
-  text: '', thinking: '', tools: {}, step: null, progress: null, runId: null, error: null,
-  messages: [], events: [], status: 'idle', active: false, retry: null,
+  text: '', thinking: '', tools: {}, step: null, progress: null, waiting: false, questions: [], runId: null,
+  error: null, messages: [], events: [], status: 'idle', active: false, retry: null,
 });
 
 /**
@@ -57,7 +59,7 @@ export class Conversation {
   /** Calls off the next drawing. @type {(() => void) | null} */ #callOff = null;
   /** @type {ReturnType<typeof setTimeout> | undefined} */ #timer;
   #deserted = false;
-  /** The questions of this tick. @type {string[]} */ #asked = [];
+  /** The messages of this tick. @type {string[]} */ #sent = [];
   /** Those of them whose component has gone since. @type {string[]} */ #echoes = [];
 
   /**
@@ -91,7 +93,7 @@ export class Conversation {
     this.#deserted = false;
     return () => {
       this.#readers.delete(reader);
-      this.#echoes = this.#asked.splice(0);
+      this.#echoes = this.#sent.splice(0);
       if (this.read) return;
       globalThis.document?.removeEventListener('visibilitychange', this.#catchUp);
       this.#callOff?.();
@@ -108,7 +110,7 @@ export class Conversation {
   };
 
   /**
-   * Asks a question. It interrupts the run that goes on, and drops what waits; with `interrupt: false` it waits its turn.
+   * Starts a run. It interrupts the one that goes on, and drops what waits; with `interrupt: false` it waits its turn.
    * @param {string} message @param {StartOptions} [options]
    */
   send = (message, options = {}) => {
@@ -121,14 +123,23 @@ export class Conversation {
     this.#add(turn);
   };
 
-  /** Asks the last question again, in place of its answer. @param {StartOptions} [options] */
+  /**
+   * Says something to the run that goes on. If none does, it is `already_finished`, as if it had ended just now.
+   * @param {string} content @param {SayOptions} [options] @returns {Promise<Said>}
+   */
+  say = async (content, { messageId = randomKey() } = {}) => {
+    const run = this.#turns.findLast(({ begun }) => begun)?.run;
+    return run?.active ? run.send(content, { messageId }) : { messageId, status: 'already_finished' };
+  };
+
+  /** Sends the last message again, in place of its answer. @param {StartOptions} [options] */
   regenerate = (options = {}) => {
-    const last = this.#turns.findLast(({ question }) => question !== null);
+    const last = this.#turns.findLast(({ message }) => message !== null);
     if (!last) return;
     const { idempotencyKey: _, ...same } = last.options;
     this.#interrupt();
     this.#turns = this.#turns.filter((turn) => turn !== last);
-    this.#add(this.#turn(last.question, { ...options, ...same, interrupt: true }));
+    this.#add(this.#turn(last.message, { ...options, ...same, interrupt: true }));
   };
 
   /** Follows this run in place of what goes on. @param {string} runId @param {AttachOptions} [options] */
@@ -137,7 +148,7 @@ export class Conversation {
     if (known?.active) return;
     this.close();
     this.#turns = this.#turns.filter((turn) => turn !== known);
-    const turn = this.#turn(known?.question ?? null, known?.options ?? {});
+    const turn = this.#turn(known?.message ?? null, known?.options ?? {});
     this.#begin(turn, () => this.client.attach(runId, options));
     this.#add(turn);
   };
@@ -166,9 +177,9 @@ export class Conversation {
     this.#onLeave();
   }
 
-  /** @param {string | null} question @param {StartOptions} options */
-  #turn(question, options) {
-    return new Turn((this.#count += 1), question, options);
+  /** @param {string | null} message @param {StartOptions} options */
+  #turn(message, options) {
+    return new Turn((this.#count += 1), message, options);
   }
 
   /** @param {Turn} turn */
@@ -189,7 +200,7 @@ export class Conversation {
   }
 
   /**
-   * True if the message is one of this tick's that a component asked, which has gone and is back: StrictMode runs each
+   * True if the message is one of this tick's that a component sent, which has gone and is back: StrictMode runs each
    * effect twice.
    * @param {string} message
    */
@@ -198,26 +209,26 @@ export class Conversation {
       this.#echoes.shift();
       return true;
     }
-    this.#asked.push(message);
+    this.#sent.push(message);
     queueMicrotask(() => {
-      this.#asked = [];
+      this.#sent = [];
       this.#echoes = [];
     });
     return false;
   }
 
   /**
-   * Asks what waits, as soon as nothing hinders it. Even one that interrupts waits until the run before it has an id:
+   * Sends what waits, as soon as nothing hinders it. Even one that interrupts waits until the run before it has an id:
    * else the server may get both starts in the other order.
    */
   #next = () => {
-    const turn = this.#turns.find(({ waiting }) => waiting);
+    const turn = this.#turns.find(({ queued }) => queued);
     if (!turn) return;
-    const { question, options, interrupts } = turn;
+    const { message, options, interrupts } = turn;
     for (const { run } of this.#going) if (run?.active && !(interrupts && run.runId)) return;
     const before = this.#turns.findLast(({ begun }) => begun)?.run?.status;
     const interrupt = interrupts || before === 'closed' || before === 'failed'; // as that run may go on
-    this.#begin(turn, () => this.client.stream(question ?? '', { ...options, interrupt }));
+    this.#begin(turn, () => this.client.stream(message ?? '', { ...options, interrupt }));
   };
 
   /** @param {Turn} turn @param {() => Run} start */
@@ -261,7 +272,7 @@ export class Conversation {
       retry: turn?.retry ?? null,
       events: turn?.events?.slice() ?? [],
       messages: this.#turns.flatMap(({ messages }) => messages),
-      active: this.#turns.some(({ active, waiting }) => active || waiting),
+      active: this.#turns.some(({ active, queued }) => active || queued),
     };
     this.#stale = false;
   }

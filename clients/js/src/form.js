@@ -80,7 +80,10 @@ function valueOf(type, given, required) {
   return Number.isFinite(Number(text)) ? Number(text) : text;
 }
 
-/** Null if this answers a question with this schema, or else what is wrong. @param {Schema} schema @param {unknown} answer @returns {Fault | null} */
+/**
+ * Null if the answer fits the schema, or else what is wrong with it.
+ * @param {Schema} schema @param {unknown} answer @returns {Fault | null}
+ */
 export function checkAnswer(schema, answer) {
   if (schema?.type !== 'object') return check(schema ?? TEXT, answer, 'answer');
   const { properties, required = [] } = schema;
@@ -105,7 +108,10 @@ function check(schema, value, path) {
   return due === null ? null : fault(path, `must be ${due}`);
 }
 
-/** What the value would have to be, or null if it fits. @param {ValueSchema} schema @param {unknown} value @returns {string | null} */
+/**
+ * What the value would have to be, or null if it fits.
+ * @param {ValueSchema} schema @param {unknown} value @returns {string | null}
+ */
 function wanted(schema, value) {
   const { type, minimum, maximum } = schema;
   if (type === 'string') return wantedText(schema, value);

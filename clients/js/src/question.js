@@ -35,7 +35,10 @@ export class Question {
     this.parameters = data.parameters ?? null;
   }
 
-  /** Answers it. Rejects with an `ApiError`, whose `field` is its path, if the answer does not fit. @param {unknown} value */
+  /**
+   * Answers it. Rejects with an `ApiError`, whose `field` is its path, if the answer does not fit.
+   * @param {unknown} value
+   */
   answer = (value) => this.#answer(this.inputId, value);
 
   /** Lets the tool be called, with other parameters if some are given. @param {Record<string, unknown>} [parameters] */

@@ -13,6 +13,7 @@ import { Conversation, Conversations, IDLE } from './conversation.js';
 /** @import * as conversation from './conversation.js' */
 /** @import * as turn from './turn.js' */
 /** @import { AttachOptions, Client, StartOptions } from './client.js' */
+/** @import { Said, SayOptions } from './commands.js' */
 
 /**
  * @template {object} [Custom=object]
@@ -20,17 +21,18 @@ import { Conversation, Conversations, IDLE } from './conversation.js';
  */
 /** @typedef {turn.Answer} Answer */
 /** @typedef {turn.Message} Message */
-/** @typedef {turn.Question} Question */
+/** @typedef {turn.UserMessage} UserMessage */
 /**
  * Options that each `send` and `attach` is given, too. `id` names the conversation, which components that give the same one
  * share; by default it is the session's. Without either it is the component's own.
  * @typedef {StartOptions & {id?: string}} RunOptions
  */
 /**
- * `send` interrupts the run that goes on, or waits its turn with `interrupt: false`. `regenerate` asks the last question
- * again, in place of its answer. `attach` follows a run that was started elsewhere. `cancel` ends the run that goes on
- * and drops what waits; `close` only stops following.
+ * `send` starts a run. It interrupts the one that goes on, or waits its turn with `interrupt: false`. `say` says something
+ * to the run that goes on. `regenerate` sends the last message again, in place of its answer. `attach` follows a run that
+ * was started elsewhere. `cancel` ends the run that goes on and drops what waits; `close` only stops following.
  * @typedef {{send: (message: string, options?: StartOptions) => void, regenerate: () => void,
+ *   say: (content: string, options?: SayOptions) => Promise<Said>,
  *   attach: (runId: string, options?: AttachOptions) => void, cancel: () => Promise<void>, close: () => void}} RunActions
  */
 
@@ -70,13 +72,14 @@ export function useRun(client, options = {}) {
     latest.current = options;
   });
   const actions = useMemo(() => {
-    const { cancel, close } = shown;
+    const { cancel, close, say } = shown;
     return {
       /** @type {RunActions['send']} */
       send: (message, given) => shown.send(message, { ...latest.current, ...given }),
       regenerate: () => shown.regenerate(latest.current),
       /** @type {RunActions['attach']} */
       attach: (runId, given) => shown.attach(runId, { ...latest.current, ...given }),
+      say,
       cancel,
       close,
     };

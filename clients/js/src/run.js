@@ -162,7 +162,10 @@ export class Run {
     return this.#shared.commands.answer(await this.started, inputId, value, options);
   }
 
-  /** Says something to the run while it goes on. @param {string} content @param {SayOptions} [options] @returns {Promise<Said>} */
+  /**
+   * Says something to the run while it goes on.
+   * @param {string} content @param {SayOptions} [options] @returns {Promise<Said>}
+   */
   async send(content, options) {
     return this.#shared.commands.send(await this.started, content, options);
   }

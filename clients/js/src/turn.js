@@ -1,48 +1,56 @@
-/** One turn of a conversation: a question, and the run that answers it. */
+/** One turn of a conversation: a message, what was said while its run went on, and the run that answers. */
 
+import { isTerminal } from './events.js';
 import { Fold } from './fold.js';
 
 /** @import { StartOptions } from './client.js' */
 /** @import { StreamEvent } from './events.js' */
 /** @import { State } from './fold.js' */
+/** @import { Question } from './question.js' */
 /** @import { Heard, Run, Status } from './run.js' */
 
 /**
- * A question is `queued` while a run before it goes on. One that was never asked is `cancelled`.
- * @typedef {{id: string, role: 'user', text: string, status: 'queued' | 'sent' | 'cancelled'}} Question
+ * A message that starts a run is `queued` while a run before it goes on, and `cancelled` if it never did. One that was said
+ * to a run that went on is `unread` if its agent has ended without reading it.
+ * @typedef {{id: string, role: 'user', text: string, status: 'queued' | 'sent' | 'cancelled' | 'unread'}} UserMessage
  */
 /**
- * The state of a run. `text` and `thinking` are of the current step, `tools` the open calls by id. `error` says why the
- * run failed, or why it could not be followed.
- * @typedef {Pick<State, 'text' | 'thinking' | 'tools' | 'step' | 'progress'>
- *   & {runId: string | null, status: Status, error: Error | null}} RunState
+ * The state of a run. `text` and `thinking` are of the current step, `tools` the open calls by id, `questions` those that
+ * the run asks; it is `waiting` if nothing comes of it before an answer. `error` says why the run failed, or why it could
+ * not be followed.
+ * @typedef {Pick<State, 'text' | 'thinking' | 'tools' | 'step' | 'progress' | 'waiting'>
+ *   & {questions: readonly Question[], runId: string | null, status: Status, error: Error | null}} RunState
  */
 /** @typedef {{id: string, role: 'assistant'} & RunState} Answer */
-/** `id` is a key for React. @typedef {Question | Answer} Message */
+/** `id` is a key for React. @typedef {UserMessage | Answer} Message */
+
+/** @type {readonly Question[]} */
+const NONE = Object.freeze([]);
 
 export class Turn {
   /** @type {Run | null} */ run = null;
   /** The last attempt that failed, until there is a connection again. @type {Heard['retry'] | null} */ retry = null;
   /** Those of the run, or null if they are not to be kept. @type {StreamEvent[] | null} */ events = [];
   #id;
-  /** @type {'waiting' | 'dropped' | 'begun'} */ #stage = 'waiting';
+  /** @type {'queued' | 'dropped' | 'begun'} */ #stage = 'queued';
   #fold = new Fold();
   /** @type {Error | null} */ #error = null;
-  /** @type {Question | null} */ #asked = null;
+  /** @type {UserMessage | null} */ #sent = null;
+  /** What was said while the run went on. @type {readonly UserMessage[]} */ #said = [];
   /** @type {readonly Message[] | null} */ #messages = null;
 
   /**
-   * `question` is null until it is known, of a run that somebody else has started.
-   * @param {number} id @param {string | null} question @param {StartOptions} options
+   * `message` is null until it is known, of a run that somebody else has started.
+   * @param {number} id @param {string | null} message @param {StartOptions} options
    */
-  constructor(id, question, options) {
+  constructor(id, message, options) {
     this.#id = id;
-    this.question = question;
+    this.message = message;
     this.options = options;
   }
 
-  get waiting() {
-    return this.#stage === 'waiting';
+  get queued() {
+    return this.#stage === 'queued';
   }
 
   get begun() {
@@ -61,21 +69,22 @@ export class Turn {
 
   /** @returns {RunState} */
   get state() {
-    const { text, thinking, tools, step, progress, result } = this.#fold.state;
+    const { text, thinking, tools, step, progress, waiting, result } = this.#fold.state;
     return {
       text: text || (typeof result === 'string' ? result : ''), thinking, tools, step, progress,
-      runId: this.run?.runId ?? null, status: this.run?.status ?? 'failed', error: this.#error,
+      waiting, questions: this.run?.questions ?? NONE, runId: this.run?.runId ?? null,
+      status: this.run?.status ?? 'failed', error: this.#error,
     };
   }
 
-  /** The question, if it is known, and the answer, if it has begun. Those that have not changed are the same objects. */
+  /** The user's, as far as they are known, and the answer, if it has begun. One that has not changed is the same object. */
   get messages() {
     return (this.#messages ??= this.#describe());
   }
 
-  /** Doesn't ask the question, if it waits. */
+  /** Starts no run, if it has not yet. */
   drop() {
-    if (!this.waiting) return;
+    if (!this.queued) return;
     this.#stage = 'dropped';
     this.#messages = null;
   }
@@ -117,7 +126,8 @@ export class Turn {
       touch();
     });
     this.run.on('event', (event) => {
-      if (event.type === 'AGENT_START' && typeof event.data.input === 'string') this.question ??= event.data.input;
+      if (event.type === 'AGENT_START' && typeof event.data.input === 'string') this.message ??= event.data.input;
+      this.#hear(event);
       this.#fold.apply(event);
       this.events?.push(event);
       touch();
@@ -133,19 +143,31 @@ export class Turn {
     return { started: this.run.started.then(touch, () => {}), ended: this.run.result.then(() => {}, fail) };
   }
 
-  /** @returns {readonly Message[]} */
-  #describe() {
-    const asked = this.#ask();
-    if (!this.begun) return asked;
-    return [...asked, { id: `${this.#id}-answer`, role: 'assistant', ...this.state }];
+  /** Notes what was said to the run, and in the end what of it was not read. @param {StreamEvent} event */
+  #hear(event) {
+    const idOf = (/** @type {string} */ messageId) => `${this.#id}-said-${messageId}`;
+    if (event.type === 'USER_MESSAGE') {
+      const { content: text, message_id: messageId } = event.data;
+      this.#said = [...this.#said, { id: idOf(messageId), role: 'user', text, status: 'sent' }];
+    } else if (isTerminal(event) && event.metadata.unread) {
+      const unread = event.metadata.unread.map(idOf);
+      this.#said = this.#said.map((each) => (unread.includes(each.id) ? { ...each, status: 'unread' } : each));
+    }
   }
 
-  /** @returns {Question[]} */
-  #ask() {
-    const text = this.question;
+  /** @returns {readonly Message[]} */
+  #describe() {
+    const sent = this.#send();
+    if (!this.begun) return sent;
+    return [...sent, ...this.#said, { id: `${this.#id}-answer`, role: 'assistant', ...this.state }];
+  }
+
+  /** @returns {UserMessage[]} */
+  #send() {
+    const text = this.message;
     if (text === null) return [];
-    const status = this.begun ? 'sent' : this.waiting ? 'queued' : 'cancelled';
-    if (this.#asked?.status !== status) this.#asked = { id: `${this.#id}-question`, role: 'user', text, status };
-    return [this.#asked];
+    const status = this.begun ? 'sent' : this.queued ? 'queued' : 'cancelled';
+    if (this.#sent?.status !== status) this.#sent = { id: `${this.#id}-message`, role: 'user', text, status };
+    return [this.#sent];
   }
 }
