@@ -15,7 +15,7 @@ import { connectSse } from './sse.js';
 import { connectWs, Sockets } from './ws.js';
 
 /** @import { Token } from './api.js' */
-/** @import { Said, SayOptions } from './commands.js' */
+/** @import { Acknowledgement, SayOptions } from './commands.js' */
 /** @import { EndReason, FinishStatus, QuestionData, Usage } from './events.js' */
 /** @import { SourceClass } from './eventsource.js' */
 /** @import { Connect } from './position.js' */
@@ -225,7 +225,7 @@ export class Client {
 
   /**
    * Answers a question of a run, as `Run.answer` does.
-   * @param {string} runId @param {string} inputId @param {unknown} value @param {SayOptions} [options] @returns {Promise<Said>}
+   * @param {string} runId @param {string} inputId @param {unknown} value @param {SayOptions} [options] @returns {Promise<Acknowledgement>}
    */
   async answer(runId, inputId, value, options) {
     this.#check();
@@ -234,7 +234,7 @@ export class Client {
 
   /**
    * Says something to a run while it goes on, as `Run.send` does.
-   * @param {string} runId @param {string} content @param {SayOptions} [options] @returns {Promise<Said>}
+   * @param {string} runId @param {string} content @param {SayOptions} [options] @returns {Promise<Acknowledgement>}
    */
   async send(runId, content, options) {
     this.#check();

@@ -12,7 +12,7 @@ import { isLarge } from './socket.js';
  * What came of an answer or a message: `accepted` once it is in the run's log. `messageId` is its id; of
  * `already_answered` that of the answer that won, with `at`, when that was, and `by`, if it is known.
  * @typedef {{messageId: string, status: 'accepted' | 'already_answered' | 'expired' | 'not_found' | 'not_accepted'
- *   | 'already_finished', at?: string, by?: string}} Said
+ *   | 'already_finished', at?: string, by?: string}} Acknowledgement
  */
 /**
  * `messageId` is the idempotency key, a fresh one by default: nothing is taken twice.
@@ -25,7 +25,7 @@ import { isLarge } from './socket.js';
 
 /** The ms that a request may take before a socket is opened: a browser's six connections of HTTP/1.1 may be in use. */
 const SOON_MS = 1_000;
-/** The statuses that are errors over HTTP. @type {Record<string, Said['status']>} */
+/** The statuses that are errors over HTTP. @type {Record<string, Acknowledgement['status']>} */
 const REFUSED = {
   input_expired: 'expired', input_not_found: 'not_found', not_accepted: 'not_accepted', run_ended: 'already_finished',
 };
@@ -70,7 +70,7 @@ export class Commands {
     return this.#say({ command: { type: 'send', run_id: runId, ...body }, path: `/runs/${runId}/messages`, body }, messageId);
   }
 
-  /** @param {Order} order @param {string} messageId @returns {Promise<Said>} */
+  /** @param {Order} order @param {string} messageId @returns {Promise<Acknowledgement>} */
   async #say(order, messageId) {
     try {
       const { message_id: id = messageId, status, at, by } = await this.#carry(order, this.#closed);

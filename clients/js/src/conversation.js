@@ -7,7 +7,7 @@ import { randomKey } from './commands.js';
 import { Turn } from './turn.js';
 
 /** @import { AttachOptions, Client, StartOptions } from './client.js' */
-/** @import { Said, SayOptions } from './commands.js' */
+/** @import { Acknowledgement, SayOptions } from './commands.js' */
 /** @import { StreamEvent } from './events.js' */
 /** @import { Heard, Run, Status } from './run.js' */
 /** @import { Message, RunState } from './turn.js' */
@@ -125,7 +125,7 @@ export class Conversation {
 
   /**
    * Says something to the run that goes on. If none does, it is `already_finished`, as if it had ended just now.
-   * @param {string} content @param {SayOptions} [options] @returns {Promise<Said>}
+   * @param {string} content @param {SayOptions} [options] @returns {Promise<Acknowledgement>}
    */
   say = async (content, { messageId = randomKey() } = {}) => {
     const run = this.#turns.findLast(({ begun }) => begun)?.run;

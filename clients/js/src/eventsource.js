@@ -69,6 +69,9 @@ export async function connectEventSource(api, EventSource, at, signal) {
   return {
     receive: async () => parseObject((await mail.take()) ?? ''),
     close,
+    get idle() {
+      return mail.size === 0;
+    },
   };
 }
 

@@ -25,7 +25,7 @@ export { Run } from './run.js';
 /** @typedef {client.StartOptions} StartOptions */
 /** @typedef {client.RunInfo} RunInfo */
 /** @typedef {client.Transport} Transport */
-/** @typedef {commands.Said} Said */
+/** @typedef {commands.Acknowledgement} Acknowledgement */
 /** @typedef {commands.SayOptions} SayOptions */
 /** @typedef {api.Token} Token */
 /** @typedef {retry.Backoff} Backoff */

@@ -5,8 +5,9 @@ import { isRunId } from './events.js';
 
 /**
  * A connection that is open at a cursor. `receive` gives the next event's JSON; it rejects with `Broken`, even if
- * the connection ended, and with `TwinwireError`s. `close` is for any state.
- * @typedef {{receive: () => Promise<Record<string, any>>, close: () => void}} Connection
+ * the connection ended, and with `TwinwireError`s. It is `idle` if all events that have come were received. `close` is
+ * for any state.
+ * @typedef {{receive: () => Promise<Record<string, any>>, close: () => void, readonly idle: boolean}} Connection
  */
 /** Null if the run has ended at the cursor. @typedef {(at: Position, signal: AbortSignal) => Promise<Connection | null>} Connect */
 

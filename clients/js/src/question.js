@@ -2,9 +2,9 @@
 
 import { isObject, isTerminal } from './events.js';
 
-/** @import { Said } from './commands.js' */
+/** @import { Acknowledgement, SayOptions } from './commands.js' */
 /** @import { AnswerSchema, QuestionData, StreamEvent } from './events.js' */
-/** @typedef {(inputId: string, value: unknown) => Promise<Said>} Answer */
+/** @typedef {(inputId: string, value: unknown, options?: SayOptions) => Promise<Acknowledgement>} Answer */
 
 /** An object that is no other thing's, such as an event's. @param {unknown} value */
 const isPlain = (value) => isObject(value) && [Object.prototype, null].includes(Object.getPrototypeOf(value));
@@ -37,31 +37,41 @@ export class Question {
 
   /**
    * Answers it. Rejects with an `ApiError`, whose `field` is its path, if the answer does not fit.
-   * @param {unknown} value
+   * @param {unknown} value @param {SayOptions} [options]
    */
-  answer = (value) => this.#answer(this.inputId, value);
+  answer = (value, options) => this.#answer(this.inputId, value, options);
 
-  /** Lets the tool be called, with other parameters if some are given. @param {Record<string, unknown>} [parameters] */
-  approve = async (parameters) => {
+  /**
+   * Approves the tool call, with other parameters if some are given.
+   * @param {Record<string, unknown>} [parameters] @param {SayOptions} [options]
+   */
+  approve = async (parameters, options) => {
     if (parameters !== undefined && !isPlain(parameters)) {
       throw new TypeError('`approve` needs the parameters as an object. For a button, write onClick={() => question.approve()}.');
     }
-    return this.answer({ decision: 'approve', ...(parameters && { parameters }) });
+    return this.answer({ decision: 'approve', ...(parameters && { parameters }) }, options);
   };
 
-  /** Has the tool not called; the model is told the reason. @param {string} [reason] */
-  reject = async (reason) => {
+  /**
+   * Rejects the tool call. The agent is told the reason, if there is one.
+   * @param {string} [reason] @param {SayOptions} [options]
+   */
+  reject = async (reason, options) => {
     if (reason !== undefined && typeof reason !== 'string') {
       throw new TypeError('`reject` needs the reason as a text. For a button, write onClick={() => question.reject()}.');
     }
-    return this.answer({ decision: 'reject', ...(reason && { reason }) });
+    return this.answer({ decision: 'reject', ...(reason && { reason }) }, options);
   };
 }
 
-/** Those of a run. */
+/**
+ * The questions of a run. They are told of once all that has come is taken in, so that of a run's past only those are
+ * that are still open.
+ */
 export class Questions {
   /** The open ones, the oldest first: another list at each change. @type {readonly Question[]} */
   open = Object.freeze([]);
+  /** @type {readonly Question[]} */ #untold = [];
   #answer;
 
   /** @param {Answer} answer */
@@ -69,21 +79,34 @@ export class Questions {
     this.#answer = answer;
   }
 
-  /** These are the open ones. @param {readonly QuestionData[]} questions */
-  begin(questions) {
-    this.open = questions.map((data) => new Question(data, this.#answer));
+  /** The open ones that were told of. */
+  get told() {
+    return this.open.filter((question) => !this.#untold.includes(question));
   }
 
-  /** Takes in the run's next event. Returns the question that it opens, if it opens one. @param {StreamEvent} event */
+  /** The open ones that are to be told of now. */
+  tell() {
+    const due = this.#untold.filter((question) => this.open.includes(question));
+    this.#untold = [];
+    return due;
+  }
+
+  /** Begins with these, of a snapshot. @param {readonly QuestionData[]} questions */
+  begin(questions) {
+    this.open = this.#untold = questions.map((data) => new Question(data, this.#answer));
+  }
+
+  /** Takes in the run's next event. @param {StreamEvent} event */
   apply(event) {
     const { type, data } = event;
-    if (type === 'INPUT_REQUESTED') {
+    if (type === 'INPUT_REQUESTED' && typeof data.input_id === 'string') {
       const asked = new Question(data, this.#answer);
       this.open = [...this.open, asked];
-      return asked;
+      this.#untold = [...this.#untold, asked];
+    } else if (type === 'INPUT_ANSWERED') {
+      this.open = this.open.filter(({ inputId }) => inputId !== data.input_id);
+    } else if (isTerminal(event)) {
+      this.begin([]);
     }
-    if (type === 'INPUT_ANSWERED') this.open = this.open.filter(({ inputId }) => inputId !== data.input_id);
-    else if (isTerminal(event)) this.begin([]);
-    return null;
   }
 }

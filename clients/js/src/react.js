@@ -13,7 +13,7 @@ import { Conversation, Conversations, IDLE } from './conversation.js';
 /** @import * as conversation from './conversation.js' */
 /** @import * as turn from './turn.js' */
 /** @import { AttachOptions, Client, StartOptions } from './client.js' */
-/** @import { Said, SayOptions } from './commands.js' */
+/** @import { Acknowledgement, SayOptions } from './commands.js' */
 
 /**
  * @template {object} [Custom=object]
@@ -32,7 +32,7 @@ import { Conversation, Conversations, IDLE } from './conversation.js';
  * to the run that goes on. `regenerate` sends the last message again, in place of its answer. `attach` follows a run that
  * was started elsewhere. `cancel` ends the run that goes on and drops what waits; `close` only stops following.
  * @typedef {{send: (message: string, options?: StartOptions) => void, regenerate: () => void,
- *   say: (content: string, options?: SayOptions) => Promise<Said>,
+ *   say: (content: string, options?: SayOptions) => Promise<Acknowledgement>,
  *   attach: (runId: string, options?: AttachOptions) => void, cancel: () => Promise<void>, close: () => void}} RunActions
  */
 

@@ -14,7 +14,7 @@ import { Position } from './position.js';
 import { Questions } from './question.js';
 
 /** @import { Api } from './api.js' */
-/** @import { Commands, Said, SayOptions } from './commands.js' */
+/** @import { Commands, Acknowledgement, SayOptions } from './commands.js' */
 /** @import { CustomEvent, FinishStatus, StreamEvent, TerminalEvent } from './events.js' */
 /** @import { State } from './fold.js' */
 /** @import { Connect, Connection } from './position.js' */
@@ -30,6 +30,9 @@ import { Questions } from './question.js';
  */
 /** @typedef {{signal?: AbortSignal | undefined, cancelOnAbort?: boolean, snapshot?: boolean}} RunOptions */
 /** The parts that all runs of a client share. @typedef {{api: Api, runs: Set<Run<any>>, commands: Commands}} Shared */
+
+/** The event types that tell which questions are open. */
+const NEEDED = ['INPUT_REQUESTED', 'INPUT_ANSWERED'];
 
 /**
  * An async iterable of the run's events; leaving the loop early closes it. Made by `Client`, whose `Custom` is its own.
@@ -76,7 +79,7 @@ export class Run {
     this.#attempts = this.#api.attempts();
     this.#wantsSnapshot = snapshot;
     this.#signal = signal;
-    this.#questions = new Questions((inputId, value) => this.answer(inputId, value));
+    this.#questions = new Questions((...answer) => this.answer(...answer));
     this.#backlog = new Backlog(at.after, (after) => this.#again(after));
     this.#result = new Promise((resolve, reject) => {
       this.#resolve = resolve;
@@ -137,7 +140,7 @@ export class Run {
 
   /**
    * Calls `listener` with each event of a type, with every `event`, each new `status`, the `snapshot`, or why there is
-   * to be a `retry`; of `input` with each question that is open or opened. Returns what takes it off again. Events are
+   * to be a `retry`; of `input` with each question that is open, or is opened. Returns what takes it off again. Events are
    * kept until a loop or a listener wants some: it hears these first. What a listener throws is reported as an uncaught
    * error, and harms nobody else.
    * @template {keyof Heard<Custom> | (string & {})} T
@@ -146,7 +149,11 @@ export class Run {
    * @returns {() => void}
    */
   on(type, listener) {
-    return this.#backlog.on(type, listener, type === 'input' ? this.questions : []);
+    const { types } = this.#at;
+    if (type === 'input' && types && !NEEDED.every((each) => types.includes(each))) {
+      throw new TypeError(`\`types\` must have ${NEEDED.join(' and ')} if there is a listener for \`input\`.`);
+    }
+    return this.#backlog.on(type, listener, type === 'input' ? this.#questions.told : []);
   }
 
   /** Cancels the run: `accepted` or `already_finished`. Its terminal event is still to come. @returns {Promise<string>} */
@@ -156,7 +163,7 @@ export class Run {
 
   /**
    * Answers a question of the run. Rejects with an `ApiError`, whose `field` is its path, if the answer does not fit.
-   * @param {string} inputId @param {unknown} value @param {SayOptions} [options] @returns {Promise<Said>}
+   * @param {string} inputId @param {unknown} value @param {SayOptions} [options] @returns {Promise<Acknowledgement>}
    */
   async answer(inputId, value, options) {
     return this.#shared.commands.answer(await this.started, inputId, value, options);
@@ -164,7 +171,7 @@ export class Run {
 
   /**
    * Says something to the run while it goes on.
-   * @param {string} content @param {SayOptions} [options] @returns {Promise<Said>}
+   * @param {string} content @param {SayOptions} [options] @returns {Promise<Acknowledgement>}
    */
   async send(content, options) {
     return this.#shared.commands.send(await this.started, content, options);
@@ -212,8 +219,9 @@ export class Run {
           renewed = false;
         } else {
           this.#take(await this.#connection.receive());
-          if (this.#backlog.full) await this.#backlog.room();
         }
+        if (this.#connection?.idle || this.#backlog.full) this.#ask();
+        if (this.#backlog.full) await this.#backlog.room();
       } catch (error) {
         if (this.#connection) this.#attempts.lasted(performance.now() - this.#connectedAt);
         this.#drop();
@@ -241,7 +249,6 @@ export class Run {
       this.snapshot = { seq, state };
       this.#questions.begin(state.questions ?? []);
       this.#backlog.tell('snapshot', this.snapshot);
-      for (const question of this.questions) this.#backlog.tell('input', question);
     }
     this.#connection = await this.#connect(this.#at, signal);
     this.#connectedAt = performance.now();
@@ -273,11 +280,15 @@ export class Run {
     this.#seen = true;
     this.#attempts.succeeded();
     if (isTerminal(event)) this.terminal = event;
-    const asked = this.#questions.apply(event);
+    this.#questions.apply(event);
     this.#backlog.put(event, number);
-    if (asked) this.#backlog.tell('input', asked);
     if (event.type === 'ERROR') this.#end('error', event.data);
     if (event.type === 'AGENT_FINISH') this.#end(event.data.status, event.data);
+  }
+
+  /** Tells of the questions that nobody was told of. */
+  #ask() {
+    for (const question of this.#questions.tell()) this.#backlog.tell('input', question);
   }
 
   /** The run has ended. @param {Status} status @param {Record<string, any>} data */

@@ -50,9 +50,14 @@ class SseConnection {
 
   /** See `Connection`. */
   async receive() {
-    while (this.#next === this.#messages.length) await this.read(this.#silence);
+    while (this.idle) await this.read(this.#silence);
     this.#next += 1;
     return parseObject(this.#messages[this.#next - 1].data);
+  }
+
+  /** See `Connection`. */
+  get idle() {
+    return this.#next === this.#messages.length;
   }
 
   /** See `Connection`. */

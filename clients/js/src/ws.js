@@ -94,6 +94,11 @@ class WsConnection {
   }
 
   /** See `Connection`. */
+  get idle() {
+    return this.#mail.size === 0;
+  }
+
+  /** See `Connection`. */
   close() {
     this.#mail.end(new Broken('The connection was closed.'));
     const cancels = this.#at.start['on_disconnect'] === 'cancel';

@@ -118,6 +118,47 @@ describe('questions', () => {
     expect(await asked).toMatchObject({ inputId: ASK });
   });
 
+  test('of a past that comes in one go only those are told that are still open, in their turn', async () => {
+    const { run, socket } = await attached();
+    /** @type {string[]} */
+    const heard = [];
+    run.on('input', ({ inputId }) => heard.push(inputId));
+    run.on('event', ({ type }) => heard.push(type));
+    socket.say(event(1, 'INPUT_REQUESTED', QUESTION));
+    socket.say(event(2, 'INPUT_REQUESTED', APPROVAL));
+    socket.say(event(3, 'INPUT_ANSWERED', { input_id: ASK, answer: 'a', message_id: 'm' }));
+    await settled();
+    expect(heard).toEqual(['INPUT_REQUESTED', 'INPUT_REQUESTED', 'INPUT_ANSWERED', APPROVAL.input_id]);
+  });
+
+  test('a listener that is added in between hears of each once', async () => {
+    const { run, socket } = await attached();
+    /** @type {string[]} */
+    const heard = [];
+    run.on('event', ({ type }) => {
+      if (type === 'LLM_CHUNK') run.on('input', ({ inputId }) => heard.push(inputId));
+    });
+    socket.say(event(1, 'INPUT_REQUESTED', QUESTION));
+    await settled();
+    socket.say(event(2, 'INPUT_REQUESTED', APPROVAL));
+    socket.events([3]);
+    await settled();
+    expect(heard.sort()).toEqual([ASK, APPROVAL.input_id]);
+  });
+
+  test('a listener that would hear of none is refused', async () => {
+    const { run } = await attached({ types: ['INPUT_REQUESTED', 'LLM_CHUNK'] });
+    expect(() => run.on('input', () => {})).toThrow('`types` must have INPUT_REQUESTED and INPUT_ANSWERED');
+  });
+
+  test('an event of an agent\'s own that looks like one is none', async () => {
+    const { run, socket } = await attached();
+    socket.say(event(1, 'INPUT_REQUESTED', { input_id: 1 }));
+    socket.say(event(2, 'INPUT_ANSWERED', {}));
+    finish(socket, 3);
+    expect(await run.result).toBe('all');
+  });
+
   test('a snapshot has them', async () => {
     const { client, next } = posting();
     const run = client.attach(RUN, { snapshot: true });
