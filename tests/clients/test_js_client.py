@@ -8,12 +8,14 @@ from collections import Counter, defaultdict
 from collections.abc import AsyncGenerator
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from support.certificates import Certificate
 from support.node import CLIENT, node
 from support.serving import serving
 from twinwire import RunRequest, StreamEvent
+from twinwire.agents.talk import Call
 
 TSC = "node_modules/typescript/bin/tsc"
 
@@ -44,6 +46,21 @@ class Told:
         elif verb == "count":
             self._counts[name] += 1
             yield _chunk(str(self._counts[name]))
+        elif verb == "ask":
+            schema = {"type": "string", "enum": ["main", "dev"]}
+            yield _chunk(await request.ask("Which branch?", schema=schema, timeout=float(name) if name else None))
+        elif verb == "approve":
+            call = Call("c1", "Delete", {"path": name})
+            told = {"tool_call_id": call.id, "tool_name": call.name}
+            yield StreamEvent(type="TOOL_CALL_START", data={**told, "parameters": call.parameters})
+            decision = await request.approve(call, prompt="Delete it?")
+            yield StreamEvent(type="TOOL_CALL_FINISH", data={**told, "result": None, "status": "ok", "duration": 0.0})
+            yield _chunk(msgspec.json.encode(decision).decode())
+        elif verb == "hear":
+            async for said in request.messages:
+                yield _chunk(f"{said.content} ")
+                if said.content == "enough":
+                    return
         elif verb == "open":
             self._gates[name].set()
         elif verb == "fail":

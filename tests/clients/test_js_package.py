@@ -50,7 +50,7 @@ async def test_on_node(installed: Path, program: str, transport: str) -> None:
     assert json.loads(told) == SCENE
 
 
-@pytest.mark.parametrize("entry", [".", "./react"])
+@pytest.mark.parametrize("entry", [".", "./form", "./react"])
 async def test_each_name_is_declared(installed: Path, entry: str) -> None:
     """Both kinds of module export the same names, and each of these is in the declarations."""
     package = installed / "node_modules/twinwire-client"

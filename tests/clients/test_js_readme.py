@@ -14,13 +14,13 @@ from support.packed import project
 from support.serving import serving
 
 JS, TS, JSX, SH = (snippets((CLIENT / "README.md").read_text(), language) for language in ("js", "ts", "jsx", "sh"))
-FIRST, COMMON, LEFT, BROKEN = JS
+FIRST, COMMON, LEFT, ANSWERED, BROKEN = JS
 TSC = str(CLIENT / "node_modules/typescript/bin/tsc")
 
 
 def test_all_are_run() -> None:
     """The tests below run each of them; e2e/test_consumers.py runs the one in JSX."""
-    assert (len(JS), len(TS), len(JSX)) == (4, 2, 1)
+    assert (len(JS), len(TS), len(JSX)) == (5, 3, 1)
     assert SH == ["npm install twinwire-client\n"]
 
 
@@ -59,6 +59,19 @@ async def test_leave_and_go_on(folder: Path) -> None:
     assert end == "completed already_finished"
 
 
+async def test_answer_and_say(folder: Path) -> None:
+    """The run asks for an approval and a question, takes a message meanwhile, and ends."""
+    lines = (await prints(folder, ANSWERED, demo_rate=200.0)).splitlines()
+    assert [line.split()[0] for line in lines] == ["accepted", "approval", "question", "completed"]
+
+
+async def test_forms(folder: Path) -> None:
+    """The snippet compiles, strictly, shows the fields of a question, and what is wrong with an answer."""
+    out = await prints(folder, await compiled(folder, TS[1], "form"), demo_rate=200.0)
+    assert "[ 'black', 'green', 'none' ]\n" in out
+    assert out.endswith("`answer.cups` must be 9 or less.\n")
+
+
 async def test_when_something_breaks(folder: Path) -> None:
     """With a server it prints the answer; without one it tells of each attempt and of the last."""
     assert "Twinwire" in await prints(folder, BROKEN)
@@ -82,7 +95,7 @@ async def compiled(folder: Path, snippet: str, name: str) -> str:
 
 async def test_await_using(folder: Path) -> None:
     """The client and its run are closed at the end of the block: the program ends."""
-    assert await prints(folder, await compiled(folder, TS[1], "block")) == ""
+    assert await prints(folder, await compiled(folder, TS[2], "block")) == ""
 
 
 async def test_typescript(folder: Path) -> None:

@@ -264,7 +264,7 @@ test('a client that is closed closes its runs, and a call on it throws at once',
   await expect(asking).rejects.toThrow('The client is closed.');
   expect(() => client.stream('hello')).toThrow(TypeError);
   expect(() => client.attach('b'.repeat(26))).toThrow('The client is closed.');
-  for (const call of [client.get('a'.repeat(26)), client.cancel('a'.repeat(26)), client.runs({ userId: 'a' })]) {
+  for (const call of [client.get('a'.repeat(26)), client.cancel('a'.repeat(26)), client.send('a'.repeat(26), 'a'), client.runs({ userId: 'a' })]) {
     await expect(call).rejects.toThrow('The client is closed.');
   }
 });

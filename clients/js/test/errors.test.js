@@ -141,7 +141,7 @@ describe('the function of a token', () => {
   test('is asked no more often than anything else is tried', async () => {
     const token = vi.fn(() => Promise.reject(new Error('no key')));
     const client = connected({ token, retry: { base: 1, attempts: 3 } });
-    for (const call of [() => client.stream('a').result, () => client.get(NOWHERE), () => client.runs(), () => client.cancel(NOWHERE)]) {
+    for (const call of [() => client.stream('a').result, () => client.get(NOWHERE), () => client.runs(), () => client.cancel(NOWHERE), () => client.send(NOWHERE, 'a')]) {
       token.mockClear();
       const { error } = await failure(call);
       expect(error).toMatchObject({ name: 'ConnectionLost', code: 'token_failed', attempts: 3 });

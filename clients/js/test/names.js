@@ -9,6 +9,7 @@ const members = ({ prototype }, made) =>
 const made = client.createClient({ url: 'http://127.0.0.1:1', transport: 'sse' });
 const run = made.attach('a'.repeat(26));
 run.result.catch(() => {});
+const question = new client.Question({ input_id: 'ask', kind: 'question', prompt: '' }, (...answer) => run.answer(...answer));
 
 const body = { code: 'gap', message: 'm', first: 1, last: 2 };
 const last = { code: null, status: null, retryAfter: null, attempts: 1 };
@@ -21,6 +22,6 @@ for (const [name, kind] of Object.entries(client)) {
   errors[name] = { parent: Object.getPrototypeOf(kind).name, has: Object.keys(error).sort() };
 }
 console.log(
-  JSON.stringify({ exports: Object.keys(client).sort(), client: members(client.Client, made), run: members(client.Run, run), errors }),
+  JSON.stringify({ exports: Object.keys(client).sort(), client: members(client.Client, made), run: members(client.Run, run), question: members(client.Question, question), errors }),
 );
 made.close();

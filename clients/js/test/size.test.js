@@ -23,11 +23,12 @@ async function shipped(entry) {
   return output.reduce((sum, part) => sum + ('code' in part ? gzipSync(part.code).length : 0), 0);
 }
 
-test('the client is smaller than README says, and its hook adds little', async () => {
+test('the client is smaller than README says, and its hook and its forms add little', async () => {
   const [, kilobytes] = /less than (\d+) kB/.exec(readFileSync('README.md', 'utf8')) ?? [];
-  const sizes = { index: await shipped('index'), react: await shipped('react') };
+  const sizes = { index: await shipped('index'), react: await shipped('react'), form: await shipped('form') };
   console.log(sizes);
   expect(sizes.index).toBeGreaterThan(1_000);
   expect(sizes.index).toBeLessThan(Number(kilobytes) * 1_000);
   expect(sizes.react).toBeLessThan(4_000);
+  expect(sizes.form).toBeLessThan(1_600);
 });

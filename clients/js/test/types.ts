@@ -1,8 +1,10 @@
 // Read by tsc alone: what the types must and must not allow.
 
 import {
-  createClient, Gap, type Client, type Retry, type Run, type RunInfo, type Status, type StreamEvent,
+  createClient, Gap, type Acknowledgement, type Client, type Question, type Retry, type Run, type RunInfo, type Status,
+  type StreamEvent,
 } from '../src/index.js';
+import { checkAnswer, formOf, type Fault, type Field } from '../src/form.js';
 
 export function narrows(event: StreamEvent): string | number {
   switch (event.type) {
@@ -32,6 +34,21 @@ export function follows(): () => void {
   run.on('PROGRESS', ({ data }) => data.percent);
   if (run.error instanceof Gap) run.error.first.toFixed();
   return run.on('event', narrows);
+}
+
+/** What a run asks, and what is said to it. */
+export async function talks(run: Run, client: Client<Mine>): Promise<string> {
+  run.on('input', ({ schema, expiresAt }: Question) => formOf(schema).map(({ label }: Field) => label + expiresAt));
+  run.on('INPUT_REQUESTED', ({ data }) => data.prompt.trim());
+  run.on('AGENT_FINISH', ({ metadata }) => metadata.unread?.join());
+  const [question] = run.questions;
+  // @ts-expect-error - it is a list
+  await question?.approve(['a']);
+  const fault: Fault | null = checkAnswer(question?.schema, 'a');
+  const said: Acknowledgement = await client.send('a'.repeat(26), 'More.', { messageId: 'm' });
+  // @ts-expect-error - no such status
+  if (said.status === 'refused') return '';
+  return (await question?.answer(1))?.messageId ?? fault?.field ?? (await client.get('a')).questions[0]!.prompt;
 }
 
 interface Mine {

@@ -6,13 +6,13 @@ import { type Message, useRun } from '../../src/react.js';
 const client = createClient();
 
 export function shown(message: Message): string {
-  // @ts-expect-error - a question has no tools
+  // @ts-expect-error - a user's message has no tools
   message.tools;
   return message.role === 'user' ? message.text : Object.values(message.tools).map(({ name }) => name).join();
 }
 
 export function Chat() {
-  const { messages, retry, error, send, cancel, regenerate, close } = useRun(client, { sessionId: 'mine', agent: 'me' });
+  const { messages, retry, error, questions, send, say, cancel, regenerate, close } = useRun(client, { sessionId: 'mine', agent: 'me' });
   // @ts-expect-error - an event is no message
   const wrong = <button onClick={send}>Send</button>;
   return (
@@ -21,6 +21,8 @@ export function Chat() {
       {messages.map(shown)}
       {retry?.reason ?? error?.message}
       <button onClick={() => send('Hello', { interrupt: false })}>Send</button>
+      {questions.map(({ inputId, approve }) => <button key={inputId} onClick={() => approve()}>Approve</button>)}
+      <button onClick={async () => (await say('Hello')).status}>Say</button>
       <button onClick={cancel}>Stop</button>
       <button onClick={regenerate}>Again</button>
       <button onClick={close}>Close</button>
