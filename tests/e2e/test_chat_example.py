@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from urllib.parse import urlencode
 
@@ -11,8 +12,20 @@ from playwright.async_api import BrowserContext, Locator, Page, expect
 
 from e2e.built import built, problems_of
 from support.serving import Puppets, serving
+from twinwire.agents.talk import Call
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
+
+TEA = {
+    "type": "object",
+    "properties": {
+        "kind": {"type": "string", "title": "Kind", "enum": ["black", "green"]},
+        "cups": {"type": "integer", "maximum": 9},
+        "milk": {"type": "boolean"},
+        "note": {"type": "string"},
+    },
+    "required": ["kind", "cups"],
+}
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
@@ -89,6 +102,49 @@ async def test_another_chat_meanwhile(chat: Page, puppets: Puppets) -> None:
     await expect(entry(chat, 1)).to_have_text("Well, one")
     await expect(entry(chat, 1)).to_have_attribute("data-status", "completed")
     assert puppets.started == 2
+
+
+async def test_what_a_run_asks(chat: Page, puppets: Puppets) -> None:
+    """An approval and a question are answered where they are shown; a form that is filled in wrongly says so."""
+    await ask(chat, "Go")
+    puppet = await puppets.next()
+    call = Call("c1", "Delete", {"path": "a.txt"})
+    puppet.emit("TOOL_CALL_START", tool_call_id=call.id, tool_name=call.name, parameters=call.parameters)
+    await expect(entry(chat, 1)).to_contain_text("Delete …")
+    deciding = asyncio.create_task(puppet.request.approve(call, prompt="Delete it?"))
+    form = chat.get_by_role("form")
+    await expect(form).to_contain_text('Delete {"path":"a.txt"}')
+    await form.get_by_role("button", name="Approve").click()
+    assert (await deciding).approved
+    await expect(form).to_have_count(0)
+    asking = asyncio.create_task(puppet.request.ask("How many?", schema=TEA))
+    await form.get_by_label("Kind").select_option("green")
+    await form.get_by_label("cups").fill("10")
+    await form.get_by_role("button", name="Answer").click()
+    await expect(form.get_by_role("alert")).to_have_text("`answer.cups` must be 9 or less.")
+    await form.get_by_label("cups").fill("2")
+    await form.get_by_label("milk").check()
+    await form.get_by_role("button", name="Answer").click()
+    assert await asking == {"kind": "green", "cups": 2, "milk": True}
+    await expect(form).to_have_count(0)
+    puppet.end()
+    await expect(entry(chat, 1)).to_have_attribute("data-status", "completed")
+
+
+async def test_what_is_said_meanwhile(chat: Page, puppets: Puppets) -> None:
+    """It is shown, and the agent reads it."""
+    await ask(chat, "Go")
+    puppet = await puppets.next()
+    puppet.say("Well, ")
+    await expect(entry(chat, 1)).to_contain_text("Well, ")
+    await chat.get_by_label("Message").fill("And more")
+    await chat.get_by_role("button", name="Say").click()
+    assert (await anext(aiter(puppet.request.messages))).content == "And more"
+    await expect(entry(chat, 1)).to_have_text("And more")
+    await expect(entry(chat, 2)).to_contain_text("Well, ")
+    puppet.end()
+    await expect(entry(chat, 2)).to_have_attribute("data-status", "completed")
+    assert puppets.started == 1
 
 
 async def test_a_failure(chat: Page, puppets: Puppets) -> None:
