@@ -1,4 +1,7 @@
-/** Plays vectors of `tests/vectors/client.json` against servers that do what they say: cases in, outcomes out, as JSON. */
+/**
+ * Plays vectors of `tests/vectors/client.json` and `talk.json` against servers that do what they say: cases in, outcomes
+ * out, as JSON.
+ */
 
 import { WebSocket } from 'ws';
 import { text } from 'node:stream/consumers';
@@ -38,5 +41,25 @@ async function play({ url, transport, run_id, vector }) {
   return { events, end, lasts: (performance.now() - began) / 1000 };
 }
 
+/** Says to the run what the vector says. @param {Case} played */
+async function say({ url, transport, run_id, vector }) {
+  const retry = { base: 10, attempts: vector['attempts'] ?? 10 };
+  const client = createClient({ url, transport, WebSocket, timeout: 1_000, retry });
+  try {
+    const run = client.attach(run_id);
+    await run[Symbol.asyncIterator]().next();
+    const [verb, ...words] = vector['say'];
+    const options = { messageId: 'mine' };
+    const { messageId, status, by = null, at = null } = await (verb === 'send'
+      ? run.send(words[0], options)
+      : run.answer(words[0], words[1], options));
+    return { status, message_id: messageId, by, at };
+  } catch (error) {
+    return { error: nameOf(error), field: error instanceof ApiError ? error.field : null };
+  } finally {
+    client.close();
+  }
+}
+
 const cases = /** @type {Case[]} */ (JSON.parse(await text(process.stdin)));
-console.log(JSON.stringify(await Promise.all(cases.map(play))));
+console.log(JSON.stringify(await Promise.all(cases.map((played) => (played.vector['say'] ? say(played) : play(played))))));
