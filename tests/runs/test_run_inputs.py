@@ -18,6 +18,7 @@ from twinwire.agents import RunRequest
 from twinwire.auth import ANYBODY
 from twinwire.log.saying import Saying
 from twinwire.protocol.errors import InputExpired
+from twinwire.transports import Verdict
 
 LOGS = ["memory", "sqlite", "redis"]
 
@@ -272,3 +273,20 @@ async def test_an_agent_asks_no_longer(kind: str, server: Running, agent: Script
 
 def saying(message_id: str, content: str) -> Saying:
     return Saying(message_id=message_id, content=content)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_a_question_outlives_its_connection(kind: str, server: Running) -> None:
+    """The asker's connection is cut; another device answers, over the other transport; the first sees it, once."""
+    other = "ws" if kind == "sse" else "sse"
+    follower = await start(kind, server, on_disconnect="cancel")
+    asked = await until_asked(follower)
+    server.cut(Verdict.RESTART)
+    await follower.close()
+    await until(lambda: not server.service.heartbeats.pumps)
+    phone = await attach(other, server, follower.run_id)
+    assert await until_asked(phone) == asked
+    again = await attach(kind, server, follower.run_id, 2)
+    outcome = await say(other, server, follower.run_id, input_id=asked["input_id"], answer="main")
+    assert outcome["status"] == "accepted"
+    assert await rest(again) == await rest(phone)

@@ -15,6 +15,7 @@ from twinwire.log import RunState, RunSummary
 from twinwire.log.saying import Noted, Saying
 from twinwire.protocol.errors import BadRequest, InputClosed, InputNotFound, NotAccepted, RunEnded, RunNotFound
 from twinwire.protocol.events import ended
+from twinwire.protocol.schema import size
 from twinwire.protocol.wire import check_run_id
 from twinwire.runs import RunSpec
 from twinwire.transports.asgi import gone
@@ -48,10 +49,11 @@ async def describe(service: Service, run: RunState | RunSummary, ending: Mapping
 
 
 async def told(service: Service, state: RunState, **how: Any) -> HeldJson:
-    """Answer with a run and its result, which may be large. Raises `Busy`."""
+    """Answer with a run and its result, or its questions, which may be large. Raises `Busy`."""
     body = b"" if state.terminal is None else state.terminal.body
-    claim = await service.runs.reserve.take(len(body))
-    return HeldJson(await describe(service, state, ended(body) if body else {}), claim, **how)
+    run = await describe(service, state, ended(body) if body else {})
+    claim = await service.runs.reserve.take(len(body) + size(run["questions"]))
+    return HeldJson(run, claim, **how)
 
 
 @post("/runs", operation_class=documented(body=StartBody), summary="Start a run")
@@ -70,7 +72,7 @@ async def start_run(request: Request[Any, Any, Any], service: NamedDependency[Se
 
 
 @get("/runs", operation_class=documented(query=ListQuery), summary="A user's newest runs")
-async def list_runs(request: Request[Any, Any, Any], service: NamedDependency[Service]) -> dict[str, Any]:
+async def list_runs(request: Request[Any, Any, Any], service: NamedDependency[Service]) -> HeldJson:
     """Return the runs that the user may see and the log holds, the newest first, without their results.
 
     A run without a user is in no list: whoever knows its id may follow and cancel it.
@@ -84,7 +86,8 @@ async def list_runs(request: Request[Any, Any, Any], service: NamedDependency[Se
         with suppress(RunNotFound):  # forgotten meanwhile, or not the one that a ticket is for
             run = await service.runs.summary(run_id, by)
             listed.append(await describe(service, run, _outcome(run.outcome) if run.outcome else {}))
-    return {"runs": listed}
+    claim = await service.runs.reserve.take(size(*(run["questions"] for run in listed)))
+    return HeldJson({"runs": listed}, claim)
 
 
 @get("/runs/{run_id:str}", summary="A run")
