@@ -17,7 +17,7 @@ from twinwire.protocol.events import dump
 from twinwire.protocol.wire import decode_json
 
 RunName = Annotated[str, Meta(max_length=128)]
-MessageId = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{1,64}\Z")] | None
+MessageId = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{1,64}$(?!\n)")] | None
 """The idempotency key of an answer or a message; the server makes one if there is none."""
 
 

@@ -55,14 +55,14 @@ class StartBody(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 class AnswerBody(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """`POST /runs/{run_id}/inputs/{input_id}`."""
 
-    answer: Any
+    answer: Annotated[Any, Meta(description="what fits the question's schema; of an approval, the decision")]
     message_id: MessageId = None
 
 
 class MessageBody(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """`POST /runs/{run_id}/messages`."""
 
-    content: str
+    content: Annotated[str, Meta(description="what the run's agent is to read")]
     message_id: MessageId = None
 
 

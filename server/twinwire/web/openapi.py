@@ -24,6 +24,7 @@ _KEYWORDS = {
     "enum": "enum",
     "minLength": "min_length",
     "maxLength": "max_length",
+    "pattern": "pattern",
 }
 
 
@@ -78,8 +79,10 @@ def _properties(shape: type[Struct]) -> dict[str, Reference | Schema]:
 def _schema(spec: dict[str, Any], components: dict[str, Any]) -> Schema:
     """Return a JSON Schema of msgspec's, of the kinds that our input has, as Litestar's object."""
     options = [components.get(option.get("$ref"), option) for option in spec.get("anyOf", [spec])]
-    types = [OpenAPIType(option["type"]) for option in options if "type" in option] or [OpenAPIType.STRING]
-    schema = Schema(type=types[0] if len(types) == 1 else types)
+    types = [OpenAPIType(option["type"]) for option in options if "type" in option]
+    if not types and "enum" in spec:
+        types = [OpenAPIType.STRING]
+    schema = Schema(type=types[0] if len(types) == 1 else types or None)  # without a type it is any JSON
     for option in (*options, spec):
         for theirs, ours in _KEYWORDS.items():
             if theirs in option:
