@@ -290,3 +290,29 @@ async def test_a_question_outlives_its_connection(kind: str, server: Running) ->
     outcome = await say(other, server, follower.run_id, input_id=asked["input_id"], answer="main")
     assert outcome["status"] == "accepted"
     assert await rest(again) == await rest(phone)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_the_next_turn_knows(kind: str, server: Running, agent: Scripted) -> None:
+    """A session's history has what the user said meanwhile, with the question; not what the agent did not read."""
+    histories: list[Any] = []
+
+    async def remembers(request: RunRequest) -> None:
+        histories.append([message["content"] for message in request.history])
+        if request.message == "first":
+            await asks_a_branch(request)
+            request.messages.drain()
+            await request.ask("Done?")
+
+    agent.script = remembers
+    first = await start(kind, server, "first", session_id="s")
+    await until_asked(first)
+    await say(kind, server, first.run_id, content="In French.")
+    await say(kind, server, first.run_id, input_id=f"ask-{first.run_id}-1", answer="main")
+    await until_asked(first)
+    await say(kind, server, first.run_id, content="Too late.")
+    await say(kind, server, first.run_id, input_id=f"ask-{first.run_id}-2", answer="yes")
+    await rest(first)
+    await until(lambda: not server.runs._tasks)
+    await rest(await start(kind, server, "second", session_id="s"))
+    assert histories == [[], ["first\n\nIn French.", "It is main."]]

@@ -87,9 +87,10 @@ def _verdict(answer: Any) -> _Verdict:
 
 
 class Unread:
-    """See `agents.talk.Messages`."""
+    """See `agents.talk.Messages`. `read` are the texts of those that the agent has read."""
 
     def __init__(self) -> None:
+        self.read: list[str] = []
         self._waiting: deque[Said] = deque()
         self._news = asyncio.Event()
         self.size = 0
@@ -111,6 +112,7 @@ class Unread:
     def drain(self) -> list[Said]:
         """See `Messages`."""
         taken = list(self._waiting)
+        self.read += [said.content for said in taken]
         self._waiting.clear()
         self.size = 0
         return taken
@@ -123,6 +125,7 @@ class Unread:
             self._news.clear()
             await self._news.wait()
         said = self._waiting.popleft()
+        self.read.append(said.content)
         self.size -= bytes_of(said.content)
         return said
 

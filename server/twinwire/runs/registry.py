@@ -239,7 +239,8 @@ class Runs:
         if run.inputs.asked:
             self._note(run)
         if spec.session is not None:
-            self._spawn(self._leave(spec.session, spec.message, run))
+            said = "\n\n".join([spec.message, *run.inputs.messages.read])
+            self._spawn(self._leave(spec.session, said, run))
         if not self._live and self._idle is not None and not self._idle.done():
             self._idle.set_result(None)
 
