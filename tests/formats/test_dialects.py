@@ -21,6 +21,7 @@ from twinwire.web.compat import dialects
 
 RUN = "abcdefghijklmnopqrstuvwxyz"
 OURS = f"{RUN}-7"
+ASKED = f"ask-{RUN}-1"
 IMAGE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AA=="}}
 Message = dict[str, Any]
 
@@ -78,6 +79,8 @@ HONOURED: list[tuple[str, Dialect, dict[str, Any], list[tuple[str, str]]]] = [
     ("texts and roles", AI_SDK, AI_SDK.body(_ui("system", "s"), _ui("user", "a"), _ui("assistant", "b"), _ui("user", "c")), [("system", "s"), ("user", "a"), ("assistant", "b")]),
     ("several texts", AI_SDK, AI_SDK.body(_with("user", {"type": "text", "text": "y", "state": "done"})), []),
     ("the server's own parts", AI_SDK, AI_SDK.body(_ui("user", "a"), {"role": "assistant", "metadata": {"runId": RUN}, "parts": [{"type": "step-start"}, {"type": "reasoning", "text": "hm", "state": "done"}, {"type": "text", "text": "b", "state": "done"}, _tool(), _tool(providerExecuted=True), _tool(state="output-error", errorText="no", output=None), _tool(state="input-available"), {"type": "data-progress", "data": 1}, {"type": "source-url", "sourceId": "1", "url": "https://example.org"}]}, _ui("user", "c")), [("user", "a"), ("assistant", "b")]),
+    ("questions and approvals of before", AI_SDK, AI_SDK.body(_ui("user", "a"), {"role": "assistant", "parts": [_tool(state="approval-responded", approval={"id": ASKED, "approved": False}), _tool(state="output-denied", approval={"id": ASKED}), _tool(state="approval-requested", approval={"id": ASKED}), _tool(toolCallId=ASKED, toolName="ask_user", output="dev"), {"type": "text", "text": "b"}]}, _ui("user", "c")), [("user", "a"), ("assistant", "b")]),
+    ("what was said to a run", AI_SDK, AI_SDK.body(_ui("user", "a"), {"role": "assistant", "parts": [{"type": "text", "text": "b"}, {"type": "data-user-message", "id": OURS, "data": {"content": "shorter"}}, {"type": "text", "text": "c"}]}, _ui("user", "d")), [("user", "a"), ("assistant", "b"), ("user", "shorter"), ("assistant", "c")]),
     ("an answer without a text", AI_SDK, AI_SDK.body(_ui("user", "a"), {"role": "assistant", "parts": [_tool()]}, _ui("user", "c")), [("user", "a")]),
     ("an answer anew", AI_SDK, AI_SDK.body(trigger="regenerate-message", messageId="m"), []),
     ("texts and roles", AG_UI, AG_UI.body(_plain("developer", "s"), _plain("user", "a"), _plain("assistant", "b"), _plain("user", "c")), [("system", "s"), ("user", "a"), ("assistant", "b")]),
@@ -132,7 +135,16 @@ REFUSED: list[tuple[str, Dialect, dict[str, Any], str]] = [
     ("a result of the client's tool", AG_UI, AG_UI.body(_plain("user", "x"), {"id": "1", "role": "tool", "toolCallId": "call_1", "content": "NO"}, _plain("user", "y")), "messages[1]"),
     ("a call of the client's tool", AG_UI, AG_UI.body({"role": "assistant", "toolCalls": [{**CALL, "id": "call_1"}]}, _plain("user", "x")), "messages[0].toolCalls[0]"),
     ("an activity", AG_UI, AG_UI.body({"id": "1", "role": "activity", "activityType": "PLAN", "content": {}}, _plain("user", "x")), "messages[0].role"),
-    ("an answer to an interrupt", AG_UI, AG_UI.body(resume=[{"interruptId": "i", "status": "resolved", "payload": "no"}]), "resume"),
+    ("an answer to somebody else's interrupt", AG_UI, AG_UI.body(resume=[{"interruptId": "i", "status": "resolved", "payload": "no"}]), "resume[0].interruptId"),
+    ("answers to two runs", AG_UI, AG_UI.body(resume=[{"interruptId": ASKED, "status": "cancelled"}, {"interruptId": f"ask-{'a' * 26}-1", "status": "cancelled"}]), "resume[1].payload"),
+    ("a status that is none", AG_UI, AG_UI.body(resume=[{"interruptId": ASKED, "status": "denied"}]), "resume[0].status"),
+    ("an answer that is given up", AG_UI, AG_UI.body(resume=[{"interruptId": ASKED, "status": "cancelled", "payload": "yes"}]), "resume[0].payload"),
+    ("an answer with something beside it", AG_UI, AG_UI.body(resume=[{"interruptId": ASKED, "status": "resolved", "value": "yes"}]), "resume[0].value"),
+    ("an entry that is none", AG_UI, AG_UI.body(resume=["yes"]), "resume[0]"),
+    ("answers that are no list", AG_UI, AG_UI.body(resume={"interruptId": ASKED}), "resume"),
+    ("an approval that is neither", AI_SDK, AI_SDK.body(_ui("user", "x"), {"role": "assistant", "parts": [_tool(state="approval-responded", approval={"id": ASKED})]}), "messages[1].parts[0].approval.approved"),
+    ("approvals of two runs", AI_SDK, AI_SDK.body(_ui("user", "x"), {"role": "assistant", "parts": [_tool(state="approval-requested", approval={"id": ASKED}), _tool(state="approval-requested", approval={"id": f"ask-{'a' * 26}-1"})]}), "messages[1].parts[1].approval"),
+    ("an approval beside a result of the page's", AI_SDK, AI_SDK.body(_ui("user", "x"), {"role": "assistant", "parts": [_tool(state="approval-responded", approval={"id": ASKED, "approved": True}), {**_tool(), "type": "tool-where"}]}), "messages[1].parts[1]"),
     ("the same, as CopilotKit sends it", AG_UI, AG_UI.body(forwardedProps={"command": {"resume": "no"}}), "forwardedProps.command.resume"),
     ("a no to an interrupt", AG_UI, AG_UI.body(forwardedProps={"command": {"resume": False}}), "forwardedProps.command.resume"),
     ("an empty answer to an interrupt", AG_UI, AG_UI.body(forwardedProps={"command": {"resume": ""}}), "forwardedProps.command.resume"),
@@ -172,6 +184,9 @@ def _read(dialect: Dialect, body: dict[str, Any]) -> tuple[str, list[Message]]:
     """What the dialect's pure functions make of a body."""
     if dialect is AG_UI:
         dialects.ag_ui_answers(body)
+        assert dialects.ag_ui_replies(body) is None
+    elif dialect is AI_SDK:
+        assert dialects.ai_sdk_replies(body) is None
     read = {AI_SDK.path: dialects.ai_sdk, AG_UI.path: dialects.ag_ui, OPENAI.path: dialects.openai}[dialect.path]
     return dialects.question(read(body)[0], 1000)
 

@@ -41,7 +41,7 @@ def test_ai_sdk(events: Events, size: int) -> None:
 def test_ai_sdk_on_a_socket(events: Events, size: int) -> None:
     """On a WebSocket the chunks are the same, numbered from 0 without a gap, and then there is an end."""
     run = records(events)
-    *messages, last = [json.loads(frame) for frame in paged(ai_sdk.SocketView("r1"), run, size)]
+    *messages, last = [json.loads(frame) for frame in paged(ai_sdk.SocketView("r1", ai_sdk.Chunks()), run, size)]
     assert last == {"type": "end", "requestId": "r1"}
     assert [message["sequence"] for message in messages] == list(range(len(messages)))
     assert {message["type"] for message in messages} == {"chunk"}

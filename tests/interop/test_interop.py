@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given, settings
 
 from support.credentials import AUTH, TOKENS
-from support.formats_rules import RUNS, paged, records
+from support.formats_rules import RUNS, records
 from support.interop_scenes import TEXT, USAGE, cut, needs_node, node, playing
 from support.serving import until
-from twinwire.formats import SseView, ag_ui, ai_sdk
-from twinwire.protocol.events import StreamEvent
+from twinwire.formats import SseTurnView, ag_ui, ai_sdk
+from twinwire.protocol.events import Record, StreamEvent
 
 COUNTED = {"inputTokens": 20, "outputTokens": 10, "totalTokens": 30}
 
@@ -144,16 +144,28 @@ async def test_the_clients_own_verifiers() -> None:
         runs.append(events)
 
     collect()
-    batch: dict[str, list[Any]] = {"ai_sdk": [], "ag_ui": [], "ag_ui_before": []}
+    batch: dict[str, list[Any]] = {"ai_sdk": [], "ai_sdk_before": [], "ag_ui": [], "ag_ui_before": []}
     for events in runs:
         run = records(events)
-        body = b"".join(paged(ai_sdk.view(), run, 3)).decode()
-        batch["ai_sdk"].append({"body": body, "failed": int(run[-1].type == "ERROR")})
-        for name, old in (("ag_ui", False), ("ag_ui_before", True)):
+        for old in (False, True):
+            body, ended = _turn(ai_sdk.view(ai_sdk.Chunks(approvals=not old)), run)
+            batch["ai_sdk_before" if old else "ai_sdk"].append(
+                {"body": body, "failed": int(ended and run[-1].type == "ERROR")}
+            )
             events_ = ag_ui.Events("t", "r", modern=not old, reasoning=not old)
-            batch[name].append(b"".join(paged(SseView(events_), run, 3)).decode())
+            batch["ag_ui_before" if old else "ag_ui"].append(_turn(SseTurnView(events_), run)[0])
     seen = await node("verify", "-", send=batch)
-    assert seen == {"failures": [], "count": 3 * len(runs)}
+    assert seen == {"failures": [], "count": 4 * len(runs)}
+
+
+def _turn(view: SseTurnView, run: list[Record]) -> tuple[str, bool]:
+    """The body of a run's first turn, in pages of three events, and whether the run ends in it."""
+    body = b""
+    for start in range(0, len(run), 3):
+        body += b"".join(view.frames(run[start : start + 3]))
+        if view.waiting:
+            return (body + b"".join(view.end_turn())).decode(), False
+    return body.decode(), True
 
 
 def _check_openai(seen: Any) -> None:

@@ -6,9 +6,9 @@ const runs = JSON.parse(await text(process.stdin));
 const answer = body => async () => new Response(body, { headers: { 'content-type': 'text/event-stream' } });
 const failures = [];
 
-for (const version of ['ai5', 'ai6', 'ai7']) {
+for (const [version, bodies] of [['ai5', runs.ai_sdk_before], ['ai6', runs.ai_sdk], ['ai7', runs.ai_sdk]]) {
   const { DefaultChatTransport, readUIMessageStream } = await import(version);
-  for (const [index, { body, failed }] of runs.ai_sdk.entries()) {
+  for (const [index, { body, failed }] of bodies.entries()) {
     const errors = [];
     try {
       const transport = new DefaultChatTransport({ api: 'http://127.0.0.1/', fetch: answer(body) });
@@ -30,4 +30,4 @@ for (const [version, bodies] of [['@ag-ui/client', runs.ag_ui], ['ag-ui-0.0.59',
     if (errors.length) failures.push({ version, index, errors });
   }
 }
-await report({ failures, count: runs.ai_sdk.length + runs.ag_ui.length + runs.ag_ui_before.length });
+await report({ failures, count: runs.ai_sdk.length + runs.ai_sdk_before.length + runs.ag_ui.length + runs.ag_ui_before.length });

@@ -20,12 +20,26 @@ RUN = "mfrggzdfmztwq2lknnwg23tpob"
 TEXTS = st.sampled_from(["", "Hello", " wörld\n\n", "data: x", "\r\n", "\u2028", '{"type":"x"}'])
 ODD: st.SearchStrategy[Any] = st.sampled_from([None, 7, "x", [], {"a": None}])
 CALLS = st.sampled_from(["c1", "c2", "c3"])
+ANSWERS: st.SearchStrategy[Any] = st.sampled_from(
+    [
+        "dev",
+        True,
+        {"decision": "approve"},
+        {"decision": "approve", "parameters": {"path": "y"}},
+        {"decision": "reject", "reason": "no"},
+    ]
+)
 
 
-def _event(kind: str, **fields: st.SearchStrategy[Any]) -> st.SearchStrategy[StreamEvent]:
+def _event(name: str, /, **fields: st.SearchStrategy[Any]) -> st.SearchStrategy[StreamEvent]:
     whole = st.fixed_dictionaries(fields)
     odd = st.dictionaries(st.sampled_from([*fields, "other"]), ODD, max_size=3)
-    return st.one_of(whole, whole, whole, odd).map(lambda data: StreamEvent(kind, data))
+    return st.one_of(whole, whole, whole, odd).map(lambda data: StreamEvent(name, data))
+
+
+def _own(name: str, /, **fields: st.SearchStrategy[Any]) -> st.SearchStrategy[StreamEvent]:
+    """An event that the server writes itself: nothing in it is odd."""
+    return st.fixed_dictionaries(fields).map(lambda data: StreamEvent(name, data))
 
 
 MIDDLE = st.one_of(
@@ -44,6 +58,19 @@ MIDDLE = st.one_of(
     ),
     _event("PROGRESS", progress=st.just(50), step=st.just(1), total=st.just(2)),
     _event("MY_OWN", anything=ODD),
+    _own("INPUT_REQUESTED", kind=st.just("question"), prompt=st.just("Which?"), schema=st.just({"type": "boolean"})),
+    _own(
+        "INPUT_REQUESTED",
+        kind=st.just("approval"),
+        prompt=st.just("May I?"),
+        expires_at=st.just("2026-02-21T11:30:45.123Z"),
+        tool_call_id=CALLS,
+        tool_name=st.just("Read"),
+        parameters=st.just({"path": "x"}),
+    ),
+    _own("INPUT_ANSWERED", answer=ANSWERS, message_id=st.just("m1"), by=st.just("ann")),
+    st.just(StreamEvent("INPUT_ANSWERED", {"expired": True})),
+    _own("USER_MESSAGE", content=TEXTS, message_id=st.just("m2")),
     _event("AGENT_START", input=TEXTS),
 )
 USAGE = {"prompt_tokens": 12, "completion_tokens": 5, "total_tokens": 17}
@@ -65,7 +92,28 @@ LAST = st.one_of(
     st.just(StreamEvent("ERROR", {"error_type": "upstream_error", "message": "no", "error": "no"})),
 )
 FIRST = st.sampled_from([[StreamEvent("AGENT_START", {"input": "hi", "config": {"agent": "a"}})], []])
-RUNS = st.builds(lambda first, middle, last: [*first, *middle, last], FIRST, st.lists(MIDDLE, max_size=14), LAST)
+
+
+def _numbered(events: Sequence[StreamEvent]) -> list[StreamEvent]:
+    """The events with the questions numbered, as the server does it; each answer is to the oldest open one."""
+    asked, answered = 0, 0
+    numbered = []
+    for event in events:
+        if event.type == "INPUT_REQUESTED":
+            asked += 1
+        elif event.type == "INPUT_ANSWERED":
+            if answered == asked:
+                continue
+            answered += 1
+        number = {"INPUT_REQUESTED": asked, "INPUT_ANSWERED": answered}.get(event.type)
+        data = event.data if number is None else {**event.data, "input_id": f"ask-{RUN}-{number}"}
+        numbered.append(StreamEvent(event.type, data))
+    return numbered
+
+
+RUNS = st.builds(
+    lambda first, middle, last: _numbered([*first, *middle, last]), FIRST, st.lists(MIDDLE, max_size=14), LAST
+)
 """Any run: as the ReAct agent yields it, or in an order and with data of an agent's own."""
 
 
@@ -107,8 +155,10 @@ def check_ai_sdk(chunks: list[dict[str, Any]]) -> None:
     assert sum(kind in {"finish", "error"} for kind in kinds) == 1
     _strings([chunk for chunk in chunks if chunk.get("errorText") != ""])
     opened: set[tuple[str, str]] = set()
-    called: set[str] = set()
+    called: dict[str, str] = {}
     answered: set[str] = set()
+    denied: set[str] = set()
+    step: list[str] | None = None
     for chunk in chunks:
         part, _, what = chunk["type"].partition("-")
         if part in {"text", "reasoning"}:
@@ -116,17 +166,68 @@ def check_ai_sdk(chunks: list[dict[str, Any]]) -> None:
             assert (key in opened) == (what != "start")
             (opened.add if what != "end" else opened.remove)(key)
             assert what != "delta" or chunk["delta"]
+        elif chunk["type"] == "tool-input-start":
+            assert chunk["toolCallId"] not in called
+            called[chunk["toolCallId"]] = chunk["toolName"]
         elif chunk["type"] == "tool-input-available":
+            assert called[chunk["toolCallId"]] == chunk["toolName"]
             assert isinstance(chunk["input"], dict)
-            called.add(chunk["toolCallId"])
+        elif chunk["type"] == "tool-approval-request":
+            assert chunk["toolCallId"] in called
+            assert chunk["toolCallId"] not in answered
         elif chunk["type"].startswith("tool-output"):
-            assert chunk["toolCallId"] in called - answered
+            assert chunk["toolCallId"] in called.keys() - (answered - denied)
             answered.add(chunk["toolCallId"])
+            (denied.add if what == "output-denied" else denied.discard)(chunk["toolCallId"])
         elif chunk["type"] in {"start-step", "finish-step"}:
             assert opened == set()
+            assert (step is None) == (what == "step" and part == "start")
+            step = [] if part == "start" else None
         assert None not in [value for name, value in chunk.items() if name not in {"output", "data"}]
     assert opened == set()
-    assert called == answered
+    assert called.keys() == answered
+    assert step is None
+    if kinds[-1] == "finish":
+        last = ai_sdk_parts(chunks)
+        steps = [index for index, part in enumerate(last) if part["type"] == "step-start"]
+        assert all(part.get("providerExecuted", True) for part in last[max(steps, default=0) :]), (
+            "a page that answers tools by itself would send the chat for ever"
+        )
+
+
+def ai_sdk_parts(chunks: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The parts of the message that the AI SDK's client has after these chunks, of one turn or several."""
+    parts: list[dict[str, Any]] = []
+    texts: dict[str, dict[str, Any]] = {}
+    calls: dict[str, dict[str, Any]] = {}
+    for chunk in chunks:
+        kind, _, what = chunk["type"].partition("-")
+        call = calls.get(chunk.get("toolCallId", ""), {})
+        if chunk["type"] == "start-step":
+            parts.append({"type": "step-start"})
+        elif kind in {"text", "reasoning"} and what == "start":
+            texts[chunk["id"]] = {"type": kind, "text": ""}
+            parts.append(texts[chunk["id"]])
+        elif kind in {"text", "reasoning"} and what == "delta":
+            texts[chunk["id"]]["text"] += chunk["delta"]
+        elif what == "input-start":
+            here = parts[max((i for i, part in enumerate(parts) if part["type"] == "step-start"), default=0) :]
+            if call not in here:
+                call = {"type": "dynamic-tool", "toolCallId": chunk["toolCallId"]}
+                parts.append(call)
+            call |= {"toolName": chunk["toolName"], "providerExecuted": chunk.get("providerExecuted", False)}
+            calls[chunk["toolCallId"]] = call
+        elif what == "input-available":
+            call |= {"state": what, "input": chunk["input"]}
+        elif what == "approval-request":
+            call |= {"state": "approval-requested", "approval": {"id": chunk["approvalId"]}}
+        elif kind == "tool":
+            call |= {"state": what, "output": chunk.get("output"), "errorText": chunk.get("errorText")}
+        elif kind == "data" and not chunk.get("transient"):
+            parts[:] = [part for part in parts if part.get("id") != chunk["id"]] + [
+                {name: chunk[name] for name in ("type", "id", "data")}
+            ]
+    return parts
 
 
 def check_ag_ui(events: list[dict[str, Any]]) -> None:

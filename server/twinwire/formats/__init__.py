@@ -36,6 +36,20 @@ class JoiningView(View, Protocol):
         ...
 
 
+@runtime_checkable
+class TurnView(View, Protocol):
+    """A format whose protocol ends a turn to ask: another request then answers, and follows what comes after."""
+
+    @property
+    def waiting(self) -> bool:
+        """Whether the run waits for its user, as far as the view has seen."""
+        ...
+
+    def end_turn(self) -> Sequence[bytes]:
+        """Return what ends the turn. The view is done."""
+        ...
+
+
 Translate = Callable[[StreamEvent], Iterable[Any]]
 """Turns each of a run's events into JSON values. It has a state: one per follower, from the first event on."""
 
@@ -58,3 +72,38 @@ class SseView:
         if self._end and records and records[-1].last:
             frames.append(self._end)
         return frames
+
+
+class Turns(Protocol):
+    """A `Translate` whose format has turns."""
+
+    def __call__(self, event: StreamEvent) -> Iterable[Any]:
+        """See `Translate`."""
+        ...
+
+    @property
+    def waiting(self) -> bool:
+        """See `TurnView`."""
+        ...
+
+    def end_turn(self) -> Iterable[Any]:
+        """Return the JSON values that end a turn."""
+        ...
+
+
+class SseTurnView(SseView):
+    """The same for a format that has turns: `end` is also sent after what ends one."""
+
+    def __init__(self, turns: Turns, end: bytes = b"") -> None:
+        super().__init__(turns, end)
+        self._turns = turns
+
+    @property
+    def waiting(self) -> bool:
+        """See `TurnView`."""
+        return self._turns.waiting
+
+    def end_turn(self) -> Sequence[bytes]:
+        """See `TurnView`."""
+        frames = [sse_data(value) for value in self._turns.end_turn()]
+        return [*frames, self._end] if self._end else frames

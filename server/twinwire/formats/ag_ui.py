@@ -3,6 +3,9 @@
 A follower gets the run from its first event, or joins late: what is complete as one snapshot of the messages, then what
 is open begins again under its id with its text so far, and the rest follows. No text is sent twice: the client would
 append both.
+
+A run that waits for its user ends here with an interrupt for each question. The run that the client begins with its
+answers is the same run, joined late.
 """
 
 from __future__ import annotations
@@ -10,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from twinwire.formats import SseView, parts, sse_data
+from twinwire.formats import SseTurnView, parts, sse_data
 from twinwire.protocol.events import TERMINAL_TYPES, Record, StreamEvent, decode, dump
 
 VERSION = "1.0"
@@ -22,6 +25,17 @@ TOOLS_IGNORED: Fields = {
     "name": NOTICE,
     "value": {"fields": ["tools"], "message": "The agent calls its own tools; those of the client were ignored."},
 }
+
+APPROVAL: Fields = {
+    "type": "object",
+    "properties": {
+        "approved": {"type": "boolean"},
+        "editedArgs": {"type": "object", "description": "All arguments, in place of those that were asked about."},
+        "reason": {"type": "string", "description": "Why the tool is not to be called."},
+    },
+    "required": ["approved"],
+}
+"""The form of an answer to an approval, as AG-UI's documents have it, and `reason`."""
 
 _OPENERS = {"STEP_STARTED", "TEXT_MESSAGE_START", "REASONING_START", "REASONING_MESSAGE_START"}
 _CLOSERS = {"STEP_FINISHED", "TEXT_MESSAGE_END", "REASONING_MESSAGE_END", "REASONING_END"}
@@ -51,6 +65,16 @@ class Events:
         self._toolless = toolless
         self._parts = parts.Parts()
         self._parent: str | None = None  # the assistant message that the calls to come belong to
+        self._common: Fields = {}  # to what an event has become
+
+    @property
+    def waiting(self) -> bool:
+        """See `TurnView`."""
+        return self._parts.waiting
+
+    def end_turn(self) -> list[Fields]:
+        """See `TurnView`."""
+        return [{**fields, **self._common} for part in self._parts.end_turn() for fields in self._fields(part)]
 
     def __call__(self, event: StreamEvent) -> list[Fields]:
         """See `Translate`. `timestamp` is in milliseconds; `metadata.id` is the id of the event it came from."""
@@ -58,7 +82,7 @@ class Events:
         if event.type in TERMINAL_TYPES:
             told = {"finishReason": event.data.get("finish_reason"), "reason": event.data.get("reason")}
             metadata |= {name: str(value) for name, value in told.items() if value is not None}
-        common = {"timestamp": round(parts.seconds(event) * 1000), "metadata": metadata}
+        self._common = common = {"timestamp": round(parts.seconds(event) * 1000), "metadata": metadata}
         return [{**fields, **common} for part in self._parts.take(event) for fields in self._fields(part)]
 
     def _fields(self, part: parts.Part) -> list[Fields]:
@@ -108,10 +132,30 @@ class Events:
                 content = text if ok else f"Error: {text}"
                 about = {"messageId": f"{id}-result", "toolCallId": id, "content": content, "role": "tool"}
                 return [{"type": "TOOL_CALL_RESULT", **about}]
+            case parts.Question(_, _, data):
+                return [{"type": "CUSTOM", "name": "INPUT_REQUESTED", "value": data}]
+            case parts.QuestionEnd(_, data):
+                return [{"type": "CUSTOM", "name": "INPUT_ANSWERED", "value": data}] if data else []
+            case parts.UserMessage(id, data):
+                return self._user_message(id, data)
             case parts.Note(type, data):
                 return [{"type": "CUSTOM", "name": type, "value": data}]
+            case parts.TurnEnd(questions):
+                outcome = {"type": "interrupt", "interrupts": [_interrupt(question) for question in questions]}
+                return [{"type": "RUN_FINISHED", **self._ids, "outcome": outcome}]
             case parts.End(type, data):
                 return [self._end(type, data)]
+
+    def _user_message(self, message_id: str, data: Fields) -> list[Fields]:
+        """Return a message of the user's in the thread; clients before 1.0 know only messages of the assistant."""
+        content = data.get("content")
+        if not (self._modern and isinstance(content, str) and content):
+            return [{"type": "CUSTOM", "name": "USER_MESSAGE", "value": data}]
+        return [
+            {"type": "TEXT_MESSAGE_START", "messageId": message_id, "role": "user"},
+            {"type": "TEXT_MESSAGE_CONTENT", "messageId": message_id, "delta": content},
+            {"type": "TEXT_MESSAGE_END", "messageId": message_id},
+        ]
 
     @property
     def _ids(self) -> Fields:
@@ -130,15 +174,28 @@ class Events:
         return end
 
 
-class Late:
+def _interrupt(question: parts.Question) -> Fields:
+    data, call = question.data, question.call
+    schema = data.get("schema") or {"type": "string"}
+    about = {
+        "reason": "input_required" if call is None else "tool_call",
+        "toolCallId": call,
+        "message": data.get("prompt"),
+        "responseSchema": schema if call is None else APPROVAL,
+        "expiresAt": data.get("expires_at"),
+    }
+    return {"id": question.id, **{name: value for name, value in about.items() if value is not None}}
+
+
+class Late(SseTurnView):
     """A `JoiningView`: a follower that joins late has a snapshot of the messages first, then what is open.
 
     `messages` are those that the client has, which a snapshot that left them out would take from it.
     """
 
     def __init__(self, events: Events, messages: Iterable[Fields] = ()) -> None:
+        super().__init__(events)
         self._events = events
-        self._view = SseView(events)
         self._messages = {str(message.get("id")): message for message in messages}
         self._texts: dict[str, list[str]] = {}  # of those messages that are the run's
         self._started: list[Fields] = []  # RUN_STARTED, and a notice if there is one
@@ -191,7 +248,3 @@ class Late:
             opened.append({"type": kind, "messageId": fields["messageId"], "delta": text})
         snapshot = {"type": "MESSAGES_SNAPSHOT", "messages": list(messages.values())}
         return b"".join(sse_data(fields) for fields in (*self._started, snapshot, *opened))
-
-    def frames(self, records: Sequence[Record]) -> Sequence[bytes]:
-        """See `View`."""
-        return self._view.frames(records)

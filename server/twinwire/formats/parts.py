@@ -18,6 +18,7 @@ from twinwire.protocol.events import TERMINAL_TYPES, StreamEvent
 Kind = Literal["text", "reasoning"]
 
 UNANSWERED = "the run ended before this call did"
+YES = "approve"
 MAX_CALLS = 1000
 """Calls that are open at once: each follower keeps them. Over it the oldest one is told as unanswered."""
 
@@ -78,11 +79,56 @@ class Answer(Struct, frozen=True):
     ok: bool
 
 
+class Question(Struct, frozen=True):
+    """The run asks its user. `id` is that of the question, `data` the data of its INPUT_REQUESTED.
+
+    `call` is the open call that is to be approved; None for a plain question.
+    """
+
+    id: str
+    call: str | None
+    data: dict[str, Any]
+
+
+class QuestionEnd(Struct, frozen=True):
+    """A question is closed. `data` is that of its INPUT_ANSWERED; it is empty if the run ended before."""
+
+    question: Question
+    data: dict[str, Any]
+
+    @property
+    def rejected(self) -> bool:
+        """Return whether it was asked about a call that is not to be made."""
+        answer = self.data.get("answer")
+        return isinstance(answer, dict) and self.question.call is not None and answer.get("decision") != YES
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """Return the parameters that a call is made with, which its user may have edited."""
+        for said in (self.data.get("answer"), self.question.data):
+            if isinstance(said, dict) and isinstance(parameters := said.get("parameters"), dict):
+                return parameters
+        return {}
+
+
+class UserMessage(Struct, frozen=True):
+    """A message of the user's to the run: the data of its USER_MESSAGE."""
+
+    id: str
+    data: dict[str, Any]
+
+
 class Note(Struct, frozen=True):
     """An event that opens and closes nothing: PROGRESS, or a type of the agent's own."""
 
     type: str
     data: dict[str, Any]
+
+
+class TurnEnd(Struct, frozen=True):
+    """The run waits for its user; always the last part of a turn. `questions` are the open ones, oldest first."""
+
+    questions: list[Question]
 
 
 class End(Struct, frozen=True):
@@ -116,7 +162,22 @@ def seconds(event: StreamEvent) -> float:
         return 0.0
 
 
-Part: TypeAlias = Begin | Open | Delta | Close | StepBegin | StepEnd | Call | Answer | Note | End
+Part: TypeAlias = (
+    Begin
+    | Open
+    | Delta
+    | Close
+    | StepBegin
+    | StepEnd
+    | Call
+    | Answer
+    | Question
+    | QuestionEnd
+    | UserMessage
+    | Note
+    | TurnEnd
+    | End
+)
 
 
 class Parts:
@@ -133,6 +194,29 @@ class Parts:
         self._step: str | None = None
         self._steps = 0
         self._calls: dict[str, str] = {}  # open ones: our id, and the event's
+        self._questions: dict[str, Question] = {}  # open ones
+        self._quiet = False  # the agent itself has told nothing since the newest question
+
+    @property
+    def waiting(self) -> bool:
+        """Return whether the run waits for its user, as far as a turn can tell.
+
+        That is more often than by PROTOCOL.md, section 10: a call's result, progress and an agent's own types do not
+        count, and of the open calls that are not to be approved each may be the one that asks a plain question.
+        """
+        if not (self._quiet and self._questions):
+            return False
+        asked = [question.data for question in self._questions.values() if question.call is not None]
+        approvals = {str(data.get("tool_call_id")) for data in asked}
+        at_work = sum(theirs not in approvals for theirs in self._calls.values())
+        return at_work <= len(self._questions) - len(asked)
+
+    def end_turn(self) -> list[Part]:
+        """Return what ends a turn, if the run waits; else nothing. All that is said after it is another turn's."""
+        if not self.waiting:
+            return []
+        step: list[Part] = [] if self._step is None else [StepEnd(self._step)]
+        return [*step, TurnEnd(list(self._questions.values()))]
 
     def take(self, event: StreamEvent) -> list[Part]:
         """Return the parts of the run's next event. Never raises for an odd event."""
@@ -151,24 +235,34 @@ class Parts:
                 self._more(parts, "reasoning", where, data.get("content"))
             case "STEP_START":
                 self._end_step(parts)
+                self._quiet = False
                 self._steps += 1
                 step = data.get("step")
                 self._step = f"step {step if isinstance(step, int) else self._steps}"
                 parts.append(StepBegin(self._step))
             case "STEP_FINISH":
                 self._end_step(parts)
+                self._quiet = False
             case "TOOL_CALL_START":
                 self._close(parts)
+                self._quiet = False
                 self._call(parts, where, data)
             case "TOOL_CALL_FINISH":
                 asked = str(data.get("tool_call_id"))
                 if (call := next((ours for ours, theirs in self._calls.items() if theirs == asked), None)) is None:
                     self._close(parts)
+                    self._quiet = False
                     call = self._call(parts, where, data)
                 del self._calls[call]
                 parts.append(Answer(call, data.get("result"), data.get("status") != "error"))
+            case "INPUT_REQUESTED" | "INPUT_ANSWERED":
+                self._ask(parts, event.type, where, data)
+            case "USER_MESSAGE":
+                parts.append(UserMessage(where, data))
             case kind if kind in TERMINAL_TYPES:
                 self._close(parts)
+                parts += [QuestionEnd(question, {}) for question in self._questions.values()]
+                self._questions.clear()
                 parts += [Answer(call, UNANSWERED, ok=False) for call in self._calls]
                 self._calls.clear()
                 self._end_step(parts)
@@ -180,6 +274,7 @@ class Parts:
     def _more(self, parts: list[Part], kind: Kind, where: str, text: Any) -> None:
         if not isinstance(text, str) or not text:
             return
+        self._quiet = False
         if self._kind != kind:
             self._close(parts)
             self._kind, self._id = kind, where
@@ -207,3 +302,22 @@ class Parts:
         known = name if isinstance(name, str) and name else "tool"
         parts.append(Call(where, known, parameters if isinstance(parameters, dict) else {}))
         return where
+
+    def _ask(self, parts: list[Part], kind: str, where: str, data: dict[str, Any]) -> None:
+        input_id = data.get("input_id")
+        if not isinstance(input_id, str) or not input_id:
+            return
+        if kind == "INPUT_ANSWERED":
+            if (question := self._questions.pop(input_id, None)) is not None:
+                parts.append(QuestionEnd(question, data))
+            return
+        self._close(parts)
+        self._quiet = True
+        call = None
+        if data.get("kind") == "approval":
+            asked = str(data.get("tool_call_id"))
+            call = next((ours for ours, theirs in self._calls.items() if theirs == asked), None)
+            call = call or self._call(parts, where, data)
+        if input_id not in self._questions:
+            question = self._questions[input_id] = Question(input_id, call, data)
+            parts.append(question)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from time import monotonic
 
-from twinwire.formats import View
+from twinwire.formats import TurnView, View
 from twinwire.protocol.events import Record
 
 Push = Callable[[bytes], object]
@@ -20,7 +20,7 @@ class Audience:
     that takes it out of the audience again: it is called before an append that the audience is not given.
     """
 
-    __slots__ = ("_frame", "_members", "_pushes", "_view", "last", "pushed_at")
+    __slots__ = ("_frame", "_members", "_pushes", "_turns", "_view", "last", "pushed_at")
 
     def __init__(self, view: View, frame: Callable[[Sequence[bytes]], bytes], last: int) -> None:
         self.last = last
@@ -28,6 +28,7 @@ class Audience:
         self.pushed_at = 0.0
         """When the members were last written to, on the monotonic clock."""
         self._view = view
+        self._turns = view if isinstance(view, TurnView) else None
         self._frame = frame
         self._members: dict[Callable[[], None], Push] = {}
         self._pushes: tuple[Push, ...] | None = ()  # to each member; None: not put together yet
@@ -55,17 +56,20 @@ class Audience:
             lag()
 
     def push(self, records: Sequence[Record]) -> None:
-        """See `Sink`: write to each member what it sees of the records."""
+        """See `Sink`: write to each member what it sees of the records.
+
+        Once a turn is over, the members page: their pumps end it.
+        """
         self.last = records[-1].seq
-        frames = self._view.frames(records)
-        if not frames:
-            return
-        data = self._frame(frames)
-        self.pushed_at = monotonic()
-        if self._pushes is None:
-            self._pushes = tuple(self._members.values())
-        for push in self._pushes:  # some may leave meanwhile
-            try:  # noqa: SIM105 - a context manager would cost more than the rest
-                push(data)
-            except RuntimeError:
-                pass  # the connection has gone, and its pump has yet to hear of it
+        if frames := self._view.frames(records):
+            data = self._frame(frames)
+            self.pushed_at = monotonic()
+            if self._pushes is None:
+                self._pushes = tuple(self._members.values())
+            for push in self._pushes:  # some may leave meanwhile
+                try:  # noqa: SIM105 - a context manager would cost more than the rest
+                    push(data)
+                except RuntimeError:
+                    pass  # the connection has gone, and its pump has yet to hear of it
+        if self._turns is not None and self._turns.waiting:
+            self.lag()

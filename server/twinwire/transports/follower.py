@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
-from twinwire.formats import View
+from twinwire.formats import TurnView, View
 from twinwire.log import EventLog, Unsubscribe
 from twinwire.transports import Direct
 from twinwire.transports.audience import Audience
@@ -13,13 +13,14 @@ from twinwire.transports.audience import Audience
 class Follower:
     """One cursor of one connection into one run's log."""
 
-    __slots__ = ("_after", "_audience", "_log", "_ready", "_unpin", "_unsubscribe", "run_id", "view")
+    __slots__ = ("_after", "_audience", "_log", "_ready", "_turns", "_unpin", "_unsubscribe", "run_id", "view")
 
     def __init__(self, ready: Callable[[Follower], None], log: EventLog, run_id: str, after: int, view: View) -> None:
         self._ready = ready
         self._log = log
         self.run_id = run_id
         self.view = view
+        self._turns = view if isinstance(view, TurnView) else None
         self._after = after
         self._unsubscribe: Unsubscribe | None = log.subscribe(run_id, self.wake, self.cursor)
         self._unpin: Unsubscribe | None = None  # while it is paused
@@ -37,6 +38,15 @@ class Follower:
     def cursor(self) -> int:
         """Return the number of the last event it has seen, for its log."""
         return self.after
+
+    @property
+    def waiting(self) -> bool:
+        """Return whether the turn that the view shows is over, since the run waits for its user."""
+        return self._turns is not None and self._turns.waiting
+
+    def end_turn(self) -> Sequence[bytes]:
+        """Return what ends the turn."""
+        return [] if self._turns is None else self._turns.end_turn()
 
     @property
     def pushed_at(self) -> float:

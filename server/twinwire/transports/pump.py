@@ -400,6 +400,10 @@ class Pump:
         direct = self._transport.direct
         if ended:
             self.detach(follower.run_id)
+        elif follower.waiting:
+            frames = follower.end_turn()
+            self.detach(follower.run_id)
+            await self._send(taken=self._transport.write(frames))
         elif follower not in self._ready and not follower.paused() and not self._above and direct is not None:
             follower.join(direct)
 

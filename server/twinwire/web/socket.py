@@ -20,8 +20,7 @@ from twinwire.transports import Verdict
 from twinwire.transports.pump import Pump
 from twinwire.web import query, session
 from twinwire.web.answers import JsonResponse
-from twinwire.web.compat.ai_sdk_socket import Chat, ChatSocket
-from twinwire.web.compat.history import Options
+from twinwire.web.compat.ai_sdk_socket import Chat, ChatOptions, ChatSocket
 from twinwire.web.guard import identify
 from twinwire.web.service import Service
 from twinwire.web.session import Socket
@@ -44,9 +43,9 @@ async def chats(scope: Scope, receive: Receive, send: Send) -> None:
     """Serve the AI SDK's `WebSocketChatTransport`; its query has what an app may also put into `body`."""
 
     def kind(values: dict[str, str]) -> Kind:
-        return partial(ChatSocket, options=converted(values, Options, strict=False))
+        return partial(ChatSocket, options=converted(values, ChatOptions, strict=False))
 
-    await _serve(scope, receive, send, kind, takes=Options, elsewhere=(Chat,))
+    await _serve(scope, receive, send, kind, takes=ChatOptions, elsewhere=(Chat,))
 
 
 def _no_socket(method: str, service: Service) -> Response[Any]:

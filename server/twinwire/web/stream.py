@@ -6,7 +6,7 @@ import asyncio
 import logging
 import math
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import MappingProxyType
 from typing import Any
@@ -19,7 +19,7 @@ from twinwire.formats import JoiningView, View, native
 from twinwire.formats.registry import Format
 from twinwire.log import RunInfo, RunState
 from twinwire.protocol.errors import BadRequest, ContextTooLong, CursorGone, FailedDependency, TwinwireError
-from twinwire.protocol.events import StreamEvent, decode
+from twinwire.protocol.events import Record, StreamEvent, decode
 from twinwire.protocol.wire import HEARTBEAT, sse_open
 from twinwire.runs import RunSpec
 from twinwire.runs.reserve import Claim
@@ -220,18 +220,23 @@ async def played(
     claim = None
     if isinstance(view, JoiningView):
         claim = await service.runs.reserve.take(state.size if after else 0)
-        seq = 0
-        while seq < after:
-            page = await service.runs.log.page(run.run_id, seq, min(SKIP_PAGE, after - seq))
-            view.skip(page.records)
-            seq = page.records[-1].seq
-            await asyncio.sleep(0)  # a long run is read in turns with everybody else's
+        await passed(service, run.run_id, after, view.skip)
         opening = view.join() or opening
     elif after:
         raise BadRequest(
             "`after` is not valid with this format, which begins with the run's first event.", field="after"
         )
     return EventStream(service, run, after, view, by, opening=opening, claim=claim, headers=kind.headers)
+
+
+async def passed(service: Service, run_id: str, upto: int, look: Callable[[Sequence[Record]], None]) -> None:
+    """Have `look` take in the run's events up to this number, page by page. Raise as `EventLog.page`."""
+    seq = 0
+    while seq < upto:
+        page = await service.runs.log.page(run_id, seq, min(SKIP_PAGE, upto - seq))
+        look(page.records)
+        seq = page.records[-1].seq
+        await asyncio.sleep(0)  # a long run is read in turns with everybody else's
 
 
 async def whole(service: Service, run_id: str, kind: Format, view: View, by: Identity) -> EventStream:

@@ -15,7 +15,9 @@ import msgspec
 from msgspec import Meta, Struct
 
 from twinwire.auth import Identity, rfc3339, scopes
-from twinwire.formats.ai_sdk import SocketView, message
+from twinwire.formats.ai_sdk import Chunks, SocketView, message
+from twinwire.formats.registry import FORMATS
+from twinwire.log import RunInfo
 from twinwire.protocol import commands
 from twinwire.protocol.commands import Auth
 from twinwire.protocol.errors import BadRequest, CursorGone, LogUnavailable, RunNotFound, TwinwireError, Unauthenticated
@@ -24,7 +26,8 @@ from twinwire.protocol.wire import converted, decode_json
 from twinwire.runs import RunSpec
 from twinwire.transports.follower import Follower
 from twinwire.transports.pump import Pump
-from twinwire.web.compat import dialects
+from twinwire.web import stream
+from twinwire.web.compat import dialects, turns
 from twinwire.web.compat.history import Options, answer
 from twinwire.web.service import Service
 from twinwire.web.session import Socket
@@ -32,7 +35,20 @@ from twinwire.web.session import Socket
 ABORT_GRACE = 1.0  # seconds in which the client may resume a chat again whose first resume it has just aborted
 
 
-class Chat(Options, frozen=True, kw_only=True):
+class ChatOptions(Options, frozen=True, kw_only=True):
+    """The fields that an app may add."""
+
+    approval_requests: Annotated[
+        bool | None, Meta(description="false for npm `ai` 5, which does not know them: a question asks instead")
+    ] = None
+
+    @property
+    def chunks(self) -> Chunks:
+        """The chunks that the client knows, of no event yet."""
+        return Chunks(approvals=self.approval_requests is not False)
+
+
+class Chat(ChatOptions, frozen=True, kw_only=True):
     """The SDK's request to have a message answered. `dialects.ai_sdk` reads the messages."""
 
     id: Annotated[Name, Meta(description="the chat, which is the session")]
@@ -45,16 +61,47 @@ class Chat(Options, frozen=True, kw_only=True):
     trigger: Annotated[str | None, Meta(description="submit-message or regenerate-message")] = None
 
 
-def spec(body: dict[str, Any], by: Identity, limit: int) -> tuple[RunSpec, list[str]]:
-    """Return the run that a request asks for, and the fields of the request that have no effect.
+def spec(asked: Chat, body: dict[str, Any], by: Identity, limit: int) -> tuple[RunSpec, list[str]]:
+    """Return the run that a request with this body asks for, and the fields of the request that have no effect.
 
     Of the conversation that comes with it `limit` bytes count, the newest. The run interrupts the chat's that goes on.
     Raise `BadRequest` and `Forbidden`.
     """
-    asked = converted(body, Chat)
     said, ignored = dialects.ai_sdk(body)
     found = answer(said, limit, by, asked, session_id=asked.id)
     return (msgspec.structs.replace(found, history=None) if dialects.alone(body) else found), ignored
+
+
+class NextTurn(Struct):
+    """The next turn of a run: the events after number `after`. `chunks` have taken in those before."""
+
+    run: RunInfo
+    after: int
+    chunks: Chunks
+    ignored: list[str]
+
+
+async def next_turn(service: Service, asked: Chat, body: dict[str, Any], by: Identity) -> NextTurn | None:
+    """Answer the questions in a request that ends with the server's own message; return None if it shows none.
+
+    The message shows all up to the newest question. If it shows more, its stream was cut later on, and the client would
+    have the same text twice. Raise `BadRequest`, and as `turns.read` and `turns.answer`.
+    """
+    if (replies := dialects.ai_sdk_replies(body)) is None:
+        return None
+    ignored = dialects.without_effect(body, dialects.AI_SDK)
+    turn = await turns.read(service, replies, (by.named(asked.user_id), asked.id), by)
+    stream.admit(service, FORMATS["ai-sdk"], turn.state.info.user_id)
+    chunks = asked.chunks
+    await stream.passed(service, replies.run_id, turn.after, chunks.skip)
+    if dialects.ai_sdk_parts(body) > chunks.shown:
+        raise BadRequest(
+            "`messages` must end with a message that shows nothing after the question. Resume the stream, which ends "
+            "at the next question.",
+            field="messages",
+        )
+    await turns.answer(service, turn, replies, by, read_as=lambda _, reply: reply.answer)
+    return NextTurn(turn.state.info, turn.after, chunks, ignored)
 
 
 class Frame(Struct, frozen=True, kw_only=True, tag_field="type", tag=str.lower, rename="camel"):
@@ -64,7 +111,7 @@ class Frame(Struct, frozen=True, kw_only=True, tag_field="type", tag=str.lower, 
 
 
 class Ask(Frame, frozen=True, kw_only=True):
-    """A request about a chat. `body` is `Options`; of the `headers`, in lower case, `authorization` counts."""
+    """A request about a chat. `body` is `ChatOptions`; of the `headers`, in lower case, `authorization` counts."""
 
     id: Name
     body: dict[str, Any] = msgspec.field(default_factory=dict)
@@ -112,9 +159,9 @@ class ChatSocket(Socket):
     until it is aborted; one run is followed for one request at a time.
     """
 
-    def __init__(self, service: Service, pump: Pump, by: Identity | None, *, options: Options) -> None:
+    def __init__(self, service: Service, pump: Pump, by: Identity | None, *, options: ChatOptions) -> None:
         super().__init__(service, pump, by)
-        self._limit = service.settings.session_bytes
+        self._service = service
         self._options = {name: value for name, value in msgspec.structs.asdict(options).items() if value is not None}
         self._resumed: set[str] = set()  # the ids of requests that are resumes
         self._following: dict[str, str] = {}  # the request that a run is followed for
@@ -162,14 +209,19 @@ class ChatSocket(Socket):
             raise
 
     async def _send(self, asked: Send, by: Identity) -> None:
-        chat = {**self._said(asked), "id": asked.id, "messages": asked.messages, "trigger": asked.trigger}
-        run, _ = spec(chat, by, self._limit)
+        body = {**self._said(asked), "id": asked.id, "messages": asked.messages, "trigger": asked.trigger}
+        chat = converted(body, Chat)
+        if (turn := await next_turn(self._service, chat, body, by)) is not None:
+            self._check_followed(turn.run.run_id)
+            self._follow(asked.request_id, turn.run.run_id, turn.chunks, turn.after)
+            return
+        run, _ = spec(chat, body, by, self._service.settings.session_bytes)
         self._check_followed()
         info, _ = await self._runs.start(run)
-        self._follow(asked.request_id, info.run_id)
+        self._follow(asked.request_id, info.run_id, chat.chunks)
 
     async def _resume(self, asked: Resume, by: Identity) -> None:
-        options = converted(self._said(asked), Options)
+        options = converted(self._said(asked), ChatOptions)
         run_id = await self._runs.active((by.named(options.user_id), asked.id), by)
         if run_id is None:
             self._pump.say(message("no-active", asked.request_id))
@@ -181,13 +233,14 @@ class ChatSocket(Socket):
         if state.first > 1:
             raise CursorGone(state.first, state.last)
         self._resumed.add(asked.request_id)
-        self._follow(asked.request_id, run_id)
+        self._follow(asked.request_id, run_id, options.chunks)
 
     def _said(self, asked: Ask) -> dict[str, Any]:
         """Return a message's `body`, over what the socket's query says."""
         return {**self._options, **{name: value for name, value in asked.body.items() if value is not None}}
 
-    def _follow(self, request_id: str, run_id: str) -> None:
+    def _follow(self, request_id: str, run_id: str, chunks: Chunks, after: int = 0) -> None:
+        """Follow a run for a request, from the event after number `after`; the chunks have taken in those before."""
         before = self._following.get(run_id)
         if before in self._requests:
             self._pump.say(message("error", before, errorText="this chat was resumed by another request"))
@@ -199,8 +252,11 @@ class ChatSocket(Socket):
             if self._following.get(followed) == oldest:
                 del self._following[followed]
             self._resumed.discard(oldest)
+        view = SocketView(request_id, chunks)
         self._pump.say(message("start", request_id))
-        self._pump.attach(run_id, 0, SocketView(request_id))
+        if after:
+            self._pump.say(view.go_on(run_id))
+        self._pump.attach(run_id, after, view)
 
     async def _abort(self, request_id: str, by: Identity) -> None:
         """Cancel the run; if the aborted request is a resume, only in a moment.

@@ -22,6 +22,7 @@ MAX_MESSAGES = 1000
 MAX_SENT = 10_000
 """Messages that a request may bring: to check 33,000, which one megabyte has room for, takes 60 ms of everybody's."""
 _OURS = re.compile(r"[a-z2-7]{26}-[0-9]{1,19}", re.ASCII)  # how `formats.parts` names a call
+_ASKED = re.compile(r"ask-([a-z2-7]{26})-[0-9]{1,19}", re.ASCII)  # a question, which names its run
 _SAMPLING = {
     *("temperature", "top_p", "topP", "top_k", "topK", "min_p", "seed", "stop", "stopSequences", "logit_bias"),
     *("presence_penalty", "presencePenalty", "frequency_penalty", "frequencyPenalty", "repetition_penalty"),
@@ -55,12 +56,28 @@ class Fields(NamedTuple):
     harmless: set[str]
 
 
+class Reply(NamedTuple):
+    """A question as a request shows it: with the user's answer, given up, or neither. `path` is where the answer is."""
+
+    path: str
+    answered: bool = False
+    answer: Any = None
+    given_up: bool = False
+
+
+class Replies(NamedTuple):
+    """The questions of one run that a request shows, by `input_id`: it asks nothing new, and goes on with the run."""
+
+    run_id: str
+    replies: Mapping[str, Reply]
+
+
 AI_SDK = Fields(
-    {"id", "messages", "message", "trigger", "agent", "user_id", "on_disconnect"},
+    {"id", "messages", "message", "trigger", "agent", "user_id", "on_disconnect", "approval_requests"},
     {*_COMMON, "messageId", "callSettings", "config"},
 )
 AG_UI = Fields(
-    {"threadId", "runId", "messages", "protocolVersion"},
+    {"threadId", "runId", "messages", "resume", "protocolVersion"},
     {*_COMMON, "parentRunId", "parentThreadId", "state", "tools", "context", "forwardedProps"},
 )
 OPENAI = Fields(
@@ -138,7 +155,10 @@ _UI_TEXT = {"type", "text", "state", "providerMetadata"}
 _UI_OURS = {"reasoning", "step-start", "source-url", "source-document"}
 _UI_ROLES = ("user", "assistant", "system")
 _TRIGGERS = ("submit-message", "regenerate-message")
-_TOOL_STATES = ("input-streaming", "input-available", "output-available", "output-error")
+_TOOL_STATES = (
+    *("input-streaming", "input-available", "output-available", "output-error"),
+    *("approval-requested", "approval-responded", "output-denied"),
+)
 
 
 def ai_sdk(body: Body) -> tuple[Said, list[str]]:
@@ -158,7 +178,65 @@ def ai_sdk(body: Body) -> tuple[Said, list[str]]:
     ignored = without_effect(body, AI_SDK)
     if not empty(trigger) and trigger not in _TRIGGERS:
         raise _wrong("trigger", "submit-message or regenerate-message")
-    return [_ui_message(said, path) for said, path in messages], ignored
+    return [turn for said, path in messages for turn in _ui_message(said, path)], ignored
+
+
+def ai_sdk_replies(body: Body) -> Replies | None:
+    """Return the questions in a request that ends with the server's message instead of the user's. Raise `BadRequest`.
+
+    None if it shows none.
+    """
+    messages = [body["message"]] if alone(body) else body.get("messages")
+    last = messages[-1] if isinstance(messages, list) and messages else None
+    if not isinstance(last, dict) or last.get("role") != "assistant" or not isinstance(last.get("parts"), list):
+        return None
+    if body.get("trigger") == "regenerate-message":
+        return None
+    said = "message" if alone(body) else f"messages[{len(messages or ()) - 1}]"
+    replies = {}
+    for index, part in enumerate(last["parts"]):
+        path = f"{said}.parts[{index}]"
+        _ui_part(part, path, answered=True)
+        if (question := _ui_question(part)) is not None:
+            replies[question] = _ui_reply(part, path)
+    return _of_one_run(replies)
+
+
+def ai_sdk_parts(body: Body) -> int:
+    """Return how many texts, reasonings and calls the server's message has with which such a request ends."""
+    last = body["message"] if alone(body) else body["messages"][-1]
+    return sum(part.get("type") in ("text", "reasoning", "dynamic-tool") for part in last["parts"])
+
+
+def _of_one_run(replies: Mapping[str, Reply]) -> Replies | None:
+    runs = {input_id.split("-")[1]: reply.path for input_id, reply in replies.items()}
+    if len(runs) > 1:
+        raise _refused(list(runs.values())[-1], "is of another run than the questions before it")
+    return Replies(next(iter(runs)), replies) if runs else None
+
+
+def _ui_question(part: Body) -> str | None:
+    """Return the question that a part is, or whose call it is."""
+    approval = part.get("approval")
+    ids = (approval.get("id") if isinstance(approval, dict) else None, part.get("toolCallId"))
+    return next((str(name) for name in ids if _ASKED.fullmatch(str(name))), None)
+
+
+def _ui_reply(part: Body, path: str) -> Reply:
+    """Return a question with its answer. An approval has no parameters, and why a call is approved is no answer."""
+    approval, state = part.get("approval"), part.get("state")
+    if isinstance(approval, dict):
+        path = f"{path}.approval"
+        if state != "approval-responded":
+            return Reply(path)
+        approved, reason = approval.get("approved"), approval.get("reason")
+        if not isinstance(approved, bool):
+            raise _wrong(f"{path}.approved", "true or false")
+        if approved:
+            return Reply(path, answered=True, answer={"decision": "approve"})
+        why = {"reason": reason} if isinstance(reason, str) and reason else {}
+        return Reply(path, answered=True, answer={"decision": "reject", **why})
+    return Reply(f"{path}.output", answered=state == "output-available", answer=part.get("output"))
 
 
 def alone(body: Body) -> bool:
@@ -188,7 +266,8 @@ def _listed(messages: Any) -> list[tuple[Any, str]]:
     return [(said, f"messages[{index}]") for index, said in enumerate(messages)]
 
 
-def _ui_message(said: Any, path: str) -> tuple[str, str]:
+def _ui_message(said: Any, path: str) -> list[tuple[str, str]]:
+    """Return the turns in a message: one, or several if the user said something to the run that gave the answer."""
     said = _object(said, path)
     _only(said, _UI_MESSAGE, path)
     role, parts = said.get("role"), said.get("parts")
@@ -197,7 +276,14 @@ def _ui_message(said: Any, path: str) -> tuple[str, str]:
     if not isinstance(parts, list):
         raise _wrong(f"{path}.parts", "a list of parts")
     answered = role == "assistant"
-    return role, "".join(_ui_part(part, f"{path}.parts[{n}]", answered=answered) for n, part in enumerate(parts))
+    turns = [(role, "")]
+    for index, part in enumerate(parts):
+        text = _ui_part(part, f"{path}.parts[{index}]", answered=answered)
+        if part["type"] == "data-user-message" and isinstance(data := part.get("data"), dict):
+            turns += [("user", str(data.get("content"))), (role, "")]
+        else:
+            turns[-1] = (role, turns[-1][1] + text)
+    return turns
 
 
 def _ui_part(part: Any, path: str, *, answered: bool) -> str:
@@ -212,9 +298,12 @@ def _ui_part(part: Any, path: str, *, answered: bool) -> str:
 
 
 def _called_here(part: Body) -> bool:
-    """Return whether the server made this call of a tool and its result: it is no answer of the page's."""
-    ours = _OURS.fullmatch(str(part.get("toolCallId"))) is not None
-    return ours and part.get("state") in _TOOL_STATES and empty(part.get("approval"))
+    """Return whether the server made this call of a tool, or asked this question."""
+    if part.get("state") not in _TOOL_STATES:
+        return False
+    if not empty(part.get("approval")) or not _OURS.fullmatch(str(part.get("toolCallId"))):
+        return _ui_question(part) is not None
+    return True
 
 
 # -- AG-UI: RunAgentInput ------------------------------------------------------------------------------------------
@@ -223,20 +312,73 @@ _AG_UI_MESSAGE = {
     *("id", "role", "content", "name", "metadata", "encryptedValue", "subagentRunId"),
     *("createdAt", "timestamp", "type", "status", "agentName", "parentId", "parentMessageId", "runId", "threadId"),
 }
-_NOBODY_WAITS = "is an answer, and no run of this server waits for one"
+_NOBODY_WAITS = "is an answer, and names no question"
 _AG_UI_TEXT = {"type", "text", "id", "metadata"}
 
 
 def ag_ui_answers(body: Body) -> None:
-    """Raise `BadRequest` for an answer to an interrupt, of which this server has none open."""
-    if not empty(body.get("resume")):
-        raise _refused("resume", _NOBODY_WAITS)
+    """Raise `BadRequest` for an answer to an interrupt in another place than `resume`."""
     props = body.get("forwardedProps")
     command = props.get("command") if isinstance(props, dict) else None
     for path, thing in (("forwardedProps", props), ("forwardedProps.command", command)):
         for name, value in thing.items() if isinstance(thing, dict) else ():
             if _answers(name, value):
-                raise _refused(f"{path}.{name}", _NOBODY_WAITS)
+                raise _refused(f"{path}.{name}", _NOBODY_WAITS, "answer in `resume`")
+
+
+def ag_ui_replies(body: Body) -> Replies | None:
+    """Return the questions that a request's `resume` answers, or gives up. Raise `BadRequest`. None if it has none."""
+    entries = body.get("resume")
+    if empty(entries):
+        return None
+    if not isinstance(entries, list):
+        raise _wrong("resume", "a list of entries")
+    replies = {}
+    for index, entry in enumerate(entries):
+        path = f"resume[{index}]"
+        _only(_object(entry, path), {"interruptId", "status", "payload", "metadata"}, path)
+        input_id, status = entry.get("interruptId"), entry.get("status")
+        if not _ASKED.fullmatch(str(input_id)):
+            raise _refused(f"{path}.interruptId", "names no question of this server's")
+        if status not in ("resolved", "cancelled"):
+            raise _wrong(f"{path}.status", "resolved or cancelled")
+        given_up = status == "cancelled"
+        if given_up and entry.get("payload") is not None:
+            raise _refused(f"{path}.payload", "is an answer to a question that is given up")
+        replies[str(input_id)] = Reply(f"{path}.payload", not given_up, entry.get("payload"), given_up)
+    return _of_one_run(replies)
+
+
+def ag_ui_decision(reply: Reply) -> dict[str, Any]:
+    """Return a payload, or a question that is given up, as the answer to an approval. Raise `BadRequest`."""
+    if reply.given_up:
+        return {"decision": "reject"}
+    said = _object(reply.answer, reply.path)
+    _only(said, {"approved", "editedArgs", "reason"}, reply.path)
+    approved, edited, reason = said.get("approved"), said.get("editedArgs"), said.get("reason")
+    if not isinstance(approved, bool):
+        raise _wrong(f"{reply.path}.approved", "true or false")
+    if edited is not None and not (approved and isinstance(edited, dict)):
+        raise _wrong(f"{reply.path}.editedArgs", "an object, and only there if `approved` is true")
+    if not isinstance(reason or "", str):
+        raise _wrong(f"{reply.path}.reason", "a string")
+    if approved:
+        return {"decision": "approve", **({} if edited is None else {"parameters": edited})}
+    return {"decision": "reject", **({"reason": reason} if reason else {})}
+
+
+def ag_ui_message(body: Body, run_id: str, asked: Any) -> str | None:
+    """Return the path of the message, if the conversation ends with one of the user's that is not of this run.
+
+    `asked` is the run's own question, which ends the conversation if the run has said nothing. Raise `BadRequest`.
+    """
+    messages = body.get("messages")
+    last = messages[-1] if isinstance(messages, list) and messages else None
+    ids = [str(said.get("id")).partition("-")[0] for said in messages or () if isinstance(said, dict)]
+    if not isinstance(last, dict) or last.get("role") != "user" or ids[-1] == run_id:
+        return None
+    path = f"messages[{len(messages or ()) - 1}]"
+    return path if run_id in ids or _content(last.get("content"), f"{path}.content", _AG_UI_TEXT) != asked else None
 
 
 def ag_ui(body: Body) -> tuple[Said, list[str]]:

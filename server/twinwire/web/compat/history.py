@@ -21,14 +21,21 @@ class Options(Struct, frozen=True, kw_only=True):
 
 
 def answer(
-    said: Said, limit: int, by: Identity, options: Options, *, session_id: str | None = None, key: str | None = None
+    said: Said,
+    limit: int,
+    by: Identity,
+    options: Options,
+    *,
+    session_id: str | None = None,
+    key: str | None = None,
+    can_ask: bool = True,
 ) -> RunSpec:
     """The run that answers a conversation, of which `limit` bytes count; the session's run that goes on it interrupts.
 
-    `key` is an idempotency key. Raises `BadRequest` and `Forbidden`.
+    `key` is an idempotency key, `can_ask` whether the caller could answer the agent. Raise `BadRequest`, `Forbidden`.
     """
     message, history = question(said, limit)
     named = {name: getattr(options, name) for name in Options.__struct_fields__}
     start = StartBody(message=message, session_id=session_id, idempotency_key=key, **named)
-    spec = RunSpec.of(start, by, interrupt=True)
+    spec = RunSpec.of(start, by, interrupt=True, can_ask=can_ask)
     return msgspec.structs.replace(spec, history=history)

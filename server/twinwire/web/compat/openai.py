@@ -74,7 +74,7 @@ async def completions(request: Request[Any, Any, Any], service: NamedDependency[
     query.ignore(request.scope, ignored)
     by = starter(request, service)
     options = Options(agent=asked.model, on_disconnect="cancel")
-    spec = answer(said, service.settings.session_bytes, by, options)
+    spec = answer(said, service.settings.session_bytes, by, options, can_ask=False)
     if asked.stream:
         stream.admit(service, FORMAT, spec.user_id)
     asked = msgspec.structs.replace(asked, messages=())
