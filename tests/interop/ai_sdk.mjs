@@ -1,48 +1,19 @@
 // The AI SDK of one version (`ai5`, `ai6`, `ai7`) against /ai-sdk: its transport and its chat, over HTTP or a WebSocket,
 // with a token where there is one.
 import WebSocket from 'ws';
+import { chatOf, user } from './chat.mjs';
 import { ask, base, report, until } from './lib.mjs';
 
 const [, , , version, wire, token] = process.argv;
 const headers = token ? { Authorization: `Bearer ${token}` } : {};
 const ai = await import(version);
-const { AbstractChat, DefaultChatTransport, readUIMessageStream } = ai;
+const { DefaultChatTransport, readUIMessageStream } = ai;
 
 const transport = () => wire === 'ws'
   ? new ai.WebSocketChatTransport({ url: `${base}/ai-sdk/ws`, headers, webSocket: WebSocket })
   : new DefaultChatTransport({ api: `${base}/ai-sdk/chat`, headers });
 
-/** The state of a chat as a page has it, and every status it went through. */
-class State {
-  constructor(messages) { this.messages = messages; this.error = undefined; this.statuses = []; }
-  set status(status) { this.now = status; if (this.statuses.at(-1) !== status) this.statuses.push(status); }
-  get status() { return this.now; }
-  pushMessage = message => { this.messages = [...this.messages, message]; };
-  popMessage = () => { this.messages = this.messages.slice(0, -1); };
-  replaceMessage = (index, message) => { this.messages = this.messages.with(index, structuredClone(message)); };
-  snapshot = thing => structuredClone(thing);
-}
-
-class Chat extends AbstractChat {
-  constructor(id, messages = [], options = {}) {
-    const state = new State(messages);
-    const data = [];
-    super({ id, state, transport: transport(), onData: part => data.push(part.type), onError: () => {}, ...options });
-    Object.assign(this, { seen: state, data });
-  }
-
-  get answer() { return this.messages.filter(({ role }) => role === 'assistant').at(-1); }
-  get text() { return this.answer?.parts.filter(({ type }) => type === 'text').map(({ text }) => text).join('|') ?? ''; }
-  get summary() {
-    return {
-      statuses: [...this.seen.statuses], text: this.text, error: this.error?.message, data: this.data,
-      roles: this.messages.map(({ role }) => role), metadata: this.answer?.metadata,
-      parts: this.answer?.parts.map(({ type, state, toolName, output, errorText }) => ({ type, state, toolName, output, errorText })),
-    };
-  }
-}
-
-const user = text => ({ id: `m-${text}`, role: 'user', parts: [{ type: 'text', text }] });
+const Chat = chatOf(ai, transport);
 const seen = {};
 
 // the bare transport

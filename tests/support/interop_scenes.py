@@ -18,6 +18,7 @@ from support.scripted import Echo, raising, registry
 from support.serving import Running, serving
 from twinwire.agents import RunRequest
 from twinwire.agents.react import ReActAgent
+from twinwire.agents.talk import Call
 from twinwire.models.openai.model import OpenAIChatModel
 from twinwire.protocol.errors import UpstreamError
 from twinwire.protocol.events import StreamEvent
@@ -63,6 +64,15 @@ class Scenes:
             yield StreamEvent("TOOL_CALL_START", {**call, "parameters": {}})
             yield StreamEvent("TOOL_CALL_FINISH", {**call, "result": "x", "status": "ok", "duration": 0.1})
             yield _word("done")
+        elif request.message == "approve":
+            async for event in self._approve(request):
+                yield event
+        elif request.message == "choose":
+            yield _word(str(await request.ask("Which branch?", schema={"type": "string", "enum": ["main", "dev"]})))
+        elif request.message == "both":
+            async for event in self._approve(request):
+                yield event
+            yield _word(f"; {await request.ask('Which branch?')}")
         elif request.message == "fail":
             yield _word("one ")
             raise UpstreamError("the model is away")
@@ -78,6 +88,19 @@ class Scenes:
             yield _word("two")
         else:
             yield StreamEvent("NOTHING")
+
+    async def _approve(self, request: RunRequest) -> AsyncGenerator[StreamEvent, None]:
+        """Delete a file if that is approved, or say why not."""
+        call = Call("1", "delete", {"path": "a"})
+        told = {"tool_call_id": call.id, "tool_name": call.name}
+        yield StreamEvent("TOOL_CALL_START", {**told, "parameters": call.parameters})
+        decision = await request.approve(call, prompt="Delete a?")
+        if decision.approved:
+            result, status = f"{decision.parameters['path']} is gone", "ok"
+        else:
+            result, status = f"rejected: {decision.reason}", "error"
+        yield StreamEvent("TOOL_CALL_FINISH", {**told, "result": result, "status": status, "duration": 0.1})
+        yield _word(result)
 
 
 @asynccontextmanager
@@ -113,7 +136,7 @@ async def node(program: str, *arguments: str, send: Any = None, scene: tuple[Run
         while line := await asyncio.wait_for(process.stdout.readline(), 30):
             told: Mapping[str, Any] = json.loads(line)
             if "seen" in told:
-                assert told["complaints"] == []
+                assert told["complaints"] == [], told["complaints"][:5]
                 return told["seen"]
             assert scene is not None
             server, scenes = scene
