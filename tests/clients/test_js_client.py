@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections import Counter, defaultdict
 from collections.abc import AsyncGenerator
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
@@ -14,8 +15,7 @@ import pytest
 from support.certificates import Certificate
 from support.node import CLIENT, node
 from support.serving import serving
-from twinwire import RunRequest, StreamEvent
-from twinwire.agents.talk import Call
+from twinwire import Call, InputExpired, RunRequest, StreamEvent
 
 TSC = "node_modules/typescript/bin/tsc"
 
@@ -48,7 +48,14 @@ class Told:
             yield _chunk(str(self._counts[name]))
         elif verb == "ask":
             schema = {"type": "string", "enum": ["main", "dev"]}
-            yield _chunk(await request.ask("Which branch?", schema=schema, timeout=float(name) if name else None))
+            yield _chunk(await request.ask("Which branch?", schema=schema))
+            if name:
+                await self._gates[name].wait()
+        elif verb == "expire":
+            with suppress(InputExpired):
+                await request.ask("Which branch?", timeout=0.05)
+            yield _chunk("nobody")
+            await self._gates[name].wait()
         elif verb == "approve":
             call = Call("c1", "Delete", {"path": name})
             told = {"tool_call_id": call.id, "tool_name": call.name}

@@ -12,7 +12,7 @@ from playwright.async_api import BrowserContext, Locator, Page, expect
 
 from e2e.built import built, problems_of
 from support.serving import Puppets, serving
-from twinwire.agents.talk import Call
+from twinwire import Call
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
