@@ -1,9 +1,13 @@
 /** One run, followed over whatever transport is chosen at the time: started, joined, moved to another, tried again. */
 
-/** @import { Client, Run, StartOptions, StreamEvent, Transport } from '/client/index.js' */
+/** @import { Client, Run, StartOptions, State, StreamEvent, Transport } from '/client/index.js' */
 
 /** A run there is, or a new one. @typedef {{runId: string} | {message: string, sessionId: string}} Subject */
-/** @typedef {{event: (event: StreamEvent) => void, status: () => void, retry: (said: string | null) => void}} Hear */
+/**
+ * `state` is what the events before the first one came to, if those are kept no longer.
+ * @typedef {{event: (event: StreamEvent) => void, state: (state: State) => void, status: () => void,
+ *   retry: (said: string | null) => void}} Hear
+ */
 
 /** 128 random bits as hex. */
 export function randomKey() {
@@ -25,6 +29,8 @@ export class Follow {
   /** @type {Run} */ #run;
   #start;
   #base = 0;
+  #joins = false;
+  #joinedAt = -1;
 
   /**
    * @param {() => Client} client  asked for each time, as signing in takes a new one
@@ -54,6 +60,11 @@ export class Follow {
     return Math.max(this.#base, this.#run.cursor);
   }
 
+  /** Whether the run's last event came. */
+  get ended() {
+    return this.#run.terminal !== null;
+  }
+
   /** Whether more is to come. */
   get active() {
     return this.#run.active;
@@ -73,6 +84,15 @@ export class Follow {
     left.close();
   }
 
+  /** Goes on from what the events so far came to, as they are not all kept; or returns false if that was no help. */
+  join() {
+    if (this.#joinedAt === this.cursor) return false;
+    this.#joinedAt = this.cursor;
+    this.#joins = true;
+    this.again();
+    return true;
+  }
+
   /** Asks the server to end the run, whose terminal event tells when it has. */
   async cancel() {
     this.cancelling = true;
@@ -85,9 +105,19 @@ export class Follow {
     }
   }
 
+  /** Answers a question of the run's. @param {string} inputId @param {unknown} answer @param {string} messageId */
+  answer(inputId, answer, messageId) {
+    return this.#run.answer(inputId, answer, { messageId });
+  }
+
+  /** Says something to the run. @param {string} content @param {string} messageId */
+  send(content, messageId) {
+    return this.#run.send(content, { messageId });
+  }
+
   /** Leaves: nothing is heard of this run any more. */
   close() {
-    this.#hear = { event: () => {}, status: () => {}, retry: () => {} };
+    this.#hear = { event: () => {}, state: () => {}, status: () => {}, retry: () => {} };
     this.#run.close();
   }
 
@@ -95,8 +125,13 @@ export class Follow {
     const { message, ...options } = /** @type {StartOptions & {message: string}} */ (this.#start);
     const { transport } = this;
     const run = this.runId
-      ? this.#client().attach(this.runId, { after: this.#base, transport })
+      ? this.#client().attach(this.runId, { ...(this.#joins ? { snapshot: true } : { after: this.#base }), transport })
       : this.#client().stream(message, { ...options, transport });
+    run.on('snapshot', ({ state }) => {
+      if (run !== this.#run) return;
+      this.#joins = false;
+      this.#hear.state(state);
+    });
     run.on('event', (event) => {
       if (run !== this.#run) return;
       this.received += 1;

@@ -4,6 +4,9 @@ import { byId, recall, remember } from './dom.js';
 
 const USER = 'twinwire.user';
 
+/** The name of who is signed in, or ''. */
+export const user = () => recall(USER);
+
 export class Login {
   #dialog = byId('login', HTMLDialogElement);
   #token = byId('token', HTMLInputElement);
@@ -22,7 +25,7 @@ export class Login {
       this.#who('');
       signedOut();
     });
-    this.#who(recall(USER));
+    this.#who(user());
   }
 
   ask() {
@@ -34,9 +37,9 @@ export class Login {
     this.#refused.textContent = '';
     try {
       const response = await fetch('/login', { method: 'POST', headers });
-      const { user_id: user, message } = await response.json();
+      const { user_id: name, message } = await response.json();
       if (!response.ok) throw new Error(response.status === 401 ? 'This token is not taken.' : message);
-      this.#who(user);
+      this.#who(name);
     } catch (error) {
       this.#refused.textContent = /** @type {Error} */ (error).message;
       this.#token.select();
@@ -47,10 +50,10 @@ export class Login {
     return true;
   }
 
-  /** @param {string} user */
-  #who(user) {
-    remember(USER, user);
-    this.#signOut.hidden = !user;
-    this.#signOut.textContent = `Sign out ${user}`;
+  /** @param {string} name */
+  #who(name) {
+    remember(USER, name);
+    this.#signOut.hidden = !name;
+    this.#signOut.textContent = `Sign out ${name}`;
   }
 }

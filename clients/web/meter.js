@@ -9,6 +9,8 @@ const KEPT = 96;
 const MEASURABLE_MS = 100;
 const WIDTH = 240;
 const HEIGHT = 48;
+/** What a tool takes, or the user to answer, is not the model's pace. */
+const PAUSES = new Set(['TOOL_CALL_START', 'INPUT_REQUESTED', 'INPUT_ANSWERED']);
 
 export class Meter {
   /** ms from the question to the first token, of thought or answer. @type {number | null} */ first = null;
@@ -34,7 +36,7 @@ export class Meter {
     if (type === 'LLM_CHUNK' || type === 'THINKING') this.#token(now);
     else if (type === 'PROGRESS') this.progress = data.progress;
     else if (type === 'STEP_START') this.step = data.max_steps ? `${data.step} of ${data.max_steps}` : String(data.step);
-    else if (type === 'TOOL_CALL_START') this.#last = 0; // what a tool takes is not the model's pace
+    else if (PAUSES.has(type)) this.#last = 0;
   }
 
   /** Chunks a second, a chunk being about a token; null while there is too little to tell from. */

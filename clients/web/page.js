@@ -1,7 +1,8 @@
 /** The page: sends what is typed, shows what comes, and keeps the address, the list and the panel in step with it. */
 
 import { createClient } from '/client/index.js';
-import { byId, copy, disable } from './dom.js';
+import { Composer } from './composer.js';
+import { byId, copy } from './dom.js';
 import { Exchange } from './exchange.js';
 import { randomKey } from './follow.js';
 import { History } from './history.js';
@@ -15,9 +16,6 @@ import { chosenTransport, onTransport } from './preferences.js';
 const NEAR_END_PX = 40;
 const FRAME_MS = 8;
 
-const form = byId('form', HTMLFormElement);
-const input = byId('message', HTMLTextAreaElement);
-const stop = byId('stop', HTMLButtonElement);
 const output = byId('output', HTMLElement);
 const welcome = byId('welcome', HTMLElement);
 const notice = byId('notice', HTMLElement);
@@ -32,14 +30,19 @@ let bytesBefore = 0;
 let following = true; // the pane follows what comes, unless its reader has scrolled up
 let scrolled = 0;
 let drawing = false;
+let waits = false; // the run that is shown, for its user: the title says so
 
+const composer = new Composer({ ask, current, draw });
 const history = new History(byId('list', HTMLElement), openSession);
 const login = new Login(signedIn, () => {
   history.clear();
   startOver();
 });
 
-const current = () => exchanges.at(-1) ?? null;
+/** The newest turn. */
+function current() {
+  return exchanges.at(-1) ?? null;
+}
 
 /** @param {Subject} subject @param {string | null} question */
 function follow(subject, question) {
@@ -77,7 +80,7 @@ function startOver() {
   leave(randomKey());
   window.history.replaceState(null, '', '/');
   draw();
-  input.focus();
+  composer.focus();
 }
 
 /** @param {string} name */
@@ -113,7 +116,7 @@ function signedIn() {
   client = connect(); // a socket is for whoever opened it
   const waiting = exchanges.filter((exchange) => exchange.awaitsSignIn);
   for (const exchange of waiting) exchange.again();
-  input.focus();
+  composer.focus();
 }
 
 /** @param {Exchange} exchange */
@@ -123,7 +126,15 @@ function changed(exchange) {
     exchange.listed = `${session} ${outcome}`;
     history.note({ runId: follow.runId, session, question: turn.question, at: Date.now(), outcome });
   }
+  if ((current()?.status === 'waiting') !== waits) drawTitle(); // nothing else is drawn while the tab is hidden
   draw();
+}
+
+function drawTitle() {
+  const question = exchanges[0]?.turn.question;
+  const title = question ? `${question.slice(0, 60)} · Twinwire` : 'Twinwire';
+  waits = current()?.status === 'waiting';
+  document.title = waits ? `Waiting for you · ${title}` : title;
 }
 
 /** Draws what changes with every token, but once a frame at most, and for no longer than a frame has time. */
@@ -144,37 +155,14 @@ function drawState() {
   const exchange = current();
   const said = exchange?.notice ?? 'Ready';
   if (notice.textContent !== said) notice.textContent = said; // it is read aloud
-  notice.dataset.state = exchange?.outcome === 'Failed' ? 'failed' : (exchange?.follow.status ?? 'idle');
-  const over = !exchange?.follow.active;
-  disable(stop, over || exchange.follow.cancelling);
-  stop.hidden = over && document.activeElement !== stop; // a control never vanishes under the focus
-  const question = exchanges[0]?.turn.question;
-  document.title = question ? `${question.slice(0, 60)} · Twinwire` : 'Twinwire';
+  notice.dataset.state = exchange?.outcome === 'Failed' ? 'failed' : (exchange?.status ?? 'idle');
+  composer.draw();
+  drawTitle();
   const hash = exchange?.follow.runId ? `#${exchange.follow.runId}` : '';
   if (hash && hash !== location.hash) window.history.replaceState(null, '', hash);
   drawPanel(exchange, link, bytesBefore);
 }
 
-form.addEventListener('submit', (event) => {
-  event.preventDefault();
-  const message = input.value;
-  if (message.trim()) {
-    input.value = '';
-    ask(message);
-  }
-  input.focus();
-});
-input.addEventListener('keydown', (event) => {
-  if (event.key === 'Enter' && !event.shiftKey && !event.isComposing) {
-    event.preventDefault();
-    if (!event.repeat) form.requestSubmit(); // a key held since it pressed Stop sends no draft
-  }
-});
-stop.addEventListener('click', () => {
-  current()?.stop();
-  input.focus();
-});
-stop.addEventListener('blur', draw);
 byId('cut', HTMLButtonElement).addEventListener('click', () => link.cut());
 byId('new', HTMLButtonElement).addEventListener('click', startOver);
 byId('forget', HTMLButtonElement).addEventListener('click', () => history.clear());
@@ -193,7 +181,7 @@ output.addEventListener('click', ({ target }) => {
 for (const idea of welcome.querySelectorAll('button')) {
   idea.addEventListener('click', () => {
     ask(idea.textContent ?? '');
-    input.focus();
+    composer.focus();
   });
 }
 history.show(session);

@@ -21,7 +21,7 @@ export function drawPanel(exchange, link, bytes) {
   const first = meter?.first == null ? '–' : duration(meter.first);
   const rate = meter?.rate == null ? '–' : meter.rate.toFixed(0);
   put('id', follow?.runId ?? '–');
-  put('state', outcome?.toLowerCase() || follow?.status || 'idle');
+  put('state', outcome?.toLowerCase() || exchange?.status || 'idle');
   put('transport', (follow && link.kind) ?? '–');
   put('cursor', follow ? `event ${follow.cursor}` : '–');
   put('step', meter?.step || '–');

@@ -1,9 +1,11 @@
 /** One question and its answer: what the run's events look like. It measures nothing and knows no connection. */
 
+import { Ask } from './ask.js';
 import { button, copy, duration, element, line, readable } from './dom.js';
 import { Markdown } from './markdown.js';
 
-/** @import { StreamEvent } from '/client/index.js' */
+/** @import { QuestionData, State, StreamEvent } from '/client/index.js' */
+/** @typedef {(inputId: string, answer: unknown) => Promise<{status: string}>} Answer */
 
 /**
  * What grows until something else comes between.
@@ -56,31 +58,59 @@ class Thinking {
 /** A tool call: folded, a line that tells what was asked and how it went; unfolded, all of it. */
 class Tool {
   element = element('details', 'tool');
-  #outcome = element('span', 'outcome', 'running');
+  #asked = element('code');
+  #outcome = element('span', 'outcome');
 
   /** @param {string} name @param {Record<string, unknown>} parameters */
   constructor(name, parameters) {
-    const asked = Object.entries(parameters ?? {}).map(([key, value]) => `${key}: ${readable(value)}`);
-    const summary = element('summary', '', element('b', 'name', name), ' ', element('code', '', line(asked.join(', '))));
-    summary.append(' ', this.#outcome);
+    const summary = element('summary', '', element('b', 'name', name), ' ', this.#asked, ' ', this.#outcome);
+    this.#asked.textContent = brief(parameters);
     this.element.append(summary, ...part('Parameters', readable(parameters)));
-    this.element.dataset.state = 'running';
+    this.#state('running');
   }
 
   /** @param {{status: string, duration?: unknown, result?: unknown}} finish */
   finish({ status, duration: took, result }) {
     const failed = status !== 'ok';
     const time = typeof took === 'number' ? [duration(took * 1000)] : [];
-    this.#outcome.textContent = [failed ? 'failed' : 'ok', ...time].join(' · ');
-    this.element.dataset.state = failed ? 'failed' : 'ok';
+    this.#state(failed ? 'failed' : 'ok', ...time);
     this.element.append(...part(failed ? 'Error' : 'Result', readable(result)));
+  }
+
+  /** It may not begin yet. */
+  hold() {
+    this.#state('asking');
+  }
+
+  /** It begins, or has been rejected and will not. @param {unknown} decision @param {unknown} edited  the parameters */
+  decide(decision, edited) {
+    this.#state(decision === 'approve' ? 'running' : 'rejected');
+    if (!edited) return;
+    this.#asked.textContent = brief(edited);
+    this.element.append(...part('Parameters as approved', readable(edited)));
   }
 
   /** Its result never came. */
   abandon() {
-    this.#outcome.textContent = 'not finished';
-    this.element.dataset.state = 'abandoned';
+    this.#state('abandoned');
   }
+
+  /** @param {keyof typeof TOOL_STATES} state @param {string[]} facts */
+  #state(state, ...facts) {
+    if (state === 'failed' && this.element.dataset.state === 'rejected') return;
+    this.element.dataset.state = state;
+    this.#outcome.textContent = [TOOL_STATES[state], ...facts].join(' · ');
+  }
+}
+
+const TOOL_STATES = {
+  running: 'running', asking: 'needs approval', rejected: 'rejected', ok: 'ok', failed: 'failed',
+  abandoned: 'not finished',
+};
+
+/** @param {unknown} parameters */
+function brief(parameters) {
+  return line(Object.entries(parameters ?? {}).map(([key, value]) => `${key}: ${readable(value)}`).join(', '));
 }
 
 /** @param {string} title @param {string} text */
@@ -105,17 +135,21 @@ export class Turn {
   /** @type {Markdown | null} */ #markdown = null;
   /** Those that may have something to draw. @type {Set<Growing>} */ #growing = new Set();
   /** @type {Map<string, Tool>} */ #open = new Map();
+  /** The open questions, by their ids. @type {Map<string, Ask>} */ #asks = new Map();
+  /** What its user said meanwhile, by the ids of the messages. @type {Map<string, HTMLElement>} */ #said = new Map();
+  #answer;
 
-  /** @param {string | null} question  null if only the run knows it */
-  constructor(question) {
+  /** @param {string | null} question  null if only the run knows it @param {Answer} answer */
+  constructor(question, answer) {
+    this.#answer = answer;
     this.question = question ?? '';
     this.#heading.dir = 'auto';
     this.#heading.textContent = this.question;
     this.element.append(this.#heading, this.#flow);
   }
 
-  /** @param {StreamEvent} event */
-  show({ type, data, timestamp }) {
+  /** @param {StreamEvent} event @param {string} who  said it, if its user did: `you`, a name, or '' */
+  show({ type, data, timestamp, metadata }, who) {
     const at = Date.parse(timestamp);
     switch (type) {
       case 'AGENT_START':
@@ -131,22 +165,30 @@ export class Turn {
       case 'LLM_CHUNK':
         this.#say(at, words(data));
         break;
-      case 'TOOL_CALL_START': {
-        const tool = new Tool(data.tool_name, data.parameters);
-        this.#open.set(data.tool_call_id, tool);
-        this.#add(at, tool.element);
+      case 'TOOL_CALL_START':
+        this.#call(at, data.tool_call_id, new Tool(data.tool_name, data.parameters));
         break;
-      }
       case 'TOOL_CALL_FINISH':
         this.#open.get(data.tool_call_id)?.finish(data);
         this.#open.delete(data.tool_call_id);
         break;
+      case 'INPUT_REQUESTED':
+        this.#ask(data);
+        break;
+      case 'INPUT_ANSWERED':
+        this.#answered(at, data, who);
+        break;
+      case 'USER_MESSAGE':
+        this.#hear(data, who);
+        break;
       case 'AGENT_FINISH':
         if (!this.answer && typeof data.result === 'string') this.#say(at, data.result);
         this.#close(at);
+        this.#over(metadata.unread);
         break;
       case 'ERROR':
         this.#close(at);
+        this.#over(metadata.unread);
         this.fail(data.message ?? data.error);
         break;
       case 'STEP_FINISH':
@@ -155,6 +197,23 @@ export class Turn {
       default: // an agent's own
         this.#add(at, note(type, data));
     }
+  }
+
+  /** Shows what its events so far came to, as they are not all kept. @param {State} state */
+  restore({ thinking, text, tools, questions, result, error }) {
+    const now = Date.now();
+    this.#flow.replaceChildren(element('p', 'hint', 'The server keeps the beginning of this run no longer.'));
+    this.#growing.clear();
+    this.#open.clear();
+    this.#asks.clear();
+    this.#thinking = this.#markdown = null;
+    this.answer = '';
+    if (thinking) (this.#thinking = this.#grow(now, new Thinking(now))).add(thinking);
+    const said = text || result;
+    if (typeof said === 'string' && said) this.#say(now, said);
+    for (const [id, { name, parameters }] of Object.entries(tools)) this.#call(now, id, new Tool(name, parameters));
+    for (const question of questions) this.#ask(question);
+    if (error) this.fail(error);
   }
 
   /** Draws what came, as far as there is time; returns whether that is all. @param {number} deadline */
@@ -190,11 +249,58 @@ export class Turn {
     this.element.append(footer);
   }
 
+  /** Shows a card to answer; what grows goes on above it. @param {QuestionData} question */
+  #ask(question) {
+    const id = question.input_id;
+    if (this.#asks.has(id)) return;
+    const asked = new Ask(question, (answer) => this.#answer(id, answer));
+    this.#asks.set(id, asked);
+    this.#open.get(asked.callId ?? '')?.hold();
+    this.#flow.append(asked.element);
+  }
+
+  /** @param {number} at @param {{input_id: string, answer?: any, expired?: boolean}} closing @param {string} who */
+  #answered(at, closing, who) {
+    const asked = this.#asks.get(closing.input_id);
+    this.#asks.delete(closing.input_id);
+    asked?.close({ ...closing, at }, who);
+    this.#open.get(asked?.callId ?? '')?.decide(closing.answer?.decision, closing.answer?.parameters);
+  }
+
+  /**
+   * Its user said something while the run went on; what grows goes on above it.
+   * @param {{content: string, message_id: string}} message @param {string} who
+   */
+  #hear({ content, message_id: id }, who) {
+    const text = element('p', 'text', content);
+    text.dir = 'auto';
+    const other = who && who !== 'you';
+    const by = other ? element('p', 'who', who) : element('p', 'unseen', who ? 'You said:' : 'The user said:');
+    const said = element('div', 'said', by, text);
+    this.#said.set(id, said);
+    this.#flow.append(said);
+  }
+
+  /** The run has ended. @param {unknown} unread  the ids of the messages that its agent has not read */
+  #over(unread) {
+    for (const asked of this.#asks.values()) asked.close(null, '');
+    this.#asks.clear();
+    for (const id of Array.isArray(unread) ? unread : []) {
+      this.#said.get(id)?.append(element('p', 'unread', 'The agent did not read this.'));
+    }
+  }
+
   /** @param {number} at @param {string} text */
   #say(at, text) {
     this.answer += text;
     this.#markdown ??= this.#grow(at, new Markdown());
     this.#markdown.add(text);
+  }
+
+  /** @param {number} at @param {string} id @param {Tool} tool */
+  #call(at, id, tool) {
+    this.#open.set(id, tool);
+    this.#add(at, tool.element);
   }
 
   /** @template {Growing & {element: HTMLElement}} T @param {number} at @param {T} growing @returns {T} */

@@ -115,26 +115,6 @@ async def test_an_error_is_shown(visit: Visit, puppets: Puppets, transport: Tran
 
 
 @both
-async def test_a_new_message_interrupts(visit: Visit, puppets: Puppets, transport: Transport) -> None:
-    """A message sent during an answer ends that run and starts its own, in the same conversation."""
-    await visit.choose(transport)
-    await visit.ask("first")
-    first = await puppets.next()
-    first.say("never fin")
-    await expect(visit.answer).to_have_text("never fin")
-    await visit.ask("second")
-    second = await puppets.next()
-    await first.closed.wait()
-    assert second.request.session_id == first.request.session_id
-    assert [message["content"] for message in second.request.history] == ["first", "never fin"]
-    second.say("done")
-    second.end()
-    await expect(visit.notice).to_have_text("Completed")
-    await expect(visit.answer).to_have_text(["never fin", "done"])
-    await expect(visit.outcome.first).to_contain_text("Cancelled")
-
-
-@both
 async def test_new_conversation(visit: Visit, puppets: Puppets, transport: Transport) -> None:
     """A new conversation empties the pane and knows nothing of the one before, which goes on without it."""
     await visit.choose(transport)

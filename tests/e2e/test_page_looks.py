@@ -11,6 +11,7 @@ import pytest
 import pytest_asyncio
 from playwright.async_api import Browser, Page, expect
 
+from e2e.asking import approval, question
 from e2e.proxy import Proxy
 from e2e.visit import Visit, answer
 from support.node import CLIENT, needed, node
@@ -114,6 +115,58 @@ async def test_looks(seen: tuple[str, Visit], puppets: Puppets) -> None:
     await expect(visit.notice).to_have_text("Failed")
     await expect(visit.page.get_by_role("heading", name="And what went wrong?")).to_be_in_viewport()
     await look(visit, f"{name}-failed")
+
+
+PERSON: dict[str, Any] = {
+    "type": "object",
+    "properties": {
+        "name": {"type": "string", "minLength": 2, "title": "Name", "description": "As it stands in the passport"},
+        "born": {"type": "string", "format": "date", "title": "Born on"},
+        "plan": {"type": "string", "enum": ["free", "paid"], "title": "Plan"},
+        "town": {"type": "string", "enum": ["Oslo", "Rome", "Lima", "Bern", "Kyiv", "Riga"]},
+        "news": {"type": "boolean", "title": "Send me news"},
+    },
+    "required": ["name", "plan"],
+}
+
+
+async def test_looks_of_questions(seen: tuple[str, Visit], puppets: Puppets) -> None:
+    """Cards, their forms with what is wrong, an edited call, and what is folded: everybody can use each of them."""
+    name, visit = seen
+    await visit.ask("Clean up the project, and register me.")
+    puppet = await puppets.next()
+    puppet.emit("STEP_START", step=1, max_steps=8)
+    puppet.say("I have found two files that nothing uses.")
+    await expect(visit.answer).to_be_visible()
+    asked = question(puppet, "Who is to be registered?", **PERSON)
+    await visit.button("Answer").click()
+    await expect(visit.card.locator(".error:visible")).to_have_text("Name is needed.")
+    await look(visit, f"{name}-question")
+    await visit.card.get_by_label("Name").fill("Bo")
+    await visit.card.get_by_role("radio", name="paid").check()
+    await visit.button("Answer").click()
+    await asked
+    parameters = {"paths": [f"src/{'x' * 60}.js", "b.txt"], "command": "rm \\\n  a.txt\n  b.txt", "force": True}
+    call = await approval(puppet, "Delete 2 files that nothing uses?", **parameters)
+    await expect(visit.button("Approve")).to_be_visible()
+    await visit.ask("and tell me how large they were, in an answer of one line, please")
+    await expect(visit.said).to_be_visible()
+    await look(visit, f"{name}-approval")
+    await visit.button("Edit").click()
+    await visit.card.get_by_role("textbox").fill("[]")
+    await visit.button("Approve with changes").click()
+    await look(visit, f"{name}-edit")
+    await visit.button("Back").click()
+    await visit.button("Reject").click()
+    await look(visit, f"{name}-reject")
+    await visit.card.get_by_role("textbox").fill("They are used by the tests.")
+    await visit.button("Reject").click()
+    assert not (await call).approved
+    for folded in await visit.page.locator("details").all():
+        await folded.locator("summary").click()
+    puppet.end()
+    await expect(visit.notice).to_have_text("Completed")
+    await look(visit, f"{name}-decided")
 
 
 async def test_panels_on_a_phone(browser: Browser, proxy: Proxy, server: Running, puppets: Puppets) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any, Literal
 
 import pytest
-from playwright.async_api import ConsoleMessage, Dialog, Locator, Page, Request
+from playwright.async_api import Browser, ConsoleMessage, Dialog, Locator, Page, Request
 
 from support.serving import Puppet
 
@@ -41,6 +43,10 @@ class Visit:
         self.output = page.get_by_role("log")
         self.answer = page.locator(".answer")
         self.outcome = page.locator(".turn > .outcome")
+        self.card = page.locator(".ask")
+        self.decided = page.locator(".asked > summary")
+        self.said = page.locator(".said .text")
+        self.message = page.locator("#form").get_by_label("Message")
         page.on("console", self._on_console)
         page.on("pageerror", lambda error: self.problems.append(f"script error: {error}"))
         page.on("dialog", self._on_dialog)
@@ -73,5 +79,23 @@ class Visit:
         await self.page.locator(".switch label").filter(has_text=transport).click()
 
     async def ask(self, message: str = "Hello") -> None:
-        await self.page.get_by_label("Message").fill(message)
+        await self.message.fill(message)
         await self.page.keyboard.press("Enter")
+
+
+def other(transport: Transport) -> Transport:
+    return "WebSocket" if transport == "SSE" else "SSE"
+
+
+@asynccontextmanager
+async def device(browser: Browser, visit: Visit, transport: Transport, **options: Any) -> AsyncIterator[Visit]:
+    """Open what is shown on another device, which shares nothing with the first one, over this transport."""
+    context = await browser.new_context(reduced_motion="reduce", **options)
+    kept = {"SSE": "sse", "WebSocket": "ws"}[transport]
+    await context.add_init_script(f"try {{ localStorage.setItem('twinwire.transport', '{kept}') }} catch {{}}")
+    opened = Visit(await context.new_page(), visit.base)
+    await visit.page.wait_for_function("location.hash")
+    await opened.page.goto(await visit.page.evaluate("location.href"))
+    yield opened
+    assert opened.problems == []
+    await context.close()

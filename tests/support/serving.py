@@ -109,6 +109,8 @@ class Puppet:
 class Puppets:
     """An agent whose runs a test plays by hand: `await puppets.next()` is the run that starts next."""
 
+    takes_messages = True
+
     def __init__(self) -> None:
         self.started = 0
         self._new: asyncio.Queue[Puppet] = asyncio.Queue()
