@@ -103,7 +103,7 @@ async def test_refusals_that_do_not_get_better(transport: Transport, status: int
     script = {"starts": [{"refuse": refuse}] * 3, "connections": [{}]}
     retries: list[Retry] = []
     async with (
-        playing(transport, script) as played,
+        playing(script) as played,
         connected(played.url, transport=transport, max_attempts=3, on_retry=retries.append) as client,
     ):
         error = await lost(client)
@@ -118,12 +118,12 @@ async def test_refusals_that_do_not_get_better(transport: Transport, status: int
 async def test_a_wait_that_is_too_long(transport: Transport) -> None:
     """A Retry-After beyond `max_wait` is told at once; one within it is waited for."""
     script = {"starts": [{"refuse": {"status": 503, "code": "draining", "retry_after": 86_400}}], "connections": [{}]}
-    async with playing(transport, script) as played, connected(played.url, transport=transport) as client:
+    async with playing(script) as played, connected(played.url, transport=transport) as client:
         error = await lost(client)
     assert (error.retry_after, error.attempts) == (86_400, 1)
     assert "86400 s, longer than `max_wait`" in str(error)
     script["starts"] = [{"refuse": {"status": 503, "code": "draining", "retry_after": 2}}]
-    async with playing(transport, script) as played, connected(played.url, transport=transport, max_wait=1) as client:
+    async with playing(script) as played, connected(played.url, transport=transport, max_wait=1) as client:
         assert (await lost(client)).retry_after == 2
 
 

@@ -15,7 +15,7 @@ SNIPPETS = snippets((ROOT / "clients/python/README.md").read_text(), "python")
 
 def test_all_are_run() -> None:
     """The tests below run each of them."""
-    assert len(SNIPPETS) == 6
+    assert len(SNIPPETS) == 8
 
 
 async def test_async() -> None:
@@ -67,15 +67,35 @@ async def test_conversation() -> None:
     assert out.count("completed ") == 2
 
 
+async def test_answer() -> None:
+    """The fifth approves a call, answers a question, and says something meanwhile."""
+    async with serving() as server:
+        code, out, problems = await run(sys.executable, "-W", "error", "-c", SNIPPETS[4], server=server)
+    assert (code, problems) == (0, "")
+    lines = out.splitlines()
+    assert sorted(line.partition(" ")[0] for line in lines) == ["accepted", "approval", "completed", "question"]
+    assert lines[-1] == "completed"
+
+
+async def test_sync_answer() -> None:
+    """The sixth asks at the terminal, and refuses the call if nobody says yes."""
+    program = f"import builtins\nbuiltins.input = lambda prompt: print(prompt) or 'n'\n{SNIPPETS[5]}"
+    async with serving() as server:
+        code, out, problems = await run(sys.executable, "-W", "error", "-c", program, server=server)
+    assert (code, problems) == (0, "")
+    assert out.startswith("Send {'to': 'everyone@example.com', ")
+    assert "The user refused this call: The user said no." in out
+
+
 async def test_read() -> None:
-    """The fifth waits for each event with a bound, and has the answer in the end."""
+    """The seventh waits for each event with a bound, and has the answer in the end."""
     async with serving({"echo": echo}) as server:
-        done = await run(sys.executable, "-W", "error", "-c", SNIPPETS[4], server=server)
+        done = await run(sys.executable, "-W", "error", "-c", SNIPPETS[6], server=server)
     assert done == (0, "Analyse the project structure \n", "")
 
 
 async def test_token() -> None:
-    """The sixth is refused where its token is not known."""
+    """The eighth is refused where its token is not known."""
     async with serving(**AUTH) as server:
-        done = await run(sys.executable, "-W", "error", "-c", SNIPPETS[5], server=server)
+        done = await run(sys.executable, "-W", "error", "-c", SNIPPETS[7], server=server)
     assert done == (0, "unauthenticated\n", "")

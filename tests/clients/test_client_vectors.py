@@ -63,7 +63,7 @@ def check(vector: Vector, server: ScriptedServer, outcome: dict[str, Any]) -> No
 @pytest.mark.parametrize(("vector", "transport"), CASES)
 async def test_python(vector: Vector, transport: Transport) -> None:
     """The Python client does what the vector says."""
-    async with playing(transport, vector) as server:
+    async with playing(vector) as server:
         outcome = await play(server.url, transport, vector)
     check(vector, server, outcome)
 
@@ -80,7 +80,7 @@ async def _play_all() -> dict[str, tuple[ScriptedServer, dict[str, Any]]]:
         cases = []
         for case in CASES:
             vector, transport = case.values
-            server = await stack.enter_async_context(playing(transport, vector))  # type: ignore[arg-type]
+            server = await stack.enter_async_context(playing(vector))  # type: ignore[arg-type]
             servers[str(case.id)] = server
             cases.append({"url": server.url, "transport": transport, "run_id": NOWHERE, "vector": vector})
         outcomes = json.loads(await node("test/play.js", stdin=json.dumps(cases)))

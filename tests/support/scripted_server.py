@@ -2,11 +2,18 @@
 
 A vector has `connections`, one for each time that the run is followed, the last one for ever: `events` (a number, the
 parts of an event that are not the usual ones, or a text as it is), then `then`: `break` (the default), `end`,
-`silence`, or a close code of the WebSocket. Instead of events there may be `refuse` (an error's body, with `status` and
-`retry_after` for HTTP), `ended` (the run has ended at the cursor), or a `body` of SSE with its `content_type`.
+`silence`, `wait` (for commands, too), or a close code of the WebSocket. Instead of events there may be `refuse` (an
+error's body, with `status` and `retry_after` for HTTP), `ended` (the run has ended at the cursor), or a `body` of SSE
+with its `content_type`.
 `starts` are what the starts are answered, `{}` for a run. `transport` is there where a vector is for one of them.
 `expected`: the numbers of the `events`, the `asked` cursors, how it `end`s (the run's status, or an error's code), the
 number of `starts`, and how many seconds it `lasts` at least.
+
+The vectors of `vectors/talk.json` `say` something to the run: `answer` with an input id and a value, or `send` with a
+content. `replies` are what comes of that each time: `ack` (a status, or the body of an acknowledgement), which is the
+error `http` in place of one over HTTP; `refuse`, as above; or `then`: `break` or `silence`; the last one for ever.
+`expected` is the `status` and what else the client tells, or the `error` and its `field`; and how often it was `said`,
+with one `message_id`.
 """
 
 from __future__ import annotations
@@ -15,13 +22,12 @@ import asyncio
 import json
 import re
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 from websockets.asyncio.server import ServerConnection, serve
-from websockets.http11 import Request, Response
 
-from support.following import NOWHERE, Transport
+from support.following import NOWHERE
 
 Script = dict[str, Any]
 _ENDED = '{"status": "completed", "result": "x"}'
@@ -47,13 +53,19 @@ def _event(item: int | str | Mapping[str, Any]) -> str:
 
 
 class ScriptedServer:
-    """What one vector's client talks to. `asked` are the cursors, `keys` the idempotency keys of the starts."""
+    """What one vector's client talks to.
+
+    `asked` are the cursors, `keys` the idempotency keys of the starts, `said` what was said to the run, as an answer's
+    input id or None, the words, and the message id.
+    """
 
     def __init__(self, script: Script) -> None:
         self.asked: list[int] = []
         self.keys: list[str] = []
+        self.said: list[tuple[str | None, Any, str]] = []
         self.url = ""
         self._connections = list(script["connections"])
+        self._replies = list(script.get("replies", []))
         self._starts = list(script.get("starts", []))
         self._heartbeat = script.get("heartbeat", 15)
 
@@ -67,16 +79,29 @@ class ScriptedServer:
         answer: Script = self._starts.pop(0)
         return answer
 
-    async def http(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """One request."""
+    def _hear(self, body: Script, input_id: str | None) -> Script:
+        words = body["content"] if input_id is None else body["answer"]
+        self.said.append((input_id, words, body["message_id"]))
+        reply: Script = self._replies.pop(0) if len(self._replies) > 1 else self._replies[0]
+        if isinstance(reply.get("ack"), str):
+            reply = {**reply, "ack": {"status": reply["ack"]}}
+        return reply
+
+    async def http(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, raw: bytes) -> None:
+        """One request, whose head was read."""
         try:
-            head = (await reader.readuntil(b"\r\n\r\n")).decode()
+            head = raw.decode()
             length = re.search(r"content-length: (\d+)", head, re.IGNORECASE)
             body = await reader.readexactly(int(length[1])) if length else b"{}"
             if head.startswith("POST /runs "):
                 self._answer(writer, self._start(json.loads(body)).get("refuse", {"status": 201, "run_id": NOWHERE}))
             elif after := re.search(r"/events\?\S*after=(\d+)", head):
                 await self._stream(reader, writer, self._next(int(after[1])))
+            elif said := re.match(r"POST /runs/\w+/(?:inputs/(\S+)|messages) ", head):
+                reply = self._hear(json.loads(body), said[1])
+                if "then" not in reply:
+                    refused = reply.get("http") or reply.get("refuse")
+                    self._answer(writer, refused or {"status": 200, "body": json.dumps(reply["ack"])})
             else:
                 self._answer(writer, {"status": 200, "body": _ENDED})
         finally:
@@ -101,13 +126,8 @@ class ScriptedServer:
         then = script.get("then", "break")
         if then == "end":
             writer.write(b"0\r\n\r\n")
-        if then == "silence":
+        if then in {"silence", "wait"}:
             await reader.read()
-
-    @staticmethod
-    def ended(socket: ServerConnection, request: Request) -> Response | None:
-        """What a run came to that has ended is asked by HTTP."""
-        return socket.respond(200, _ENDED) if request.path.startswith("/runs/") else None
 
     async def socket(self, socket: ServerConnection) -> None:
         """One socket, which may follow the run again and again."""
@@ -119,6 +139,15 @@ class ScriptedServer:
             if command["type"] in {"start", "attach"}:
                 script = {"refuse": refused} if refused else self._next(after)
                 await self._follow(socket, script, after, {"type": f"{command['type']}ed", **reply})
+            elif command["type"] in {"answer", "send"}:
+                heard = self._hear(command, command.get("input_id"))
+                if heard.get("then") == "break":
+                    socket.transport.close()
+                elif refusal := heard.get("refuse"):
+                    await self._say(socket, {"message": "no", **reply, "type": "error", **refusal})
+                elif "ack" in heard:
+                    told = {"message_id": command["message_id"], **heard["ack"]}
+                    await self._say(socket, {"type": f"{command['type']}_ack", **reply, **told})
             elif command["type"] == "detach":
                 await self._say(socket, {"type": "detached", **reply})
 
@@ -144,17 +173,31 @@ class ScriptedServer:
         await socket.send(json.dumps({name: value for name, value in reply.items() if value is not None}))
 
 
+async def _pass(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    with suppress(ConnectionError):
+        while data := await reader.read(65_536):
+            writer.write(data)
+        writer.close()
+
+
 @asynccontextmanager
-async def playing(transport: Transport, script: Script) -> AsyncIterator[ScriptedServer]:
+async def playing(script: Script) -> AsyncIterator[ScriptedServer]:
     """A server for one vector, at its `url`."""
     played = ScriptedServer(script)
-    if transport == "sse":
-        server: Any = await asyncio.start_server(played.http, "127.0.0.1", 0)
-    else:
-        server = await serve(played.socket, "127.0.0.1", 0, process_request=played.ended)
-    played.url = f"http://127.0.0.1:{next(iter(server.sockets)).getsockname()[1]}"
-    try:
-        yield played
-    finally:
-        server.close()
-        await server.wait_closed()
+    async with serve(played.socket, "127.0.0.1", 0) as sockets:
+        inner = next(iter(sockets.sockets)).getsockname()[1]
+
+        async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            with suppress(asyncio.IncompleteReadError, ConnectionError):
+                head = await reader.readuntil(b"\r\n\r\n")
+                if not head.startswith(b"GET /ws"):
+                    await played.http(reader, writer, head)
+                    return
+                onward, server = await asyncio.open_connection("127.0.0.1", inner)
+                server.write(head)
+                await asyncio.gather(_pass(reader, server), _pass(onward, writer))
+
+        async with await asyncio.start_server(accept, "127.0.0.1", 0) as front:
+            played.url = f"http://127.0.0.1:{front.sockets[0].getsockname()[1]}"
+            yield played
+            front.close()

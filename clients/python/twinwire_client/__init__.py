@@ -30,11 +30,13 @@ from twinwire_client.info import RunInfo
 from twinwire_client.retry import Backoff, Retry
 from twinwire_client.run import Run
 from twinwire_client.sync import SyncClient, SyncRun
+from twinwire_client.talk import Acknowledgement, Question, SyncQuestion
 
 __version__ = "0.1.0"
 
 __all__ = [
     "EVENT_TYPES",
+    "Acknowledgement",
     "AgentNotFound",
     "ApiError",
     "Backoff",
@@ -44,6 +46,7 @@ __all__ = [
     "Fold",
     "Gap",
     "ProtocolError",
+    "Question",
     "Retry",
     "Run",
     "RunClosed",
@@ -53,6 +56,7 @@ __all__ = [
     "SessionBusy",
     "Snapshot",
     "SyncClient",
+    "SyncQuestion",
     "SyncRun",
     "TooLarge",
     "TwinwireError",

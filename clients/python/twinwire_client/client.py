@@ -7,18 +7,20 @@ import uuid
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from types import TracebackType
-from typing import Literal, Self
+from typing import Any, Literal, Self, cast
 
 import httpx
 
 from twinwire_client import sse
 from twinwire_client.api import Api, Token, Verify, is_token
 from twinwire_client.auto import Auto
+from twinwire_client.commands import Commands
 from twinwire_client.errors import ProtocolError, api_error
 from twinwire_client.info import RunInfo, is_info
 from twinwire_client.retry import Backoff, Patience, Retries, Retry
 from twinwire_client.run import Connect, Position, Run
-from twinwire_client.wire import check_types, is_run_id, parse_after
+from twinwire_client.talk import Acknowledgement, OnInput, Question, check_on_input
+from twinwire_client.wire import check_text, check_types, is_run_id, parse_after
 from twinwire_client.ws import Sockets
 
 Transport = Literal["auto", "sse", "ws"]
@@ -90,6 +92,7 @@ class Client:
             http=http_client,
         )
         self._sockets = Sockets(self._api)
+        self._commands = Commands(self._api, self._sockets.command)
         by_sse, by_ws = partial(sse.connect, self._api), self._sockets.connect
         self._connects: dict[str, Connect] = {
             "auto": Auto(by_sse, by_ws, muted).connect,
@@ -130,6 +133,7 @@ class Client:
         types: Sequence[str] | None = None,
         idempotency_key: str | None = None,
         traceparent: str | None = None,
+        on_input: OnInput | None = None,
     ) -> Run:
         """Start a run and follow it: `async with client.stream("…") as run`. It starts when that is entered.
 
@@ -138,6 +142,9 @@ class Client:
         its `idempotency_key`, a fresh one by default, so that it never is two runs. `interrupt` ends the run that the
         session has going on; without it that raises `SessionBusy`. `traceparent` is the span that the run is a part of
         (W3C Trace Context). Raises `TypeError` for what is no text, and `ValueError` for other bad arguments.
+
+        `on_input` is a function, async or not, that is called with each `Question` that the run asks, as it is read. It
+        must not block the event loop. What it returns is awaited beside the run, until the run is closed.
         """
         start = _checked(
             message=message,
@@ -149,7 +156,7 @@ class Client:
             traceparent=traceparent,
         )
         position = Position(start={**start, "interrupt": interrupt}, types=check_types(types))
-        return self._run(transport, position)
+        return self._run(transport, position, on_input=on_input)
 
     def attach(
         self,
@@ -159,15 +166,16 @@ class Client:
         transport: Transport | None = None,
         types: Sequence[str] | None = None,
         snapshot: bool = False,
+        on_input: OnInput | None = None,
     ) -> Run:
         """Follow a run from the event after `after`, a number or an event's id.
 
         Or, with `snapshot`, from the state that its events so far come to, which `run.snapshot` then has. Entering it
-        raises `RunNotFound` and `Gap`.
+        raises `RunNotFound` and `Gap`. `on_input` is as of `stream`; it hears of a snapshot's open questions too.
         """
         number = parse_after(after, run_id)
         position = Position(run_id=_known(run_id), after=number, types=check_types(types))
-        return self._run(transport, position, snapshot=snapshot)
+        return self._run(transport, position, snapshot=snapshot, on_input=on_input)
 
     async def get(self, run_id: str) -> RunInfo:
         """Ask the server about a run. Raises `RunNotFound`."""
@@ -178,7 +186,24 @@ class Client:
 
     async def cancel(self, run_id: str) -> str:
         """Cancel a run: `accepted` or `already_finished`. Its followers see how it ends. Raises `RunNotFound`."""
-        return await self._sockets.cancel(_known(run_id))
+        return await self._commands.cancel(_known(run_id))
+
+    async def answer(self, run_id: str, input_id: str, value: Any, *, message_id: str | None = None) -> Acknowledgement:
+        """Answer a question of a run: of an approval `{"decision": "approve"}`, or what PROTOCOL.md, section 10, has.
+
+        It is said again, with the same `message_id`, until it is known what has come of it: so it is never two answers.
+        By default the id is a fresh one. An answer that does not fit is an `ApiError` whose `field` is the path of what
+        is wrong; the question stays open. Raises `RunNotFound`, and `ConnectionLost` when the client's patience ends.
+        """
+        return await self._commands.answer(_known(run_id), input_id, value, message_id=message_id)
+
+    async def send(self, run_id: str, content: str, *, message_id: str | None = None) -> Acknowledgement:
+        """Say something to a run while it goes on: a correction, or more to do. `message_id` is as of `answer`.
+
+        Its agent reads it when it comes to that; what it never read is in `unread` of the terminal event's metadata.
+        Raises `RunNotFound`, and `ConnectionLost` when the client's patience ends.
+        """
+        return await self._commands.send(_known(run_id), content, message_id=message_id)
 
     async def runs(self, *, user_id: str | None = None, limit: int = 20) -> list[RunInfo]:
         """The user's newest runs, the newest first, each as `get` gives it but without its result.
@@ -191,9 +216,13 @@ class Client:
                 return runs
         raise ProtocolError("The server's answer is not a list of runs.")
 
-    def _run(self, transport: str | None, position: Position, *, snapshot: bool = False) -> Run:
+    def _run(
+        self, transport: str | None, position: Position, *, snapshot: bool = False, on_input: OnInput | None
+    ) -> Run:
         self._api.retries.check()
-        return Run(self._api, self._connect(transport), self._sockets.cancel, position, snapshot=snapshot)
+        check_on_input(on_input, position.types)
+        hears = cast("Callable[[Question], object] | None", on_input)  # a SyncClient hears in the thread that reads
+        return Run(self._api, self._connect(transport), self._commands, position, snapshot=snapshot, on_input=hears)
 
     def _connect(self, transport: str | None) -> Connect:
         chosen = transport or self._transport
@@ -203,15 +232,10 @@ class Client:
 
 
 def _checked(message: str, **options: str | None) -> dict[str, str]:
-    """Return what a start says. Raise `TypeError` if that is no text: a callback may be given anything."""
+    """Return what a start says. Raise as `check_text`."""
     texts = {"message": message} | {name: text for name, text in options.items() if text is not None}
     for name, text in texts.items():
-        if not isinstance(text, str):
-            raise TypeError(f"`{name}` must be a text (str), not {type(text).__name__}.")
-        try:
-            text.encode()
-        except UnicodeEncodeError as error:
-            raise ValueError(f"`{name}` must be text that can be UTF-8, and is not: {error.reason}.") from None
+        check_text(name, text)
     return texts
 
 

@@ -9,7 +9,8 @@ class RunInfo(TypedDict, total=False):
     """A run. `user_id` and `session_id` are there if it has them, what follows `last` once it has ended.
 
     `status` is `running`, `completed`, `incomplete`, `cancelled`, `max_steps` or `error`. `first` and `last` are the
-    numbers of the events that are kept, `created` is a time as in an event. A server may add keys.
+    numbers of the events that are kept, `created` is a time as in an event. `questions` are the data of its open
+    INPUT_REQUESTED; it is `waiting` if nothing can come of it before an answer. A server may add keys.
     """
 
     run_id: Required[str]
@@ -24,6 +25,8 @@ class RunInfo(TypedDict, total=False):
     duration: float
     usage: dict[str, int]
     reason: str
+    waiting: bool
+    questions: list[dict[str, Any]]
     error_type: str
     message: str
 

@@ -38,6 +38,11 @@ class Mailbox:
         self._why = self._why or error
         self._arrived.set()
 
+    @property
+    def idle(self) -> bool:
+        """Whether all events that have come were received."""
+        return not self._texts
+
     async def receive(self) -> str:
         """Return the next event's JSON. Once there is none, raise what no more comes for."""
         while not self._texts:

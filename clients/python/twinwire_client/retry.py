@@ -6,8 +6,8 @@ import asyncio
 import logging
 import math
 import random
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import NamedTuple
 
 from twinwire_client.errors import ConnectionLost
@@ -38,6 +38,15 @@ async def deadline(seconds: float) -> AsyncIterator[None]:
             yield
         finally:
             timer.cancel()
+
+
+@contextmanager
+def fenced(name: str) -> Iterator[None]:
+    """Log what a function of the program's own raises: it harms nothing but itself."""
+    try:
+        yield
+    except Exception:
+        logger.exception("The client's `%s` function failed.", name)
 
 
 class Broken(Exception):
@@ -133,13 +142,11 @@ class Retries:
         self._on_retry = on_retry
 
     def tell(self, retry: Retry) -> None:
-        """Tell the program what went wrong; whatever its function raises harms nothing but itself."""
+        """Tell the program what went wrong."""
         logger.info("An attempt to reach %s failed, the next is made in %.1f s. %s", self.url, retry.wait, retry.reason)
         if self._on_retry is not None:
-            try:
+            with fenced("on_retry"):
                 self._on_retry(retry)
-            except Exception:
-                logger.exception("The client's `on_retry` function failed.")
 
     async def sleep(self, seconds: float) -> None:
         """Wait. Raise `RuntimeError` as soon as the client is closed."""

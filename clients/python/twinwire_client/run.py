@@ -14,9 +14,11 @@ from typing import Any, Protocol, Self
 import msgspec
 
 from twinwire_client.api import Api
+from twinwire_client.commands import Commands
 from twinwire_client.errors import ProtocolError, RunClosed, RunFailed, TwinwireError
-from twinwire_client.events import Event, Snapshot, decode_event
+from twinwire_client.events import INPUT_TYPES, Event, Snapshot, decode_event
 from twinwire_client.retry import Broken
+from twinwire_client.talk import Acknowledgement, Question, Questions
 from twinwire_client.wire import TERMINAL_TYPES, is_run_id, parse_event_id
 
 _CLOSED = "The run was closed before its end was received. Attach to it again to read on."
@@ -57,6 +59,11 @@ class Connection(Protocol):
         """
         ...
 
+    @property
+    def idle(self) -> bool:
+        """Whether all events were received that have come, or are known to be on their way."""
+        ...
+
     def whole(self) -> deque[str]:
         """The events that have come and were not received yet, if the terminal one is among them, else none."""
         ...
@@ -73,9 +80,6 @@ class Connection(Protocol):
 Connect = Callable[[Position], Awaitable[Connection | None]]
 """Make one attempt to open a connection at a position; None if the run has ended there. Raises as `receive`."""
 
-Cancel = Callable[[str], Awaitable[str]]
-"""Cancel the run of this id."""
-
 
 class Run:
     """A run, as an async context manager and an async iterator over its events (`Event`).
@@ -90,10 +94,20 @@ class Run:
     run in a loss of power too: attach again, from 0), and the `ApiError` if the server will not go on.
     """
 
-    def __init__(self, api: Api, connect: Connect, cancel: Cancel, at: Position, *, snapshot: bool = False) -> None:
+    def __init__(
+        self,
+        api: Api,
+        connect: Connect,
+        commands: Commands,
+        at: Position,
+        *,
+        snapshot: bool = False,
+        on_input: Callable[[Question], object] | None = None,
+    ) -> None:
         self._api = api
         self._connect = connect
-        self._cancel = cancel
+        self._commands = commands
+        self._questions = Questions(self.answer, on_input)
         self._attempts = api.attempts()
         self._at = at
         self._connection: Connection | None = None
@@ -126,6 +140,11 @@ class Run:
         """The result, as an AGENT_FINISH that has been seen told it; if the run was cancelled, as far as it came."""
         return None if self.terminal is None else self.terminal.data.get("result")
 
+    @property
+    def questions(self) -> list[Question]:
+        """The questions that are open, the oldest first, as far as the events were read, or in `snapshot`."""
+        return list(self._questions.open.values())
+
     async def __aenter__(self) -> Self:
         if self._closed:
             raise RunClosed(_CLOSED)
@@ -140,6 +159,7 @@ class Run:
             self._api.followed.discard(self)
             await self._drop()
             raise
+        self._questions.tell()
         return self
 
     async def __aexit__(
@@ -158,6 +178,7 @@ class Run:
             return
         self._close()
         await self._drop()
+        await self._questions.aclose()
 
     def _close(self) -> None:
         if self._closed:
@@ -216,7 +237,15 @@ class Run:
 
     async def cancel(self) -> str:
         """Cancel the run: `accepted` or `already_finished`. Its terminal event is still to come."""
-        return await self._cancel(self.run_id)
+        return await self._commands.cancel(self.run_id)
+
+    async def answer(self, input_id: str, value: Any, *, message_id: str | None = None) -> Acknowledgement:
+        """Answer a question of this run. See `Client.answer`."""
+        return await self._commands.answer(self.run_id, input_id, value, message_id=message_id)
+
+    async def send(self, content: str, *, message_id: str | None = None) -> Acknowledgement:
+        """Say something to the run while it goes on. See `Client.send`."""
+        return await self._commands.send(self.run_id, content, message_id=message_id)
 
     async def wait(self) -> Any:
         """Read to the end; the run's result. Raises `RunFailed` if it ended with an ERROR event."""
@@ -261,6 +290,7 @@ class Run:
             told = await self._api.call("GET", f"/runs/{self.run_id}/snapshot")
             self.snapshot = _snapshot(told)
             self._at.after = self.snapshot.seq
+            self._questions.begin(self.snapshot.state.get("questions"))
             self._wants_snapshot = False
         self._connection = await self._connect(self._at)
         self._connected_at = asyncio.get_running_loop().time()
@@ -300,7 +330,10 @@ class Run:
             raise ProtocolError("The server sent an event of another run.")
         if number < due or (number > due and self._at.types is None):
             raise ProtocolError(f"The server sent event {number}, but event {due} was due.")
-        if event.type in TERMINAL_TYPES:
+        if event.type in INPUT_TYPES:
+            self._questions.apply(event)
+        elif event.type in TERMINAL_TYPES:
+            self._questions.apply(event)
             if event.metadata.get("events") != number:
                 raise ProtocolError(f"The last event is number {number}, but names {event.metadata.get('events')}.")
             self.terminal = event
@@ -308,6 +341,8 @@ class Run:
         self._at.after = number
         self._seen = True
         self._attempts.succeeded()
+        if self._questions.untold and (self._connection is None or self._connection.idle):
+            self._questions.tell()
         return event
 
 

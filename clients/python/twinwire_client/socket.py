@@ -34,6 +34,9 @@ from twinwire_client.wire import PASSING, TERMINAL_TYPES
 MAX_FOLLOWED = 100
 """How many runs a socket follows at most (PROTOCOL.md, section 6)."""
 
+LARGE_BYTES = 65_536
+"""The size from which on a command is a request of its own: whatever refuses it then ends no socket that others use."""
+
 IDLE_SECONDS = 10.0  # how long a socket that nobody uses stays open for the next run
 CLOSE_SECONDS = 1.0  # how long to wait for the end of a socket that is closed
 
@@ -61,6 +64,9 @@ class Message(msgspec.Struct):
     field: str | None = None
     retry_after: float | None = None
     status: Any = None
+    message_id: str | None = None
+    at: str | None = None
+    by: str | None = None
     expires_at: datetime | None = None
     first: int = 0
     last: int = 0
@@ -292,10 +298,10 @@ class Session:
 
     def _blame(self, code: int, why: Why) -> Why:
         """Return why all else ends if the socket was closed because of one command: that has an error of its own."""
-        starts = [asked for asked in self._asked.values() if asked.channel is not None and not asked.answer.done()]
-        if code != TOO_LARGE or not starts:
+        unanswered = [asked for asked in self._asked.values() if not asked.answer.done()]
+        if code != TOO_LARGE or not unanswered:
             return why
-        largest = max(starts, key=lambda asked: asked.size)
+        largest = max(unanswered, key=lambda asked: asked.size)
         message = f"The message is larger than the server accepts. {why}"
         largest.answer.set_exception(api_error({"code": "payload_too_large", "message": message}, code))
         return Broken(str(why), status=code)

@@ -21,7 +21,9 @@ from typing import Any, Concatenate, Generic, ParamSpec, Self, TypeVar
 from twinwire_client.api import Token
 from twinwire_client.client import Client
 from twinwire_client.events import Event, Snapshot
+from twinwire_client.retry import fenced
 from twinwire_client.run import Run
+from twinwire_client.talk import Acknowledgement, Question, SyncQuestion
 
 CANCEL_SECONDS = 1.0  # how long to wait until what was given up has let go
 CLOSE_SECONDS = 5.0  # how long to wait for the end of the thread
@@ -173,9 +175,13 @@ class _Loop:
 class SyncRun:
     """A run, as a context manager and an iterator over its events. See `Run`, whose names it has."""
 
-    def __init__(self, loop: _Loop, run: Run) -> None:
+    def __init__(
+        self, loop: _Loop, run: Run, asked: deque[Question], on_input: Callable[[SyncQuestion], object] | None
+    ) -> None:
         self._loop = loop
         self._run = run
+        self._asked = asked  # the questions that `on_input` is yet to hear of
+        self._on_input = on_input
         self._kept: deque[Event] = deque()  # those that a signal's exception kept from being returned
 
     @property
@@ -203,8 +209,18 @@ class SyncRun:
         """See `Run`."""
         return self._run.snapshot
 
+    @property
+    def questions(self) -> list[SyncQuestion]:
+        """See `Run`."""
+        return [SyncQuestion(question, self._loop.run) for question in self._run.questions]
+
     def __enter__(self) -> Self:
         self._loop.run(self._run.__aenter__, lambda _: self.close())  # which no `__exit__` would do
+        try:
+            self._hear()
+        except BaseException:
+            self.close()
+            raise
         return self
 
     def __exit__(
@@ -233,7 +249,9 @@ class SyncRun:
                 event = self._kept[0]
                 self._kept.popleft()
                 return event
-            return self._loop.run(partial(self._run.read, timeout), self._keep)
+            event = self._loop.run(partial(self._run.read, timeout), self._keep)
+            self._hear()
+            return event  # noqa: TRY300 - a signal can come in just this line
         except BaseException:
             self._keep(event)
             raise
@@ -247,9 +265,27 @@ class SyncRun:
         """See `Run`; any thread may do so."""
         return self._loop.run(self._run.cancel)
 
+    def answer(self, input_id: str, value: Any, *, message_id: str | None = None) -> Acknowledgement:
+        """See `Run`; any thread may do so."""
+        return self._loop.run(lambda: self._run.answer(input_id, value, message_id=message_id))
+
+    def send(self, content: str, *, message_id: str | None = None) -> Acknowledgement:
+        """See `Run`; any thread may do so."""
+        return self._loop.run(lambda: self._run.send(content, message_id=message_id))
+
     def wait(self) -> Any:
         """See `Run`."""
+        if self._on_input is not None:
+            for _ in self:
+                pass
         return self._loop.run(self._run.wait)
+
+    def _hear(self) -> None:
+        """Have `on_input` hear in this thread of the questions that are open, where it may wait for its user."""
+        while self._asked and self._on_input is not None:
+            question = SyncQuestion(self._asked.popleft(), self._loop.run)
+            with fenced("on_input"):
+                self._on_input(question)
 
     def close(self) -> None:
         """Follow it no longer, as leaving the block does. From any thread, and as often as one likes. See `Run`."""
@@ -265,7 +301,13 @@ def _taking(
 def _following(method: Callable[Concatenate[Client, P], Run]) -> Callable[Concatenate[SyncClient, P], SyncRun]:
     @wraps(method)
     def follow(self: SyncClient, /, *args: P.args, **kwargs: P.kwargs) -> SyncRun:
-        return SyncRun(self._loop, method(self._client, *args, **kwargs))
+        asked: deque[Question] = deque()
+        on_input: Any = kwargs.get("on_input")
+        if inspect.iscoroutinefunction(on_input):
+            raise TypeError("`on_input` of a `SyncClient` must not be async: it is called where the run is read.")
+        if on_input is not None:
+            kwargs["on_input"] = asked.append
+        return SyncRun(self._loop, method(self._client, *args, **kwargs), asked, on_input)
 
     return follow
 
@@ -305,7 +347,8 @@ def _beside(token: Token | None) -> Token | None:
 class SyncClient:
     """`Client`, with its arguments and methods; a context manager, for any number of threads of one process.
 
-    A `token` function is called in a thread of its own, and may block; `on_retry` is called in the client's thread.
+    A `token` function is called in a thread of its own, and may block; `on_retry` is called in the client's thread;
+    `on_input` of a run is called with a `SyncQuestion` in the thread that reads the run, and may block.
     """
 
     @_taking(Client)
@@ -317,6 +360,8 @@ class SyncClient:
     attach = _following(Client.attach)
     get = _asking(Client.get)
     cancel = _asking(Client.cancel)
+    answer = _asking(Client.answer)
+    send = _asking(Client.send)
     runs = _asking(Client.runs)
 
     def __enter__(self) -> Self:

@@ -22,10 +22,12 @@ PASSING = frozenset(
         "runs_unavailable",
         "too_many_connections",
         "too_many_followed",
+        "too_many_messages",
         "too_many_runs",
+        "unknown_outcome",
     }
 )
-"""The codes of errors that HTTP answers with 429 or 503: the same command may succeed later."""
+"""The codes of errors that HTTP answers with 429, 503 or 504: the same command may succeed later."""
 
 MAX_NUMBER = 2**63 - 1
 MAX_TYPES = 32
@@ -52,6 +54,16 @@ def is_run_id(text: object) -> TypeGuard[str]:
 def is_event_type(text: str) -> bool:
     """Return whether this is a well-formed event type, of the protocol's own or of an agent's."""
     return _TYPE.fullmatch(text) is not None
+
+
+def check_text(name: str, text: object) -> None:
+    """Raise `TypeError` if this is no text, as a callback may give, and `ValueError` if it cannot be UTF-8."""
+    if not isinstance(text, str):
+        raise TypeError(f"`{name}` must be a text (str), not {type(text).__name__}.")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"`{name}` must be text that can be UTF-8, and is not: {error.reason}.") from None
 
 
 def parse_event_id(text: str) -> EventId | None:

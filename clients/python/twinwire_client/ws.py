@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -13,17 +14,14 @@ from twinwire_client.errors import ApiError, ProtocolError, Unauthenticated
 from twinwire_client.mailbox import Mailbox
 from twinwire_client.retry import Broken
 from twinwire_client.run import Connection, Position
-from twinwire_client.socket import Session
+from twinwire_client.socket import LARGE_BYTES, Message, Session
 from twinwire_client.sse import start
 
 MAX_WAITING, FEW_WAITING = 1024, 256
 """The number of events that wait for a slow reader here when its run is paused, and when it is resumed."""
 
-LARGE_BYTES = 65_536
-"""The size from which on a start is a request of its own: whatever refuses it then ends no socket that others use."""
-
 ACK_SECONDS = 1.0
-"""The seconds for which a cancel over a socket may be without an answer until it is sent as a request, too."""
+"""The seconds for which a command over a socket may be without a reply until it is sent as a request, too."""
 
 _requests = itertools.count(1)
 
@@ -46,20 +44,22 @@ class Sockets:
                 raise
         return await self._connect(at)
 
-    async def cancel(self, run_id: str) -> str:
-        """Cancel a run: `accepted` or `already_finished`. Over a socket that is open; if none answers, by a request."""
+    async def command(self, run_id: str, command: Mapping[str, Any]) -> Message | None:
+        """Give a command about a run to a socket that is open. Return the reply, or None if there is none soon.
+
+        Raise the `ApiError` that is the reply.
+        """
         self._api.check()
         following = sorted(self._sessions, key=lambda session: not session.follows(run_id))
         session = next((session for session in following if session.opened), None)
-        if session is not None:
-            answer = session.tell({"type": "cancel", "run_id": run_id})
-            await asyncio.wait([answer], timeout=ACK_SECONDS)
-            error = answer.exception() if answer.done() else Broken("The server has not answered.")
-            if isinstance(error, ApiError) and session.alive:
-                raise error
-            if error is None and (status := answer.result().status) in {"accepted", "already_finished"}:
-                return str(status)
-        return str((await self._api.ask("POST", f"/runs/{run_id}/cancel")).get("status"))
+        if session is None:
+            return None
+        answer = session.tell(command)
+        await asyncio.wait([answer], timeout=ACK_SECONDS)
+        error = answer.exception() if answer.done() else Broken("The server has not answered.")
+        if isinstance(error, ApiError) and session.alive:
+            raise error
+        return answer.result() if error is None else None
 
     async def aclose(self) -> None:
         """Close all."""
@@ -97,7 +97,13 @@ class _Connection(Mailbox):
         self.cancels = at.start.get("on_disconnect") == "cancel"
         self._session = session
         self._at = at
+        self._past = 0  # the number of the last event that there was when the run was attached to
         self._paused = False
+
+    @property
+    def idle(self) -> bool:
+        """See `run.Connection`."""
+        return super().idle and self._at.after >= self._past
 
     async def follow(self) -> bool:
         """Start the run or attach to it; False if it has ended at the cursor."""
@@ -113,6 +119,7 @@ class _Connection(Mailbox):
         if reply.type != due:
             raise ProtocolError(f"The server answered {reply.type!r}, but {due!r} was due.")
         at.found(reply.run_id)
+        self._past = reply.last if at.types is None else 0  # which a filter may leave out
         return not (reply.ended and reply.last == at.after)
 
     async def receive(self) -> str:
