@@ -254,6 +254,48 @@ def test_other_ends() -> None:
     assert render(("AGENT_FINISH", {"status": "max_steps"})) == "🛑 stopped: too many steps\n"
 
 
+def test_questions_and_messages() -> None:
+    """A question, its answer and a message are lines of their own, with who said it unless it was said here."""
+    call = {"kind": "approval", "prompt": "Delete it?", "tool_name": "Delete", "parameters": {"path": "é\u202e\x9b"}}
+    said = {"message_id": "m"}
+    text = render(
+        tool("START", "1", "Delete"),
+        ("INPUT_REQUESTED", call),
+        ("INPUT_ANSWERED", {**said, "answer": {"decision": "approve"}, "by": "alice"}),
+        ("INPUT_ANSWERED", {**said, "answer": {"decision": "approve", "parameters": {"path": "b"}}}),
+        ("INPUT_ANSWERED", {**said, "answer": {"decision": "reject", "reason": "No."}}),
+        ("INPUT_ANSWERED", {**said, "answer": {"decision": "reject"}}),
+        ("INPUT_REQUESTED", {"kind": "question", "prompt": "Which\x1b[2J?"}),
+        ("INPUT_ANSWERED", {**said, "answer": "main"}),
+        ("INPUT_ANSWERED", {**said, "answer": {"cups": 2}}),
+        ("INPUT_ANSWERED", {"expired": True}),
+        ("LLM_CHUNK", {"content": "ah"}),
+        ("USER_MESSAGE", {**said, "content": "No milk.", "by": "alice"}),
+        ("USER_MESSAGE", {**said, "content": "No milk."}),
+    )
+    assert text.splitlines() == [
+        "  🔧 Delete...",
+        "✋ Delete it?",
+        '   Delete {"path": "é\\u202e\\u009b"}',
+        "👍 approved by alice",
+        '👍 approved elsewhere, with {"path": "b"}',
+        "👎 rejected elsewhere: No.",
+        "👎 rejected elsewhere",
+        "❓ Which\ufffd[2J?",
+        "👉 answered elsewhere: main",
+        '👉 answered elsewhere: {"cups": 2}',
+        "⌛ not answered in time",
+        "ah",
+        "💬 alice: No milk.",
+        "💬 elsewhere: No milk.",
+    ]
+    terminal = Terminal(style=False)
+    terminal.said.add("m")
+    assert terminal.render(StreamEvent("USER_MESSAGE", {**said, "content": "No milk."})) == "💬 No milk.\n"
+    approved = {**said, "answer": {"decision": "approve"}, "by": "alice"}
+    assert terminal.render(StreamEvent("INPUT_ANSWERED", approved)) == "👍 approved\n"
+
+
 def test_error_ends_the_line() -> None:
     """An ERROR ends the unfinished line; its text is for standard error."""
     assert render(("LLM_CHUNK", {"content": "half"}), ("ERROR", {"message": "no"})) == "half\n"

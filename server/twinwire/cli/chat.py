@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections import deque
 
 from twinwire.cli import console
 from twinwire.cli.repl import Conversation, Last
+from twinwire.cli.screen import Screen
 from twinwire.protocol.errors import SettingsError
-from twinwire_client import Client
+from twinwire_client import Client, Question
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 
@@ -17,27 +19,25 @@ def chat(arguments: argparse.Namespace) -> int:
     """Ask and show; returns the exit code. Raises `SettingsError` for arguments that make no sense."""
     last = Last.load() if arguments.resume else None
     arguments.url = arguments.url or (DEFAULT_URL if last is None else last.url)
-    screen = console.Screen(as_json=arguments.json)
-    talks = arguments.message is None and not arguments.json and _on_terminal()
+    screen = Screen(as_json=arguments.json)
+    talks = arguments.message is None and screen.asks
     message = "" if talks else _message(arguments.message)
 
     async def work(client: Client) -> int:
         if talks:
             return await Conversation(client, screen, arguments, last).hold()
+        heard: deque[Question] = deque()
         run = client.stream(
             message,
             transport=arguments.transport,
             agent=arguments.agent,
             user_id=arguments.user,
             session_id=None if last is None else last.session_id,
+            on_input=heard.append,
         )
-        return await console.follow(run, screen, cancels=True)
+        return await console.follow(run, heard, screen, arguments.url, cancels=True)
 
     return console.perform(arguments, work)
-
-
-def _on_terminal() -> bool:
-    return sys.stdin is not None and sys.stdin.isatty() and sys.stdout.isatty()
 
 
 def _message(given: str | None) -> str:

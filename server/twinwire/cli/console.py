@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import io
 import os
+import shlex
 import sys
+from collections import deque
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
-from twinwire.cli.render import Terminal, plain
+from twinwire.cli.dialogue import Dialogue
+from twinwire.cli.prompt import Keyboard
+from twinwire.cli.screen import Screen, complain
 from twinwire.protocol.errors import SettingsError
-from twinwire.protocol.events import dump
-from twinwire.telemetry.logging import hide, scrub
-from twinwire_client import Client, Event, Retry, Run, TwinwireError
+from twinwire.telemetry.logging import hide
+from twinwire_client import Client, Question, Retry, Run, TwinwireError
 
 INTERRUPTED = 130  # as a shell tells it: 128 + SIGINT
 FIRST_ATTEMPTS = 4  # about a second: somebody is waiting
@@ -53,40 +55,27 @@ def _waiting(retry: Retry) -> None:
         complain(f"The server cannot be reached, and is waited for. {retry.reason}")
 
 
-def complain(problem: str) -> None:
-    """Write one line, whatever the server put into its message; without a secret of the environment or of a URL."""
-    sys.stderr.write(f"twinwire: {' '.join(plain(scrub(problem)).split())}\n")
+def unanswered(url: str) -> Callable[[Question], None]:
+    """Return what says that a question of a run on this server is left to others, and how to answer it."""
+
+    def say(question: Question) -> None:
+        command = f"twinwire runs answer {question.input_id} ANSWER --url {shlex.quote(url)}"
+        complain(f"The run waits for an answer. To answer it: {command}")
+
+    return say
 
 
-class Screen:
-    """Standard output."""
+async def follow(run: Run, heard: deque[Question], screen: Screen, url: str, *, cancels: bool) -> int:
+    """Show a run to its end, and ask at a terminal what its `on_input` has `heard`; the exit code.
 
-    def __init__(self, *, as_json: bool) -> None:
-        self._json = as_json
-        self._terminal = Terminal(style=sys.stdout.isatty() and not as_json)
-        if isinstance(sys.stdout, io.TextIOWrapper):
-            sys.stdout.reconfigure(errors="replace")  # a terminal without emoji still gets the words
-
-    def show(self, event: Event) -> None:
-        """One event of a run."""
-        self.write(dump(event).decode() + "\n" if self._json else self._terminal.render(event))
-
-    def close(self) -> None:
-        """No more comes of the run."""
-        self.write(self._terminal.close())
-
-    def write(self, text: str) -> None:
-        """Text as it is, at once."""
-        sys.stdout.write(text)
-        sys.stdout.flush()
-
-
-async def follow(run: Run, screen: Screen, *, cancels: bool) -> int:
-    """Show a run to its end; the exit code. Ctrl-C leaves it, and `cancels` it first; the next one ends the program."""
+    Ctrl-C leaves the run, and `cancels` it first; the next one ends the program.
+    """
+    keyboard = Keyboard() if screen.asks else None
     async with run:
         try:
-            async for event in run:
-                screen.show(event)
+            async with Dialogue(run, heard, screen, keyboard, unanswered(url)) as dialogue:
+                async for event in run:
+                    dialogue.show(event)
             await run.wait()  # raises what the ERROR event told
         except asyncio.CancelledError:
             if cancels:

@@ -1,13 +1,16 @@
-"""A line that is typed at the terminal: edited as readline does it, with the lines of before at the arrow keys."""
+"""Lines that are typed at the terminal: at a prompt, with readline and the lines of before; or while a run goes on."""
 
 from __future__ import annotations
 
 import asyncio
 import io
+import os
 import sys
 import termios
 import threading
-from contextlib import suppress
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 try:
@@ -62,3 +65,57 @@ class Prompt:
                 self._history.touch(mode=0o600)
                 readline.set_history_length(MAX_HISTORY)
                 readline.write_history_file(self._history)
+
+
+class Keyboard:
+    """Lines that are typed while no `Prompt` asks for them, without space around them; None stands for Ctrl-D.
+
+    `swallow` is called with each, and says whether it is not to be kept, since it was obeyed at once.
+    """
+
+    def __init__(self, swallow: Callable[[str], bool] = lambda _: False) -> None:
+        self.lines: deque[str | None] = deque()
+        self.changed = asyncio.Event()
+        self.ended = False  # by Ctrl-D
+        self._swallow = swallow
+        self._typed = b""
+
+    def open(self) -> None:
+        """Begin to read."""
+        asyncio.get_running_loop().add_reader(sys.stdin, self.read)
+
+    def close(self) -> None:
+        """Leave what is typed to whoever reads the terminal next."""
+        asyncio.get_running_loop().remove_reader(sys.stdin)
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Read within this block, and only what is typed from now on."""
+        with suppress(termios.error):
+            termios.tcflush(sys.stdin, termios.TCIFLUSH)
+        self.lines.clear()
+        self._typed, self.ended = b"", False
+        self.open()
+        try:
+            yield
+        finally:
+            self.close()
+
+    def read(self) -> None:
+        """Take what was typed. A terminal gives whole lines, and nothing at Ctrl-D."""
+        typed = os.read(sys.stdin.fileno(), 65_536)
+        *lines, self._typed = (self._typed + typed).split(b"\n")
+        for line in lines:
+            text = line.decode(errors="replace").strip()
+            if not self._swallow(text):
+                self.lines.append(text)
+        if not typed:
+            self.close()
+            self.ended = True
+            self.lines.append(None)
+        self.changed.set()
+
+    async def wait(self) -> None:
+        """Wait until something is typed, or `changed` is set by whoever has another reason to look."""
+        await self.changed.wait()
+        self.changed.clear()

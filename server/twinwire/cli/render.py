@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from typing import Any, Protocol
 
@@ -21,10 +22,12 @@ class Shown(Protocol):
 class Terminal:
     """Renders one run. With `style` (on a terminal) the model's thinking is shown too, dimmed, and a bar of progress.
 
-    The bar is a line that is written anew until something else comes.
+    The bar is a line that is written anew until something else comes. `said` are the ids of the answers and messages
+    that come from this terminal.
     """
 
     def __init__(self, *, style: bool) -> None:
+        self.said: set[str] = set()
         self._style = style
         self._line = ""  # what the unfinished line holds: "answer", "thinking", a tool's call, `BAR`, or nothing
 
@@ -49,6 +52,13 @@ class Terminal:
                 if self._line == f"tool {data.get('tool_call_id')}":
                     return self._block(mark, before=" ")
                 return self._block(f"  🔧 {plain(data.get('tool_name'))}... {mark}")
+            case "INPUT_REQUESTED":
+                return self._block(_asked(data))
+            case "INPUT_ANSWERED":
+                return self._block(_answered(data, self._who(data)))
+            case "USER_MESSAGE":
+                who = self._who(data).removeprefix(" by ").strip()
+                return self._block(f"💬 {who}{': ' if who else ''}{data.get('content')}")
             case "AGENT_FINISH":
                 ends = {
                     "incomplete": f"🛑 cut off: {plain(data.get('finish_reason'))}",
@@ -66,6 +76,12 @@ class Terminal:
         if unfinished == BAR:
             return _ERASED
         return "\n" if unfinished else ""
+
+    def _who(self, data: dict[str, Any]) -> str:
+        """Return who else said something, or nothing if it comes from this terminal."""
+        if data.get("message_id") in self.said:
+            return ""
+        return f" by {data['by']}" if data.get("by") else " elsewhere"
 
     def _bar(self, progress: object) -> str:
         """Return how far the run is, in percent; not in the middle of another line."""
@@ -87,6 +103,36 @@ class Terminal:
         end = "" if self._line == line else self.close()
         self._line = "" if line == "answer" and text.endswith("\n") else line
         return end + text
+
+
+def _asked(data: dict[str, Any]) -> str:
+    """Return a question as lines."""
+    if data.get("kind") != "approval":
+        return f"❓ {data.get('prompt')}"
+    return f"✋ {data.get('prompt')}\n   {data.get('tool_name')} {_json(data.get('parameters'))}"
+
+
+def _answered(data: dict[str, Any], who: str) -> str:
+    """Return how a question was answered."""
+    if data.get("expired"):
+        return "⌛ not answered in time"
+    answer = data.get("answer")
+    match answer if isinstance(answer, dict) else {}:
+        case {"decision": "approve", "parameters": parameters}:
+            return f"👍 approved{who}, with {_json(parameters)}"
+        case {"decision": "approve"}:
+            return f"👍 approved{who}"
+        case {"decision": "reject", "reason": reason}:
+            return f"👎 rejected{who}: {reason}"
+        case {"decision": "reject"}:
+            return f"👎 rejected{who}"
+    return f"👉 answered{who}: {answer if isinstance(answer, str) else _json(answer)}"
+
+
+def _json(value: object) -> str:
+    """Return JSON in which each character can be seen: what is approved must not look like something else."""
+    text = json.dumps(value, ensure_ascii=False)
+    return "".join(each if each.isprintable() else json.dumps(each)[1:-1] for each in text)
 
 
 def plain(text: object) -> str:

@@ -1,7 +1,7 @@
 """A conversation in a terminal: lines in, runs out, commands between. `render` draws a run.
 
-Lines are read while a run goes on, so that `/stop` can be typed; other lines wait for its end. What was said before is
-the server's to know: each conversation is a session.
+Lines are read while a run goes on: `/stop` is obeyed at once, other commands wait for its end, and all else is said to
+the run (`dialogue`). What was said before is the server's to know: each conversation is a session.
 """
 
 from __future__ import annotations
@@ -21,10 +21,12 @@ from typing import Self
 import msgspec
 from msgspec import Struct
 
-from twinwire.cli.console import INTERRUPTED, Screen, cancel, complain
-from twinwire.cli.prompt import Prompt
+from twinwire.cli.console import INTERRUPTED, cancel, unanswered
+from twinwire.cli.dialogue import Dialogue
+from twinwire.cli.prompt import Keyboard, Prompt
+from twinwire.cli.screen import Screen, complain
 from twinwire.protocol.errors import SettingsError
-from twinwire_client import Client, Run, TwinwireError
+from twinwire_client import Client, Question, Run, TwinwireError
 
 PROMPT = "> "
 TRANSPORTS = ("auto", "sse", "ws")
@@ -34,6 +36,7 @@ HELP = """\
 /transport auto|sse|ws   how the next runs are followed
 /help                    this
 /quit                    leave, as Ctrl-D does
+Any other line is said to the run that goes on, or begins one.
 """
 
 
@@ -82,8 +85,7 @@ class Conversation:
         self._last = last
         self._session = uuid.uuid4().hex if last is None else last.session_id
         self._prompt = Prompt(PROMPT, _file("history"))
-        self._typed = b""
-        self._lines: deque[str | None] = deque()  # typed ahead
+        self._keyboard = Keyboard(lambda line: line == "/stop" and self._stop())
         self._run: Run | None = None
         self._stopping: asyncio.Task[bool] | None = None
 
@@ -91,51 +93,40 @@ class Conversation:
         """Until its user leaves; the exit code. The first Ctrl-C cancels the run, a second one leaves."""
         loop, talk = asyncio.get_running_loop(), asyncio.create_task(self._talk())
         loop.add_signal_handler(signal.SIGINT, lambda: self._stop() or talk.cancel())
-        loop.add_reader(sys.stdin, self._read)
+        self._keyboard.open()
         try:
             await talk
         except asyncio.CancelledError:
             return INTERRUPTED
         finally:
-            loop.remove_reader(sys.stdin)
+            self._keyboard.close()
             loop.remove_signal_handler(signal.SIGINT)
             self._prompt.close()
         return 0
 
     async def _talk(self) -> None:
         if self._last is not None:
-            await self._follow(self._client.attach(self._last.run_id, transport=self._transport))
+            heard: deque[Question] = deque()
+            run = self._client.attach(self._last.run_id, transport=self._transport, on_input=heard.append)
+            await self._follow(run, heard)
         while (line := await self._next()) is not None:
             if line.startswith("/"):
                 self._obey(*line.split())
             elif line:
                 await self._ask(line)
 
-    def _read(self) -> None:
-        """A terminal gives whole lines, and nothing at Ctrl-D."""
-        typed = os.read(sys.stdin.fileno(), 65_536)
-        *lines, self._typed = (self._typed + typed).split(b"\n")
-        for line in lines:
-            text = line.decode(errors="replace").strip()
-            if not (text == "/stop" and self._stop()):
-                self._lines.append(text)
-        if not typed:
-            asyncio.get_running_loop().remove_reader(sys.stdin)
-            self._lines.append(None)
-
     async def _next(self) -> str | None:
         """The next line, or None if its user leaves."""
-        loop = asyncio.get_running_loop()
-        line = None
-        if not self._lines and select([sys.stdin], [], [], 0)[0]:
-            self._read()
+        line, keyboard = None, self._keyboard
+        if not keyboard.lines and select([sys.stdin], [], [], 0)[0]:
+            keyboard.read()
         try:
-            if self._lines:
-                line = self._lines.popleft()
+            if keyboard.lines:
+                line = keyboard.lines.popleft()
             else:
-                loop.remove_reader(sys.stdin)  # it is the prompt's to read
+                keyboard.close()  # it is the prompt's to read
                 line = await self._prompt.line()
-                loop.add_reader(sys.stdin, self._read)
+                keyboard.open()
         finally:
             if line is None:
                 self._screen.write("\n")
@@ -164,6 +155,7 @@ class Conversation:
         return True
 
     async def _ask(self, message: str) -> None:
+        heard: deque[Question] = deque()
         run = self._client.stream(
             message,
             transport=self._transport,
@@ -171,16 +163,19 @@ class Conversation:
             user_id=self._user,
             session_id=self._session,
             on_disconnect="continue",
+            on_input=heard.append,
         )
-        await self._follow(run)
+        await self._follow(run, heard)
 
-    async def _follow(self, run: Run) -> None:
+    async def _follow(self, run: Run, heard: deque[Question]) -> None:
+        dialogue = Dialogue(run, heard, self._screen, self._keyboard, unanswered(self._url), sends=True)
         try:
             async with run:
                 self._run = run
                 Last(self._url, self._session, run.run_id).save()
-                async for event in run:
-                    self._screen.show(event)
+                async with dialogue:
+                    async for event in run:
+                        dialogue.show(event)
                 await run.wait()
         except TwinwireError as error:
             self._screen.close()
@@ -188,3 +183,4 @@ class Conversation:
         finally:
             self._run = self._stopping = None
             self._screen.close()
+            self._keyboard.lines.extendleft(reversed(dialogue.left()))
