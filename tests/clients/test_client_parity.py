@@ -9,13 +9,26 @@ import inspect
 import json
 import re
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, get_type_hints
 
 import pytest
 
 import twinwire_client
 from support.node import CLIENT, node
-from twinwire_client import ApiError, Backoff, Client, ConnectionLost, Gap, Retry, Run, RunFailed, SyncClient, SyncRun
+from twinwire_client import (
+    ApiError,
+    Backoff,
+    Client,
+    ConnectionLost,
+    Gap,
+    Question,
+    Retry,
+    Run,
+    RunFailed,
+    SyncClient,
+    SyncQuestion,
+    SyncRun,
+)
 
 RENAMED = {"aclose": "close"}
 """The names that Python's custom makes different."""
@@ -24,6 +37,8 @@ ONLY_PYTHON = {
     "exports": {
         "SyncClient": "a thread of a browser's cannot wait",
         "SyncRun": "as above",
+        "SyncQuestion": "as above",
+        "Acknowledgement": "a type in JavaScript",
         "Event": "a type in JavaScript, StreamEvent",
         "Backoff": "a type there",
         "Retry": "a type there",
@@ -42,8 +57,8 @@ ONLY_PYTHON = {
         "max_wait": "retry.maxWait",
         "patience": "retry.patience",
     },
-    "stream": {},
-    "attach": {},
+    "stream": {"on_input": "Run.on('input') there"},
+    "attach": {"on_input": "as above"},
 }
 ONLY_JAVASCRIPT = {
     "exports": {"create_client": "what most programs there begin with"},
@@ -111,6 +126,13 @@ async def test_exports(names: Any) -> None:
     """Both packages export the same classes and functions."""
     theirs = {name if name[0].isupper() else snake(name) for name in names["exports"]}
     compare("exports", set(twinwire_client.__all__), theirs)
+
+
+async def test_questions(names: Any) -> None:
+    """A question has the same attributes and methods."""
+    theirs = {snake(name) for name in names["question"]}
+    for kind in (Question, SyncQuestion):
+        assert public(dir(kind)) | public(get_type_hints(kind)) == theirs
 
 
 async def test_members(names: Any) -> None:

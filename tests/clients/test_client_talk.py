@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
+from contextlib import AsyncExitStack
 from typing import Any
 
 import pytest
 
 from support.following import NOWHERE, Transport, connected
+from support.node import node
 from support.scripted_server import ScriptedServer, playing
 from support.vector_files import Vector, vectors
 from twinwire_client import ApiError, Backoff, ConnectionLost
@@ -53,3 +57,30 @@ async def test_python(vector: Vector, transport: Transport) -> None:
     async with playing({**vector, **FOLLOWED}) as server:
         outcome = await play(server.url, transport, vector)
     check(vector, server, outcome)
+
+
+@pytest.fixture(scope="module")
+def played() -> dict[str, tuple[ScriptedServer, dict[str, Any]]]:
+    """All vectors at once, by one Node: the server and the outcome of each."""
+    return asyncio.run(_play_all())
+
+
+async def _play_all() -> dict[str, tuple[ScriptedServer, dict[str, Any]]]:
+    async with AsyncExitStack() as stack:
+        servers: dict[str, ScriptedServer] = {}
+        cases = []
+        for case in CASES:
+            vector, transport = case.values
+            server = await stack.enter_async_context(playing({**vector, **FOLLOWED}))  # type: ignore[dict-item]
+            servers[str(case.id)] = server
+            cases.append({"url": server.url, "transport": transport, "run_id": NOWHERE, "vector": vector})
+        outcomes = json.loads(await node("test/play.js", stdin=json.dumps(cases)))
+    return {name: (server, outcome) for (name, server), outcome in zip(servers.items(), outcomes, strict=True)}
+
+
+@pytest.mark.parametrize(("vector", "transport"), CASES)
+def test_javascript(
+    vector: Vector, transport: Transport, played: dict[str, tuple[ScriptedServer, dict[str, Any]]]
+) -> None:
+    """The JS client does what the vector says."""
+    check(vector, *played[f"{vector['name']}-{transport}"])

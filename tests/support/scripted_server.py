@@ -22,7 +22,7 @@ import asyncio
 import json
 import re
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from typing import Any
 
 from websockets.asyncio.server import ServerConnection, serve
@@ -177,27 +177,37 @@ async def _pass(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
     with suppress(ConnectionError):
         while data := await reader.read(65_536):
             writer.write(data)
-        writer.close()
+    writer.close()
 
 
 @asynccontextmanager
 async def playing(script: Script) -> AsyncIterator[ScriptedServer]:
     """A server for one vector, at its `url`."""
     played = ScriptedServer(script)
-    async with serve(played.socket, "127.0.0.1", 0) as sockets:
-        inner = next(iter(sockets.sockets)).getsockname()[1]
+    tasks: set[asyncio.Task[None]] = set()
 
-        async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            with suppress(asyncio.IncompleteReadError, ConnectionError):
+    async def serve_one(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, inner: int) -> None:
+        with suppress(asyncio.IncompleteReadError, ConnectionError):
+            async with AsyncExitStack() as stack:
+                stack.callback(writer.close)
                 head = await reader.readuntil(b"\r\n\r\n")
                 if not head.startswith(b"GET /ws"):
                     await played.http(reader, writer, head)
                     return
                 onward, server = await asyncio.open_connection("127.0.0.1", inner)
+                stack.callback(server.close)
                 server.write(head)
                 await asyncio.gather(_pass(reader, server), _pass(onward, writer))
+
+    async with serve(played.socket, "127.0.0.1", 0) as sockets:
+        inner = next(iter(sockets.sockets)).getsockname()[1]
+
+        def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            tasks.add(asyncio.create_task(serve_one(reader, writer, inner)))
 
         async with await asyncio.start_server(accept, "127.0.0.1", 0) as front:
             played.url = f"http://127.0.0.1:{front.sockets[0].getsockname()[1]}"
             yield played
-            front.close()
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
