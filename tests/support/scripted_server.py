@@ -12,8 +12,8 @@ number of `starts`, and how many seconds it `lasts` at least.
 The vectors of `vectors/talk.json` `say` something to the run: `answer` with an input id and a value, or `send` with a
 content. `replies` are what comes of that each time: `ack` (a status, or the body of an acknowledgement), which is the
 error `http` in place of one over HTTP; `refuse`, as above; or `then`: `break` or `silence`; the last one for ever.
-`expected` is the `status` and what else the client tells, or the `error` and its `field`; and how often it was `said`,
-with one `message_id`.
+`expected` is the `status` and what else the client tells, or the `error` and its `field`; and how often it is `said`
+at least, with one `message_id`.
 """
 
 from __future__ import annotations
