@@ -20,7 +20,7 @@ const WORDS = {
     hint: 'Enter sends to the running agent, which reads it before its next step. Shift and Enter make a new line.',
   },
   wait: {
-    label: 'Message to the waiting agent (answers go above)', send: 'Send',
+    label: 'Message to the agent (answer above)', send: 'Send',
     hint: 'Enter sends to the agent, but answers none of its questions. Shift and Enter make a new line.',
   },
   replace: {

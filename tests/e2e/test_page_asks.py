@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from typing import Any
 
 import pytest
@@ -444,3 +445,27 @@ async def test_a_late_join_shows_what_is_asked(browser: Browser, puppets: Puppet
             await expect(late.notice).to_have_text("Completed")
             late.forgive("status of 410")
         await first.page.close()
+
+
+@both
+async def test_a_newcomer_is_asked_without_a_key(browser: Browser, transport: Transport) -> None:
+    """The page's own suggestion has the demo model call a tool that needs an approval, and ask a question."""
+    async with serving(demo_rate=200.0) as server:
+        page = await browser.new_page()
+        visit = Visit(page, server.url)
+        await page.goto(server.url)
+        await visit.choose(transport)
+        await visit.button("Show an approval, and ask me something").click()
+        await expect(visit.notice).to_have_text("Waiting for your 2 answers")
+        await visit.button("Edit").click()
+        await visit.card.get_by_label("Parameters").fill('{"to": "me@example.com", "text": "Hi"}')
+        await visit.button("Approve with changes").click()
+        await expect(visit.decided).to_have_text(re.compile("^Approved with changes by you Send"))
+        await control(visit, "Cups").fill("3")
+        await visit.button("Answer").click()
+        await expect(visit.notice).to_have_text("Completed")
+        await expect(visit.answer.last).to_contain_text("would have gone to me@example.com")
+        await expect(visit.answer.last).to_contain_text('"cups":3')
+        await expect(visit.page.locator(".tool .outcome")).to_contain_text("ok")
+        assert visit.problems == []
+        await page.close()

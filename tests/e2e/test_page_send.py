@@ -57,7 +57,7 @@ async def test_a_message_to_a_run_that_waits(visit: Visit, puppets: Puppets, tra
     puppet = await puppets.next()
     asked = question(puppet, "Which?")
     await expect(visit.card).to_be_visible()
-    await expect(visit.page.get_by_text("Message to the waiting agent")).to_be_visible()
+    await expect(visit.page.get_by_text("Message to the agent (answer above)")).to_be_visible()
     await visit.ask("first tell me more")
     await expect(visit.said).to_have_text("first tell me more")
     await expect(visit.notice).to_have_text("Waiting for your answer: Which?")
