@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from types import TracebackType
@@ -12,8 +13,9 @@ from typing import Literal, Self
 import httpx
 
 from twinwire_client import sse
-from twinwire_client.api import Api, Token, Verify, is_token
+from twinwire_client.api import Api, Token, Verify
 from twinwire_client.auto import Auto
+from twinwire_client.checks import check
 from twinwire_client.errors import ProtocolError, api_error
 from twinwire_client.info import RunInfo, is_info
 from twinwire_client.retry import Backoff, Patience, Retries, Retry
@@ -28,7 +30,7 @@ class Client:
     """A Twinwire server at `url` (`http://host:port`), with these `headers` in every request.
 
     An async context manager: leaving it closes its runs and connections. It is for one event loop of asyncio, the one
-    that it is first used in. Raises `ValueError` for a bad argument.
+    that it is first used in. Raises `TypeError` or `ValueError` for a bad argument.
 
     `transport`: `sse`; `ws`, one WebSocket for all runs; or `auto`, which is SSE, and WebSocket if something between
     holds an event stream back, so that it does not begin within `muted` seconds.
@@ -67,14 +69,9 @@ class Client:
         verify: Verify = True,
         http_client: httpx.AsyncClient | None = None,
     ) -> None:
-        try:
-            parsed = httpx.URL(url)
-        except httpx.InvalidURL as error:
-            raise ValueError(f"`url` must be a URL: {error}.") from None
-        if parsed.scheme not in {"http", "https"} or not parsed.host:
-            raise ValueError(f"`url` must start with http:// or https:// and name a host, unlike {url!r}.")
-        if isinstance(token, str) and not is_token(token):
-            raise ValueError("`token` must be a text in ASCII, without control characters.")
+        check(url=url, headers=headers, token=token, timeout=timeout, heartbeat=heartbeat, muted=muted, verify=verify)
+        check(backoff=backoff, patience=patience, max_attempts=max_attempts, first_attempts=first_attempts)
+        check(max_wait=max_wait, on_retry=on_retry, http_client=http_client)
         if http_client is not None and verify is not True:
             raise ValueError("`verify` is only valid without `http_client`, which has its own.")
         first = first_attempts or max_attempts
@@ -98,6 +95,12 @@ class Client:
         }
         self._transport = transport
         self._connect(None)
+
+    def __del__(self) -> None:
+        if "_api" in vars(self) and self._api.in_use:
+            warnings.warn(
+                "A Client was not closed. Use it in an `async with` block, or `aclose` it.", ResourceWarning, 2
+            )
 
     async def __aenter__(self) -> Self:
         return self
@@ -137,15 +140,16 @@ class Client:
         `continue`, `cancel` or `cancel_after:<seconds>` (default: 300 s). A start whose answer is lost is repeated with
         its `idempotency_key`, a fresh one by default, so that it never is two runs. `interrupt` ends the run that the
         session has going on; without it that raises `SessionBusy`. `traceparent` is the span that the run is a part of
-        (W3C Trace Context). Raises `TypeError` for what is no text, and `ValueError` for other bad arguments.
+        (W3C Trace Context). Raises `TypeError` or `ValueError` for a bad argument.
         """
+        check(interrupt=interrupt, types=types)
         start = _checked(
             message=message,
             agent=agent,
             user_id=user_id,
             session_id=session_id,
             on_disconnect=on_disconnect,
-            idempotency_key=idempotency_key or uuid.uuid4().hex,
+            idempotency_key=uuid.uuid4().hex if idempotency_key is None else idempotency_key,
             traceparent=traceparent,
         )
         position = Position(start={**start, "interrupt": interrupt}, types=check_types(types))
@@ -165,6 +169,7 @@ class Client:
         Or, with `snapshot`, from the state that its events so far come to, which `run.snapshot` then has. Entering it
         raises `RunNotFound` and `Gap`.
         """
+        check(run_id=run_id, after=after, types=types, snapshot=snapshot)
         number = parse_after(after, run_id)
         position = Position(run_id=_known(run_id), after=number, types=check_types(types))
         return self._run(transport, position, snapshot=snapshot)
@@ -185,6 +190,7 @@ class Client:
 
         `user_id` names the user if the server authenticates nobody.
         """
+        check(user_id=user_id, limit=limit)
         query = httpx.QueryParams({"limit": limit} | ({} if user_id is None else {"user_id": user_id}))
         match await self._api.ask("GET", f"/runs?{query}"):
             case {"runs": list(runs)} if all(is_info(run) for run in runs):
@@ -196,27 +202,20 @@ class Client:
         return Run(self._api, self._connect(transport), self._sockets.cancel, position, snapshot=snapshot)
 
     def _connect(self, transport: str | None) -> Connect:
-        chosen = transport or self._transport
-        if chosen not in self._connects:
-            raise ValueError(f'`transport` must be "auto", "sse" or "ws", not {chosen!r}.')
+        chosen = self._transport if transport is None else transport
+        check(transport=chosen)
         return self._connects[chosen]
 
 
 def _checked(message: str, **options: str | None) -> dict[str, str]:
-    """Return what a start says. Raise `TypeError` if that is no text: a callback may be given anything."""
-    texts = {"message": message} | {name: text for name, text in options.items() if text is not None}
-    for name, text in texts.items():
-        if not isinstance(text, str):
-            raise TypeError(f"`{name}` must be a text (str), not {type(text).__name__}.")
-        try:
-            text.encode()
-        except UnicodeEncodeError as error:
-            raise ValueError(f"`{name}` must be text that can be UTF-8, and is not: {error.reason}.") from None
-    return texts
+    """Return what a start says, if it is given. Raise as `check`: a callback may be given anything."""
+    check(message=message, **options)
+    return {"message": message} | {name: text for name, text in options.items() if text is not None}
 
 
 def _known(run_id: str) -> str:
     """Return the run id, which goes into a path. Raise `RunNotFound` for an ill-formed one, as the server does."""
+    check(run_id=run_id)
     if not is_run_id(run_id):
         raise api_error({"code": "run_not_found", "message": "The run does not exist."}, 404)
     return run_id

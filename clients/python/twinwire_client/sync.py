@@ -7,11 +7,14 @@ ends the waiting, and what was waited for.
 from __future__ import annotations
 
 import asyncio
+import atexit
 import inspect
 import os
 import threading
+import warnings
+import weakref
 from collections import deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Collection, Coroutine
 from concurrent.futures import Future, wait
 from contextlib import suppress
 from functools import partial, wraps
@@ -69,16 +72,23 @@ class _Call(Generic[T]):
 
 
 class _Loop:
-    """An event loop in a daemon thread, so that a program that forgets to close its client still ends."""
+    """An event loop in a daemon thread, so that a program that forgets to close its client still ends.
 
-    def __init__(self) -> None:
+    `aclose` closes the client. The thread does not know this object: it ends when nobody has it any more.
+    """
+
+    def __init__(self, aclose: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        self._aclose = aclose
         self._loop = asyncio.new_event_loop()
         self._process = os.getpid()
         self._lock = threading.RLock()  # a signal's handler may close the client in the middle of a call
         self._calls: set[_Call[Any]] = set()
         self._closing: _Call[None] | None = None
-        self._thread = threading.Thread(target=self._live, name="twinwire-client", daemon=True)
+        self._thread = threading.Thread(target=_live, args=[self._loop], name="twinwire-client", daemon=True)
         self._thread.start()
+        self._forgotten = weakref.finalize(self, _forget, self._loop, self._process, aclose)
+        self._forgotten.atexit = False
+        _open.add(self)
 
     def run(self, work: Callable[[], Coroutine[Any, Any, T]], undelivered: Callable[[T], object] = lambda _: None) -> T:
         """Return what `work()` returns, or raise what it raises.
@@ -112,16 +122,26 @@ class _Loop:
         else:
             self.run(work)
 
-    def close(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        """Do the `work` of closing the client, end all other calls, and then the thread."""
+    def close(self) -> None:
+        """Close the client, end all other calls, and then the thread."""
         if os.getpid() != self._process:
             return
+        self._forgotten.detach()
         with self._lock:
             if self._closing is None:
-                self._closing = _Call(partial(self._end, work))
+                self._closing = _Call(partial(_end, self._aclose, self._calls))
                 self._loop.call_soon_threadsafe(self._closing.start)
         if threading.current_thread() is not self._thread:
             self._thread.join(CLOSE_SECONDS)
+
+    def close_at_exit(self) -> None:
+        """As `close`, but nobody is told: a daemon thread that waits is not to complain while the program ends."""
+        if os.getpid() != self._process:
+            return
+        with self._lock:
+            for call in self._calls:
+                call.outcome = Future()
+        self.close()
 
     def _begin(self, call: _Call[Any]) -> bool:
         """Start a call; False if the client is closed."""
@@ -158,16 +178,35 @@ class _Loop:
         coroutine.close()
         raise RuntimeError("The client is closed.")
 
-    async def _end(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        try:
-            await work()
-        finally:
-            await asyncio.gather(*(call.ended() for call in tuple(self._calls)))
-            self._loop.call_soon(self._loop.stop)
 
-    def _live(self) -> None:
-        self._loop.run_forever()
-        self._loop.close()
+_open: weakref.WeakSet[_Loop] = weakref.WeakSet()
+
+
+@atexit.register
+def _close_all() -> None:
+    for loop in tuple(_open):
+        loop.close_at_exit()
+
+
+def _live(loop: asyncio.AbstractEventLoop) -> None:
+    loop.run_forever()
+    loop.close()
+
+
+async def _end(aclose: Callable[[], Coroutine[Any, Any, None]], calls: Collection[_Call[Any]]) -> None:
+    try:
+        await aclose()
+    finally:
+        await asyncio.gather(*(call.ended() for call in tuple(calls)))
+        loop = asyncio.get_running_loop()
+        loop.call_soon(loop.stop)
+
+
+def _forget(loop: asyncio.AbstractEventLoop, process: int, aclose: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """Close a client that nobody has any more. It may be any thread in which that is found out: do not wait."""
+    if os.getpid() == process:
+        loop.call_soon_threadsafe(_Call(partial(_end, aclose, ())).start)
+        warnings.warn("A SyncClient was not closed: use it in `with`, or `close` it.", ResourceWarning, 1)
 
 
 class SyncRun:
@@ -247,9 +286,9 @@ class SyncRun:
         """See `Run`; any thread may do so."""
         return self._loop.run(self._run.cancel)
 
-    def wait(self) -> Any:
+    def wait(self, timeout: float | None = None) -> Any:
         """See `Run`."""
-        return self._loop.run(self._run.wait)
+        return self._loop.run(partial(self._run.wait, timeout))
 
     def close(self) -> None:
         """Follow it no longer, as leaving the block does. From any thread, and as often as one likes. See `Run`."""
@@ -282,7 +321,7 @@ def _asking(
 
 def _beside(token: Token | None) -> Token | None:
     """Return the token; a function that may block is asked in a thread of its own, and holds nobody else up."""
-    if token is None or isinstance(token, str) or inspect.iscoroutinefunction(token):
+    if not callable(token) or inspect.iscoroutinefunction(token):
         return token
 
     def ask(outcome: Future[Any]) -> None:
@@ -305,13 +344,14 @@ def _beside(token: Token | None) -> Token | None:
 class SyncClient:
     """`Client`, with its arguments and methods; a context manager, for any number of threads of one process.
 
+    One that nobody has any more is closed with a `ResourceWarning`, one that is open when the program ends in silence.
     A `token` function is called in a thread of its own, and may block; `on_retry` is called in the client's thread.
     """
 
     @_taking(Client)
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._client = Client(*args, **{**kwargs, "token": _beside(kwargs.get("token"))})
-        self._loop = _Loop()
+        self._loop = _Loop(self._client.aclose)
 
     stream = _following(Client.stream)
     attach = _following(Client.attach)
@@ -332,4 +372,4 @@ class SyncClient:
 
         Whoever waits for an event gets `RunClosed`.
         """
-        self._loop.close(self._client.aclose)
+        self._loop.close()

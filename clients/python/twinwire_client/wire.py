@@ -12,20 +12,40 @@ from typing import NamedTuple, TypeGuard
 TERMINAL_TYPES = frozenset({"AGENT_FINISH", "ERROR"})
 """A run ends with exactly one event of these types, always the last."""
 
-PASSING = frozenset(
-    {
-        "busy",
-        "draining",
-        "log_unavailable",
-        "model_unavailable",
-        "rate_limited",
-        "runs_unavailable",
-        "too_many_connections",
-        "too_many_followed",
-        "too_many_runs",
-    }
-)
-"""The codes of errors that HTTP answers with 429 or 503: the same command may succeed later."""
+STATUSES = {
+    "bad_request": 400,
+    "unauthenticated": 401,
+    "forbidden": 403,
+    "origin_not_allowed": 403,
+    "agent_not_found": 404,
+    "not_found": 404,
+    "run_not_found": 404,
+    "method_not_allowed": 405,
+    "not_acceptable": 406,
+    "request_timeout": 408,
+    "session_busy": 409,
+    "gap": 410,
+    "payload_too_large": 413,
+    "unsupported_media_type": 415,
+    "bad_host": 421,
+    "idempotency_mismatch": 422,
+    "upgrade_required": 426,
+    "rate_limited": 429,
+    "too_many_connections": 429,
+    "too_many_followed": 429,
+    "too_many_runs": 429,
+    "head_too_large": 431,
+    "not_implemented": 501,
+    "busy": 503,
+    "draining": 503,
+    "log_unavailable": 503,
+    "model_unavailable": 503,
+    "runs_unavailable": 503,
+}
+"""The HTTP status of each code of an error (PROTOCOL.md, section 2), which a socket does not tell."""
+
+PASSING = frozenset(code for code, status in STATUSES.items() if status in {429, 503})
+"""The codes of errors after which the same command may succeed later."""
 
 MAX_NUMBER = 2**63 - 1
 MAX_TYPES = 32
