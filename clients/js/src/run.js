@@ -8,11 +8,13 @@
 
 import { NEVER } from './api.js';
 import { Backlog } from './backlog.js';
-import { Broken, ProtocolError, RunClosed, RunFailed, Unauthenticated } from './errors.js';
+import { checkListener } from './checks.js';
+import { Broken, ProtocolError, RunClosed, RunFailed, RunNotFound, Unauthenticated } from './errors.js';
 import { checkEvent, isTerminal } from './events.js';
 import { Position } from './position.js';
 
 /** @import { Api } from './api.js' */
+/** @import { AttachOptions } from './client.js' */
 /** @import { CustomEvent, FinishStatus, StreamEvent, TerminalEvent } from './events.js' */
 /** @import { State } from './fold.js' */
 /** @import { Connect, Connection } from './position.js' */
@@ -25,8 +27,13 @@ import { Position } from './position.js';
  * @typedef {{[E in StreamEvent<Custom> as E['type']]: E} & {event: StreamEvent<Custom>, status: Status,
  *   snapshot: Snapshot, retry: Retry}} Heard
  */
-/** @typedef {{signal?: AbortSignal | undefined, cancelOnAbort?: boolean, snapshot?: boolean}} RunOptions */
+/** @typedef {Pick<AttachOptions, 'signal' | 'cancelOnAbort' | 'snapshot'>} RunOptions */
 /** The parts that all runs of a client share. @typedef {{api: Api, runs: Set<Run<any>>, cancel: (runId: string) => Promise<string>}} Shared */
+
+const gone = () => new RunNotFound({
+  code: 'run_not_found',
+  message: 'The server no longer has the run, for example because it was restarted with its log in memory.',
+}, null);
 
 /**
  * An async iterable of the run's events; leaving the loop early closes it. Made by `Client`, whose `Custom` is its own.
@@ -135,6 +142,7 @@ export class Run {
    * @returns {() => void}
    */
   on(type, listener) {
+    checkListener(type, listener);
     return this.#backlog.on(type, listener);
   }
 
@@ -196,6 +204,7 @@ export class Run {
       } catch (error) {
         if (this.#connection) this.#attempts.lasted(performance.now() - this.#connectedAt);
         this.#drop();
+        if (error instanceof RunNotFound && (this.#connectedAt || this.#at.start['message'] !== undefined)) throw gone();
         const renews = error instanceof Unauthenticated && this.#api.renewable && !renewed;
         if (!this.active || !(error instanceof Broken || renews)) throw error;
         if (this.status === 'open') this.#become('reconnecting');
