@@ -203,6 +203,7 @@ class Api:
         self.renewable = callable(token)  # whether asking for the token again may give another one
         self.retries = retries
         self.followed: set[Closable] = set()
+        self.left = False  # true once the client was closed, in whatever event loop
         self._loop: asyncio.AbstractEventLoop | None = None
         self._process = 0
         self._url = url.rstrip("/")
@@ -225,7 +226,7 @@ class Api:
     @property
     def in_use(self) -> bool:
         """True if this process may have connections that only `aclose` closes."""
-        return self._process == os.getpid() and not self.retries.closed.is_set()
+        return self._process == os.getpid() and not self.left
 
     def here(self) -> bool:
         """True if this is the event loop that the client is in use in, or might be."""

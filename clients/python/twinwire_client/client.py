@@ -98,9 +98,9 @@ class Client:
 
     def __del__(self) -> None:
         if "_api" in vars(self) and self._api.in_use:
-            warnings.warn(
-                "A Client was not closed. Use it in an `async with` block, or `aclose` it.", ResourceWarning, 2
-            )
+            warnings.warn("A Client was not closed: use it in `async with`, or `aclose` it.", ResourceWarning, 2)
+            if not self._api.followed:
+                self._api.over_there(partial(_let_go, self._sockets, self._api))
 
     async def __aenter__(self) -> Self:
         return self
@@ -112,13 +112,13 @@ class Client:
 
     async def aclose(self) -> None:
         """Close all runs, as `Run.aclose` does, and all connections. From any task, and as often as one likes."""
+        self._api.left = True
         if not self._api.here():
             self._api.over_there(self.aclose)
             return
         self._api.retries.closed.set()
         await asyncio.gather(*(run.aclose() for run in tuple(self._api.followed)))
-        await self._sockets.aclose()
-        await self._api.aclose()
+        await _let_go(self._sockets, self._api)
 
     def stream(
         self,
@@ -205,6 +205,11 @@ class Client:
         chosen = self._transport if transport is None else transport
         check(transport=chosen)
         return self._connects[chosen]
+
+
+async def _let_go(sockets: Sockets, api: Api) -> None:
+    await sockets.aclose()
+    await api.aclose()
 
 
 def _checked(message: str, **options: str | None) -> dict[str, str]:

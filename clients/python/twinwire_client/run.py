@@ -226,9 +226,11 @@ class Run:
 
         Raise `TimeoutError` if it does not end within so many seconds; the events that have come by then are read.
         """
-        async with asyncio.timeout(timeout):
-            async for _ in self:
-                pass
+        if timeout is not None:
+            async with asyncio.timeout(timeout):
+                return await self.wait()
+        async for _ in self:
+            pass
         if self.terminal is not None:
             end, failed = self.terminal.data, self.terminal.type == "ERROR"
         else:  # attached after the terminal event

@@ -14,7 +14,7 @@ import threading
 import warnings
 import weakref
 from collections import deque
-from collections.abc import Callable, Collection, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from concurrent.futures import Future, wait
 from contextlib import suppress
 from functools import partial, wraps
@@ -82,7 +82,7 @@ class _Loop:
         self._loop = asyncio.new_event_loop()
         self._process = os.getpid()
         self._lock = threading.RLock()  # a signal's handler may close the client in the middle of a call
-        self._calls: set[_Call[Any]] = set()
+        self._calls: dict[Future[Any], _Call[Any]] = {}
         self._closing: _Call[None] | None = None
         self._thread = threading.Thread(target=_live, args=[self._loop], name="twinwire-client", daemon=True)
         self._thread.start()
@@ -139,7 +139,7 @@ class _Loop:
         if os.getpid() != self._process:
             return
         with self._lock:
-            for call in self._calls:
+            for call in self._calls.values():
                 call.outcome = Future()
         self.close()
 
@@ -148,8 +148,8 @@ class _Loop:
         with self._lock:
             if self._closing is not None:
                 return False
-            self._calls.add(call)
-            call.outcome.add_done_callback(lambda _: self._calls.discard(call))
+            self._calls[call.outcome] = call
+            call.outcome.add_done_callback(self._calls.pop)
             self._loop.call_soon_threadsafe(call.start)
             return True
 
@@ -193,11 +193,11 @@ def _live(loop: asyncio.AbstractEventLoop) -> None:
     loop.close()
 
 
-async def _end(aclose: Callable[[], Coroutine[Any, Any, None]], calls: Collection[_Call[Any]]) -> None:
+async def _end(aclose: Callable[[], Coroutine[Any, Any, None]], calls: Mapping[Any, _Call[Any]]) -> None:
     try:
         await aclose()
     finally:
-        await asyncio.gather(*(call.ended() for call in tuple(calls)))
+        await asyncio.gather(*(call.ended() for call in tuple(calls.values())))
         loop = asyncio.get_running_loop()
         loop.call_soon(loop.stop)
 
@@ -205,7 +205,7 @@ async def _end(aclose: Callable[[], Coroutine[Any, Any, None]], calls: Collectio
 def _forget(loop: asyncio.AbstractEventLoop, process: int, aclose: Callable[[], Coroutine[Any, Any, None]]) -> None:
     """Close a client that nobody has any more. It may be any thread in which that is found out: do not wait."""
     if os.getpid() == process:
-        loop.call_soon_threadsafe(_Call(partial(_end, aclose, ())).start)
+        loop.call_soon_threadsafe(_Call(partial(_end, aclose, {})).start)
         warnings.warn("A SyncClient was not closed: use it in `with`, or `close` it.", ResourceWarning, 1)
 
 

@@ -104,9 +104,9 @@ def check_types(types: Sequence[str] | None) -> list[str] | None:
         return None
     if isinstance(types, str):
         raise ValueError("`types` must be a list of event types, not one text.")  # noqa: TRY004
-    if len(types) > MAX_TYPES:
-        raise ValueError(f"`types` must have at most {MAX_TYPES} names.")
+    if not 0 < len(types) <= MAX_TYPES:
+        raise ValueError(f"`types` must have at least one name, and at most {MAX_TYPES}.")
     for name in types:
-        if len(name) > MAX_TYPE or not is_event_type(name):
-            raise ValueError(f"`types` must have event types ([A-Z][A-Z0-9_]*), not {name[:MAX_TYPE]!r}.")
+        if not isinstance(name, str) or len(name) > MAX_TYPE or not is_event_type(name):
+            raise ValueError(f"`types` must have event types ([A-Z][A-Z0-9_]*), not {name!r:.{MAX_TYPE}}.")
     return list(types)
