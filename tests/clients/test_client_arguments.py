@@ -89,8 +89,8 @@ def test_the_good_ones() -> None:
         on_retry=print,
         verify=False,
     )
-    assert many.stream("")
-    assert Client(URL, None, token="t", max_attempts=None, on_retry=None, http_client=httpx.AsyncClient())
+    many.stream("")
+    Client(URL, None, token="t", max_attempts=None, on_retry=None, http_client=httpx.AsyncClient())
 
 
 @pytest.mark.parametrize(
@@ -125,7 +125,7 @@ def test_a_start_s_good_ones() -> None:
     """A policy is one of the three, and a name any text."""
     client = Client(URL)
     for policy in ("continue", "cancel", "cancel_after:0", "cancel_after:1.5", None):
-        assert client.stream("m", on_disconnect=policy, user_id="Zoë", interrupt=True, types=("ERROR",))
+        client.stream("m", on_disconnect=policy, user_id="Zoë", interrupt=True, types=("ERROR",))
 
 
 @pytest.mark.parametrize(

@@ -104,7 +104,6 @@ async def test_errors(server: Running) -> None:
 @both
 async def test_forgotten(transport: Transport, server: Running, puppets: Puppets) -> None:
     """A client that nobody has any more is closed, with a warning; a run that somebody has keeps its client."""
-
     kept: list[SyncRun] = []
 
     def begin() -> None:

@@ -143,7 +143,7 @@ def test_what_both_know() -> None:
 
 def test_statuses() -> None:
     """The status of each code is PROTOCOL.md's, in both clients."""
-    told = {}
+    told: dict[str, int] = {}
     for statuses, codes in re.findall(r"^\| (\d{3}(?:, \d{3})*) \| (`.*?) \|", PROTOCOL, re.MULTILINE):
         numbers, names = [int(status) for status in statuses.split(", ")], re.findall(r"`(\w+)`", codes)
         told |= dict(zip(names, numbers if len(numbers) > 1 else numbers * len(names), strict=True))

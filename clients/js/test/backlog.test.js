@@ -358,11 +358,11 @@ test('a run that was followed to nowhere keeps what it has for a loop, and then 
   const { run, socket } = await attached();
   socket.events([1, 2]);
   socket.say({ type: 'error', code: 'run_not_found', message: 'The run does not exist.', run_id: run.runId });
-  await expect(run.result).rejects.toThrow('does not exist');
+  await expect(run.result).rejects.toThrow('no longer has the run');
   const events = run[Symbol.asyncIterator]();
   expect([(await events.next()).done, (await events.next()).done]).toEqual([false, false]);
-  await expect(events.next()).rejects.toThrow('does not exist');
-  await expect(events.next()).rejects.toThrow('does not exist');
+  await expect(events.next()).rejects.toThrow('no longer has the run');
+  await expect(events.next()).rejects.toThrow('no longer has the run');
 });
 
 test('two runs on one socket are two', async () => {

@@ -106,7 +106,7 @@ def check_types(types: Sequence[str] | None) -> list[str] | None:
         raise ValueError("`types` must be a list of event types, not one text.")  # noqa: TRY004
     if not 0 < len(types) <= MAX_TYPES:
         raise ValueError(f"`types` must have at least one name, and at most {MAX_TYPES}.")
-    for name in types:
-        if not isinstance(name, str) or len(name) > MAX_TYPE or not is_event_type(name):
+    for name in map(str, types):
+        if len(name) > MAX_TYPE or not is_event_type(name):
             raise ValueError(f"`types` must have event types ([A-Z][A-Z0-9_]*), not {name!r:.{MAX_TYPE}}.")
     return list(types)
