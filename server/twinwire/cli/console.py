@@ -6,6 +6,7 @@ import argparse
 import asyncio
 import io
 import os
+import re
 import sys
 from collections.abc import Callable, Coroutine
 from pathlib import Path
@@ -20,18 +21,15 @@ from twinwire_client import Client, Event, Retry, Run, TwinwireError
 INTERRUPTED = 130  # as a shell tells it: 128 + SIGINT
 FIRST_ATTEMPTS = 4  # about a second: somebody is waiting
 CANCEL_SECONDS = 3.0
+FLAGS = {"url": "--url", "user_id": "--user", "agent": "--agent", "limit": "--limit", "run_id": "RUN"}
 
 
 def perform(arguments: argparse.Namespace, work: Callable[[Client], Coroutine[Any, Any, int]]) -> int:
     """Do `work` with a client for the server that was named; the exit code. Raises `SettingsError`."""
     hide(token := _token(arguments.token_file))
-    try:
-        client = Client(arguments.url, first_attempts=FIRST_ATTEMPTS, token=token, on_retry=_waiting)
-    except ValueError as error:
-        raise SettingsError(f"`--url` must be the URL of a server: {error}.", field="--url") from None
 
     async def main() -> int:
-        async with client:
+        async with Client(arguments.url, first_attempts=FIRST_ATTEMPTS, token=token, on_retry=_waiting) as client:
             return await work(client)
 
     try:
@@ -45,6 +43,13 @@ def perform(arguments: argparse.Namespace, work: Callable[[Client], Coroutine[An
     except TwinwireError as error:
         complain(str(error))
         return 1
+    except ValueError as error:  # of an argument, which the client names
+        raise SettingsError(_as_flags(str(error))) from None
+
+
+def _as_flags(text: str) -> str:
+    """Name each argument of the client, or field of the server, as the command line does."""
+    return re.sub(r"`(\w+)`", lambda named: f"`{FLAGS.get(named[1], named[1])}`", text)
 
 
 def _waiting(retry: Retry) -> None:
@@ -55,7 +60,7 @@ def _waiting(retry: Retry) -> None:
 
 def complain(problem: str) -> None:
     """Write one line, whatever the server put into its message; without a secret of the environment or of a URL."""
-    sys.stderr.write(f"twinwire: {' '.join(plain(scrub(problem)).split())}\n")
+    sys.stderr.write(f"twinwire: {' '.join(plain(scrub(_as_flags(problem))).split())}\n")
 
 
 class Screen:
@@ -128,7 +133,9 @@ def _token(path: str | None) -> str | None:
     try:
         token = os.environ.get("TWINWIRE_TOKEN", "") if path is None else Path(path).read_text()
         token.encode("ascii")
+        if not token.strip().isprintable():
+            raise ValueError("A token must be one line.")
     except (OSError, ValueError):
         field = "TWINWIRE_TOKEN" if path is None else "--token-file"
-        raise SettingsError(f"The token of `{field}` must be readable, and ASCII.", field=field) from None
+        raise SettingsError(f"The token of `{field}` must be one line of ASCII.", field=field) from None
     return token.strip() or None
