@@ -11,7 +11,7 @@ const KINDS = /** @type {const} */ ([
   [/EAI_AGAIN/, 'unknown_host', NOBODY_MS, 'No host of this name could be found.'],
   [/ECONNREFUSED|ConnectionRefused|Connection refused/i, 'connection_refused', NOBODY_MS, 'Nobody is at this address.'],
   [/wrong.version.number|packet.length.too.long|record.layer.failure|InvalidContentType/i, 'not_https', 0,
-    'The server speaks http, not https. Let `url` begin with http://.'],
+    'The server speaks http, not https. `url` must begin with http://.'],
   [/CERT|SELF_SIGNED|UNABLE_TO_(GET_ISSUER|VERIFY)/i, 'certificate_not_trusted', 0,
     "The server's certificate is not trusted. Start Node with NODE_EXTRA_CA_CERTS=<file> if it is your own authority's."],
 ]);

@@ -117,7 +117,7 @@ def broken(error: Exception) -> Broken:
                 )
             case ssl.SSLError(reason=reason) if reason in _NOT_TLS:
                 return Broken(
-                    "The server speaks http, not https. Let `url` begin with http://.", code="not_https", hope=0.0
+                    "The server speaks http, not https. `url` must begin with http://.", code="not_https", hope=0.0
                 )
             case gaierror():
                 return Broken(
