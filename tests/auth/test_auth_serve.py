@@ -119,9 +119,13 @@ def test_chat_with_a_token(folder: Path, transport: str) -> None:
             assert (code, out, err.count("\n")) == (1, "", 1)
             assert "A valid credential is required." in err
     with Process("chat", "hi", "--token-file", "nope", cwd=folder) as chat:
-        assert chat.end() == (2, "", "twinwire: The token of `--token-file` must be readable, and ASCII.\n")
+        assert chat.end() == (2, "", "twinwire: The token of `--token-file` must be one line of ASCII.\n")
     with Process("chat", "hi", cwd=folder, environ={"TWINWIRE_TOKEN": "é"}) as chat:
-        assert chat.end() == (2, "", "twinwire: The token of `TWINWIRE_TOKEN` must be readable, and ASCII.\n")
+        assert chat.end() == (
+            2,
+            "",
+            "twinwire: The token of `TWINWIRE_TOKEN` must be one line of ASCII.\n",
+        )
 
 
 BAD_ENTRIES = ["alice", "alice:", f":{CANARY}", "alice:short", f"alice:{CANARY} x", f"alice:{CANARY}é", f"a:b:{CANARY}"]

@@ -193,6 +193,13 @@ def test_usage(arguments: tuple[str, ...], named: str) -> None:
     assert re.fullmatch(f"twinwire: .*{named}.*\n", done.stderr)
 
 
+def test_a_url_without_a_scheme() -> None:
+    """An address that lacks its scheme is one sentence, about the flag."""
+    said = "`--url` must be an address that begins with http:// or https://, such as http://127.0.0.1:8000"
+    done = chat("hi", "--url", "127.0.0.1:18100")
+    assert (done.returncode, done.stderr) == (2, f"twinwire: {said}, not '127.0.0.1:18100'.\n")
+
+
 def render(*events: tuple[str, dict[str, Any]], style: bool = False) -> str:
     terminal = Terminal(style=style)
     return "".join(terminal.render(StreamEvent(kind, data)) for kind, data in events) + terminal.close()

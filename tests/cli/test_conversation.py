@@ -245,8 +245,10 @@ def test_follow_and_cancel(server: str, transport: str) -> None:
 @pytest.mark.parametrize(
     ("arguments", "code", "complaint"),
     [
-        ((), 1, "`user_id` is required when authentication is off."),
-        (("--user", "u", "--limit", "101"), 1, "`limit` .*100.*"),
+        ((), 1, "`--user` is required when authentication is off."),
+        (("--user", "u", "--limit", "101"), 1, "`--limit` .*100.*"),
+        (("--user", "u", "--limit", "0"), 2, "`--limit` must be a whole number above 0, not 0."),
+        (("--user", ""), 2, "`--user` must be a text .* that is not empty, not ''."),
         (("follow",), 2, r"The following arguments are required: RUN\."),
         (("list", "a" * 26), 2, r"Unrecognized arguments: a+\."),
         (("smoke",), 2, r"Argument ACTION: invalid choice: 'smoke' .*\."),

@@ -117,6 +117,40 @@ async def test_closed_when_all_has_come(transport: Transport, server: Running, p
 
 
 @both
+async def test_entered_twice(transport: Transport, server: Running, puppets: Puppets) -> None:
+    """A run that was read to its end, or whose end had come, is not said to have been closed before it."""
+    async with connected(server.url, transport=transport) as client:
+        run = client.stream("m")
+        async with run:
+            (await puppets.next()).end()
+            assert await run.wait() == ""
+        with pytest.raises(RunClosed, match="has been read and closed"):
+            async with run:
+                pass
+        with pytest.raises(RunClosed, match="before its end was received"):
+            async with (left := client.stream("m")):
+                await left.aclose()
+                async with left:
+                    pass
+
+
+@both
+async def test_a_client_that_is_dropped(transport: Transport, server: Running, puppets: Puppets) -> None:
+    """A client that was in use and is not closed warns once when nobody has it any more."""
+    client = Client(server.url, transport=transport)
+    async with client.stream("m") as run:
+        (await puppets.next()).end()
+        await run.wait()
+    sockets = client._sockets
+    with pytest.warns(ResourceWarning) as warned:
+        del client, run
+    await sockets.aclose()
+    assert [str(warning.message) for warning in warned] == [
+        "A Client was not closed: use it in `async with`, or `aclose` it."
+    ]
+
+
+@both
 async def test_a_client_that_is_closed(transport: Transport, server: Running, puppets: Puppets) -> None:
     """Closing the client closes its runs, twice too; each call after it says why not."""
     async with connected(server.url, transport=transport) as client:

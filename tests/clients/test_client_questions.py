@@ -262,6 +262,13 @@ async def test_without_an_event_loop(transport: Transport, server: Running) -> N
                 assert run.answer(f"ask-{run.run_id}-1", "dev", message_id="m").status == "accepted"
                 assert run.wait() == '"dev"'
                 assert client.send(run.run_id, "late").status == "already_finished"
+            heard: list[SyncQuestion] = []
+            with client.stream("m", agent="asks", on_input=heard.append) as run:
+                for seconds in (0.5, 0):
+                    with pytest.raises(TimeoutError):
+                        run.wait(timeout=seconds)
+                assert heard.pop().answer("dev").status == "accepted"
+                assert (run.wait(30), heard) == ('"dev"', [])
 
             async def never(_: Question) -> None: ...
 

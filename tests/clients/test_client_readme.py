@@ -15,7 +15,7 @@ SNIPPETS = snippets((ROOT / "clients/python/README.md").read_text(), "python")
 
 def test_all_are_run() -> None:
     """The tests below run each of them."""
-    assert len(SNIPPETS) == 8
+    assert len(SNIPPETS) == 9
 
 
 async def test_async() -> None:
@@ -95,7 +95,17 @@ async def test_read() -> None:
 
 
 async def test_token() -> None:
-    """The eighth is refused where its token is not known."""
+    """The eighth is refused where its token is not known, and prints the answer where nobody asks for one."""
     async with serving(**AUTH) as server:
         done = await run(sys.executable, "-W", "error", "-c", SNIPPETS[7], server=server)
     assert done == (0, "unauthenticated\n", "")
+    async with serving({"echo": echo}) as server:
+        done = await run(sys.executable, "-W", "error", "-c", SNIPPETS[7], server=server)
+    assert done == (0, "Analyse the project structure \n", "")
+
+
+async def test_list() -> None:
+    """The ninth lists the run that it has made."""
+    async with serving({"echo": echo}) as server:
+        done = await run(sys.executable, "-W", "error", "-c", SNIPPETS[8], server=server)
+    assert done == (0, "['completed']\n", "")

@@ -62,7 +62,7 @@ async def test_a_server_with_a_smaller_limit(puppets: Puppets) -> None:
         with pytest.raises(TooLarge) as caught:
             async with client.stream("x" * 40_000):
                 pass
-        assert caught.value.status == 1009
+        assert caught.value.status == 413
         for puppet in (first, second):
             puppet.say("b")
             puppet.end()

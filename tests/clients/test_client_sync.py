@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import inspect
 import signal
 import sys
@@ -14,9 +15,10 @@ from typing import Any, TypeVar
 import pytest
 
 from support.credentials import AUTH, TOKENS
+from support.documents import run
 from support.following import NOWHERE, Transport, both, numbers, words
 from support.serving import Puppets, Running, serving, until
-from twinwire_client import Client, RunClosed, RunNotFound, SyncClient, Unauthenticated, sync
+from twinwire_client import Client, RunClosed, RunNotFound, SyncClient, SyncRun, Unauthenticated, sync
 
 T = TypeVar("T")
 
@@ -89,7 +91,7 @@ async def test_errors(server: Running) -> None:
                 client.get(NOWHERE)
             with pytest.raises(RunNotFound), client.attach(NOWHERE):
                 pass
-            with pytest.raises(RuntimeError, match="async with"):
+            with pytest.raises(RuntimeError, match="`with run` if its client is a SyncClient"):
                 next(client.stream("m"))
             with pytest.raises(ValueError, match="transport"):
                 client.stream("m", transport="smoke")  # type: ignore[arg-type]
@@ -97,6 +99,67 @@ async def test_errors(server: Running) -> None:
             SyncClient("nowhere")
 
     await beside(program)
+
+
+@both
+async def test_forgotten(transport: Transport, server: Running, puppets: Puppets) -> None:
+    """A client that nobody has any more is closed, with a warning; a run that somebody has keeps its client."""
+    kept: list[SyncRun] = []
+
+    def begin() -> None:
+        kept.append(SyncClient(server.url, transport=transport).stream("m", on_disconnect="cancel"))
+        gc.collect()
+        assert next(kept[0].__enter__()).type == "AGENT_START"
+
+    working = asyncio.ensure_future(beside(begin))
+    puppet = await puppets.next()
+    puppet.say("a")
+    await working
+    with pytest.warns(ResourceWarning, match="A SyncClient was not closed"):
+        kept.clear()
+    await puppet.closed.wait()
+    await until(lambda: not [thread for thread in threading.enumerate() if thread.name == "twinwire-client"])
+
+
+OPEN = """
+import sys, threading
+from twinwire_client import SyncClient
+client = SyncClient(sys.argv[1], transport=sys.argv[2])
+run = client.stream("m").__enter__()
+print(next(run).type)
+if sys.argv[3:]:
+    threading.Thread(target=lambda: [None for _ in run], daemon=True).start()
+"""
+
+
+@both
+@pytest.mark.parametrize("more", [[], ["reading"]])
+async def test_open_at_the_end(transport: Transport, server: Running, puppets: Puppets, more: list[str]) -> None:
+    """A program that forgets to close its client ends in silence, also if a daemon thread of its own reads a run."""
+    command = (sys.executable, "-W", "error", "-c", OPEN, server.url, transport, *more)
+    running = asyncio.ensure_future(run(*command, server=server))
+    (await puppets.next()).say("a")
+    assert await running == (0, "AGENT_START\n", "")
+
+
+@both
+async def test_a_wait_with_a_bound(transport: Transport, server: Running, puppets: Puppets) -> None:
+    """A wait for the result may be bounded, and be taken up again."""
+    bounded = threading.Event()
+
+    def program() -> None:
+        with SyncClient(server.url, transport=transport) as client, client.stream("m") as run:
+            with pytest.raises(TimeoutError):
+                run.wait(timeout=0.1)
+            bounded.set()
+            assert run.wait(10) == "a"
+
+    working = asyncio.ensure_future(beside(program))
+    puppet = await puppets.next()
+    await until(bounded.is_set)
+    puppet.say("a")
+    puppet.end()
+    await working
 
 
 PROGRAM = """

@@ -5,12 +5,15 @@ It shares no code with the server. What both must know is compared here too.
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import msgspec
 import pytest
 from hypothesis import given, strategies as st
 
+from support.documents import ROOT
+from support.node import CLIENT
 from support.vector_files import Vector, each
 from twinwire.protocol import errors
 from twinwire.protocol.errors import TwinwireError
@@ -18,6 +21,8 @@ from twinwire.protocol.events import TERMINAL_TYPES, TYPE_PATTERN, StreamEventTy
 from twinwire.protocol.wire import MAX_SEQ, MAX_TYPE, MAX_TYPES, check_run_id, new_run_id, parse_after, parse_cursor
 from twinwire_client import EVENT_TYPES, Event, ProtocolError, is_terminal, wire
 from twinwire_client.events import decode_event
+
+PROTOCOL = (ROOT / "server/PROTOCOL.md").read_text()
 
 
 @each("run_ids")
@@ -112,6 +117,7 @@ def test_any_type(name: str) -> None:
         (["llm_chunk"], "event types"),
         (["A" * 65], "event types"),
         (["A"] * 33, "at most 32"),
+        ([], "at least one"),
     ],
 )
 def test_a_bad_filter(types: Any, wrong: str) -> None:
@@ -133,3 +139,16 @@ def test_what_both_know() -> None:
     assert wire.TERMINAL_TYPES == TERMINAL_TYPES
     assert (wire.MAX_NUMBER, wire.MAX_TYPES, wire.MAX_TYPE) == (MAX_SEQ, MAX_TYPES, MAX_TYPE)
     assert {kind.code for kind in kinds if kind.status in {429, 503, 504}} == wire.PASSING
+
+
+def test_statuses() -> None:
+    """The status of each code is PROTOCOL.md's, in both clients."""
+    told: dict[str, int] = {}
+    for statuses, codes in re.findall(r"^\| (\d{3}(?:, \d{3})*) \| (`.*?) \|", PROTOCOL, re.MULTILINE):
+        numbers, names = [int(status) for status in statuses.split(", ")], re.findall(r"`(\w+)`", codes)
+        told |= dict(zip(names, numbers if len(numbers) > 1 else numbers * len(names), strict=True))
+    assert told == wire.STATUSES
+    table = (CLIENT / "src/errors.js").read_text()
+    theirs = {name: int(status) for name, status in re.findall(r"\['(\w+)', (\d{3})\]", table)}
+    assert theirs
+    assert theirs.items() <= told.items()

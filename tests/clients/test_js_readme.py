@@ -94,6 +94,12 @@ async def compiled(folder: Path, snippet: str, name: str) -> str:
     return (folder / f"{name}.mjs").read_text()
 
 
+async def test_types(folder: Path) -> None:
+    """The snippets of modules are sound in the strict compiler's eyes, too."""
+    for name, snippet in {"first": FIRST, "left": LEFT, "broken": BROKEN}.items():
+        await compiled(folder, snippet, name)
+
+
 async def test_await_using(folder: Path) -> None:
     """The client and its run are closed at the end of the block: the program ends."""
     assert await prints(folder, await compiled(folder, TS[2], "block")) == ""

@@ -22,9 +22,12 @@ from twinwire.log.sqlite.file import WAL_BYTES, parse, writing
 def alone(path: Path) -> int:
     """The events that the file has without the write-ahead log."""
     with closing(sqlite3.connect(f"{path.as_uri()}?immutable=1", uri=True)) as db:
-        if not db.execute("SELECT 1 FROM sqlite_master").fetchone():
+        try:
+            if not db.execute("SELECT 1 FROM sqlite_master").fetchone():
+                return 0
+            count: int = db.execute("SELECT count(*) FROM events").fetchone()[0]
+        except sqlite3.DatabaseError:  # read, without a lock, while the checkpoint is being written
             return 0
-        count: int = db.execute("SELECT count(*) FROM events").fetchone()[0]
         return count
 
 

@@ -168,7 +168,7 @@ def bounded(server: Server) -> Iterator[ExitStack]:
 
 
 @pytest.mark.parametrize("place", ["clear"], indirect=True)
-@pytest.mark.parametrize("abuse", [_http, _frames, _fragments])
+@pytest.mark.parametrize("abuse", [_http, _frames, pytest.param(_fragments, marks=pytest.mark.full)])
 def test_bodies_that_do_not_end(
     place: tuple[Server, TLS], abuse: Callable[[Server, TLS], Iterator[socket.socket]]
 ) -> None:

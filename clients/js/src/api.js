@@ -4,6 +4,7 @@
  * `call` and `open` make one attempt each: what a run does after a failed one is `run.js`'s.
  */
 
+import { isToken } from './checks.js';
 import { apiError, Broken, Muted, ProtocolError } from './errors.js';
 import { isObject } from './events.js';
 import { broken, fromPage } from './failures.js';
@@ -144,6 +145,7 @@ export class Api {
     try {
       const given = await Promise.race([Promise.resolve().then(token), late]);
       if (typeof given !== 'string') throw new TypeError('It gave no string.');
+      if (!isToken(given)) throw new TypeError('It gave a string that no header can have.');
       return given;
     } catch (error) {
       const why = error instanceof Error ? error.message : String(error);

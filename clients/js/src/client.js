@@ -4,9 +4,10 @@
 
 import { Api, NEVER, Watch } from './api.js';
 import { auto } from './auto.js';
-import { Commands, randomKey } from './commands.js';
-import { ProtocolError, RunNotFound } from './errors.js';
-import { isEventType, isRunId, parseEventId } from './events.js';
+import { address, check, checkId, RULES } from './checks.js';
+import { Commands, randomKey, unknown } from './commands.js';
+import { ProtocolError } from './errors.js';
+import { isRunId, parseEventId } from './events.js';
 import { connectEventSource } from './eventsource.js';
 import { Position } from './position.js';
 import { backoff, inBrowser } from './retry.js';
@@ -29,40 +30,43 @@ import { connectWs, Sockets } from './ws.js';
  * @typedef {object} ClientOptions
  * @property {string | undefined} [url]  the server, `http://host:port`; by default where the page came from, which is
  *   looked up at the first request, so that a page can be rendered on a server, too
- * @property {Transport} [transport]  default `auto`: SSE, and WebSocket if something between holds SSE back;
- *   in a browser over plain HTTP, WebSocket first, as six streams use up its connections
+ * @property {Transport | undefined} [transport]  default `auto`: SSE, and WebSocket if something between holds SSE
+ *   back; in a browser over plain HTTP, WebSocket first, as six streams use up its connections
  * @property {Token | undefined} [token]  who one is; a function is asked for each request and each socket, again if it
  *   is refused and, for a socket, before it expires
- * @property {Record<string, string>} [headers]  for every HTTP request
- * @property {'omit' | 'same-origin' | 'include'} [credentials]  as `fetch` has it: `include` sends cookies to a server
- *   of another origin, too, also from an EventSource; a browser sends them with a WebSocket in any case
- * @property {number} [timeout]  for connecting, for an answer to begin, and for a function `token`; default 10,000
- * @property {number} [heartbeat]  how long a socket may be silent before the server is asked whether it is there, and
- *   what to expect of an SSE stream that announces no interval; default 15,000
- * @property {number} [muted]  how soon an SSE stream must begin, else `auto` takes a WebSocket; default 3,000
- * @property {Partial<Backoff>} [retry]  when to try again, and how often. By default what never worked is given up after
- *   10 attempts, or 2 s if nobody is at the address, and what has worked never in a browser, elsewhere after 5 minutes
- * @property {typeof fetch} [fetch]
- * @property {SocketClass} [WebSocket]  for a runtime that has none, such as Node before version 22: npm's `ws`
- * @property {SourceClass} [EventSource]
+ * @property {Record<string, string> | undefined} [headers]  for every HTTP request
+ * @property {'omit' | 'same-origin' | 'include' | undefined} [credentials]  as `fetch` has it: `include` sends cookies
+ *   to a server of another origin, too, also from an EventSource; a browser sends them with a WebSocket in any case
+ * @property {number | undefined} [timeout]  for connecting, for an answer to begin, and for a function `token`;
+ *   default 10,000
+ * @property {number | undefined} [heartbeat]  how long a socket may be silent before the server is asked whether it is
+ *   there, and what to expect of an SSE stream that announces no interval; default 15,000
+ * @property {number | undefined} [muted]  how soon an SSE stream must begin, else `auto` takes a WebSocket; default 3,000
+ * @property {Partial<Backoff> | undefined} [retry]  when to try again, and how often. By default what never worked is
+ *   given up after 10 attempts, or 2 s if nobody is at the address, and what has worked never in a browser, elsewhere
+ *   after 5 minutes
+ * @property {typeof fetch | undefined} [fetch]
+ * @property {SocketClass | undefined} [WebSocket]  for a runtime that has none, such as Node before version 22: npm's `ws`
+ * @property {SourceClass | undefined} [EventSource]
  */
 /**
  * @typedef {object} FollowOptions
- * @property {Transport} [transport]  for this run
- * @property {string[]} [types]  the event types to send beside the terminal event
+ * @property {Transport | undefined} [transport]  for this run
+ * @property {string[] | undefined} [types]  the event types to send beside the terminal event
  * @property {AbortSignal | undefined} [signal]  follows the run no longer when it aborts; its reason is thrown if it
  *   has already
- * @property {boolean} [cancelOnAbort]  cancels the run then, too
+ * @property {boolean | undefined} [cancelOnAbort]  cancels the run then, too
  */
 /**
  * `onDisconnect` is `continue`, `cancel` or `cancel_after:<seconds>` (the default, with 300). `interrupt` ends the run
  * that the session has going on, which else is a `SessionBusy`. A start whose answer is lost is repeated with its
  * `idempotencyKey`, a fresh one by default, so that it never is two runs. `traceparent` is the span that the run is a
  * part of (W3C Trace Context).
- * @typedef {FollowOptions & {agent?: string, userId?: string, sessionId?: string, onDisconnect?: string,
- *   interrupt?: boolean, idempotencyKey?: string, traceparent?: string}} StartOptions
+ * @typedef {FollowOptions & {agent?: string | undefined, userId?: string | undefined, sessionId?: string | undefined,
+ *   onDisconnect?: string | undefined, interrupt?: boolean | undefined, idempotencyKey?: string | undefined,
+ *   traceparent?: string | undefined}} StartOptions
  */
-/** @typedef {FollowOptions & {after?: number | string, snapshot?: boolean}} AttachOptions */
+/** @typedef {FollowOptions & {after?: number | string | undefined, snapshot?: boolean | undefined}} AttachOptions */
 /**
  * A run, as the server tells of it. `questions` are those that are open; the run is `waiting` if nothing comes of it before
  * an answer. The fields after these are there once the run has ended; `result` is in no list.
@@ -74,16 +78,9 @@ import { connectWs, Sockets } from './ws.js';
 
 /** It goes into a path. @param {string} runId */
 function checkRunId(runId) {
-  if (!isRunId(runId)) throw new RunNotFound({ code: 'run_not_found', message: 'The run does not exist.' }, null);
+  checkId(runId);
+  if (!isRunId(runId)) throw unknown();
   return runId;
-}
-
-/** Checked here, as a bad filter must not start a run. @param {string[] | undefined} types */
-function checkTypes(types) {
-  if (types && !(types.length > 0 && types.every(isEventType))) {
-    throw new TypeError('`types` must be a list of event types such as LLM_CHUNK.');
-  }
-  return types ?? null;
 }
 
 /** @param {number | string} after @param {string} runId */
@@ -95,12 +92,11 @@ function checkAfter(after, runId) {
   return cursor.number;
 }
 
-/** The base of all addresses. @param {string | undefined} url */
-function checkUrl(url) {
-  if (url === undefined) throw new TypeError('`url` is required, as there is no page to take it from.');
-  const { protocol, origin, pathname } = new URL(url);
-  if (protocol !== 'http:' && protocol !== 'https:') throw new TypeError('`url` must start with http:// or https://.');
-  return origin + pathname.replace(/\/+$/, '');
+/** The address of the page's own server. */
+function ofPage() {
+  const found = address(globalThis.location?.origin);
+  if (found === null) throw new TypeError('`url` is required, as there is no page to take it from.');
+  return found;
 }
 
 /** The class that each transport needs and that an environment may lack. @type {Record<Transport, string>} */
@@ -108,29 +104,10 @@ const NEEDS = {
   auto: 'a `WebSocket`', sse: 'a `fetch` that streams', ws: 'a `WebSocket`', eventsource: 'an `EventSource`',
 };
 
-/** @param {Transport} transport */
-function checkTransport(transport) {
-  if (!Object.hasOwn(NEEDS, transport)) throw new TypeError('`transport` must be auto, sse, ws or eventsource.');
-  return transport;
-}
-
-/** @param {unknown} token  as the option of this name */
-function checkToken(token) {
-  if (['undefined', 'string', 'function'].includes(typeof token)) return;
-  throw new TypeError('`token` must be a string, or a function that gives one.');
-}
-
-/** Checked here, as no server could take it. @param {Record<string, unknown>} start */
-function checkStart(start) {
-  if (typeof start['message'] !== 'string') {
-    throw new TypeError('`message` must be a string. A handler of a button is `() => client.stream(text)`, as it is given an event.');
-  }
-  try {
-    JSON.stringify(start);
-  } catch (error) {
-    throw new TypeError(`What a run is started with must be JSON. ${/** @type {Error} */ (error).message}`);
-  }
-  return start;
+/** @param {unknown} message */
+function checkMessage(message) {
+  if (typeof message === 'string') return;
+  throw new TypeError('`message` must be a string. A handler of a button is `() => client.stream(text)`, as it is given an event.');
 }
 
 /** True if `fetch` here hands out a body while it comes. React Native's does not, and Jest's pages have none. */
@@ -150,11 +127,11 @@ export class Client {
 
   /** @param {ClientOptions} options */
   constructor(options) {
+    check(options, RULES.client);
     const { WebSocket = globalThis.WebSocket, EventSource = globalThis.EventSource, muted = 3_000 } = options;
-    const url = options.url === undefined ? undefined : checkUrl(options.url);
-    checkToken(options.token);
+    const url = address(options.url);
     const api = new Api({
-      url: () => url ?? checkUrl(globalThis.location?.origin),
+      url: () => url ?? ofPage(),
       token: options.token,
       headers: options.headers ?? {},
       fetch: options.fetch ?? ((...request) => fetch(...request)),
@@ -180,13 +157,14 @@ export class Client {
     /** @type {Record<Transport, Connect | undefined>} */
     this.#connects = { auto: either ?? sse, sse, ws, eventsource };
     this.#transport = options.transport ?? 'auto';
-    checkTransport(this.#transport);
   }
 
   /** Starts a run and follows it. @param {string} message @param {StartOptions} [options] @returns {Run<Custom>} */
   stream(message, options = {}) {
+    checkMessage(message);
+    check(options, RULES.stream);
     const { agent, userId, sessionId, onDisconnect, interrupt } = options;
-    const start = checkStart({
+    const start = {
       message,
       agent,
       user_id: userId,
@@ -195,8 +173,8 @@ export class Client {
       idempotency_key: options.idempotencyKey ?? randomKey(),
       traceparent: options.traceparent,
       interrupt,
-    });
-    return this.#run(new Position({ start, types: checkTypes(options.types) }), options);
+    };
+    return this.#run(new Position({ start, types: options.types ?? null }), options);
   }
 
   /**
@@ -205,8 +183,10 @@ export class Client {
    * @param {string} runId @param {AttachOptions} [options] @returns {Run<Custom>}
    */
   attach(runId, options = {}) {
-    const after = checkAfter(options.after ?? 0, checkRunId(runId));
-    return this.#run(new Position({ runId, after, types: checkTypes(options.types) }), options);
+    checkId(runId);
+    check(options, RULES.attach);
+    const after = checkAfter(options.after ?? 0, runId);
+    return this.#run(new Position({ runId, after, types: options.types ?? null }), options);
   }
 
   /**
@@ -244,10 +224,12 @@ export class Client {
   /**
    * The user's newest runs, the newest first, each as `get` gives it but without its result. `userId` names the user
    * if the server authenticates nobody; `limit` is 20 by default.
-   * @param {{userId?: string, limit?: number, signal?: AbortSignal}} [of]
+   * @param {{userId?: string | undefined, limit?: number | undefined, signal?: AbortSignal | undefined}} [of]
    * @returns {Promise<RunInfo[]>}
    */
-  async runs({ userId, limit = 20, signal = NEVER } = {}) {
+  async runs(of = {}) {
+    check(of, RULES.runs);
+    const { userId, limit = 20, signal = NEVER } = of;
     const query = new URLSearchParams({ limit: String(limit), ...(userId !== undefined && { user_id: userId }) });
     const { runs } = await this.#ask(`/runs?${query}`, signal);
     if (!Array.isArray(runs)) throw new ProtocolError("The server's answer is not a list of runs.");
@@ -282,16 +264,18 @@ export class Client {
     }
   }
 
-  /** @param {Position} at @param {FollowOptions & {snapshot?: boolean}} options @returns {Run<Custom>} */
+  /** @param {Position} at @param {AttachOptions} options @returns {Run<Custom>} */
   #run(at, options) {
     this.#check();
     options.signal?.throwIfAborted();
+    const { runId } = at;
+    if (runId !== null && !isRunId(runId)) return new Run(this.#shared, () => Promise.reject(unknown()), at, {});
     return new Run(this.#shared, this.#connect(options.transport), at, options);
   }
 
   /** @param {Transport} [transport] */
   #connect(transport = this.#transport) {
-    const connect = this.#connects[checkTransport(transport)];
+    const connect = this.#connects[transport];
     if (connect) return connect;
     throw new TypeError(`\`transport\` is ${transport}, which needs ${NEEDS[transport]}. Give one as an option.`);
   }

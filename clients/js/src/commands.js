@@ -1,6 +1,7 @@
 /** What is said to a run, over whatever connection gets through: a cancel, an answer, a message. */
 
 import { NEVER } from './api.js';
+import { check, RULES } from './checks.js';
 import { ApiError, Broken, RunNotFound } from './errors.js';
 import { sleep } from './retry.js';
 import { isLarge } from './socket.js';
@@ -16,7 +17,7 @@ import { isLarge } from './socket.js';
  */
 /**
  * `messageId` is the idempotency key, a fresh one by default: nothing is taken twice.
- * @typedef {{messageId?: string}} SayOptions
+ * @typedef {{messageId?: string | undefined}} SayOptions
  */
 /**
  * A command as a socket takes it, and the path and the body of the request that says the same.
@@ -35,6 +36,8 @@ export function randomKey() {
   return Array.from(crypto.getRandomValues(new Uint8Array(16)), (byte) => byte.toString(16).padStart(2, '0')).join('');
 }
 
+export const unknown = () => new RunNotFound({ code: 'run_not_found', message: 'The run does not exist.' }, null);
+
 export class Commands {
   #api;
   #sockets;
@@ -51,21 +54,25 @@ export class Commands {
   async cancel(runId) {
     const order = { command: { type: 'cancel', run_id: runId }, path: `/runs/${runId}/cancel` };
     const { status } = await this.#carry(order, NEVER);
-    if (status === 'not_found') throw new RunNotFound({ code: 'run_not_found', message: 'The run does not exist.' }, null);
+    if (status === 'not_found') throw unknown();
     return String(status);
   }
 
   /** @param {string} runId @param {string} inputId @param {unknown} answer @param {SayOptions} [options] */
-  async answer(runId, inputId, answer, { messageId = randomKey() } = {}) {
-    if (JSON.stringify(answer) === undefined) throw new TypeError('An answer must be JSON.');
+  async answer(runId, inputId, answer, options = {}) {
+    check(options, RULES.say);
+    const { messageId = randomKey() } = options;
+    if (JSON.stringify(answer) === undefined) throw new TypeError('`value` must be JSON.');
     const body = { answer, message_id: messageId };
     const command = { type: 'answer', run_id: runId, input_id: inputId, ...body };
     return this.#say({ command, path: `/runs/${runId}/inputs/${encodeURIComponent(inputId)}`, body }, messageId);
   }
 
   /** @param {string} runId @param {string} content @param {SayOptions} [options] */
-  async send(runId, content, { messageId = randomKey() } = {}) {
-    if (typeof content !== 'string') throw new TypeError('A message to a run must be a string.');
+  async send(runId, content, options = {}) {
+    check(options, RULES.say);
+    const { messageId = randomKey() } = options;
+    if (typeof content !== 'string') throw new TypeError('`content` must be a string.');
     const body = { content, message_id: messageId };
     return this.#say({ command: { type: 'send', run_id: runId, ...body }, path: `/runs/${runId}/messages`, body }, messageId);
   }

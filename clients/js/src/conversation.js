@@ -127,9 +127,9 @@ export class Conversation {
    * Says something to the run that goes on. If none does, it is `already_finished`, as if it had ended just now.
    * @param {string} content @param {SayOptions} [options] @returns {Promise<Acknowledgement>}
    */
-  say = async (content, { messageId = randomKey() } = {}) => {
+  say = async (content, options = {}) => {
     const run = this.#turns.findLast(({ begun }) => begun)?.run;
-    return run?.active ? run.send(content, { messageId }) : { messageId, status: 'already_finished' };
+    return run?.active ? run.send(content, options) : { messageId: options.messageId ?? randomKey(), status: 'already_finished' };
   };
 
   /** Sends the last message again, in place of its answer. @param {StartOptions} [options] */

@@ -18,17 +18,32 @@
  * own reason is passed on as it is.
  */
 
-export class TwinwireError extends Error {
-  get name() {
-    return this.constructor.name;
-  }
+/** The HTTP status of each code that a socket tells (PROTOCOL.md, section 2), as it tells none. @type {Map<unknown, number>} */
+const STATUSES = new Map([
+  ['bad_request', 400], ['unauthenticated', 401], ['forbidden', 403], ['origin_not_allowed', 403],
+  ['run_not_found', 404], ['agent_not_found', 404], ['input_not_found', 404], ['session_busy', 409],
+  ['input_expired', 409], ['run_ended', 409], ['not_accepted', 409], ['gap', 410], ['payload_too_large', 413],
+  ['idempotency_mismatch', 422], ['too_many_runs', 429], ['rate_limited', 429], ['too_many_followed', 429],
+  ['too_many_messages', 429], ['draining', 503], ['log_unavailable', 503], ['busy', 503], ['model_unavailable', 503],
+  ['unknown_outcome', 504],
+]);
+
+/** A name of the wire's, as options have it. @param {string} name */
+export const camel = (name) => name.replace(/_([a-z])/g, (_, letter) => letter.toUpperCase());
+
+/** What the server said, which names the option. @param {Record<string, any>} body @param {number | null} status */
+function told({ message, field }, status) {
+  if (typeof message !== 'string' || message === '') return `The server answered ${status}.`;
+  return typeof field === 'string' ? message.replaceAll(`\`${field}\``, `\`${camel(field)}\``) : message;
 }
+
+export class TwinwireError extends Error {}
 
 /**
  * The attributes are those of the last of the `attempts`. `code` is the machine code that the server gave
  * (`rate_limited`, `draining`, …), or the client's own: `token_failed`, `unknown_host`, `connection_refused`,
- * `certificate_not_trusted`; null for another failure of the network. `status` is the HTTP status or the WebSocket
- * close code, `retryAfter` the ms that the server asked to wait; null if there was none.
+ * `certificate_not_trusted`, `not_https`; null for another failure of the network. `status` is the HTTP status, on a
+ * socket that of the `code`, `retryAfter` the ms that the server asked to wait; null if there was none.
  */
 export class ConnectionLost extends TwinwireError {
   /**
@@ -52,18 +67,19 @@ export class RunClosed extends TwinwireError {}
 /** An error the server answered with (PROTOCOL.md, section 2). */
 export class ApiError extends TwinwireError {
   /**
-   * `status` is the HTTP status or the WebSocket close code; null for an error told on a socket that lives on.
+   * `status` is the HTTP status, on a socket that of the `code`; null if it has none. `message` names an option as it is
+   * here, `field` as the wire does.
    * @param {Record<string, any>} body
    * @param {number | null} status
    */
   constructor(body, status) {
-    const message = body.message || `The server answered ${status}.`;
-    super(message);
+    super(told(body, status));
     /** The machine code. @type {string} */
     this.code = body.code || 'unknown';
     /** The part of the input that was wrong, if one was. @type {string | null} */
     this.field = body.field ?? null;
-    this.status = status;
+    /** @type {number | null} */
+    this.status = status ?? STATUSES.get(this.code) ?? null;
     /** In how many ms another try makes sense, if the server said so. @type {number | null} */
     this.retryAfter = body.retry_after > 0 ? body.retry_after * 1000 : null;
   }
@@ -99,6 +115,12 @@ export class RunFailed extends TwinwireError {
   }
 }
 
+const NAMED = {
+  TwinwireError, ConnectionLost, ProtocolError, RunClosed, ApiError, Unauthenticated, RunNotFound, AgentNotFound,
+  SessionBusy, Gap, TooLarge, RunFailed,
+};
+for (const [name, kind] of Object.entries(NAMED)) kind.prototype.name = name; // a bundler shortens those of the classes
+
 /**
  * Something that another attempt may mend, not before `retryAfter` ms have passed. `code`, `status` and `retryAfter`
  * are those of a `ConnectionLost`, `said` is what the server said of it. If the server was never reached, this is no
@@ -133,7 +155,7 @@ const KINDS = new Map([
   ['payload_too_large', TooLarge],
 ]);
 /** @type {Map<number | null, typeof ApiError>} */
-const BY_STATUS = new Map([[401, Unauthenticated], [4501, Unauthenticated], [413, TooLarge]]);
+const BY_STATUS = new Map([[401, Unauthenticated], [413, TooLarge]]);
 
 /**
  * The error in the body of an answer, or in an `error` or `gap` reply on a socket.

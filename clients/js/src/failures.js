@@ -10,6 +10,8 @@ const KINDS = /** @type {const} */ ([
   [/ENOTFOUND|dns error/i, 'unknown_host', 0, 'No host has this name.'],
   [/EAI_AGAIN/, 'unknown_host', NOBODY_MS, 'No host of this name could be found.'],
   [/ECONNREFUSED|ConnectionRefused|Connection refused/i, 'connection_refused', NOBODY_MS, 'Nobody is at this address.'],
+  [/wrong.version.number|packet.length.too.long|record.layer.failure|InvalidContentType/i, 'not_https', 0,
+    'The server speaks http, not https. `url` must begin with http://.'],
   [/CERT|SELF_SIGNED|UNABLE_TO_(GET_ISSUER|VERIFY)/i, 'certificate_not_trusted', 0,
     "The server's certificate is not trusted. Start Node with NODE_EXTRA_CA_CERTS=<file> if it is your own authority's."],
 ]);
@@ -20,9 +22,10 @@ export function broken(thrown) {
   const reason = cause?.message || message;
   const words = `${cause?.code ?? code} ${reason}`;
   for (const [pattern, kind, hope, advice] of KINDS) {
-    if (pattern.test(words)) return new Broken(`${advice} (${reason})`, { code: kind, hope });
+    const more = kind === 'not_https' ? '' : ` (${reason})`; // which is OpenSSL's own line
+    if (pattern.test(words)) return new Broken(advice + more, { code: kind, hope });
   }
-  return new Broken(reason);
+  return new Broken(`The connection failed. (${reason})`);
 }
 
 /**

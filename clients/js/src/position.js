@@ -29,7 +29,7 @@ export class Position {
       resolve = named;
     });
     this.#named = resolve;
-    if (runId !== undefined) resolve(runId);
+    if (isRunId(runId)) resolve(runId); // there is no run of any other
   }
 
   /** The server says that this is the run. Throws `ProtocolError` if it cannot be. @param {unknown} runId */

@@ -25,7 +25,7 @@ import { Conversation, Conversations, IDLE } from './conversation.js';
 /**
  * Options that each `send` and `attach` is given, too. `id` names the conversation, which components that give the same one
  * share; by default it is the session's. Without either it is the component's own.
- * @typedef {StartOptions & {id?: string}} RunOptions
+ * @typedef {StartOptions & {id?: string | undefined}} RunOptions
  */
 /**
  * `send` starts a run. It interrupts the one that goes on, or waits its turn with `interrupt: false`. `say` says something
@@ -46,6 +46,12 @@ function find(client, name) {
   ofClient.set(client, conversations);
   return conversations.find(name);
 }
+
+/** @param {RunOptions} options @returns {StartOptions} */
+const toStart = ({ id: _, ...options }) => options;
+
+/** @param {RunOptions} options @returns {AttachOptions} */
+const toFollow = ({ transport, types, signal, cancelOnAbort }) => ({ transport, types, signal, cancelOnAbort });
 
 const idle = () => IDLE;
 
@@ -75,10 +81,10 @@ export function useRun(client, options = {}) {
     const { cancel, close, say } = shown;
     return {
       /** @type {RunActions['send']} */
-      send: (message, given) => shown.send(message, { ...latest.current, ...given }),
-      regenerate: () => shown.regenerate(latest.current),
+      send: (message, given) => shown.send(message, { ...toStart(latest.current), ...given }),
+      regenerate: () => shown.regenerate(toStart(latest.current)),
       /** @type {RunActions['attach']} */
-      attach: (runId, given) => shown.attach(runId, { ...latest.current, ...given }),
+      attach: (runId, given) => shown.attach(runId, { ...toFollow(latest.current), ...given }),
       say,
       cancel,
       close,

@@ -33,11 +33,10 @@ export const inBrowser = () => globalThis.navigator?.onLine !== undefined;
  * @returns {Backoff}
  */
 export function backoff(chosen = {}) {
-  const patience = inBrowser() ? Infinity : 300_000;
-  const first = chosen.attempts ?? 10;
-  const insists = (chosen.attempts ?? chosen.first) !== undefined;
-  const usual = { base: 250, cap: 10_000, attempts: Infinity, first, patience, maxWait: 60_000, insists };
-  return { ...usual, random: Math.random, ...chosen };
+  const { base = 250, cap = 10_000, attempts = Infinity, maxWait = 60_000, random = Math.random } = chosen;
+  const { first = chosen.attempts ?? 10, patience = inBrowser() ? Infinity : 300_000 } = chosen;
+  const { insists = (chosen.attempts ?? chosen.first) !== undefined } = chosen;
+  return { base, cap, attempts, first, patience, maxWait, insists, random };
 }
 
 /**

@@ -8,12 +8,14 @@
 
 import { NEVER } from './api.js';
 import { Backlog } from './backlog.js';
-import { Broken, ProtocolError, RunClosed, RunFailed, Unauthenticated } from './errors.js';
+import { checkListener } from './checks.js';
+import { Broken, ProtocolError, RunClosed, RunFailed, RunNotFound, Unauthenticated } from './errors.js';
 import { checkEvent, isTerminal } from './events.js';
 import { Position } from './position.js';
 import { Questions } from './question.js';
 
 /** @import { Api } from './api.js' */
+/** @import { AttachOptions } from './client.js' */
 /** @import { Commands, Acknowledgement, SayOptions } from './commands.js' */
 /** @import { CustomEvent, FinishStatus, StreamEvent, TerminalEvent } from './events.js' */
 /** @import { State } from './fold.js' */
@@ -28,11 +30,16 @@ import { Questions } from './question.js';
  * @typedef {{[E in StreamEvent<Custom> as E['type']]: E} & {event: StreamEvent<Custom>, status: Status,
  *   snapshot: Snapshot, retry: Retry, input: Question}} Heard
  */
-/** @typedef {{signal?: AbortSignal | undefined, cancelOnAbort?: boolean, snapshot?: boolean}} RunOptions */
+/** @typedef {Pick<AttachOptions, 'signal' | 'cancelOnAbort' | 'snapshot'>} RunOptions */
 /** The parts that all runs of a client share. @typedef {{api: Api, runs: Set<Run<any>>, commands: Commands}} Shared */
 
 /** The event types that tell which questions are open. */
 const NEEDED = ['INPUT_REQUESTED', 'INPUT_ANSWERED'];
+
+const gone = () => new RunNotFound({
+  code: 'run_not_found',
+  message: 'The server no longer has the run, for example because it was restarted with its log in memory.',
+}, null);
 
 /**
  * An async iterable of the run's events; leaving the loop early closes it. Made by `Client`, whose `Custom` is its own.
@@ -149,6 +156,7 @@ export class Run {
    * @returns {() => void}
    */
   on(type, listener) {
+    checkListener(type, listener);
     const { types } = this.#at;
     if (type === 'input' && types && !NEEDED.every((each) => types.includes(each))) {
       throw new TypeError(`\`types\` must have ${NEEDED.join(' and ')} if there is a listener for \`input\`.`);
@@ -225,6 +233,7 @@ export class Run {
       } catch (error) {
         if (this.#connection) this.#attempts.lasted(performance.now() - this.#connectedAt);
         this.#drop();
+        if (error instanceof RunNotFound && (this.#connectedAt || this.#at.start['message'] !== undefined)) throw gone();
         const renews = error instanceof Unauthenticated && this.#api.renewable && !renewed;
         if (!this.active || !(error instanceof Broken || renews)) throw error;
         if (this.status === 'open') this.#become('reconnecting');

@@ -25,17 +25,8 @@ import { deadline, sleep } from './retry.js';
  *   runId: unknown, size: number}} Asked
  */
 
-/** Errors of a socket that HTTP would answer with 429, 503 or 504. */
-const PASSING = new Set([
-  'too_many_runs',
-  'rate_limited',
-  'too_many_followed',
-  'too_many_messages',
-  'draining',
-  'log_unavailable',
-  'busy',
-  'unknown_outcome',
-]);
+/** The statuses of errors after which the same command may succeed later. @type {Set<number | null>} */
+const PASSING = new Set([429, 503, 504]);
 /** The most runs that a socket follows (PROTOCOL.md, section 6). */
 const MAX_FOLLOWED = 100;
 /** The size from which on a command is a request of its own: whatever refuses it then ends no socket that others use. */
@@ -44,6 +35,8 @@ const LARGE_BYTES = 65_536;
 const FINAL = new Set([1003, 1008, 1009, 1010]);
 /** Those of them that a single message may be the reason of. */
 const OF_ONE_MESSAGE = new Set([1008, 1009]);
+/** The errors that close codes of Twinwire's own tell (PROTOCOL.md, section 5). */
+const CODES = new Map([[4500, 'bad_request'], [4501, 'unauthenticated']]);
 const IDLE_MS = 10_000;
 /** How much of a token's life is over when a newer one is asked for, and what is left when it is too late for that. */
 const RENEW_AT = 0.8;
@@ -53,15 +46,16 @@ const LAST_MS = 1_000;
 function verdict(message) {
   const { code, message: said = null } = message;
   const error = apiError(message.type === 'gap' ? { ...message, code: 'gap' } : message);
-  return PASSING.has(code) ? new Broken(said ?? code, { code, retryAfter: error.retryAfter, said }) : error;
+  const { status, retryAfter } = error;
+  return PASSING.has(status) ? new Broken(said ?? code, { code, status, retryAfter, said }) : error;
 }
 
 /** What a close code means. @param {number} code @param {string} reason */
 function closed(code, reason) {
   const message = `The server closed the socket with ${code}${reason ? ` (${reason})` : ''}.`;
   const final = FINAL.has(code) || (code >= 4500 && code <= 4999);
-  if (final) return apiError({ code: code === 4501 ? 'unauthenticated' : 'closed', message }, code);
-  return new Broken(message, { status: code, said: reason || null });
+  if (final) return apiError({ code: CODES.get(code) ?? 'closed', message });
+  return new Broken(message, { said: reason || null });
 }
 
 /** True if a command is to be a request of its own. @param {object} command */
@@ -243,8 +237,8 @@ export class Session {
       const [[ref, asked]] = [...this.#asked].sort(([, one], [, other]) => other.size - one.size);
       const message = `The message is larger than the server accepts. ${error.message}`;
       this.#asked.delete(ref);
-      asked.answer(Promise.reject(code === 1009 ? new TooLarge({ code: 'payload_too_large', message }, code) : error));
-      this.fail(new Broken(error.message, { status: code, said: reason || null }));
+      asked.answer(Promise.reject(code === 1009 ? new TooLarge({ code: 'payload_too_large', message }, null) : error));
+      this.fail(new Broken(error.message, { said: reason || null }));
     } else {
       this.fail(error);
     }

@@ -4,7 +4,7 @@ import { expect, onTestFinished, test, vi } from 'vitest';
 
 import { Gap, RunClosed } from '../src/index.js';
 import { number, upTo } from './live.js';
-import { attached, settled } from './scripted.js';
+import { attached, RUN, settled } from './scripted.js';
 
 /** @import { Run } from '../src/index.js' */
 
@@ -358,11 +358,11 @@ test('a run that was followed to nowhere keeps what it has for a loop, and then 
   const { run, socket } = await attached();
   socket.events([1, 2]);
   socket.say({ type: 'error', code: 'run_not_found', message: 'The run does not exist.', run_id: run.runId });
-  await expect(run.result).rejects.toThrow('does not exist');
+  await expect(run.result).rejects.toThrow('no longer has the run');
   const events = run[Symbol.asyncIterator]();
   expect([(await events.next()).done, (await events.next()).done]).toEqual([false, false]);
-  await expect(events.next()).rejects.toThrow('does not exist');
-  await expect(events.next()).rejects.toThrow('does not exist');
+  await expect(events.next()).rejects.toThrow('no longer has the run');
+  await expect(events.next()).rejects.toThrow('no longer has the run');
 });
 
 test('two runs on one socket are two', async () => {
@@ -387,4 +387,35 @@ test('whoever only watches the status sees the run end, and a loop still gets al
   socket.answer(again, { type: 'attached', last: 900, ended: true });
   socket.events(upTo(900).slice(256), 900);
   expect(await reading).toEqual(upTo(900));
+});
+
+test('the first consumer of events lets them go, whatever its type', async () => {
+  const { run, socket } = await attached();
+  /** @type {string[]} */
+  const heard = [];
+  socket.events([1, 2]);
+  await settled();
+  run.on('TOOL_CALL_START', () => heard.push('never'));
+  run.on('LLM_CHUNK', (event) => heard.push(`first ${number(event)}`));
+  await settled();
+  run.on('LLM_CHUNK', (event) => heard.push(`late ${number(event)}`));
+  socket.events([3]);
+  await settled();
+  const events = run[Symbol.asyncIterator]();
+  socket.events([4, 5], 5);
+  expect((await events.next()).value?.id).toBe(`evt-${RUN}-4`);
+  expect(heard).toEqual(['first 1', 'first 2', 'first 3', 'late 3', 'first 4', 'late 4']);
+});
+
+test('a listener that comes after a loop hears what the loop has not taken', async () => {
+  const { run, socket } = await attached();
+  socket.events([1, 2, 3]);
+  const events = run[Symbol.asyncIterator]();
+  expect((await events.next()).value?.id).toBe(`evt-${RUN}-1`);
+  /** @type {number[]} */
+  const heard = [];
+  run.on('event', (event) => heard.push(number(event)));
+  socket.events([4], 4);
+  await run.result;
+  expect(heard).toEqual([2, 3, 4]);
 });

@@ -121,6 +121,7 @@ describe('the function of a token', () => {
     ['throws', () => { throw new Error('no key'); }, 'no key'],
     ['rejects', async () => { throw new Error('no key'); }, 'no key'],
     ['gives no string', () => undefined, 'gave no string'],
+    ['gives what no header can have', () => 'a\nsecret', 'gave a string that no header can have'],
     ['does not answer', () => new Promise(() => {}), 'did not answer within 200 ms'],
   ]);
 
@@ -136,6 +137,7 @@ describe('the function of a token', () => {
     expect(await run.result).toBe('1 ');
     expect(told.slice(0, 2).map(({ attempt, code }) => [attempt, code])).toEqual([[1, 'token_failed'], [2, 'token_failed']]);
     expect(told[0]?.reason).toContain(why);
+    expect(told[0]?.reason).not.toContain('secret');
   });
 
   test('is asked no more often than anything else is tried', async () => {
@@ -161,7 +163,7 @@ describe('errors of the program are told at once', () => {
       expect(() => client.stream(/** @type {any} */ (message))).toThrow('`message` must be a string');
     }
     expect(() => client.stream('a', { agent: /** @type {any} */ (event) })).toThrow(TypeError);
-    expect(() => client.stream('a', { userId: /** @type {any} */ (7n) })).toThrow('must be JSON');
+    expect(() => client.stream('a', { userId: /** @type {any} */ (7n) })).toThrow('`userId` must be');
   });
 
   test('a token that is none', () => {
@@ -181,6 +183,26 @@ describe.each(TRANSPORTS)('what waiting does not mend is told at once: %s', (tra
     const { error, took } = await failure(() => createClient({ url, transport, WebSocket }).stream('a').result);
     expect(error).toMatchObject({ name: 'ConnectionLost', code: 'connection_refused' });
     expect(took).toBeLessThan(3_000);
+  });
+
+  test('an address that says https, of a server that speaks http', async () => {
+    const url = URL_OF.open.replace('http:', 'https:');
+    const client = createClient({ url, transport, WebSocket });
+    for (const call of [() => client.stream('a').result, () => client.get(NOWHERE)]) {
+      const { error, took } = await failure(call);
+      expect(error).toMatchObject({ name: 'ConnectionLost', code: 'not_https', attempts: 1 });
+      expect(error.message).toContain('The server speaks http, not https.');
+      expect(error.message).not.toContain('SSL');
+      expect(took).toBeLessThan(3_000);
+    }
+  });
+
+  test('the status is that of the code', async () => {
+    const { error } = await failure(() => connected({ url: URL_OF.guarded, transport }).stream('a').result);
+    expect(error).toMatchObject({ name: 'Unauthenticated', code: 'unauthenticated', status: 401 });
+    const client = connected({ transport });
+    expect((await failure(() => client.attach(NOWHERE).result)).error).toMatchObject({ code: 'run_not_found', status: 404 });
+    expect((await failure(() => client.stream(' ').result)).error).toMatchObject({ code: 'bad_request', status: 400 });
   });
 
   test('an address where nobody is any more is another matter', async () => {
@@ -230,7 +252,7 @@ describe('in a page of another origin', () => {
     const { client, asked } = paged((mode) => (mode === 'no-cors' ? Promise.resolve({}) : fails()));
     const { error } = await failure(() => client.stream('a').result);
     expect(error).toBeInstanceOf(ApiError);
-    expect(error).toMatchObject({ code: 'origin_not_allowed', status: null });
+    expect(error).toMatchObject({ code: 'origin_not_allowed', status: 403 });
     expect(error.message).toContain('List the origin');
     expect(error.message).toContain('http://page');
     expect(asked).toEqual(['plain /runs', 'no-cors /healthz', 'cors /healthz']);

@@ -206,13 +206,13 @@ test('the list of a user\'s runs', async () => {
   expect((await alice.runs({ limit: 1 }))[0]).toMatchObject({ user_id: 'alice', status: 'completed' });
 });
 
-test('what is wrong is said before anything is sent', () => {
+test('what is wrong is said before anything is sent', async () => {
   const client = connected({});
   expect(() => connected({ url: 'ftp://a' })).toThrow('`url` ');
   expect(() => client.stream('a', { types: ['a'] })).toThrow('`types` ');
   expect(() => client.stream('a', { transport: 'eventsource' })).toThrow('`transport` ');
   expect(() => client.stream('a', { signal: AbortSignal.abort(new Error('no')) })).toThrow('no');
-  expect(() => client.attach('a/../b')).toThrow(RunNotFound);
+  await expect(client.attach('a/../b').result).rejects.toThrow(RunNotFound);
   expect(() => client.attach('a'.repeat(26), { after: -1 })).toThrow('`after` ');
   expect(() => client.attach('a'.repeat(26), { after: `evt-${'b'.repeat(26)}-1` })).toThrow('`after` ');
 });

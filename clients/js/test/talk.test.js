@@ -348,8 +348,8 @@ describe('over HTTP', () => {
 test('what no server could take is refused at once', async () => {
   const { client, run } = await attached();
   const wrong = /** @type {any} */ ({ type: 'click' });
-  await expect(run.send(wrong)).rejects.toThrow(TypeError);
-  await expect(run.answer(ASK, undefined)).rejects.toThrow('An answer must be JSON.');
+  await expect(run.send(wrong)).rejects.toThrow('`content` must be a string.');
+  await expect(run.answer(ASK, undefined)).rejects.toThrow('`value` must be JSON.');
   await expect(client.send('a/../b', 'More.')).rejects.toThrow(RunNotFound);
   await expect(client.answer('a/../b', ASK, 'a')).rejects.toThrow(RunNotFound);
 });

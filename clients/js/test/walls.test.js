@@ -43,7 +43,7 @@ test('a close that one command caused is its error, and the other runs attach ag
   const commands = [await socket.next(), await socket.next()];
   expect(commands.map(({ message }) => message.length)).toEqual([50_000, 1]);
   socket.end(1009);
-  await expect(large.result).rejects.toMatchObject({ name: 'TooLarge', status: 1009 });
+  await expect(large.result).rejects.toMatchObject({ name: 'TooLarge', status: 413 });
   const next = /** @type {Scripted} */ (await sockets.take());
   const again = [await next.next(), await next.next()];
   expect(again.map(({ type }) => type).sort()).toEqual(['attach', 'start']);
@@ -67,7 +67,7 @@ test('a policy that closes the socket on one command is as little the others\'',
   const refused = client.stream('z');
   await socket.next();
   socket.end(1008);
-  await expect(refused.result).rejects.toMatchObject({ name: 'ApiError', status: 1008 });
+  await expect(refused.result).rejects.toMatchObject({ name: 'ApiError', code: 'closed', status: null });
   const { socket: next } = await attach();
   next.events([1], 1);
   expect(await run.result).toBe('all');

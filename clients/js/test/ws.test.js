@@ -4,7 +4,7 @@ import { expect, test } from 'vitest';
 
 import { RunClosed } from '../src/index.js';
 import { number, upTo } from './live.js';
-import { attached, randoms, RUN, scripted, Scripted, settled, sockets } from './scripted.js';
+import { attach, attached, randoms, RUN, scripted, Scripted, settled, sockets } from './scripted.js';
 
 test('a reader that catches up before its pause is answered goes on', async () => {
   const { run, socket } = await attached();
@@ -192,4 +192,24 @@ test.each(upTo(40))('put, pause, drain, fail and close in any order, with and wi
   else await expect(run.result).rejects.toThrow(RunClosed);
   expect(await (awaited ?? run.result.catch(() => 'all'))).toEqual(run.terminal ? 'all' : expect.anything());
   stop();
+});
+
+test('a run that the server has forgotten in the middle is another matter than one that never was', async () => {
+  for (const [begun, said] of /** @type {[boolean, string][]} */ ([[true, 'no longer has the run'], [false, 'does not exist']])) {
+    const run = scripted().attach(RUN);
+    if (begun) (await attach()).socket.end(1006);
+    const socket = /** @type {Scripted} */ (await sockets.take());
+    const { ref } = await socket.next();
+    socket.say({ type: 'error', code: 'run_not_found', message: 'The run does not exist.', ref });
+    await expect(run.result).rejects.toThrow(said);
+    expect(run.error).toMatchObject({ name: 'RunNotFound', code: 'run_not_found', status: 404 });
+  }
+});
+
+test('a message of the server names an option as it is here', async () => {
+  const run = scripted().stream('hi');
+  const socket = /** @type {Scripted} */ (await sockets.take());
+  const { ref } = await socket.next();
+  socket.say({ type: 'error', code: 'bad_request', message: '`user_id` must be shorter.', field: 'user_id', ref });
+  await expect(run.result).rejects.toMatchObject({ message: '`userId` must be shorter.', field: 'user_id', status: 400 });
 });

@@ -19,6 +19,7 @@ from typing import Any, Protocol
 import httpx
 import msgspec
 
+from twinwire_client.checks import is_token
 from twinwire_client.errors import ApiError, ProtocolError, api_error
 from twinwire_client.retry import Attempts, Broken, Retries, deadline
 
@@ -42,11 +43,8 @@ LAST_SECONDS = 1.0  # what is left of it when it is too late for that
 TOKEN_SHARE = 0.9  # of `timeout`, so that a slow token is told as such, not as a silent server
 HOPE_SECONDS = 2.0  # how long to look for somebody at an address where nobody ever was
 _SCHEME = "Bearer "
-
-
-def is_token(text: object) -> bool:
-    """True if this can stand in a header."""
-    return isinstance(text, str) and text.isascii() and text.isprintable() and text.strip() != ""
+_NOT_TLS = {"HTTP_REQUEST", "PACKET_LENGTH_TOO_LONG", "RECORD_LAYER_FAILURE", "WRONG_VERSION_NUMBER"}
+"""The words of OpenSSL's versions for an answer in plain HTTP."""
 
 
 def trust(verify: Verify) -> bool | ssl.SSLContext:
@@ -117,6 +115,10 @@ def broken(error: Exception) -> Broken:
                     code="certificate_not_trusted",
                     hope=0.0,
                 )
+            case ssl.SSLError(reason=reason) if reason in _NOT_TLS:
+                return Broken(
+                    "The server speaks http, not https. `url` must begin with http://.", code="not_https", hope=0.0
+                )
             case gaierror():
                 return Broken(
                     f"The host name is not known ({cause.strerror}). Check `url`.",
@@ -131,7 +133,9 @@ def broken(error: Exception) -> Broken:
                 )
             case httpx.LocalProtocolError():
                 return Broken(f"The request is not valid in HTTP. {cause}", hope=0.0)
-    return Broken(str(error) or type(error).__name__)
+            case httpx.TimeoutException():
+                return Broken("The server was silent for too long.")
+    return Broken(f"The connection failed. {str(error).removesuffix('.') or type(error).__name__}.")
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
@@ -199,6 +203,7 @@ class Api:
         self.renewable = callable(token)  # whether asking for the token again may give another one
         self.retries = retries
         self.followed: set[Closable] = set()
+        self.left = False  # true once the client was closed, in whatever event loop
         self._loop: asyncio.AbstractEventLoop | None = None
         self._process = 0
         self._url = url.rstrip("/")
@@ -217,6 +222,11 @@ class Api:
                 "The client is in use in another event loop, or in the process that this one was forked from. "
                 "Make a client in each."
             )
+
+    @property
+    def in_use(self) -> bool:
+        """True if this process may have connections that only `aclose` closes."""
+        return self._process == os.getpid() and not self.left
 
     def here(self) -> bool:
         """True if this is the event loop that the client is in use in, or might be."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from types import TracebackType
@@ -12,15 +13,16 @@ from typing import Any, Literal, Self, cast
 import httpx
 
 from twinwire_client import sse
-from twinwire_client.api import Api, Token, Verify, is_token
+from twinwire_client.api import Api, Token, Verify
 from twinwire_client.auto import Auto
+from twinwire_client.checks import check
 from twinwire_client.commands import Commands
 from twinwire_client.errors import ProtocolError, api_error
 from twinwire_client.info import RunInfo, is_info
 from twinwire_client.retry import Backoff, Patience, Retries, Retry
 from twinwire_client.run import Connect, Position, Run
 from twinwire_client.talk import Acknowledgement, OnInput, Question, check_on_input
-from twinwire_client.wire import check_text, check_types, is_run_id, parse_after
+from twinwire_client.wire import check_types, is_run_id, parse_after
 from twinwire_client.ws import Sockets
 
 Transport = Literal["auto", "sse", "ws"]
@@ -30,7 +32,7 @@ class Client:
     """A Twinwire server at `url` (`http://host:port`), with these `headers` in every request.
 
     An async context manager: leaving it closes its runs and connections. It is for one event loop of asyncio, the one
-    that it is first used in. Raises `ValueError` for a bad argument.
+    that it is first used in. Raises `TypeError` or `ValueError` for a bad argument.
 
     `transport`: `sse`; `ws`, one WebSocket for all runs; or `auto`, which is SSE, and WebSocket if something between
     holds an event stream back, so that it does not begin within `muted` seconds.
@@ -69,14 +71,9 @@ class Client:
         verify: Verify = True,
         http_client: httpx.AsyncClient | None = None,
     ) -> None:
-        try:
-            parsed = httpx.URL(url)
-        except httpx.InvalidURL as error:
-            raise ValueError(f"`url` must be a URL: {error}.") from None
-        if parsed.scheme not in {"http", "https"} or not parsed.host:
-            raise ValueError(f"`url` must start with http:// or https:// and name a host, unlike {url!r}.")
-        if isinstance(token, str) and not is_token(token):
-            raise ValueError("`token` must be a text in ASCII, without control characters.")
+        check(url=url, headers=headers, token=token, timeout=timeout, heartbeat=heartbeat, muted=muted, verify=verify)
+        check(backoff=backoff, patience=patience, max_attempts=max_attempts, first_attempts=first_attempts)
+        check(max_wait=max_wait, on_retry=on_retry, http_client=http_client)
         if http_client is not None and verify is not True:
             raise ValueError("`verify` is only valid without `http_client`, which has its own.")
         first = first_attempts or max_attempts
@@ -102,6 +99,12 @@ class Client:
         self._transport = transport
         self._connect(None)
 
+    def __del__(self) -> None:
+        if "_api" in vars(self) and self._api.in_use:
+            warnings.warn("A Client was not closed: use it in `async with`, or `aclose` it.", ResourceWarning, 2)
+            if not self._api.followed:
+                self._api.over_there(partial(_let_go, self._sockets, self._api))
+
     async def __aenter__(self) -> Self:
         return self
 
@@ -112,13 +115,13 @@ class Client:
 
     async def aclose(self) -> None:
         """Close all runs, as `Run.aclose` does, and all connections. From any task, and as often as one likes."""
+        self._api.left = True
         if not self._api.here():
             self._api.over_there(self.aclose)
             return
         self._api.retries.closed.set()
         await asyncio.gather(*(run.aclose() for run in tuple(self._api.followed)))
-        await self._sockets.aclose()
-        await self._api.aclose()
+        await _let_go(self._sockets, self._api)
 
     def stream(
         self,
@@ -141,18 +144,19 @@ class Client:
         `continue`, `cancel` or `cancel_after:<seconds>` (default: 300 s). A start whose answer is lost is repeated with
         its `idempotency_key`, a fresh one by default, so that it never is two runs. `interrupt` ends the run that the
         session has going on; without it that raises `SessionBusy`. `traceparent` is the span that the run is a part of
-        (W3C Trace Context). Raises `TypeError` for what is no text, and `ValueError` for other bad arguments.
+        (W3C Trace Context). Raises `TypeError` or `ValueError` for a bad argument.
 
         `on_input` is a function, async or not, that is called with each `Question` that the run asks, as it is read. It
         must not block the event loop. What it returns is awaited beside the run, until the run is closed.
         """
+        check(interrupt=interrupt, types=types)
         start = _checked(
             message=message,
             agent=agent,
             user_id=user_id,
             session_id=session_id,
             on_disconnect=on_disconnect,
-            idempotency_key=idempotency_key or uuid.uuid4().hex,
+            idempotency_key=uuid.uuid4().hex if idempotency_key is None else idempotency_key,
             traceparent=traceparent,
         )
         position = Position(start={**start, "interrupt": interrupt}, types=check_types(types))
@@ -173,6 +177,7 @@ class Client:
         Or, with `snapshot`, from the state that its events so far come to, which `run.snapshot` then has. Entering it
         raises `RunNotFound` and `Gap`. `on_input` is as of `stream`; it hears of a snapshot's open questions too.
         """
+        check(run_id=run_id, after=after, types=types, snapshot=snapshot)
         number = parse_after(after, run_id)
         position = Position(run_id=_known(run_id), after=number, types=check_types(types))
         return self._run(transport, position, snapshot=snapshot, on_input=on_input)
@@ -210,6 +215,7 @@ class Client:
 
         `user_id` names the user if the server authenticates nobody.
         """
+        check(user_id=user_id, limit=limit)
         query = httpx.QueryParams({"limit": limit} | ({} if user_id is None else {"user_id": user_id}))
         match await self._api.ask("GET", f"/runs?{query}"):
             case {"runs": list(runs)} if all(is_info(run) for run in runs):
@@ -225,22 +231,25 @@ class Client:
         return Run(self._api, self._connect(transport), self._commands, position, snapshot=snapshot, on_input=hears)
 
     def _connect(self, transport: str | None) -> Connect:
-        chosen = transport or self._transport
-        if chosen not in self._connects:
-            raise ValueError(f'`transport` must be "auto", "sse" or "ws", not {chosen!r}.')
+        chosen = self._transport if transport is None else transport
+        check(transport=chosen)
         return self._connects[chosen]
 
 
+async def _let_go(sockets: Sockets, api: Api) -> None:
+    await sockets.aclose()
+    await api.aclose()
+
+
 def _checked(message: str, **options: str | None) -> dict[str, str]:
-    """Return what a start says. Raise as `check_text`."""
-    texts = {"message": message} | {name: text for name, text in options.items() if text is not None}
-    for name, text in texts.items():
-        check_text(name, text)
-    return texts
+    """Return what a start says, if it is given. Raise as `check`: a callback may be given anything."""
+    check(message=message, **options)
+    return {"message": message} | {name: text for name, text in options.items() if text is not None}
 
 
 def _known(run_id: str) -> str:
     """Return the run id, which goes into a path. Raise `RunNotFound` for an ill-formed one, as the server does."""
+    check(run_id=run_id)
     if not is_run_id(run_id):
         raise api_error({"code": "run_not_found", "message": "The run does not exist."}, 404)
     return run_id

@@ -9,11 +9,11 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from twinwire_client.api import Api
+from twinwire_client.checks import check
 from twinwire_client.errors import ApiError, ProtocolError
 from twinwire_client.retry import Broken
 from twinwire_client.socket import LARGE_BYTES, Message
 from twinwire_client.talk import Acknowledgement
-from twinwire_client.wire import check_text
 
 OverSocket = Callable[[str, Mapping[str, Any]], Awaitable[Message | None]]
 """Give a command about the run of this id to a socket that is open, and return the reply, if there is one in time."""
@@ -45,6 +45,7 @@ class Commands:
 
     async def answer(self, run_id: str, input_id: str, value: Any, *, message_id: str | None = None) -> Acknowledgement:
         """Answer a question of a run. See `Client.answer`."""
+        check(input_id=input_id, message_id=message_id)
         _check_json(value)
         body = {"answer": value, "message_id": message_id or uuid.uuid4().hex}
         if _INPUT_ID.fullmatch(input_id) is None:
@@ -54,7 +55,7 @@ class Commands:
 
     async def send(self, run_id: str, content: str, *, message_id: str | None = None) -> Acknowledgement:
         """Say something to a run. See `Client.send`."""
-        check_text("content", content)
+        check(content=content, message_id=message_id)
         body = {"content": content, "message_id": message_id or uuid.uuid4().hex}
         return await self._say({"type": "send", "run_id": run_id, **body}, f"/runs/{run_id}/messages", body)
 

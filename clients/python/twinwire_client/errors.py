@@ -21,6 +21,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from twinwire_client.wire import STATUSES
+
 
 class TwinwireError(Exception):
     """The root of the tree."""
@@ -30,9 +32,9 @@ class ConnectionLost(TwinwireError):
     """The connection broke and could not be had again. The attributes are those of the last of the `attempts`.
 
     `code` is the machine code that the server gave (`rate_limited`, `draining`, …), or the client's own:
-    `token_failed`, `certificate_not_trusted`, `unknown_host`, `connection_refused`; None for another failure of the
-    network. `status` is the HTTP status or the WebSocket close code, `retry_after` the seconds that the server asked
-    to wait; None if there was none.
+    `token_failed`, `certificate_not_trusted`, `not_https`, `unknown_host`, `connection_refused`; None for another
+    failure of the network. `status` is the HTTP status, on a socket that of the `code`, `retry_after` the seconds that
+    the server asked to wait; None if there was none.
     """
 
     def __init__(
@@ -58,16 +60,16 @@ class ProtocolError(TwinwireError):
 class ApiError(TwinwireError):
     """An error the server answered with (PROTOCOL.md, section 2).
 
-    `code` is its machine code, `field` the part of the input that was wrong, if one was. `status` is the HTTP status
-    or the WebSocket close code; None for an error told on a socket that lives on. `retry_after` is in how many seconds
-    another try makes sense, if the server said so.
+    `code` is its machine code, `field` the part of the input that was wrong, if one was. `status` is the HTTP status,
+    on a socket that of the `code`; None if it has none. `retry_after` is in how many seconds another try makes sense,
+    if the server said so.
     """
 
     def __init__(self, body: Mapping[str, Any], status: int | None) -> None:
         super().__init__(_text(body, "message") or f"The server answered {status}.")
         self.code = _text(body, "code") or "unknown"
         self.field = _text(body, "field")
-        self.status = status
+        self.status = status or STATUSES.get(self.code)
         after = body.get("retry_after")
         self.retry_after = float(after) if isinstance(after, int | float) else None
 
@@ -111,7 +113,10 @@ class RunFailed(TwinwireError):
 
 
 class RunClosed(TwinwireError):
-    """The run was closed, by `aclose`, by leaving its block or with its client, before its end was received."""
+    """The run was closed, by `aclose`, by leaving its block or with its client, before its end was received.
+
+    A run whose end was received raises it, too, if it is entered once more.
+    """
 
 
 def _text(body: Mapping[str, Any], name: str) -> str | None:
@@ -128,7 +133,7 @@ _KINDS: dict[str, type[ApiError]] = {
     "gap": Gap,
     "payload_too_large": TooLarge,
 }
-_BY_STATUS = {401: Unauthenticated, 4501: Unauthenticated, 413: TooLarge}
+_BY_STATUS = {401: Unauthenticated, 413: TooLarge}
 
 
 def api_error(body: Mapping[str, Any], status: int | None = None) -> ApiError:

@@ -15,13 +15,16 @@ import msgspec
 
 from twinwire_client.api import Api
 from twinwire_client.commands import Commands
-from twinwire_client.errors import ProtocolError, RunClosed, RunFailed, TwinwireError
+from twinwire_client.errors import ProtocolError, RunClosed, RunFailed, RunNotFound, TwinwireError, api_error
 from twinwire_client.events import INPUT_TYPES, Event, Snapshot, decode_event
 from twinwire_client.retry import Broken
 from twinwire_client.talk import Acknowledgement, Question, Questions
 from twinwire_client.wire import TERMINAL_TYPES, is_run_id, parse_event_id
 
 _CLOSED = "The run was closed before its end was received. Attach to it again to read on."
+_GONE = "The server no longer has the run, for example because it was restarted with its log in memory."
+_ENTER = "Enter it first: `async with run`, or `with run` if its client is a SyncClient."
+_OVER = "The run has been read and closed. Attach to it again to read it once more."
 
 
 class Position:
@@ -127,7 +130,7 @@ class Run:
     def run_id(self) -> str:
         """The run's id."""
         if self._at.run_id is None:
-            raise RuntimeError("The run has not been started. Enter it with `async with` first.")
+            raise RuntimeError(f"The run has not been started. {_ENTER}")
         return self._at.run_id
 
     @property
@@ -147,7 +150,7 @@ class Run:
 
     async def __aenter__(self) -> Self:
         if self._closed:
-            raise RunClosed(_CLOSED)
+            raise RunClosed(_OVER if self._ended or self._left else _CLOSED)
         self._api.check()
         self._api.followed.add(self)
         self._entered = True
@@ -202,7 +205,7 @@ class Run:
         try:
             while not self._closed:
                 if not self._entered:
-                    raise RuntimeError("A run's events can only be read inside its `async with` block.")
+                    raise RuntimeError(f"The run's events can only be read inside its block. {_ENTER}")
                 self._api.check()
                 if self._ended:
                     await self._drop()
@@ -247,8 +250,14 @@ class Run:
         """Say something to the run while it goes on. See `Client.send`."""
         return await self._commands.send(self.run_id, content, message_id=message_id)
 
-    async def wait(self) -> Any:
-        """Read to the end; the run's result. Raises `RunFailed` if it ended with an ERROR event."""
+    async def wait(self, timeout: float | None = None) -> Any:
+        """Read to the end; the run's result. Raises `RunFailed` if it ended with an ERROR event.
+
+        Raise `TimeoutError` if it does not end within so many seconds; the events that have come by then are read.
+        """
+        if timeout is not None:
+            async with asyncio.timeout(timeout):
+                return await self.wait()
         async for _ in self:
             pass
         if self.terminal is not None:
@@ -282,6 +291,10 @@ class Run:
                 await self._open()
             except Broken as error:
                 lost = error
+            except RunNotFound as error:
+                if not (self._connected_at or self._at.start):
+                    raise
+                raise api_error({"code": error.code, "message": _GONE}, error.status) from error
             else:
                 return
 

@@ -29,7 +29,7 @@ from wsproto.utilities import ProtocolError as SocketError
 from twinwire_client.api import Api, broken, network
 from twinwire_client.errors import ApiError, ProtocolError, TwinwireError, api_error
 from twinwire_client.retry import LATE_SECONDS, Broken, deadline
-from twinwire_client.wire import PASSING, TERMINAL_TYPES
+from twinwire_client.wire import PASSING, STATUSES, TERMINAL_TYPES
 
 MAX_FOLLOWED = 100
 """How many runs a socket follows at most (PROTOCOL.md, section 6)."""
@@ -47,6 +47,9 @@ _FINAL = {1003, 1008, TOO_LARGE, 1010}
 
 1002 and 1007 are what the library here reports of frames that are none: a connection that is broken.
 """
+
+_CODES = {4500: "bad_request", 4501: "unauthenticated"}
+"""The errors that close codes of Twinwire's own tell (PROTOCOL.md, section 5)."""
 
 Why = Exception
 """Why no more comes: `Broken` or a `TwinwireError`."""
@@ -109,8 +112,8 @@ def _closed(code: int, reason: str) -> Broken | ApiError:
     """What a close code means."""
     text = f"The server closed the socket with {code}{f' ({reason})' if reason else ''}."
     if code in _FINAL or 4500 <= code <= 4999:
-        return api_error({"code": "unauthenticated" if code == 4501 else "closed", "message": text}, code)
-    return Broken(text, status=code, said=reason or None)
+        return api_error({"code": _CODES.get(code, "closed"), "message": text})
+    return Broken(text, said=reason or None)
 
 
 def _verdict(message: Message) -> Broken | ApiError:
@@ -119,7 +122,10 @@ def _verdict(message: Message) -> Broken | ApiError:
         message.code, message.message = "gap", f"The log holds events {message.first} to {message.last}."
     if message.code in PASSING:
         said = message.message
-        return Broken(said or message.code or "", retry_after=message.retry_after, code=message.code, said=said)
+        status = STATUSES.get(message.code)
+        return Broken(
+            said or message.code, retry_after=message.retry_after, code=message.code, status=status, said=said
+        )
     return api_error(msgspec.structs.asdict(message))
 
 
@@ -303,8 +309,8 @@ class Session:
             return why
         largest = max(unanswered, key=lambda asked: asked.size)
         message = f"The message is larger than the server accepts. {why}"
-        largest.answer.set_exception(api_error({"code": "payload_too_large", "message": message}, code))
-        return Broken(str(why), status=code)
+        largest.answer.set_exception(api_error({"code": "payload_too_large", "message": message}))
+        return Broken(str(why))
 
     def _hear(self, text: str) -> None:
         try:

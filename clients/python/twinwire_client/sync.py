@@ -7,11 +7,15 @@ ends the waiting, and what was waited for.
 from __future__ import annotations
 
 import asyncio
+import atexit
 import inspect
 import os
 import threading
+import time
+import warnings
+import weakref
 from collections import deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from concurrent.futures import Future, wait
 from contextlib import suppress
 from functools import partial, wraps
@@ -19,6 +23,7 @@ from types import TracebackType
 from typing import Any, Concatenate, Generic, ParamSpec, Self, TypeVar
 
 from twinwire_client.api import Token
+from twinwire_client.checks import check
 from twinwire_client.client import Client
 from twinwire_client.events import Event, Snapshot
 from twinwire_client.retry import fenced
@@ -71,16 +76,23 @@ class _Call(Generic[T]):
 
 
 class _Loop:
-    """An event loop in a daemon thread, so that a program that forgets to close its client still ends."""
+    """An event loop in a daemon thread, so that a program that forgets to close its client still ends.
 
-    def __init__(self) -> None:
+    `aclose` closes the client. The thread does not know this object: it ends when nobody has it any more.
+    """
+
+    def __init__(self, aclose: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        self._aclose = aclose
         self._loop = asyncio.new_event_loop()
         self._process = os.getpid()
         self._lock = threading.RLock()  # a signal's handler may close the client in the middle of a call
-        self._calls: set[_Call[Any]] = set()
+        self._calls: dict[Future[Any], _Call[Any]] = {}
         self._closing: _Call[None] | None = None
-        self._thread = threading.Thread(target=self._live, name="twinwire-client", daemon=True)
+        self._thread = threading.Thread(target=_live, args=[self._loop], name="twinwire-client", daemon=True)
         self._thread.start()
+        self._forgotten = weakref.finalize(self, _forget, self._loop, self._process, aclose)
+        self._forgotten.atexit = False
+        _open.add(self)
 
     def run(self, work: Callable[[], Coroutine[Any, Any, T]], undelivered: Callable[[T], object] = lambda _: None) -> T:
         """Return what `work()` returns, or raise what it raises.
@@ -114,24 +126,34 @@ class _Loop:
         else:
             self.run(work)
 
-    def close(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        """Do the `work` of closing the client, end all other calls, and then the thread."""
+    def close(self) -> None:
+        """Close the client, end all other calls, and then the thread."""
         if os.getpid() != self._process:
             return
+        self._forgotten.detach()
         with self._lock:
             if self._closing is None:
-                self._closing = _Call(partial(self._end, work))
+                self._closing = _Call(partial(_end, self._aclose, self._calls))
                 self._loop.call_soon_threadsafe(self._closing.start)
         if threading.current_thread() is not self._thread:
             self._thread.join(CLOSE_SECONDS)
+
+    def close_at_exit(self) -> None:
+        """As `close`, but nobody is told: a daemon thread that waits is not to complain while the program ends."""
+        if os.getpid() != self._process:
+            return
+        with self._lock:
+            for call in self._calls.values():
+                call.outcome = Future()
+        self.close()
 
     def _begin(self, call: _Call[Any]) -> bool:
         """Start a call; False if the client is closed."""
         with self._lock:
             if self._closing is not None:
                 return False
-            self._calls.add(call)
-            call.outcome.add_done_callback(lambda _: self._calls.discard(call))
+            self._calls[call.outcome] = call
+            call.outcome.add_done_callback(self._calls.pop)
             self._loop.call_soon_threadsafe(call.start)
             return True
 
@@ -160,16 +182,35 @@ class _Loop:
         coroutine.close()
         raise RuntimeError("The client is closed.")
 
-    async def _end(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        try:
-            await work()
-        finally:
-            await asyncio.gather(*(call.ended() for call in tuple(self._calls)))
-            self._loop.call_soon(self._loop.stop)
 
-    def _live(self) -> None:
-        self._loop.run_forever()
-        self._loop.close()
+_open: weakref.WeakSet[_Loop] = weakref.WeakSet()
+
+
+@atexit.register
+def _close_all() -> None:
+    for loop in tuple(_open):
+        loop.close_at_exit()
+
+
+def _live(loop: asyncio.AbstractEventLoop) -> None:
+    loop.run_forever()
+    loop.close()
+
+
+async def _end(aclose: Callable[[], Coroutine[Any, Any, None]], calls: Mapping[Any, _Call[Any]]) -> None:
+    try:
+        await aclose()
+    finally:
+        await asyncio.gather(*(call.ended() for call in tuple(calls.values())))
+        loop = asyncio.get_running_loop()
+        loop.call_soon(loop.stop)
+
+
+def _forget(loop: asyncio.AbstractEventLoop, process: int, aclose: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """Close a client that nobody has any more. It may be any thread in which that is found out: do not wait."""
+    if os.getpid() == process:
+        loop.call_soon_threadsafe(_Call(partial(_end, aclose, {})).start)
+        warnings.warn("A SyncClient was not closed: use it in `with`, or `close` it.", ResourceWarning, 1)
 
 
 class SyncRun:
@@ -273,12 +314,17 @@ class SyncRun:
         """See `Run`; any thread may do so."""
         return self._loop.run(lambda: self._run.send(content, message_id=message_id))
 
-    def wait(self) -> Any:
-        """See `Run`."""
+    def wait(self, timeout: float | None = None) -> Any:
+        """See `Run`. An `on_input` is not interrupted: the time that it takes counts, too."""
+        end = None if timeout is None else time.monotonic() + timeout
+
+        def left() -> float | None:
+            return None if end is None else max(0.0, end - time.monotonic())
+
         if self._on_input is not None:
-            for _ in self:
+            while self.read(left()) is not None:
                 pass
-        return self._loop.run(self._run.wait)
+        return self._loop.run(partial(self._run.wait, left()))
 
     def _hear(self) -> None:
         """Have `on_input` hear in this thread of the questions that are open, where it may wait for its user."""
@@ -303,6 +349,7 @@ def _following(method: Callable[Concatenate[Client, P], Run]) -> Callable[Concat
     def follow(self: SyncClient, /, *args: P.args, **kwargs: P.kwargs) -> SyncRun:
         asked: deque[Question] = deque()
         on_input: Any = kwargs.get("on_input")
+        check(on_input=on_input)
         if inspect.iscoroutinefunction(on_input):
             raise TypeError("`on_input` of a `SyncClient` must not be async: it is called where the run is read.")
         if on_input is not None:
@@ -324,7 +371,7 @@ def _asking(
 
 def _beside(token: Token | None) -> Token | None:
     """Return the token; a function that may block is asked in a thread of its own, and holds nobody else up."""
-    if token is None or isinstance(token, str) or inspect.iscoroutinefunction(token):
+    if not callable(token) or inspect.iscoroutinefunction(token):
         return token
 
     def ask(outcome: Future[Any]) -> None:
@@ -347,6 +394,7 @@ def _beside(token: Token | None) -> Token | None:
 class SyncClient:
     """`Client`, with its arguments and methods; a context manager, for any number of threads of one process.
 
+    One that nobody has any more is closed with a `ResourceWarning`, one that is open when the program ends in silence.
     A `token` function is called in a thread of its own, and may block; `on_retry` is called in the client's thread;
     `on_input` of a run is called with a `SyncQuestion` in the thread that reads the run, and may block.
     """
@@ -354,7 +402,7 @@ class SyncClient:
     @_taking(Client)
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._client = Client(*args, **{**kwargs, "token": _beside(kwargs.get("token"))})
-        self._loop = _Loop()
+        self._loop = _Loop(self._client.aclose)
 
     stream = _following(Client.stream)
     attach = _following(Client.attach)
@@ -377,4 +425,4 @@ class SyncClient:
 
         Whoever waits for an event gets `RunClosed`.
         """
-        self._loop.close(self._client.aclose)
+        self._loop.close()

@@ -11,6 +11,7 @@ from typing import Any, Protocol, TypeVar
 import msgspec
 from msgspec import Struct
 
+from twinwire_client.checks import check
 from twinwire_client.events import Event, InputRequested
 from twinwire_client.retry import fenced
 from twinwire_client.wire import TERMINAL_TYPES
@@ -221,6 +222,7 @@ class Questions:
 
 
 def check_on_input(on_input: OnInput | None, types: Iterable[str] | None) -> None:
-    """Raise `ValueError` if the function would hear of no question, since their types are left out."""
+    """Raise `TypeError` if it is no function, `ValueError` if it would hear of no question, which `types` leave out."""
+    check(on_input=on_input)
     if on_input is not None and types is not None and not set(types) >= NEEDED:
         raise ValueError(f"`types` must have {' and '.join(sorted(NEEDED, reverse=True))} if there is an `on_input`.")

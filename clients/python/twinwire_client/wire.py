@@ -12,22 +12,46 @@ from typing import NamedTuple, TypeGuard
 TERMINAL_TYPES = frozenset({"AGENT_FINISH", "ERROR"})
 """A run ends with exactly one event of these types, always the last."""
 
-PASSING = frozenset(
-    {
-        "busy",
-        "draining",
-        "log_unavailable",
-        "model_unavailable",
-        "rate_limited",
-        "runs_unavailable",
-        "too_many_connections",
-        "too_many_followed",
-        "too_many_messages",
-        "too_many_runs",
-        "unknown_outcome",
-    }
-)
-"""The codes of errors that HTTP answers with 429, 503 or 504: the same command may succeed later."""
+STATUSES = {
+    "bad_request": 400,
+    "unauthenticated": 401,
+    "forbidden": 403,
+    "origin_not_allowed": 403,
+    "agent_not_found": 404,
+    "input_not_found": 404,
+    "not_found": 404,
+    "run_not_found": 404,
+    "method_not_allowed": 405,
+    "not_acceptable": 406,
+    "request_timeout": 408,
+    "input_expired": 409,
+    "not_accepted": 409,
+    "run_ended": 409,
+    "session_busy": 409,
+    "gap": 410,
+    "payload_too_large": 413,
+    "unsupported_media_type": 415,
+    "bad_host": 421,
+    "idempotency_mismatch": 422,
+    "upgrade_required": 426,
+    "rate_limited": 429,
+    "too_many_connections": 429,
+    "too_many_followed": 429,
+    "too_many_messages": 429,
+    "too_many_runs": 429,
+    "head_too_large": 431,
+    "not_implemented": 501,
+    "busy": 503,
+    "draining": 503,
+    "log_unavailable": 503,
+    "model_unavailable": 503,
+    "runs_unavailable": 503,
+    "unknown_outcome": 504,
+}
+"""The HTTP status of each code of an error (PROTOCOL.md, section 2), which a socket does not tell."""
+
+PASSING = frozenset(code for code, status in STATUSES.items() if status in {429, 503, 504})
+"""The codes of errors after which the same command may succeed later."""
 
 MAX_NUMBER = 2**63 - 1
 MAX_TYPES = 32
@@ -54,16 +78,6 @@ def is_run_id(text: object) -> TypeGuard[str]:
 def is_event_type(text: str) -> bool:
     """Return whether this is a well-formed event type, of the protocol's own or of an agent's."""
     return _TYPE.fullmatch(text) is not None
-
-
-def check_text(name: str, text: object) -> None:
-    """Raise `TypeError` if this is no text, as a callback may give, and `ValueError` if it cannot be UTF-8."""
-    if not isinstance(text, str):
-        raise TypeError(f"`{name}` must be a text (str), not {type(text).__name__}.")
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise ValueError(f"`{name}` must be text that can be UTF-8, and is not: {error.reason}.") from None
 
 
 def parse_event_id(text: str) -> EventId | None:
@@ -96,9 +110,9 @@ def check_types(types: Sequence[str] | None) -> list[str] | None:
         return None
     if isinstance(types, str):
         raise ValueError("`types` must be a list of event types, not one text.")  # noqa: TRY004
-    if len(types) > MAX_TYPES:
-        raise ValueError(f"`types` must have at most {MAX_TYPES} names.")
-    for name in types:
+    if not 0 < len(types) <= MAX_TYPES:
+        raise ValueError(f"`types` must have at least one name, and at most {MAX_TYPES}.")
+    for name in map(str, types):
         if len(name) > MAX_TYPE or not is_event_type(name):
-            raise ValueError(f"`types` must have event types ([A-Z][A-Z0-9_]*), not {name[:MAX_TYPE]!r}.")
+            raise ValueError(f"`types` must have event types ([A-Z][A-Z0-9_]*), not {name!r:.{MAX_TYPE}}.")
     return list(types)

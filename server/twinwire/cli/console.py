@@ -14,7 +14,7 @@ from typing import Any
 
 from twinwire.cli.dialogue import Dialogue
 from twinwire.cli.prompt import Keyboard
-from twinwire.cli.screen import Screen, complain
+from twinwire.cli.screen import Screen, as_flags, complain
 from twinwire.protocol.errors import SettingsError
 from twinwire.telemetry.logging import hide
 from twinwire_client import Client, Question, Retry, Run, TwinwireError
@@ -27,13 +27,9 @@ CANCEL_SECONDS = 3.0
 def perform(arguments: argparse.Namespace, work: Callable[[Client], Coroutine[Any, Any, int]]) -> int:
     """Do `work` with a client for the server that was named; the exit code. Raises `SettingsError`."""
     hide(token := _token(arguments.token_file))
-    try:
-        client = Client(arguments.url, first_attempts=FIRST_ATTEMPTS, token=token, on_retry=_waiting)
-    except ValueError as error:
-        raise SettingsError(f"`--url` must be the URL of a server: {error}.", field="--url") from None
 
     async def main() -> int:
-        async with client:
+        async with Client(arguments.url, first_attempts=FIRST_ATTEMPTS, token=token, on_retry=_waiting) as client:
             return await work(client)
 
     try:
@@ -47,6 +43,8 @@ def perform(arguments: argparse.Namespace, work: Callable[[Client], Coroutine[An
     except TwinwireError as error:
         complain(str(error))
         return 1
+    except ValueError as error:  # of an argument, which the client names
+        raise SettingsError(as_flags(str(error))) from None
 
 
 def _waiting(retry: Retry) -> None:
@@ -117,7 +115,9 @@ def _token(path: str | None) -> str | None:
     try:
         token = os.environ.get("TWINWIRE_TOKEN", "") if path is None else Path(path).read_text()
         token.encode("ascii")
+        if not token.strip().isprintable():
+            raise ValueError("A token must be one line.")
     except (OSError, ValueError):
         field = "TWINWIRE_TOKEN" if path is None else "--token-file"
-        raise SettingsError(f"The token of `{field}` must be readable, and ASCII.", field=field) from None
+        raise SettingsError(f"The token of `{field}` must be one line of ASCII.", field=field) from None
     return token.strip() or None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import sys
 
 from twinwire.cli.render import Terminal, plain
@@ -10,10 +11,17 @@ from twinwire.protocol.events import dump
 from twinwire.telemetry.logging import scrub
 from twinwire_client import Event
 
+FLAGS = {"url": "--url", "user_id": "--user", "agent": "--agent", "limit": "--limit", "run_id": "RUN"}
+
+
+def as_flags(text: str) -> str:
+    """Name each argument of the client, or field of the server, as the command line does."""
+    return re.sub(r"`(\w+)`", lambda named: f"`{FLAGS.get(named[1], named[1])}`", text)
+
 
 def complain(problem: str) -> None:
     """Write one line, whatever the server put into its message; without a secret of the environment or of a URL."""
-    sys.stderr.write(f"twinwire: {' '.join(plain(scrub(problem)).split())}\n")
+    sys.stderr.write(f"twinwire: {' '.join(plain(scrub(as_flags(problem))).split())}\n")
 
 
 class Screen:

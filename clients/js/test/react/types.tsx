@@ -30,6 +30,11 @@ export function Chat() {
   );
 }
 
+/** An option that may be undefined is not there then. */
+export function Named({ id }: { id: string | undefined }) {
+  return <>{useRun(client, { id, sessionId: undefined }).text}</>;
+}
+
 /** The events of an agent's own types are in the view of a client that names them. */
 export function Lifted() {
   const { events } = useRun(createClient<{ LIFT_OFF: { asked: string } }>());
