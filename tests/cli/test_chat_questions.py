@@ -15,6 +15,7 @@ from support.processes import COMMAND, ENVIRONMENT, parrot
 from support.typing_at import Typist, at_terminal
 
 AGENTS = """
+import asyncio
 import json
 from twinwire import StreamEvent
 from twinwire.agents.talk import Call
@@ -41,6 +42,9 @@ async def parrot(request):
         case "twice":
             await delete("a")
             await delete("b")
+        case "both":
+            answers = await asyncio.gather(request.ask("First?"), request.ask("Second?"))
+            say(" and ".join(answers))
         case "branch":
             say(await request.ask("Which branch?", schema=BRANCH))
         case "name":
@@ -138,6 +142,21 @@ def test_a_question(at: At, transport: str) -> None:
         typist.sees("age (Return for none): ")
         typist.type("")
         typist.sees('👉 answered: {"name": "Bo"}\n{"name": "Bo"}\n🎉 done\n> ')
+
+
+@both
+def test_two_questions_at_once(at: At, transport: str) -> None:
+    """One is asked after the other, each below its own words, whatever came between."""
+    with at("chat", "both", "--transport", transport) as typist:
+        typist.sees("❓ First?\n")
+        typist.sees("❓ Second?\n")
+        typist.sees("Answer: ")
+        typist.type("one")
+        typist.sees("👉 answered: one\n")
+        typist.sees("❓ Second?\nAnswer: ")
+        typist.type("two")
+        typist.sees("👉 answered: two\none and two\n🎉 done\n")
+        assert typist.end()[0] == 0
 
 
 @both

@@ -29,12 +29,20 @@ TYPED = """
 import asyncio
 from typing import assert_type
 
-from twinwire_client import Client, Event, Fold, Run, SyncClient
+from twinwire_client import Acknowledgement, Client, Event, Fold, Question, Run, SyncClient, SyncQuestion
 from twinwire_client.events import LLMChunk
 
 
+async def answer(question: Question) -> None:
+    assert_type(await question.approve(), Acknowledgement)
+
+
+def reject(question: SyncQuestion) -> None:
+    assert_type(question.reject("No."), Acknowledgement)
+
+
 async def main() -> None:
-    async with Client("http://127.0.0.1:8000") as client, client.stream("Hi") as run:
+    async with Client("http://127.0.0.1:8000") as client, client.stream("Hi", on_input=answer) as run:
         assert_type(run, Run)
         async for event in run:
             assert_type(event, Event)
@@ -45,7 +53,7 @@ async def main() -> None:
 
 def work(client: SyncClient) -> None:
     fold = Fold()
-    with client.stream("Hi", session_id="s", interrupt=True) as run:
+    with client.stream("Hi", session_id="s", interrupt=True, on_input=reject) as run:
         for event in run:
             fold.apply(event)
 

@@ -297,6 +297,9 @@ def test_a_payload_for_each_type() -> None:
         "TOOL_CALL_START": "tool_call_id tool_name parameters",
         "TOOL_CALL_FINISH": "tool_call_id tool_name result status duration",
         "PROGRESS": "progress step total",
+        "INPUT_REQUESTED": "input_id kind prompt schema expires_at tool_call_id tool_name parameters",
+        "INPUT_ANSWERED": "input_id answer message_id by expired",
+        "USER_MESSAGE": "content message_id by",
         "AGENT_FINISH": "result duration status finish_reason usage reason",
         "ERROR": "error_type message retry_after usage reason",
     }

@@ -1,8 +1,8 @@
 """Both clients keep what they promise to the code that uses them: `vectors/consumer.json`.
 
 A vector plays a program of a user's on a run: each step has an outcome. The run's agent says the chunks of its `parts`,
-with a gate between two of them, which the step `open` opens; its result is the number of its chunks, or what `result`
-says.
+with a gate between two of them, which the step `open` opens, or a question if it `asks`. Its result is the number of
+its chunks, or what `result` says.
 """
 
 from __future__ import annotations
@@ -43,6 +43,7 @@ class Scripted:
     def __init__(self, vector: Vector) -> None:
         self._parts: list[int] = vector["parts"]
         self._result: dict[str, Any] = vector.get("result", {"is": str(sum(self._parts))})
+        self._asks: bool = vector.get("asks", False)
         self._gate = asyncio.Event()
 
     async def __call__(self, request: RunRequest) -> AsyncGenerator[StreamEvent, None]:
@@ -50,7 +51,9 @@ class Scripted:
             self._gate.set()
             return
         for part, count in enumerate(self._parts):
-            if part:
+            if part and self._asks:
+                await request.ask("Which branch?")
+            elif part:
                 await self._gate.wait()
             for _ in range(count):
                 yield StreamEvent(type="LLM_CHUNK", data={"delta": "x"})
@@ -151,6 +154,18 @@ class Program:
     async def cancel(self) -> str:
         """Cancel the run."""
         return await self._run.cancel()
+
+    async def questions(self) -> int:
+        """Count the open questions."""
+        return len(self._run.questions)
+
+    async def answer(self) -> str:
+        """Answer the first question."""
+        return (await self._run.answer(f"ask-{self._run.run_id}-1", "main")).status
+
+    async def answer_elsewhere(self) -> str:
+        """Answer it as another client."""
+        return (await self._other.answer(self._run.run_id, f"ask-{self._run.run_id}-1", "dev")).status
 
     async def close(self) -> None:
         """Leave the run."""

@@ -1,7 +1,7 @@
 // The AI SDK of one version (`ai5`, `ai6`, `ai7`) and runs that ask: approvals, questions, and what a page sends by itself.
 import WebSocket from 'ws';
 import { chatOf, user } from './chat.mjs';
-import { base, report, until } from './lib.mjs';
+import { ask, base, report, until } from './lib.mjs';
 
 const [, , , version, wire] = process.argv;
 const ai = await import(version);
@@ -98,4 +98,17 @@ await instead.sendMessage({ text: 'history' });
 seen.instead = instead.summary;
 
 seen.requests = requests;
+
+// the turn after the answer is cut off, and resumed by the same chat: from the first event, in the same message
+const cut = new Chat('cut');
+await cut.sendMessage({ text: 'ask and wait' });
+await choose(cut, 'main');
+await until(() => cut.text === 'main ');
+ask('cut');
+await until(() => cut.status === 'error');
+const resuming = cut.resumeStream();
+await until(() => cut.status === 'streaming' && cut.text === 'main ');
+ask('release');
+await resuming;
+seen.cut = cut.summary;
 await report(seen);

@@ -24,7 +24,7 @@ async def test_ai_sdk_asks(version: str, wire: str) -> None:
     async with playing() as scene:
         seen = await node("ai_sdk_turns", scene[0].url, version, wire, scene=scene)
         await until(lambda: len(scene[0].runs) == 0)
-        assert scene[1].asked == {"approve": 4, "choose": 2, "both": 1, "history": 2}
+        assert scene[1].asked == {"approve": 4, "choose": 2, "both": 1, "history": 2, "ask and wait": 1}
     knows = version != "ai5"
     waiting = seen["waiting"]
     assert (waiting["statuses"], waiting.get("error")) == (["submitted", "streaming", "ready"], None)
@@ -61,6 +61,9 @@ async def test_ai_sdk_asks(version: str, wire: str) -> None:
         assert (delete["state"], delete["output"]) == ("output-available", "b is gone")
         assert not knows or delete["input"] == {"path": "b"}
     assert seen["instead"]["roles"] == ["user", "assistant", "user", "assistant"]
+    cut = seen["cut"]
+    assert (cut["text"], cut.get("error"), cut["roles"]) == ("main two", None, ["user", "assistant"])
+    assert parts(cut) == [("dynamic-tool", "output-available"), ("step-start", None), ("text", "done")]
     if wire == "http":
         assert seen["requests"] == 19, "each message, each answer, the stream that was resumed: none of them again"
 

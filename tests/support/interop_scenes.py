@@ -69,6 +69,11 @@ class Scenes:
                 yield event
         elif request.message == "choose":
             yield _word(str(await request.ask("Which branch?", schema={"type": "string", "enum": ["main", "dev"]})))
+        elif request.message == "ask and wait":
+            yield _word(f"{await request.ask('Which branch?')} ")
+            await self.release.wait()
+            self.release.clear()
+            yield _word("two")
         elif request.message == "both":
             async for event in self._approve(request):
                 yield event

@@ -43,6 +43,8 @@ class Dialogue:
         self._unanswered = unanswered
         self._sends = sends
         self._asked: Question | None = None
+        self._requests: dict[str, Event] = {}  # what asked each question
+        self._latest: Event | None = None
         self._sent: dict[str, str] = {}  # messages by their ids
         self._logged: set[str] = set()  # those that the log has
         self._kept: deque[str | None] = deque()  # lines for after the run
@@ -69,6 +71,9 @@ class Dialogue:
             self._screen.withdraw()
         if event.type == "USER_MESSAGE":
             self._logged.add(str(event.data.get("message_id")))
+        if event.type == "INPUT_REQUESTED":
+            self._requests[str(event.data.get("input_id"))] = event
+        self._latest = event
         self._screen.show(event)
         if self._keyboard is not None:
             self._keyboard.changed.set()
@@ -129,6 +134,9 @@ class Dialogue:
         form = forms.form(question)
         step = next(form)
         self._asked = question
+        request = self._requests.get(question.input_id)
+        if request is not None and request is not self._latest:
+            self._screen.show(request)  # again: something else came between
         try:
             while True:
                 self._screen.ask(f"{step.problem}\n{step.prompt}" if step.problem else step.prompt)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from typing import Any, Literal
 
+import msgspec
 from msgspec import Struct
 
 Status = Literal["accepted", "already_answered", "expired", "not_found", "already_finished", "not_accepted"]
@@ -20,9 +22,10 @@ class Saying(Struct, frozen=True, kw_only=True, omit_defaults=True):
     answer: Any = None
 
     @property
-    def words(self) -> tuple[str | None, str | None, Any]:
-        """What two of the same id must be equal in."""
-        return self.content, self.input_id, self.answer
+    def digest(self) -> bytes:
+        """A digest of all in which two of the same id must be equal."""
+        words = self.content, self.input_id, self.answer
+        return hashlib.sha256(msgspec.json.encode(words, order="sorted")).digest()
 
 
 class Outcome(Struct, frozen=True, kw_only=True, omit_defaults=True):

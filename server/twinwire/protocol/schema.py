@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import date, datetime
 from typing import Any
 from urllib.parse import urlsplit
@@ -25,7 +25,8 @@ _A = {"string": "a text", "number": "a number", "integer": "a whole number", "bo
 
 
 def _email(text: str) -> bool:
-    return re.fullmatch(r"[^@\s]+@[^@\s]+\.[^@\s]+", text) is not None
+    name, at, domain = text.partition("@")
+    return bool(name and at) and "@" not in domain and "." in domain[1:-1] and re.search(r"\s", text) is None
 
 
 def _uri(text: str) -> bool:
@@ -64,6 +65,7 @@ def check_schema(schema: Any) -> None:
     """Raise `ValueError` if this is no schema that every client can draw. The message says what would be one."""
     if isinstance(schema, dict) and schema.get("type") == "object":
         _only(schema, _ANY | {"properties", "required"}, "schema")
+        _texts(schema, "schema")
         properties, required = schema.get("properties"), schema.get("required", [])
         if not isinstance(properties, dict) or not properties:
             raise ValueError("`schema.properties` must be an object with at least one property.")
@@ -73,6 +75,12 @@ def check_schema(schema: Any) -> None:
             raise ValueError("`schema.required` must be a list of names of `schema.properties`.")
     else:
         _check_value(schema, "schema")
+
+
+def _texts(schema: dict[str, Any], where: str) -> None:
+    for name in ("title", "description"):
+        if not _is(schema.get(name, ""), str):
+            raise ValueError(f"The `{name}` of `{where}` must be a text.")
 
 
 def _only(schema: dict[str, Any], known: set[str], where: str) -> None:
@@ -86,9 +94,10 @@ def _check_value(schema: Any, where: str) -> None:
         raise ValueError(f"`{where}` must have a `type` of string, number, integer or boolean.")
     bounds: Mapping[str, type] = _BOUNDS[kind]
     _only(schema, _ANY | set(bounds), where)
+    _texts(schema, where)
     for name, type_ in bounds.items():
         value = schema.get(name)
-        if value is not None and not _is(value, type_):
+        if value is not None and not (_is(value, type_) and (type_ is not int or value >= 0)):
             raise ValueError(f"The `{name}` of `{where}` must be {_BOUND_WORDS[type_]}.")
     options = schema.get("enum")
     if options is not None and not (options and all(isinstance(option, str) for option in options)):
@@ -99,7 +108,7 @@ def _check_value(schema: Any, where: str) -> None:
         raise ValueError(f"The `default` of `{where}` must be {fault}.")
 
 
-_BOUND_WORDS = {int: "a whole number", float: "a number", list: "a list", str: "a text"}
+_BOUND_WORDS = {int: "a whole number of 0 or more", float: "a number", list: "a list", str: "a text"}
 
 
 def _is(value: Any, type_: type) -> bool:
@@ -120,7 +129,7 @@ def check_answer(schema: Mapping[str, Any] | None, answer: Any) -> None:
     for name, value in answer.items():
         if name not in properties:
             raise BadRequest(
-                f"`answer.{name[:128]}` is unknown. The names are {', '.join(properties)}.",
+                f"`answer.{name[:128]}` is unknown. The names are {_listed(properties)}.",
                 field=f"answer.{name[:128]}",
             )
         _check(properties[name], value, f"answer.{name}")
@@ -154,7 +163,7 @@ def _text_fault(schema: Mapping[str, Any], value: Any) -> str | None:
         return _A["string"]
     options, low, high = schema.get("enum"), schema.get("minLength"), schema.get("maxLength")
     if options is not None and value not in options:
-        return f"one of {', '.join(options)}"
+        return f"one of {_listed(options)}"
     if low is not None and len(value) < low:
         return f"a text of {low} characters or more"
     if high is not None and len(value) > high:
@@ -168,3 +177,10 @@ def _text_fault(schema: Mapping[str, Any], value: Any) -> str | None:
 def size(*parts: Any) -> int:
     """Return how many bytes these take as JSON."""
     return sum(len(dump(part)) for part in parts)
+
+
+def _listed(names: Iterable[str]) -> str:
+    """Return some of these names, for a sentence."""
+    names = list(names)
+    text = ", ".join(name[:64] for name in names[:16])
+    return text if len(names) <= 16 else f"{text}, …"

@@ -17,6 +17,7 @@ class Followers:
         self._on_nobody = on_nobody
         self._count = 0
         self._held = False
+        self._came = False  # somebody has followed
         self._timer: asyncio.TimerHandle | None = None
         self.elsewhere = False  # there were some elsewhere when that was looked at last
 
@@ -37,9 +38,9 @@ class Followers:
         self._cancel()
 
     def go_on(self) -> None:
-        """It waits no longer: if nobody follows, the grace begins anew."""
+        """It waits no longer: if nobody follows, the grace begins anew; with none, if somebody has ever followed."""
         self._held = False
-        if self._grace is not None:
+        if self._grace or (self._grace is not None and self._came):
             self.wait(self._grace)
 
     def wait(self, seconds: float) -> None:
@@ -50,6 +51,7 @@ class Followers:
 
     def come(self) -> None:
         """Somebody follows."""
+        self._came = True
         self._count += 1
         self._cancel()
 
@@ -60,6 +62,7 @@ class Followers:
 
     def gone(self, *, left: bool = False) -> None:
         """Somebody has gone, here or elsewhere."""
+        self._came = True
         self.elsewhere = False
         if self._grace is not None:
             self.wait(0.0 if left else self._grace)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC, datetime, timedelta
+from threading import get_ident
 from typing import Any, Literal, Self
 
 import msgspec
@@ -27,7 +27,7 @@ from twinwire.protocol.errors import (
     RunError,
     TooManyMessages,
 )
-from twinwire.protocol.events import StreamEvent, StreamEventType as Type, timestamp
+from twinwire.protocol.events import NotAnEvent, StreamEvent, StreamEventType as Type, checked, dump, timestamp
 from twinwire.protocol.schema import MAX_BYTES, check_answer, check_schema, size
 
 MAX_QUESTIONS = 32
@@ -78,7 +78,7 @@ def _verdict(answer: Any) -> _Verdict:
         verdict = msgspec.convert(answer, _Verdict)
     except msgspec.ValidationError as error:
         path = "answer" + str(error).partition("`$")[2].partition("`")[0]
-        raise BadRequest(f"`{path}` is not valid. {error}.", field=path) from None
+        raise BadRequest(f"`{path[:128]}` is not valid. {str(error)[:256]}.", field=path[:128]) from None
     if verdict.parameters is not None and verdict.decision == "reject":
         raise BadRequest("`answer.parameters` is only valid with `approve`.", field="answer.parameters")
     if verdict.reason is not None and verdict.decision == "approve":
@@ -162,6 +162,7 @@ class Inputs:
         self._said: dict[str, tuple[bytes, Outcome]] = {}  # by message id: a digest of the words, what became of them
         self._settling: set[asyncio.Task[None]] = set()
         self._over = False
+        self._thread = get_ident()
 
     @property
     def asked(self) -> int:
@@ -174,14 +175,14 @@ class Inputs:
             raise ValueError("`prompt` must not be blank.")
         form = {}
         if schema is not None:
-            form = {"schema": msgspec.to_builtins(dict(schema))}
+            form = {"schema": _copied(schema)}
             check_schema(form["schema"])
         question = _Question(asyncio.get_running_loop().create_future(), form.get("schema"))
         return await self._ask(question, {"kind": "question", "prompt": prompt, **form}, timeout)
 
     async def approve(self, call: Call | ToolCall, prompt: str, timeout: float | None) -> Decision:
         """See `RunRequest.approve`."""
-        parameters = call.parameters if isinstance(call, Call) else msgspec.json.decode(call.arguments or "{}")
+        parameters = _copied(call.parameters if isinstance(call, Call) else msgspec.Raw(call.arguments or "{}"))
         if not isinstance(parameters, dict):
             raise TypeError("The parameters of a call must be a JSON object.")
         if call.id not in self._calls:
@@ -193,10 +194,12 @@ class Inputs:
         return decision
 
     async def _ask(self, question: _Question, data: dict[str, Any], timeout: float | None) -> Any:
-        if not self.can_ask:
-            raise InputNotPossible
-        if self._open >= MAX_QUESTIONS:
-            raise InputNotPossible(f"The run has {MAX_QUESTIONS} open questions, as many as it may.")
+        if get_ident() != self._thread:
+            raise RuntimeError("`ask` and `approve` must be called in the thread of the run's event loop.")
+        if self._over or not self.can_ask or self._open >= MAX_QUESTIONS:
+            await asyncio.sleep(0)  # an agent that asks again and again holds up nobody
+            full = self.can_ask and not self._over
+            raise InputNotPossible(f"The run has {MAX_QUESTIONS} open questions, as many as it may." if full else None)
         if size(data["prompt"], data.get("schema")) > MAX_BYTES:
             raise ValueError(f"`prompt` and `schema` must have at most {MAX_BYTES} bytes together.")
         seconds = self._limits.timeout if timeout is None else min(timeout, self._limits.timeout)
@@ -204,15 +207,11 @@ class Inputs:
             raise ValueError("`timeout` must be more than 0 seconds.")
         expires_at = (datetime.now(UTC) + timedelta(seconds=seconds)).isoformat(timespec="milliseconds")
         input_id = f"ask-{self._run_id}-{len(self._questions) + 1}"
+        told = {"input_id": input_id, **data, "expires_at": expires_at.removesuffix("+00:00") + "Z"}
+        self._put(checked(StreamEvent(Type.INPUT_REQUESTED, told)))
         self._questions[input_id] = question
         self._open += 1
         try:
-            self._put(
-                StreamEvent(
-                    Type.INPUT_REQUESTED,
-                    {"input_id": input_id, **data, "expires_at": expires_at.removesuffix("+00:00") + "Z"},
-                )
-            )
             question.timer = asyncio.get_running_loop().call_later(seconds, self._expire, input_id)
             return await question.answer
         finally:
@@ -243,13 +242,13 @@ class Inputs:
         `LogUnavailable` if it is not known to be in the log. If it is cancelled, what was taken stays taken.
         """
         if (known := self._said.get(saying.message_id)) is not None:
-            if known[0] != _digest(saying):
+            if known[0] != saying.digest:
                 raise MessageMismatch
             await self._flushed()
             return known[1]
         outcome = self._send(saying) if saying.input_id is None else self._answer(saying, saying.input_id)
         if outcome.status == "accepted":
-            self._said[saying.message_id] = _digest(saying), outcome
+            self._said[saying.message_id] = saying.digest, outcome
             await self._flushed()
         return outcome
 
@@ -298,7 +297,9 @@ class Inputs:
         if data["by"] is None:
             del data["by"]
         try:
-            self._put(StreamEvent(kind, data))
+            self._put(checked(StreamEvent(kind, data)))
+        except NotAnEvent:
+            raise BadRequest("`answer` must be nested less deep.", field="answer") from None
         except BudgetSpent:
             raise TooManyMessages("The run has no room for more that is said to it.") from None
 
@@ -312,8 +313,9 @@ class Inputs:
         self._put = _drop
 
 
-def _digest(saying: Saying) -> bytes:
-    return hashlib.sha256(msgspec.json.encode(saying.words, order="sorted")).digest()
+def _copied(value: Any) -> Any:
+    """Return a JSON value that nobody else changes. Raises `TypeError` or `ValueError` for what is none."""
+    return msgspec.json.decode(dump(value))
 
 
 def _drop(_: StreamEvent) -> None:

@@ -20,7 +20,7 @@ from twinwire.fence import Fence, RunOver, enter, let_go, report
 from twinwire.log import EventLog, RunInfo
 from twinwire.models import Usage
 from twinwire.models.adapters import PushStream
-from twinwire.protocol.errors import RunError
+from twinwire.protocol.errors import BudgetSpent, RunError
 from twinwire.protocol.events import (
     INPUT_TYPES,
     TERMINAL_TYPES,
@@ -106,19 +106,11 @@ class Run:
         self._loop = asyncio.get_running_loop()
         self._thread = get_ident()
         self._began = time.monotonic()
-        self.inputs = Inputs(
-            info.run_id,
-            self._hear,
-            self._writer.flushed,
-            inputs,
-            calls=self.fold.tools,
-            can_ask=can_ask,
-            takes_messages=takes_messages(agent),
-        )
+        may = {"can_ask": can_ask, "takes_messages": takes_messages(agent)}
+        self.inputs = Inputs(info.run_id, self._hear, self._writer.flushed, inputs, calls=self.fold.tools, **may)
         request.talk = self.inputs
         self._cancelled_at: float | None = None
-        self._at_work = False
-        self._told = False
+        self._at_work = self._told = self._begun = False
 
     def start(self) -> asyncio.Task[None]:
         """Begin. Return the task that drives the agent."""
@@ -370,6 +362,8 @@ class Run:
     def _write(self, event: StreamEvent) -> None:
         """Write an event that is no terminal one. Raises `BudgetSpent`."""
         writer = self._writer
+        if event.type == StreamEventType.AGENT_START and self._begun:
+            return  # something was said to the run before its agent told anything
         if writer.last == 0 and event.type != StreamEventType.AGENT_START:
             self._begin()
         waited = self.fold.waiting
@@ -380,20 +374,22 @@ class Run:
 
     def _look(self, waited: bool) -> None:
         """See whether the run waits for its user, and stop or start what must not end it meanwhile."""
-        if self.fold.waiting and not waited:
-            self._deadline.hold()
-            self.followers.hold()
-        elif waited and not self.fold.waiting:
-            self._deadline.go_on()
-            self.followers.go_on()
+        if self.fold.waiting != waited:
+            for each in (self._deadline, self.followers):
+                each.go_on() if waited else each.hold()
         self._on_input(self)
 
     def _hear(self, event: StreamEvent) -> None:
-        """Write an event of `inputs`, unless the run is over. Raises `BudgetSpent`."""
+        """Write an event of `inputs`. Raises `BudgetSpent`, and ends the run with that if the event is a question."""
         if self.over:
             return
-        self._release()
-        self._write(event)
+        try:
+            self._release()
+            self._write(event)
+        except BudgetSpent as error:
+            if event.type == StreamEventType.INPUT_REQUESTED:
+                self.fail(error)
+            raise
         if not self._at_work:
             self._writer.flush()
 
@@ -405,6 +401,7 @@ class Run:
 
     def _begin(self) -> None:
         """Write an AGENT_START: the agent's first event is none."""
+        self._begun = True
         start = {"input": self.request.message, "config": {"agent": self.info.agent}, "max_steps": None}
         self._writer.put(StreamEvent(StreamEventType.AGENT_START, start))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -26,6 +26,7 @@ from twinwire.web.input import AnswerBody, FollowQuery, ListQuery, MessageBody, 
 from twinwire.web.openapi import documented
 from twinwire.web.service import Service
 
+LISTED_BYTES = 16 * 1024
 _outcome = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
 
@@ -46,6 +47,14 @@ async def describe(service: Service, run: RunState | RunSummary, ending: Mapping
         **ending,
     }
     return {name: value for name, value in body.items() if value is not None}
+
+
+def _short(questions: Sequence[dict[str, Any]]) -> Sequence[dict[str, Any]]:
+    """Return a run's questions as a list of runs tells them: without their texts if they are long."""
+    if size(questions) <= LISTED_BYTES:
+        return questions
+    kept = ("input_id", "kind", "expires_at", "tool_name")
+    return [{name: question[name] for name in kept if name in question} for question in questions]
 
 
 async def told(service: Service, state: RunState, **how: Any) -> HeldJson:
@@ -85,7 +94,8 @@ async def list_runs(request: Request[Any, Any, Any], service: NamedDependency[Se
     for run_id in await service.runs.log.recent(user_id, asked.limit):
         with suppress(RunNotFound):  # forgotten meanwhile, or not the one that a ticket is for
             run = await service.runs.summary(run_id, by)
-            listed.append(await describe(service, run, _outcome(run.outcome) if run.outcome else {}))
+            told = await describe(service, run, _outcome(run.outcome) if run.outcome else {})
+            listed.append({**told, "questions": _short(told["questions"])})
     claim = await service.runs.reserve.take(size(*(run["questions"] for run in listed)))
     return HeldJson({"runs": listed}, claim)
 

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractContextManager
 from sys import getsizeof
 from time import monotonic
+from typing import Any
 
 from twinwire.auth import Identity, rfc3339, scopes
 from twinwire.formats import native
@@ -50,9 +51,11 @@ from twinwire.transports.limiter import FREE_STATE, STATE_BYTES, Claim
 from twinwire.transports.pump import MAX_FOLLOWED, Pump
 from twinwire.transports.websocket import WebSocketTransport
 from twinwire.web.service import Service
+from twinwire.web.turns import Turns
 
 MAX_REQUEST_IDS = 128  # of the runs that were started last on a socket
 FEW_REQUEST_IDS = 16  # if half of what all sockets share is taken
+MAX_SAYING = 16  # answers and messages whose outcome is not known, beside which other commands are obeyed
 REQUEST_BYTES = 100  # that one of these takes beside its text
 AUTH_SECONDS = 10.0  # within which a socket must say whose it is, if authentication is on
 BURST_SECONDS = 10  # as many messages as may come in this time may come in one go
@@ -79,6 +82,7 @@ class Socket:
         self._requests: dict[str, str] = {}
         self._requests_size = 0
         self._limiter = service.limiter
+        self._turns = Turns(MAX_SAYING)
         pump.lost = self._lost
 
     async def listen(
@@ -99,6 +103,7 @@ class Socket:
             with entry as self.claim:
                 await asgi.serve(connection, transport, self._pump, heartbeats, self.take)
         finally:
+            self._turns.close()
             if patience is not None:
                 patience.cancel()
 
@@ -127,11 +132,13 @@ class Socket:
             command = commands.decode_command(text)
             await self._obey(command)
         except TwinwireError as error:
-            labels = commands.labels(text) if command is None else commands.labels(text, "run_id")
-            self._metrics.refused[error.code] += 1
-            self._pump.say(commands.error_reply(error, **labels))
+            self._refuse(error, commands.labels(text) if command is None else commands.labels(text, "run_id"))
             if self._by is None and isinstance(command, Auth):
                 self.give_up()
+
+    def _refuse(self, error: TwinwireError, labels: Mapping[str, Any]) -> None:
+        self._metrics.refused[error.code] += 1
+        self._pump.say(commands.error_reply(error, **labels))
 
     def give_up(self) -> None:
         """End the socket of somebody who has not said who they are."""
@@ -164,10 +171,10 @@ class Socket:
                 await self._cancel(command, by)
             case Answer(run_id=run_id, input_id=input_id, answer=answer):
                 saying = Saying(message_id=command.message_id or "", by=by.user_id, input_id=input_id, answer=answer)
-                await self._say("answer_ack", command, saying, by, input_id=input_id)
+                await self._turns.take(self._say("answer_ack", command, saying, by, input_id=input_id))
             case Send(run_id=run_id, content=content):
                 saying = Saying(message_id=command.message_id or "", by=by.user_id, content=content)
-                await self._say("send_ack", command, saying, by)
+                await self._turns.take(self._say("send_ack", command, saying, by))
             case Ping():
                 self._pump.say(commands.reply("pong", command.ref))
 
@@ -275,9 +282,10 @@ class Socket:
         """Say something to a run, and acknowledge it once it is in the run's log."""
         try:
             told = (await self._runs.say(command.run_id, saying, by)).told
-        except RunNotFound:
-            if isinstance(command, Send):
-                raise
+        except TwinwireError as error:
+            if not (isinstance(error, RunNotFound) and isinstance(command, Answer)):
+                self._refuse(error, {"run_id": command.run_id, "ref": command.ref})
+                return
             told = {"message_id": command.message_id, "status": "not_found"}
         self._pump.say(commands.reply(kind, command.ref, run_id=command.run_id, **what, **told))
 

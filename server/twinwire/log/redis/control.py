@@ -88,13 +88,14 @@ class RedisControl:
 
     def note(self, run: RunInfo, noted: Noted) -> None:
         """See `Control`. Redis hears of it a moment later."""
-        self._notes[run.run_id] = run.user_id, dump(msgspec.to_builtins(noted)) if noted.questions else b""
+        told = b"%d" % noted.waiting + dump(msgspec.to_builtins(noted)) if noted.questions else b""
+        self._notes[run.run_id] = run.user_id, told
         self._news.set()
 
     async def noted(self, run_id: str) -> Noted:
         noted = await lenient(self._link.call("HGET", self._keys.waiting, run_id))
         try:
-            return Noted() if noted is None else _noted.decode(noted)
+            return Noted() if noted is None else _noted.decode(noted[1:])
         except MALFORMED:
             return Noted()  # another program has written it
 

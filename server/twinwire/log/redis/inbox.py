@@ -11,6 +11,7 @@ import contextlib
 import logging
 import secrets
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 import msgspec
 
@@ -24,6 +25,7 @@ from twinwire.protocol.errors import LogUnavailable, TooManyMessages, TwinwireEr
 logger = logging.getLogger("twinwire.log")
 
 MOST = 256  # entries of one inbox
+MOST_BYTES = 4 * 2**20  # and their bytes, which it may exceed by one entry
 LIFE_MS = 3_600_000
 HEARD_AT_ONCE = 32
 
@@ -58,9 +60,8 @@ class Inboxes:
         try:
             names = self._keys.run(run.run_id), self._keys.inbox(run.run_id)
             said = msgspec.json.encode(saying)
-            status = await self._link.call(
-                *PUT(*names, asker=self._worker, id=number, said=said, most=MOST, life_ms=LIFE_MS)
-            )
+            bounds: dict[str, Any] = {"most": MOST, "most_bytes": MOST_BYTES, "life_ms": LIFE_MS}
+            status = await self._link.call(*PUT(*names, asker=self._worker, id=number, said=said, **bounds))
             if status == b"full":
                 raise TooManyMessages
             if status != b"ok":
@@ -85,13 +86,12 @@ class Inboxes:
         if run_id in self._hearing:
             self._more.add(run_id)
         else:
-            task = self._hearing[run_id] = asyncio.create_task(self._hear(run_id))
-            task.add_done_callback(lambda _: self._hearing.pop(run_id, None))
+            self._hearing[run_id] = asyncio.create_task(self._hear(run_id))
 
     async def _hear(self, run_id: str) -> None:
         """Hear all that is in the inbox, in order."""
         inbox = self._keys.inbox(run_id)
-        with contextlib.suppress(LogUnavailable, WrongType):  # what is left is looked at with the next
+        try:
             while True:
                 self._more.discard(run_id)
                 while rows := await self._link.call("XRANGE", inbox, "-", "+", "COUNT", HEARD_AT_ONCE):
@@ -99,7 +99,11 @@ class Inboxes:
                         await self._hear_one(run_id, dict(zip(fields[::2], fields[1::2], strict=True)))
                         await self._link.call("XDEL", inbox, entry)
                 if run_id not in self._more:
-                    return
+                    break
+        except (LogUnavailable, WrongType):
+            self._more.discard(run_id)  # what is left is looked at with the next
+        finally:
+            del self._hearing[run_id]  # with no await since the last look at `_more`
 
     async def _hear_one(self, run_id: str, fields: dict[bytes, bytes]) -> None:
         try:

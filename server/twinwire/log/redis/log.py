@@ -211,7 +211,7 @@ class RedisLog(RedisControl, Tails):
             slowest = held.tail.slowest(held.tail.cursors)
             waits = backpressure is None or backpressure.waits
         keys, limits = self._keys, self._limits
-        shared = [keys.live, keys.waiting, keys.followers(run_id)]
+        shared = [keys.live, keys.waiting, keys.inbox(run_id), keys.followers(run_id)]
         names = [keys.run(run_id), keys.events(run_id), *shared, *([key] if key else [])]
         command = APPEND(
             *names,

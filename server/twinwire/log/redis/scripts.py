@@ -132,7 +132,7 @@ if ARGV[6] then
       local at, goes_on = tonumber(entries[i + 1]), redis.call('HEXISTS', live, entries[i]) == 1
       local young = now - minute < at and at <= now  -- the clock may have been set back
       local noted = goes_on and redis.call('HGET', waiting, entries[i])
-      if noted and string.find(noted, '"waiting":true', 1, true) then
+      if noted and string.sub(noted, 1, 1) == '1' then
         waits = waits + 1
       elseif goes_on then
         going[#going + 1] = at
@@ -164,7 +164,7 @@ return info
 """)
 
 APPEND = Script("""
--- KEYS: run events live waiting followers key; the last one only with an idempotency key.
+-- KEYS: run events live waiting inbox followers key; the last one only with an idempotency key.
 -- ARGV: run_id expected_last outcome max_events max_bytes retention_ms slowest patient excess; then type, body, start,
 -- stop of each event. `outcome` is empty unless the last event ends the run. `slowest` is the lowest cursor of the
 -- owner's followers. If `patient` is 1, followers elsewhere count as well, up to `excess` bytes over the bound.
@@ -259,11 +259,14 @@ end
 
 PUT = Script("""
 -- KEYS: run inbox
--- ARGV: asker id said most life_ms
+-- ARGV: asker id said most most_bytes life_ms
 -- Puts what is said to a run into its inbox. Returns 'ok', 'full', or 'ended' if the run has ended or is gone.
 if redis.call('HGET', run, 'ended') ~= '0' then return 'ended' end
 if redis.call('TYPE', inbox).ok ~= 'stream' then redis.call('DEL', inbox) end
 if redis.call('XLEN', inbox) >= tonumber(most) then return 'full' end
+local bytes = 0
+for _, entry in ipairs(redis.call('XRANGE', inbox, '-', '+')) do bytes = bytes + #(entry[2][6] or '') end
+if bytes >= tonumber(most_bytes) then return 'full' end
 redis.call('XADD', inbox, '*', 'asker', asker, 'id', id, 'said', said)
 redis.call('PEXPIRE', inbox, life_ms)
 return 'ok'

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
-from collections.abc import Callable, Collection, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple
 
 from msgspec import Struct
@@ -18,6 +19,8 @@ from twinwire.protocol.schema import check_answer
 from twinwire.web import stream
 from twinwire.web.compat.dialects import Replies, Reply
 from twinwire.web.service import Service
+
+PRESENT_SECONDS = 5.0  # for which whoever has answered counts as a follower
 
 
 class Asked(NamedTuple):
@@ -105,10 +108,26 @@ async def answer(
         answers[input_id] = read_as(data, reply)
         if data["kind"] == "question":
             _check(data, answers[input_id], reply)
-    for input_id, said in answers.items():
-        key = message_id(name or dump(said).decode(), input_id)
-        saying = Saying(message_id=key, by=by.user_id, input_id=input_id, answer=said)
-        await service.runs.say(replies.run_id, saying, by)
+    if not answers:
+        return
+    with present(service, replies.run_id):
+        for input_id, said in answers.items():
+            key = message_id(name or dump(said).decode(), input_id)
+            saying = Saying(message_id=key, by=by.user_id, input_id=input_id, answer=said)
+            await service.runs.say(replies.run_id, saying, by)
+
+
+@contextmanager
+def present(service: Service, run_id: str) -> Iterator[None]:
+    """Count whoever asks as a follower, until their stream has had time to begin.
+
+    Else an answer to a run that ends as soon as nobody follows would end it.
+    """
+    service.runs.follow(run_id)
+    try:
+        yield
+    finally:
+        asyncio.get_running_loop().call_later(PRESENT_SECONDS, service.runs.unfollow, run_id)
 
 
 def message_id(name: str, input_id: str) -> str:

@@ -1,0 +1,45 @@
+"""Work that is done in turn, beside whoever gives it out."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Coroutine
+from typing import Any
+
+
+class Turns:
+    """Does one piece of work after the other, in a task that is there only while there is something to do.
+
+    At most `most` pieces wait: whoever has one more waits until there is room.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._work: deque[Coroutine[Any, Any, None]] = deque()
+        self._task: asyncio.Task[None] | None = None
+        self._taken = asyncio.Event()
+
+    async def take(self, work: Coroutine[Any, Any, None]) -> None:
+        """Do this when it is its turn. What need not wait is done when this returns."""
+        self._work.append(work)
+        if self._task is None or self._task.done():
+            self._task = asyncio.create_task(self._do())
+            await asyncio.sleep(0)
+        while len(self._work) > self._most:
+            self._taken.clear()
+            await self._taken.wait()
+
+    async def _do(self) -> None:
+        while self._work:
+            work = self._work.popleft()
+            self._taken.set()
+            await work
+
+    def close(self) -> None:
+        """Do nothing more. What has begun is broken off."""
+        if self._task is not None:
+            self._task.cancel()
+        while self._work:
+            self._work.popleft().close()
+        self._taken.set()
