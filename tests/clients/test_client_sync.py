@@ -153,6 +153,7 @@ async def test_a_wait_with_a_bound(transport: Transport, server: Running, puppet
                 run.wait(timeout=0.1)
             bounded.set()
             assert run.wait(10) == "a"
+        assert run.wait(10) == "a"  # on a client that is closed
 
     working = asyncio.ensure_future(beside(program))
     puppet = await puppets.next()

@@ -255,7 +255,7 @@ class Run:
 
         Raise `TimeoutError` if it does not end within so many seconds; the events that have come by then are read.
         """
-        if timeout is not None:
+        if timeout is not None and not self._closed:
             async with asyncio.timeout(timeout):
                 return await self.wait()
         async for _ in self:
