@@ -8,6 +8,7 @@ import signal
 from collections.abc import AsyncIterator, Callable, Generator, Iterator, Mapping
 from importlib.util import find_spec
 from pathlib import Path
+from zlib import crc32
 
 import pytest
 import uvloop
@@ -51,7 +52,36 @@ LONG_SECONDS = 600
 """The timeout of a test that is marked `full` and names none: one that is over ends the whole process."""
 
 
+SAMPLED = [
+    *(f"agents/test_{name}.py" for name in ("emit_late", "agent_tools")),
+    *(f"auth/test_{name}.py" for name in ("auth_ownership", "auth_serve")),
+    *(f"cli/test_{name}.py" for name in ("chat_questions", "cli_serve", "conversation", "logs", "traces_serve")),
+    *(f"e2e/test_{name}.py" for name in ("page_asks", "page_looks", "page_send", "page_sharing", "patience")),
+    *(f"faults/test_{name}.py" for name in ("clock", "code_of_others", "moments", "network", "process", "rows")),
+    *(f"logs/test_{name}.py" for name in ("redis_losses", "sqlite_losses")),
+    *(f"runs/test_{name}.py" for name in ("run_inputs", "runs_let_go", "waiting")),
+    *(f"server/test_{name}.py" for name in ("bursts", "proxies", "stalled_followers")),
+]
+"""The modules whose tests have many variants, each of which takes a while: every third is made on each commit."""
+
+
+def _sample(items: list[pytest.Item]) -> None:
+    """Mark two thirds of each such test's variants `full`; which, depends on the test's name alone."""
+    variants: dict[str, list[pytest.Item]] = {}
+    for item in items:
+        name = item.nodeid.partition("[")[0]
+        if any(f"tests/{module}::" in name for module in SAMPLED):
+            variants.setdefault(name, []).append(item)
+    for name, found in variants.items():
+        chosen = crc32(name.encode()) % min(3, len(found))
+        for number, item in enumerate(found):
+            if number % 3 != chosen:
+                item.add_marker("full")
+
+
+@pytest.hookimpl(tryfirst=True)  # before those of `-m` are taken out
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    _sample(items)
     for item in items:
         if item.get_closest_marker("full") and not item.get_closest_marker("timeout"):
             item.add_marker(pytest.mark.timeout(LONG_SECONDS))

@@ -221,6 +221,8 @@ COMMAND_FIELDS = {
         "resume": ["run_id", "after"],
         "cancel": ["run_id", "request_id"],
         "auth": ["token", "ref"],
+        "answer": ["run_id", "input_id", "answer", "message_id", "ref"],
+        "send": ["run_id", "content", "message_id", "ref"],
         "ping": ["ref"],
     },
     "/ai-sdk/ws": {
@@ -234,6 +236,8 @@ GOOD_COMMAND: dict[str, dict[str, dict[str, Any]]] = {
     "/ws": {
         "start": {"request_id": "r", "message": "hi"},
         **{kind: {"run_id": "a" * 26} for kind in ("attach", "detach", "pause", "resume")},
+        "answer": {"run_id": "a" * 26, "input_id": "i", "answer": "x"},
+        "send": {"run_id": "a" * 26, "content": "x"},
         "auth": {"token": "x"},
     },
     "/ai-sdk/ws": {

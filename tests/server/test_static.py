@@ -146,5 +146,5 @@ def test_all_of_the_page_is_small() -> None:
     """All files of the page, with those that it loads of the client, are small if compressed: so a first visit is."""
     of_client = loaded(CLIENT, "index.js") | loaded(CLIENT, "form.js")
     assert "run.js" in of_client
-    for folder, names, limit in ((PAGE, set(PAGE._paths), 90_000), (CLIENT, of_client, 47_000)):
+    for folder, names, limit in ((PAGE, set(PAGE._paths), 90_000), (CLIENT, of_client, 50_000)):
         assert 0 < sum(len(folder.file(name).chosen("gzip").body) for name in names) < limit
