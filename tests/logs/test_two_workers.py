@@ -308,3 +308,21 @@ async def test_an_owner_that_says_nothing(
     await say(kind, b, run_id, content="end")
     seen = await rest(follower)
     assert [event["type"] for event in seen].count("INPUT_ANSWERED") == 1
+
+
+async def test_a_dead_owner(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is said to a run whose worker has died is unknown until another one ends the run; then it is too late."""
+    monkeypatch.setattr("twinwire.runs.registry.SAY_SECONDS", 0.3)
+    url, agent = fresh("&lease=1"), Scripted()
+    async with serving({"mine": agent}, log=url) as a, serving({"mine": agent}, log=url) as b:
+        follower = await start(kind, a)
+        run_id, asked = follower.run_id, await until_asked(follower)
+        watcher = await attach(kind, b, run_id)
+        for task in a.runs.log._tasks:  # type: ignore[attr-defined]
+            task.cancel()  # as `kill -9` would, as far as others can tell
+        what = {"input_id": asked["input_id"], "answer": "dev", "message_id": "m"}
+        assert (await say(kind, b, run_id, **what))["code"] == "unknown_outcome"
+        end = (await rest(watcher))[-1]
+        assert (end["type"], end["data"]["error_type"]) == ("ERROR", "interrupted")
+        assert (await say(kind, b, run_id, **what))["status"] == "already_finished"
+        await follower.close()
