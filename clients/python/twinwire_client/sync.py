@@ -88,6 +88,7 @@ class _Loop:
         self._lock = threading.RLock()  # a signal's handler may close the client in the middle of a call
         self._calls: dict[Future[Any], _Call[Any]] = {}
         self._closing: _Call[None] | None = None
+        self._ends = False  # the program does
         self._thread = threading.Thread(target=_live, args=[self._loop], name="twinwire-client", daemon=True)
         self._thread.start()
         self._forgotten = weakref.finalize(self, _forget, self._loop, self._process, aclose)
@@ -111,10 +112,12 @@ class _Loop:
             if self._begin(call):
                 return call.outcome.result()
         except BaseException as error:
+            self._hush()
             self._give_up(call, undelivered)
             if isinstance(error, asyncio.CancelledError):
                 raise RuntimeError("The client is closed.") from None  # noqa: TRY004 - a cancelled call
             raise
+        self._hush()
         return self._at_once(work)
 
     def leave(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
@@ -139,13 +142,19 @@ class _Loop:
             self._thread.join(CLOSE_SECONDS)
 
     def close_at_exit(self) -> None:
-        """As `close`, but nobody is told: a daemon thread that waits is not to complain while the program ends."""
+        """As `close`, but nobody is told."""
         if os.getpid() != self._process:
             return
+        self._ends = True
         with self._lock:
             for call in self._calls.values():
                 call.outcome = Future()
         self.close()
+
+    def _hush(self) -> None:
+        """Have a thread of the program's own, a daemon, wait for the program's end, and not complain meanwhile."""
+        if self._ends and threading.current_thread() is not threading.main_thread():
+            Future[None]().result()
 
     def _begin(self, call: _Call[Any]) -> bool:
         """Start a call; False if the client is closed."""
