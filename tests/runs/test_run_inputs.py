@@ -161,12 +161,12 @@ async def test_an_approval(
     ("answer", "field"),
     [
         ("yes", "answer"),
-        ({}, "answer"),
+        ({}, "answer.decision"),
         ({"decision": "maybe"}, "answer.decision"),
         ({"decision": "approve", "parameters": []}, "answer.parameters"),
         ({"decision": "approve", "reason": "ok"}, "answer.reason"),
         ({"decision": "reject", "parameters": {}}, "answer.parameters"),
-        ({"decision": "approve", "more": 1}, "answer"),
+        ({"decision": "approve", "more": 1}, "answer.more"),
     ],
 )
 async def test_no_verdict(kind: str, server: Running, agent: Scripted, answer: Any, field: str) -> None:

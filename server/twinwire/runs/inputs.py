@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from threading import get_ident
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 import msgspec
 from msgspec import Struct
@@ -29,6 +29,7 @@ from twinwire.protocol.errors import (
 )
 from twinwire.protocol.events import NotAnEvent, StreamEvent, StreamEventType as Type, checked, dump, timestamp
 from twinwire.protocol.schema import MAX_BYTES, check_answer, check_schema, size
+from twinwire.protocol.wire import converted
 
 MAX_QUESTIONS = 32
 MAX_UNREAD = 100
@@ -49,9 +50,13 @@ class InputLimits(Struct, frozen=True, kw_only=True):
 class _Verdict(Struct, forbid_unknown_fields=True):
     """The answer to an approval."""
 
-    decision: Literal["approve", "reject"]
+    decision: str
     parameters: dict[str, Any] | None = None
     reason: str | None = None
+
+
+class _Given(Struct):
+    answer: _Verdict
 
 
 class _Question(Struct):
@@ -74,11 +79,9 @@ class _Question(Struct):
 
 
 def _verdict(answer: Any) -> _Verdict:
-    try:
-        verdict = msgspec.convert(answer, _Verdict)
-    except msgspec.ValidationError as error:
-        path = "answer" + str(error).partition("`$")[2].partition("`")[0]
-        raise BadRequest(f"`{path[:128]}` is not valid. {str(error)[:256]}.", field=path[:128]) from None
+    verdict = converted({"answer": answer}, _Given).answer
+    if verdict.decision not in {"approve", "reject"}:
+        raise BadRequest("`answer.decision` must be `approve` or `reject`.", field="answer.decision")
     if verdict.parameters is not None and verdict.decision == "reject":
         raise BadRequest("`answer.parameters` is only valid with `approve`.", field="answer.parameters")
     if verdict.reason is not None and verdict.decision == "approve":
