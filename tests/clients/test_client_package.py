@@ -60,6 +60,8 @@ def work(client: SyncClient) -> None:
 
 asyncio.run(main())
 """
+ANSWERS = "import builtins; builtins.input = lambda prompt: 'y'"
+"""Nobody sits at the terminal of a test."""
 WRONG = 'SyncClient("http://127.0.0.1:8000").stream(5)'
 
 
@@ -147,7 +149,7 @@ async def test_the_first_hour(version: str, index: Path, tmp_path: Path) -> None
     assert "twinwire-client" in packages(venv)
     assert not packages(venv) & {"twinwire", "litestar", "openai", "uvicorn"}
     for program in [*snippets(text, "python"), TYPED]:
-        asked = [str(venv / "bin/python"), "-I", "-W", "error", "-c", program]
+        asked = [str(venv / "bin/python"), "-I", "-W", "error", "-c", f"{ANSWERS}\n{program}"]
         async with serving(demo_rate=200.0, **(AUTH if "token=" in program else {})) as server:
             code, _, problems = await run(*asked, server=server, cwd=tmp_path)
             assert (code, problems) == (0, ""), program
