@@ -1,4 +1,4 @@
-/** What a run asks its user: a card while the question is open, then a line that says what was decided. */
+/** A question to the user: a card while the question is open, then a line that says what was decided. */
 
 import { button, disable, element, line, readable } from './dom.js';
 import { Complaint, Fields } from './fields.js';
@@ -7,12 +7,12 @@ import { Complaint, Fields } from './fields.js';
 
 /** Sends an answer; returns what comes of it. @typedef {(answer: unknown) => Promise<{status: string}>} Send */
 /**
- * What closes a question, `at` a time in ms; null is the end of its run.
+ * The end of a question, `at` a time in ms; null is the end of its run.
  * @typedef {{answer?: any, expired?: boolean, at: number} | null} Closing
  */
 
 const LONG = 60;
-/** What two clocks of one server may differ by, in ms. */
+/** The time by which two clocks of one server may differ, in ms. */
 const CLOCK_MS = 100;
 /** Why nothing can be answered; the event that says so may be still to come. @type {Record<string, string>} */
 const TOO_LATE = {
@@ -69,7 +69,7 @@ export class Ask {
   #body = element('div', 'fields');
   #complaint = new Complaint();
   #actions = element('div', 'actions');
-  /** What sending the form does now. */ #submit = () => {};
+  /** Called if the form is sent. */ #submit = () => {};
   /** An answer is under way, or there is nothing to answer any more. */ #closed = false;
 
   /** @param {QuestionData} question @param {Send} send */

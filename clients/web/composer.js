@@ -9,7 +9,7 @@ import { byId, disable, line } from './dom.js';
  * @typedef {{ask: (message: string) => void, current: () => Exchange | null, draw: () => void}} Page
  */
 
-/** What comes of a text that is sent now: the words of the field and its button by that. */
+/** The words of the field and its button, by the outcome that a text sent now would have. */
 const WORDS = {
   ask: {
     label: 'Message', send: 'Send',
@@ -44,7 +44,7 @@ export class Composer {
   /** It is read aloud. */ #unsent = byId('unsent', HTMLElement);
   #sending = byId('outbox', HTMLElement);
   /** @type {keyof typeof WORDS} */ #does = 'ask';
-  /** What is on its way to its run, oldest first. @type {{exchange: Exchange, text: string}[]} */ #outbox = [];
+  /** The messages on their way to their runs, oldest first. @type {{exchange: Exchange, text: string}[]} */ #outbox = [];
 
   /** @param {Page} page */
   constructor(page) {

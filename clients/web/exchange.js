@@ -30,7 +30,7 @@ export class Exchange {
   /** What its reader is to know, in a few words: it is read aloud. */ notice = 'Connecting…';
   /** How it ended, in a word; empty while it goes on. */ outcome = '';
   /** What of it the list of runs has. */ listed = '';
-  /** Whether its agent reads what is said to it, as far as is known. */ listens = true;
+  /** True if its agent reads messages, as far as is known. */ listens = true;
   #page;
   #fold = new Fold();
   /** The ids of what was said here. @type {Set<string>} */ #mine = new Set();
@@ -152,7 +152,7 @@ export class Exchange {
     this.#page.changed(this);
   }
 
-  /** What the run does, if it is followed. */
+  /** The run's state, if it is followed. */
   #working() {
     const { questions, waiting } = this.#fold.state;
     const [first, second] = questions;
@@ -162,7 +162,7 @@ export class Exchange {
     return waiting ? `Waiting for your ${asks}${about}` : `Answering, but asks for your ${asks}${about}`;
   }
 
-  /** Who said it: `you`, a name, or '' if that is not known. @param {Record<string, any>} data */
+  /** The name of whoever said it, `you`, or '' if that is not known. @param {Record<string, any>} data */
   #who({ message_id: id, by = '' }) {
     return this.#mine.has(id) || (by && by === user()) ? 'you' : by;
   }

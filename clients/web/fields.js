@@ -8,7 +8,7 @@ import { element } from './dom.js';
 
 /** The most options that are shown all at once; more are a list to open. */
 const MAX_RADIOS = 5;
-/** What the browser has a control for. @type {Record<string, string>} */
+/** The types of the browser's own controls, by format. @type {Record<string, string>} */
 const INPUTS = {
   email: 'email', uri: 'url', date: 'date', 'date-time': 'datetime-local', number: 'number', integer: 'number',
 };
@@ -151,7 +151,7 @@ class Field {
   }
 }
 
-/** What is in it; what a browser would not show as a value is not taken for nothing. @param {Control} input */
+/** The control's value; one that a browser does not show as a value is not taken for nothing. @param {Control} input */
 function filled(input) {
   if (input.validity.badInput) return '?';
   if (input.type !== 'datetime-local' || !input.value) return input.value;
@@ -175,7 +175,7 @@ export class Fields {
   }
 
   /**
-   * What is filled in, or undefined if it is no answer yet: then the first field that is wrong says so and has the
+   * The answer that is filled in, or undefined if it is none yet: then the first field that is wrong says so and has the
    * focus.
    */
   get answer() {

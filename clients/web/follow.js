@@ -60,7 +60,7 @@ export class Follow {
     return Math.max(this.#base, this.#run.cursor);
   }
 
-  /** Whether the run's last event came. */
+  /** True if the run's last event came. */
   get ended() {
     return this.#run.terminal !== null;
   }

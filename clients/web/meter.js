@@ -9,7 +9,7 @@ const KEPT = 96;
 const MEASURABLE_MS = 100;
 const WIDTH = 240;
 const HEIGHT = 48;
-/** What a tool takes, or the user to answer, is not the model's pace. */
+/** The time of a tool, or of the user's answer, is not the model's pace. */
 const PAUSES = new Set(['TOOL_CALL_START', 'INPUT_REQUESTED', 'INPUT_ANSWERED']);
 
 export class Meter {

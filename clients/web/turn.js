@@ -136,7 +136,7 @@ export class Turn {
   /** Those that may have something to draw. @type {Set<Growing>} */ #growing = new Set();
   /** @type {Map<string, Tool>} */ #open = new Map();
   /** The open questions, by their ids. @type {Map<string, Ask>} */ #asks = new Map();
-  /** What its user said meanwhile, by the ids of the messages. @type {Map<string, HTMLElement>} */ #said = new Map();
+  /** The user's messages meanwhile, by their ids. @type {Map<string, HTMLElement>} */ #said = new Map();
   #answer;
 
   /** @param {string | null} question  null if only the run knows it @param {Answer} answer */

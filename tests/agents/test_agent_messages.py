@@ -1,4 +1,4 @@
-"""What a user says to an agent while it works."""
+"""Messages of a user to an agent that works."""
 
 from __future__ import annotations
 

@@ -120,7 +120,7 @@ async def test_an_answer_that_does_not_fit(transport: Transport, server: Running
 
 @both
 async def test_messages(transport: Transport, server: Running) -> None:
-    """What is said to a run reaches its agent in order, once for each id; nothing after its end."""
+    """Messages to a run reach its agent in order, once for each id; none does after its end."""
     async with connected(server.url, transport=transport) as client, client.stream("m", agent="listens") as run:
         assert (await run.send("one", message_id="m1")) == Acknowledgement("accepted", "m1")
         assert (await run.send("one", message_id="m1")) == Acknowledgement("accepted", "m1")
@@ -211,7 +211,7 @@ async def test_a_function_that_goes_on(transport: Transport, server: Running) ->
 
 
 async def test_bad_arguments(server: Running) -> None:
-    """What no server could take is a TypeError or a ValueError; a filter must leave the questions in."""
+    """Arguments that no server could take are a TypeError or a ValueError; a filter must leave the questions in."""
     async with connected(server.url) as client, client.stream("m", agent="asks") as run:
         for value in (object(), {1, 2}, b""):
             with pytest.raises(TypeError, match="`value` must be what JSON can tell"):

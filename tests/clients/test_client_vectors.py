@@ -3,25 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import json
-from contextlib import AsyncExitStack
 from typing import Any
 
 import pytest
 
 from support.following import NOWHERE, Transport, connected, numbers
-from support.node import node
 from support.scripted_server import ScriptedServer, playing
-from support.vector_files import Vector, vectors
+from support.vector_cases import Played, cases, played_by_node
+from support.vector_files import Vector
 from twinwire_client import ApiError, Backoff, ConnectionLost, ProtocolError, RunFailed
 
-TRANSPORTS: tuple[Transport, ...] = ("sse", "ws")
-CASES = [
-    pytest.param(vector, transport, id=f"{vector['name']}-{transport}")
-    for vector in vectors("client")
-    for transport in TRANSPORTS
-    if vector.get("transport", transport) == transport
-]
+CASES = cases("client")
 
 
 async def play(url: str, transport: Transport, vector: Vector) -> dict[str, Any]:
@@ -69,27 +61,12 @@ async def test_python(vector: Vector, transport: Transport) -> None:
 
 
 @pytest.fixture(scope="module")
-def played() -> dict[str, tuple[ScriptedServer, dict[str, Any]]]:
-    """All vectors at once, by one Node: the server and the outcome of each."""
-    return asyncio.run(_play_all())
-
-
-async def _play_all() -> dict[str, tuple[ScriptedServer, dict[str, Any]]]:
-    async with AsyncExitStack() as stack:
-        servers: dict[str, ScriptedServer] = {}
-        cases = []
-        for case in CASES:
-            vector, transport = case.values
-            server = await stack.enter_async_context(playing(vector))  # type: ignore[arg-type]
-            servers[str(case.id)] = server
-            cases.append({"url": server.url, "transport": transport, "run_id": NOWHERE, "vector": vector})
-        outcomes = json.loads(await node("test/play.js", stdin=json.dumps(cases)))
-    return {name: (server, outcome) for (name, server), outcome in zip(servers.items(), outcomes, strict=True)}
+def played() -> Played:
+    """All vectors at once, by one Node."""
+    return played_by_node(CASES)
 
 
 @pytest.mark.parametrize(("vector", "transport"), CASES)
-def test_javascript(
-    vector: Vector, transport: Transport, played: dict[str, tuple[ScriptedServer, dict[str, Any]]]
-) -> None:
+def test_javascript(vector: Vector, transport: Transport, played: Played) -> None:
     """The JS client does what the vector says."""
     check(vector, *played[f"{vector['name']}-{transport}"])

@@ -1,4 +1,4 @@
-"""What a run that a test plays asks its user."""
+"""Questions of a run that a test plays."""
 
 from __future__ import annotations
 

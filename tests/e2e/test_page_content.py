@@ -61,7 +61,7 @@ NOT_PLAIN = ":is(img, script, svg, math, style, iframe, form, input, link, meta,
 INSPECT = """output => [...output.querySelectorAll('*')].flatMap(each => [...each.attributes].map(({name, value}) =>
     [each.localName, name, value])).filter(([tag, name, value]) => /^on|^style$|^src/.test(name) ||
     (name === 'id' && !/^ask-[0-9]+$/.test(value)) || (tag === 'a' && name === 'href' && !/^https:/.test(value)))"""
-"""What the page itself has no use for; its own ids are those of a form's fields."""
+"""Attributes that the page itself has no use for; its own ids are those of a form's fields."""
 
 
 @both

@@ -1,4 +1,4 @@
-"""Who asks, answers or says something in a hostile or clumsy way harms itself alone."""
+"""Hostile and clumsy questions, answers and messages harm nobody else."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ async def test_a_message_before_the_agent_begins(kind: str) -> None:
 @each_kind
 @pytest.mark.parametrize("log", LOGS)
 async def test_an_agent_that_asks_when_it_is_over(kind: str, log: str, tmp_path: Any) -> None:
-    """Who asks after the run's end is told at once that nobody answers."""
+    """An agent that asks after the run's end is told at once that nobody answers."""
     agent, outcomes = Scripted(), asyncio.Queue[BaseException]()
 
     async def asks_in_the_end(request: RunRequest) -> None:
@@ -214,7 +214,7 @@ async def test_the_same_id_for_something_like_it(kind: str) -> None:
 
 
 async def test_a_cancel_beside_an_owner_that_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a socket has said to a run that does not answer holds up neither its pings nor its cancels."""
+    """A message to a run that does not answer holds up neither the socket's pings nor its cancels."""
     url, agent = fresh(), Scripted()
     async with serving({"mine": agent}, log=url) as a, serving({"mine": agent}, log=url) as b:
         silent, other = await start("ws", a), await start("ws", b)

@@ -73,7 +73,7 @@ async def logged(server: Running, run_id: str) -> list[dict[str, Any]]:
 
 
 def check(outcomes: Sequence[tuple[str, str]], events: Sequence[dict[str, Any]]) -> None:
-    """What was accepted is in the log, once; and nothing is there of which that was not said."""
+    """Each accepted saying is in the log, once, and no other one is."""
     said = [event["data"]["message_id"] for event in events if "message_id" in event["data"]]
     assert len(said) == len(set(said)), events
     accepted = {name for name, status in outcomes if status == "accepted" and name != "cancel"}

@@ -311,7 +311,7 @@ async def test_an_owner_that_says_nothing(
 
 
 async def test_a_dead_owner(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is said to a run whose worker has died is unknown until another one ends the run; then it is too late."""
+    """The outcome of an answer to a run whose worker has died is unknown until another one ends the run."""
     monkeypatch.setattr("twinwire.runs.registry.SAY_SECONDS", 0.3)
     url, agent = fresh("&lease=1"), Scripted()
     async with serving({"mine": agent}, log=url) as a, serving({"mine": agent}, log=url) as b:

@@ -1,4 +1,4 @@
-"""What is said to a run: questions, approvals and messages, over both transports, on every log."""
+"""Questions, approvals and messages of a run, over both transports, on every log."""
 
 from __future__ import annotations
 
@@ -170,7 +170,7 @@ async def test_an_approval(
     ],
 )
 async def test_no_verdict(kind: str, server: Running, agent: Scripted, answer: Any, field: str) -> None:
-    """What is no answer to an approval is refused with its path."""
+    """An answer that is no verdict is refused with its path."""
     agent.script = calls
     follower = await start(kind, server)
     asked = await until_asked(follower)
@@ -184,7 +184,7 @@ async def test_no_verdict(kind: str, server: Running, agent: Scripted, answer: A
 
 @pytest.mark.parametrize("kind", KINDS)
 async def test_messages(kind: str, server: Running, agent: Scripted) -> None:
-    """What is said to a run is in its log, once, and its agent reads it in order."""
+    """Messages to a run are in its log, once, and its agent reads them in order."""
     agent.script = listens
     follower = await start(kind, server)
     run_id = follower.run_id

@@ -3,7 +3,7 @@
 import { camel } from './errors.js';
 import { isEventType } from './events.js';
 
-/** What an option must be, in words, and whether a value is that. @typedef {[string, (value: any) => unknown]} Rule */
+/** The words for an option's values, and a test of one. @typedef {[string, (value: any) => unknown]} Rule */
 /** @typedef {Record<string, Rule>} Rules */
 
 /** The most ms that a timer takes. */
@@ -140,7 +140,7 @@ export function checkId(runId) {
   throw new TypeError(`\`runId\` must be the id of a run, not ${shown(runId)}. \`await run.started\` gives it once it is known.`);
 }
 
-/** What can be heard of a run, beside its events by their types. */
+/** The names that `run.on` knows, beside the types of events. */
 const HEARD = ['event', 'status', 'snapshot', 'retry', 'input'];
 
 /** Throws `TypeError` for a type that is never told, and for no function. @param {string} type @param {unknown} listener */

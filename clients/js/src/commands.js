@@ -1,4 +1,4 @@
-/** What is said to a run, over whatever connection gets through: a cancel, an answer, a message. */
+/** Cancels, answers and messages to a run, over whatever connection gets through. */
 
 import { NEVER } from './api.js';
 import { check, RULES } from './checks.js';
@@ -10,7 +10,7 @@ import { isLarge } from './socket.js';
 /** @import { Sockets } from './ws.js' */
 
 /**
- * What came of an answer or a message: `accepted` once it is in the run's log. `messageId` is its id; of
+ * The outcome of an answer or a message: `accepted` once it is in the run's log. `messageId` is its id; of
  * `already_answered` that of the answer that won, with `at`, when that was, and `by`, if it is known.
  * @typedef {{messageId: string, status: 'accepted' | 'already_answered' | 'expired' | 'not_found' | 'not_accepted'
  *   | 'already_finished', at?: string, by?: string}} Acknowledgement

@@ -31,7 +31,7 @@ const STATUSES = new Map([
 /** A name of the wire's, as options have it. @param {string} name */
 export const camel = (name) => name.replace(/_([a-z])/g, (_, letter) => letter.toUpperCase());
 
-/** What the server said, which names the option. @param {Record<string, any>} body @param {number | null} status */
+/** The server's message, which names the option. @param {Record<string, any>} body @param {number | null} status */
 function told({ message, field }, status) {
   if (typeof message !== 'string' || message === '') return `The server answered ${status}.`;
   return typeof field === 'string' ? message.replaceAll(`\`${field}\``, `\`${camel(field)}\``) : message;

@@ -25,7 +25,7 @@ import { ProtocolError } from './errors.js';
  *   description?: string, default?: unknown}} AnswerSchema
  */
 /**
- * What a run asks: an approval is of a tool call.
+ * A question of a run; an approval is of a tool call.
  * @typedef {{input_id: string, kind: 'approval' | 'question', prompt: string, schema?: AnswerSchema, expires_at?: string,
  *   tool_call_id?: string, tool_name?: string, parameters?: Record<string, unknown>}} QuestionData
  */
@@ -61,7 +61,7 @@ export const EVENT_TYPES = Object.freeze([
   'PROGRESS', 'INPUT_REQUESTED', 'INPUT_ANSWERED', 'USER_MESSAGE', 'AGENT_FINISH', 'ERROR',
 ]);
 
-/** What was asked of the user, or said to the run. @type {ReadonlySet<string>} */
+/** The types of questions to the user, their answers, and messages to the run. @type {ReadonlySet<string>} */
 export const INPUT_TYPES = new Set(['INPUT_REQUESTED', 'INPUT_ANSWERED', 'USER_MESSAGE']);
 
 const RUN_ID = /^[a-z2-7]{26}$/;

@@ -139,7 +139,7 @@ export class Fold {
     state.waiting = this.#quiet && state.questions.length > 0 && this.#covered();
   }
 
-  /** Whether each open tool call has an open approval. */
+  /** True if each open tool call has an open approval. */
   #covered() {
     const asked = new Set(this.state.questions.map(callOf));
     return Object.keys(this.state.tools).every((id) => asked.has(id));

@@ -17,7 +17,7 @@ import { isObject } from './events.js';
  *   maximum: number | null}} Field
  */
 /** @typedef {AnswerSchema | null | undefined} Schema  none is that of any text */
-/** What is wrong with an answer: the path of it, and a sentence. @typedef {{field: string, message: string}} Fault */
+/** A fault of an answer: its path, and a sentence. @typedef {{field: string, message: string}} Fault */
 
 /** @type {ValueSchema} */
 const TEXT = { type: 'string' };
@@ -30,7 +30,7 @@ function isDate(text) {
   return DATE.test(text) && text >= '0001' && date.getTime() === date.getTime() && date.toISOString().startsWith(text);
 }
 
-/** What a text of a format must be. @type {Record<string, [string, (text: string) => boolean]>} */
+/** The formats of a text: the words for each, and a test of a text. @type {Record<string, [string, (text: string) => boolean]>} */
 const FORMATS = {
   email: ['an e-mail address', (text) => /^[^@\s]+@[^@\s]+\.[^@\s]+$/.test(text)],
   uri: ['a URI, such as https://example.com/', (text) => /^[a-z][a-z0-9+.-]*:\S*$/i.test(text)],
@@ -109,7 +109,7 @@ function check(schema, value, path) {
 }
 
 /**
- * What the value would have to be, or null if it fits.
+ * The words for a value that would fit, or null if this one does.
  * @param {ValueSchema} schema @param {unknown} value @returns {string | null}
  */
 function wanted(schema, value) {

@@ -36,7 +36,7 @@ export class Turn {
   #fold = new Fold();
   /** @type {Error | null} */ #error = null;
   /** @type {UserMessage | null} */ #sent = null;
-  /** What was said while the run went on. @type {readonly UserMessage[]} */ #said = [];
+  /** The user's messages while the run went on. @type {readonly UserMessage[]} */ #said = [];
   /** @type {readonly Message[] | null} */ #messages = null;
 
   /**

@@ -1,4 +1,4 @@
-/** What a run asks, and what is said to it, on a real server, over each transport. */
+/** Questions of a run, answers and messages to it, on a real server, over each transport. */
 
 import { describe, expect, onTestFinished, test, vi } from 'vitest';
 
@@ -10,7 +10,7 @@ import { connected, first, fresh, open, proxied, TRANSPORTS } from './live.js';
 
 /** The run's first question, or the next one. @param {Run} run @returns {Promise<Question>} */
 const asked = (run) => new Promise((resolve) => run.on('input', resolve));
-/** What was said to the run, as its events have it. @param {Run} run */
+/** The answers and messages in the run's events. @param {Run} run */
 const heard = async (run) => {
   const said = [];
   for await (const event of run) if (event.type === 'USER_MESSAGE') said.push(event.data.content);

@@ -1,4 +1,4 @@
-/** What a run asks, and what is said to it, over sockets and requests that the test plays. */
+/** Questions of a run, answers and messages to it, over sockets and requests that the test plays. */
 
 import { describe, expect, onTestFinished, test } from 'vitest';
 

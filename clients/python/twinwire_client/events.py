@@ -103,7 +103,7 @@ class InputAnswered(Struct, frozen=True):
 
 
 class UserMessage(Struct, frozen=True):
-    """What `by`, if that is known, said to the run while it went on."""
+    """A message to the run while it went on; `by` is the user, if that is known."""
 
     content: str = ""
     message_id: str = ""
@@ -176,7 +176,7 @@ EVENT_TYPES = tuple(_PAYLOADS)
 """The protocol's own event types. An agent may send types of its own beside them."""
 
 INPUT_TYPES = frozenset({"INPUT_REQUESTED", "INPUT_ANSWERED", "USER_MESSAGE"})
-"""What was asked of the user, or said to the run."""
+"""The types of questions to the user, their answers, and messages to the run."""
 
 
 class Event(Struct):

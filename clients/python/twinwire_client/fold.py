@@ -73,12 +73,12 @@ class Fold:
 
     @property
     def waiting(self) -> bool:
-        """Whether the run waits for its user: nothing can come of it before an answer."""
+        """True if the run waits for its user: nothing can come of it before an answer."""
         return self._quiet and bool(self._state["questions"]) and self._covered
 
     @property
     def _covered(self) -> bool:
-        """Whether each open tool call has an open approval."""
+        """True if each open tool call has an open approval."""
         questions, tools = self._state["questions"], self._state["tools"]
         return set(tools) <= {_asked(each) for each in questions}
 

@@ -40,7 +40,7 @@ class Mailbox:
 
     @property
     def idle(self) -> bool:
-        """Whether all events that have come were received."""
+        """True if all events that have come were received."""
         return not self._texts
 
     async def receive(self) -> str:

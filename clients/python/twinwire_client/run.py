@@ -64,7 +64,7 @@ class Connection(Protocol):
 
     @property
     def idle(self) -> bool:
-        """Whether all events were received that have come, or are known to be on their way."""
+        """True if all events were received that have come, or are known to be on their way."""
         ...
 
     def whole(self) -> deque[str]:

@@ -1,4 +1,4 @@
-"""What a run asks its user, and what is said to it (PROTOCOL.md, section 10)."""
+"""Questions of a run, their answers, and messages to it (PROTOCOL.md, section 10)."""
 
 from __future__ import annotations
 

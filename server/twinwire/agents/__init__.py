@@ -115,12 +115,12 @@ class RunRequest(Struct):
 
     @property
     def can_ask(self) -> bool:
-        """Whether somebody could answer: not with `stream=false` or over `/v1`, whose callers wait for the result."""
+        """True if somebody could answer: not with `stream=false` or over `/v1`, whose callers wait for the result."""
         return self.talk.can_ask
 
     @property
     def messages(self) -> Messages:
-        """What the run's user has said since the run began and the agent has not read."""
+        """The messages of the run's user, since the run began, that the agent has not read."""
         return self.talk.messages
 
     async def ask(self, prompt: str, *, schema: Mapping[str, Any] | None = None, timeout: float | None = None) -> Any:

@@ -1,4 +1,4 @@
-"""What an agent and the run's user say to each other while the run goes on: questions, approvals, messages."""
+"""Questions, approvals and messages between an agent and the run's user while the run goes on."""
 
 from __future__ import annotations
 

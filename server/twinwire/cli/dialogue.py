@@ -1,4 +1,4 @@
-"""What is said at a terminal to a run that goes on: answers to its questions, and messages."""
+"""Answers and messages that are typed at a terminal while a run goes on."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the commands that talk to a server write: a run's events and prompts, and complaints."""
+"""The output of the commands that talk to a server: a run's events, prompts, and complaints."""
 
 from __future__ import annotations
 

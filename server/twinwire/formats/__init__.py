@@ -42,7 +42,7 @@ class TurnView(View, Protocol):
 
     @property
     def waiting(self) -> bool:
-        """Whether the run waits for its user, as far as the view has seen."""
+        """True if the run waits for its user, as far as the view has seen."""
         ...
 
     def end_turn(self) -> Sequence[bytes]:

@@ -45,7 +45,7 @@ class Chunks:
         self._called: dict[str, str] = {}  # the open calls of this step, and their tools
         self._denied: set[str] = set()
         self.shown = 0
-        """How many texts, reasonings and calls there are in what was skipped."""
+        """The number of texts, reasonings and calls in the events that were skipped."""
 
     @property
     def waiting(self) -> bool:

@@ -29,7 +29,7 @@ class Saying(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Outcome(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What has become of a saying. Of an answer to a question that was answered, `by` and `at` tell by whom and when.
+    """The outcome of a saying. Of an answer to a question that was answered, `by` and `at` tell by whom and when.
 
     `message_id` is that of the saying, or of the one that has won. `refusal` is the payload of a `TwinwireError`, if
     the saying was refused as one; `status` then means nothing.

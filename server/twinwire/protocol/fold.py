@@ -73,7 +73,7 @@ class Fold(Struct):
 
     @property
     def waiting(self) -> bool:
-        """Whether the run waits for its user: nothing can come of it before an answer."""
+        """True if the run waits for its user: nothing can come of it before an answer."""
         return self._quiet and bool(self.questions) and self.tools.keys() <= {_asked(each) for each in self.questions}
 
     @property

@@ -1,4 +1,4 @@
-"""What was said to a run that has ended: its log tells."""
+"""The outcome of answers and messages to a run that has ended, as its log tells it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a run and its user say to each other: questions and their answers, and messages (PROTOCOL.md, section 10)."""
+"""Questions of a run, answers to them, and messages to it (PROTOCOL.md, section 10)."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ logger = logging.getLogger("twinwire.tools")
 P = TypeVar("P", bound=Struct)
 
 Approval: TypeAlias = bool | Callable[[Mapping[str, Any]], bool]
-"""Whether a tool's calls need the user's approval, or a function that says it of one call's parameters."""
+"""True if a tool's calls need the user's approval, or a function that says it of one call's parameters."""
 
 
 class ToolError(Exception):
