@@ -9,6 +9,7 @@ from typing import Any
 
 import httpx
 import pytest
+from websockets.exceptions import ConnectionClosed
 
 from support.asking import BRANCH, Scripted, asks_a_branch, calls, listens, told, until_asked
 from support.followers import KINDS, attach, cancel, rest, say, start, text
@@ -16,8 +17,9 @@ from support.redis_server import fresh
 from support.serving import Running, serving, until
 from twinwire.agents import RunRequest
 from twinwire.auth import ANYBODY
-from twinwire.log.saying import Saying
-from twinwire.protocol.errors import InputExpired
+from twinwire.log.saying import Outcome, Saying
+from twinwire.protocol.errors import InputExpired, LogUnavailable
+from twinwire.runs.inputs import InputLimits, Inputs
 from twinwire.transports import Verdict
 
 LOGS = ["memory", "sqlite", "redis"]
@@ -316,3 +318,41 @@ async def test_the_next_turn_knows(kind: str, server: Running, agent: Scripted) 
     await until(lambda: not server.runs._tasks)
     await rest(await start(kind, server, "second", session_id="s"))
     assert histories == [[], ["first\n\nIn French.", "It is main."]]
+
+
+async def test_an_answer_that_never_comes_into_the_log() -> None:
+    """The agent is not told of it: a call is not approved by words that nobody else will ever see."""
+
+    async def lost() -> None:
+        raise LogUnavailable
+
+    limits = InputLimits()
+    inputs = Inputs("a" * 26, lambda _: None, lost, limits, calls={}, can_ask=True, takes_messages=True)
+    asking = asyncio.create_task(inputs.ask("Sure?", None, None))
+    await asyncio.sleep(0)
+    with pytest.raises(LogUnavailable):
+        await inputs.hear(Saying(message_id="m", input_id=f"ask-{'a' * 26}-1", answer="yes"))
+    with pytest.raises(asyncio.CancelledError):
+        await asking
+
+
+async def test_an_error_that_nobody_thought_of(agent: Scripted, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A socket whose message meets one is closed, as for any other command; another one goes on."""
+    async with serving({"mine": agent}) as server:
+        follower = await start("ws", server)
+        asked = await until_asked(follower)
+        hear = Inputs.hear
+
+        async def fails(inputs: Inputs, saying: Saying) -> Outcome:
+            if saying.content == "fail":
+                raise OSError
+            return await hear(inputs, saying)
+
+        monkeypatch.setattr(Inputs, "hear", fails)
+        with pytest.raises(ConnectionClosed) as closed:
+            await say("ws", server, follower.run_id, content="fail")
+        assert closed.value.rcvd is not None
+        assert closed.value.rcvd.code == 1011
+        what = {"input_id": asked["input_id"], "answer": "main"}
+        assert (await say("ws", server, follower.run_id, **what))["status"] == "accepted"
+        await rest(follower)

@@ -289,9 +289,11 @@ class Inputs:
         return Outcome(message_id=saying.message_id)
 
     async def _settle(self, answer: asyncio.Future[Any], given: Any) -> None:
-        """Let the agent go on once the answer is in the log."""
-        with contextlib.suppress(LogUnavailable):  # the run is over
+        """Let the agent go on once the answer is in the log. If it never will be, the run is over."""
+        try:
             await self._flushed()
+        except LogUnavailable:
+            answer.cancel()
         if not answer.done():
             answer.set_result(given)
 

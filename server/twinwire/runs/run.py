@@ -424,6 +424,10 @@ class Run:
             self._put(event)
         if fence.error is not None:
             self._put(_error_event(RunError()))
+        self._close()
+
+    def _close(self) -> None:
+        """Be over: nothing waits for the run any more, and it waits for nobody."""
         self.over = True
         self._writer.unblock()
         self.inputs.close()
@@ -473,7 +477,7 @@ class Run:
     def _ended(self) -> None:
         """The terminal event is in the log, or the log is somebody else's."""
         if not self.over:
-            self.over = True
+            self._close()
             if self.task is not None:
                 self.task.cancel()
         self._held.remove(self._release_held)

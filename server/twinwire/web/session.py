@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import logging
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractContextManager
 from sys import getsizeof
@@ -53,6 +54,8 @@ from twinwire.transports.websocket import WebSocketTransport
 from twinwire.web.service import Service
 from twinwire.web.turns import Turns
 
+logger = logging.getLogger("twinwire.web")
+
 MAX_REQUEST_IDS = 128  # of the runs that were started last on a socket
 FEW_REQUEST_IDS = 16  # if half of what all sockets share is taken
 MAX_SAYING = 16  # answers and messages whose outcome is not known, beside which other commands are obeyed
@@ -82,7 +85,7 @@ class Socket:
         self._requests: dict[str, str] = {}
         self._requests_size = 0
         self._limiter = service.limiter
-        self._turns = Turns(MAX_SAYING)
+        self._turns = Turns(MAX_SAYING, self._fail)
         pump.lost = self._lost
 
     async def listen(
@@ -135,6 +138,11 @@ class Socket:
             self._refuse(error, commands.labels(text) if command is None else commands.labels(text, "run_id"))
             if self._by is None and isinstance(command, Auth):
                 self.give_up()
+
+    def _fail(self, error: Exception) -> None:
+        """End the socket for an error that nobody thought of."""
+        logger.error("A connection failed.", exc_info=error)
+        self._pump.end(Verdict.BROKEN)
 
     def _refuse(self, error: TwinwireError, labels: Mapping[str, Any]) -> None:
         self._metrics.refused[error.code] += 1

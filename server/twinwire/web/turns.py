@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 
 class Turns:
     """Does one piece of work after the other, in a task that is there only while there is something to do.
 
-    At most `most` pieces wait: whoever has one more waits until there is room.
+    At most `most` pieces wait: whoever has one more waits until there is room. `failed` is called with
+    what a piece raises.
     """
 
-    def __init__(self, most: int) -> None:
+    def __init__(self, most: int, failed: Callable[[Exception], None]) -> None:
         self._most = most
+        self._failed = failed
         self._work: deque[Coroutine[Any, Any, None]] = deque()
         self._task: asyncio.Task[None] | None = None
         self._taken = asyncio.Event()
@@ -34,7 +36,10 @@ class Turns:
         while self._work:
             work = self._work.popleft()
             self._taken.set()
-            await work
+            try:
+                await work
+            except Exception as error:  # noqa: BLE001 - it is `failed`'s to tell
+                self._failed(error)
 
     def close(self) -> None:
         """Do nothing more. What has begun is broken off."""
