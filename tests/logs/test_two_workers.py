@@ -29,6 +29,7 @@ from support.followers import (
 from support.redis_server import fresh
 from support.serving import Puppets, Running, echo, serving, until
 from twinwire.agents import RunRequest
+from twinwire.log.saying import Outcome, Saying
 
 pytestmark = pytest.mark.parametrize("kind", KINDS)
 
@@ -326,3 +327,25 @@ async def test_a_dead_owner(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
         assert (end["type"], end["data"]["error_type"]) == ("ERROR", "interrupted")
         assert (await say(kind, b, run_id, **what))["status"] == "already_finished"
         await follower.close()
+
+
+async def test_an_error_that_nobody_thought_of(
+    kind: str, two_that_ask: tuple[Running, Running], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A message that the owner fails on is unknown to whoever sent it, and holds up nothing that comes after it."""
+    monkeypatch.setattr("twinwire.runs.registry.SAY_SECONDS", 0.5)
+    a, b = two_that_ask
+    follower = await start(kind, a)
+    run_id, asked = follower.run_id, await until_asked(follower)
+    hear = a.runs.hear
+
+    async def fails(run_id: str, saying: Saying) -> Outcome | None:
+        if saying.content == "fail":
+            raise OSError
+        return await hear(run_id, saying)
+
+    monkeypatch.setattr(a.runs, "hear", fails)
+    assert (await say(kind, b, run_id, content="fail"))["code"] == "unknown_outcome"
+    assert (await say(kind, b, run_id, input_id=asked["input_id"], answer="dev"))["status"] == "accepted"
+    assert (await say(kind, b, run_id, content="end"))["status"] == "accepted"
+    await rest(follower)

@@ -118,6 +118,9 @@ class Inboxes:
             return  # nor does the asker know
         except TwinwireError as error:
             outcome = Outcome(refusal=error.payload())
+        except Exception:
+            logger.exception("Something that was said to the run %s could not be heard.", run_id)
+            return
         outcome = outcome or Outcome(status="already_finished", message_id=saying.message_id)
         await self._tell(asker, "told", number, msgspec.json.encode(outcome))
 
