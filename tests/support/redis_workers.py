@@ -105,7 +105,7 @@ class Client:
         self.seen: list[dict[str, Any]] = []
         self.known = asyncio.Event()  # that there is a run
         self.started_on: Address | None = None
-        self.breaks = 0
+        self.breaks = 0  # of streams of a run that it knows; a worker that goes also closes what has asked nothing yet
         self.ended = 0.0  # on the monotonic clock
         self.run_id = run_id
         self._message = message
@@ -124,7 +124,7 @@ class Client:
                 finally:
                     await follower.close()
             except (Broken, OSError, httpx.TransportError, WebSocketException):
-                self.breaks += 1
+                self.breaks += bool(self.run_id)
                 await asyncio.sleep(0.02)
             except Refused as refused:
                 if refused.code not in {"draining", "log_unavailable"}:
