@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from twinwire.agents import Agent, AgentLimits, RunRequest
     from twinwire.agents.react import ReActAgent
     from twinwire.agents.simple import SimpleAgent
+    from twinwire.agents.spec import AgentSpec
     from twinwire.agents.talk import Call, Decision, Said
     from twinwire.models import ChatModel, Finish, ShapedModel, Text, Thinking, ToolCall, Usage
     from twinwire.models.demo import DemoModel
@@ -31,6 +32,7 @@ __version__ = "0.1.0"
 _HOME = {
     "Agent": "agents",
     "AgentLimits": "agents",
+    "AgentSpec": "agents.spec",
     "AskTool": "tools.ask",
     "Call": "agents.talk",
     "ChatModel": "models",
@@ -64,6 +66,7 @@ _HOME = {
 __all__ = [
     "Agent",
     "AgentLimits",
+    "AgentSpec",
     "AskTool",
     "Call",
     "ChatModel",

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Collection, Sequence
 from enum import Enum
 from typing import NamedTuple, Protocol
 
-from msgspec import Struct
+from msgspec import Struct, field
 
 from twinwire.log.saying import Noted, Outcome, Saying
 from twinwire.protocol.events import Record
@@ -65,7 +65,8 @@ class RunInfo(Struct, frozen=True, kw_only=True):
     """The facts of a run that are known from its start. Its outcome is in its events.
 
     `created` is RFC 3339, `owner` the worker that started it. `fingerprint` tells whether a request that repeats an
-    idempotency key is the same.
+    idempotency key is the same. `metadata` are the labels that its start gave it; `retention` is the number of seconds
+    that it is kept after its end, None for the log's own.
     """
 
     run_id: str
@@ -75,6 +76,8 @@ class RunInfo(Struct, frozen=True, kw_only=True):
     session_id: str | None = None
     fingerprint: str = ""
     owner: str = ""
+    metadata: dict[str, str] = field(default_factory=dict)
+    retention: float | None = None
 
 
 class Page(Struct, frozen=True):

@@ -13,6 +13,7 @@ from typing import Any, Literal
 import msgspec
 
 from twinwire.agents import Agent, AgentLimits, RunRequest
+from twinwire.agents.spec import AgentSpec, spec_of
 from twinwire.auth import ANYBODY, Identity
 from twinwire.fence import guard_tasks
 from twinwire.log import STOPPING, Departure, Quota, RunInfo, RunState, RunSummary, SessionKey, Store
@@ -68,7 +69,7 @@ class Runs:
     def __init__(
         self,
         log: Store,
-        agents: Mapping[str, Agent],
+        agents: Mapping[str, Agent | AgentSpec],
         *,
         deadline: float,
         max_runs: int,
@@ -84,7 +85,7 @@ class Runs:
         if not agents:
             raise ValueError("`agents` must have at least one agent.")
         self.log = log
-        self.agents = dict(agents)
+        self.agents = {name: spec_of(agent) for name, agent in agents.items()}
         self.default_agent = "react" if "react" in agents else next(iter(agents))
         self.draining = False
         self._deadline = deadline
@@ -190,7 +191,7 @@ class Runs:
         run = Run(
             self.log,
             info,
-            self.agents[info.agent],
+            self.agents[info.agent].agent,
             request,
             deadline=self._deadline,
             budget=share,

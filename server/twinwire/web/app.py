@@ -18,6 +18,7 @@ from litestar.plugins.core import MsgspecDIPlugin
 
 from twinwire import settings as settings_module
 from twinwire.agents import Agent, AgentLimits
+from twinwire.agents.spec import AgentSpec
 from twinwire.auth import Auth
 from twinwire.formats.registry import Transform, registry
 from twinwire.log import Limits, Quota, open_log
@@ -66,7 +67,7 @@ class _App(Litestar):
 
 
 def create_app(
-    agents: Mapping[str, Agent] | None = None,
+    agents: Mapping[str, Agent | AgentSpec] | None = None,
     *,
     settings: Settings | None = None,
     formats: Mapping[str, Transform] | None = None,

@@ -1,0 +1,35 @@
+"""An agent with policies of its own: `AgentSpec`."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import KW_ONLY, dataclass
+
+from twinwire.agents import Agent
+
+
+@dataclass(frozen=True)
+class AgentSpec:
+    """An agent, and the policies of its runs. None is the server's setting.
+
+    Durations are seconds, or texts such as `90s`, `5m`, `1h` and `3d`: `timeout` is a run's deadline (`run_timeout`),
+    `retention` the time that a run is kept after its end. `on_disconnect` holds if a start names none. `max_steps`,
+    `max_tool_calls`, `tool_timeout` and `model_timeout` are `RunRequest.limits`, for the agent to keep to. `accepts`
+    names what the agent reads beside a text; None is what its attribute `accepts` has, or nothing.
+    """
+
+    agent: Agent
+    _: KW_ONLY
+    timeout: float | str | None = None
+    on_disconnect: str | None = None
+    retention: float | str | None = None
+    accepts: Collection[str] | None = None
+    max_steps: int | None = None
+    max_tool_calls: int | None = None
+    tool_timeout: float | str | None = None
+    model_timeout: float | str | None = None
+
+
+def spec_of(agent: Agent | AgentSpec) -> AgentSpec:
+    """Return an agent's spec: that of a bare agent has no policies."""
+    return agent if isinstance(agent, AgentSpec) else AgentSpec(agent)
