@@ -12,6 +12,7 @@ from playwright.async_api import Browser, BrowserContext, async_playwright, expe
 from e2e.proxy import Proxy, proxying
 from e2e.visit import Visit
 from support.serving import Puppets, Running, serving
+from twinwire import AgentSpec
 
 CHROMIUM = "/usr/bin/chromium"
 ARGUMENTS = [
@@ -69,7 +70,7 @@ async def tab(browser: Browser, proxy: Proxy) -> AsyncIterator[Visit]:
 @pytest_asyncio.fixture(loop_scope="session")
 async def visit(tab: Visit, server: Running, proxy: Proxy, puppets: Puppets) -> AsyncIterator[Visit]:
     """The page, just opened, with its own agent; the test must leave it without problems."""
-    server.runs.agents["mine"] = puppets
+    server.runs.agents["mine"] = AgentSpec(puppets)
     proxy.heal()
     await tab.page.goto(f"{tab.base}/healthz")
     await tab.page.evaluate("localStorage.clear()")

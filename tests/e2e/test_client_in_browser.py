@@ -11,6 +11,7 @@ from e2e.proxy import Proxy
 from support.credentials import AUTH, TOKENS
 from support.serving import Puppets, Running, serving, until
 from support.site import a_site
+from twinwire import AgentSpec
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -34,7 +35,7 @@ async def test_follows_through_a_cut(
     browser: Browser, server: Running, proxy: Proxy, puppets: Puppets, transport: str
 ) -> None:
     """On every transport of a browser, a run that is cut off is resumed at its cursor."""
-    server.runs.agents["mine"] = puppets
+    server.runs.agents["mine"] = AgentSpec(puppets)
     proxy.heal()
     page = await browser.new_page()
     said: list[str] = []

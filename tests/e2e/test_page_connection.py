@@ -8,6 +8,7 @@ from playwright.async_api import Browser, expect
 from e2e.proxy import Proxy
 from e2e.visit import Transport, Visit, both
 from support.serving import Puppets, Running
+from twinwire import AgentSpec
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -137,7 +138,7 @@ async def test_a_fatal_close_code_is_obeyed(visit: Visit, proxy: Proxy, puppets:
 
 async def test_a_dead_socket_is_noticed(browser: Browser, server: Running, proxy: Proxy, puppets: Puppets) -> None:
     """A WebSocket on which not even an answer to a ping comes is taken for dead, and the run resumed on another."""
-    server.runs.agents["mine"] = puppets
+    server.runs.agents["mine"] = AgentSpec(puppets)
     visit = Visit(await browser.new_page(), proxy.url)
     await visit.page.clock.install()
     await visit.page.goto(proxy.url)

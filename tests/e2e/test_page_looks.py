@@ -16,6 +16,7 @@ from e2e.proxy import Proxy
 from e2e.visit import Visit, answer
 from support.node import CLIENT, needed, node
 from support.serving import Puppets, Running
+from twinwire import AgentSpec
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -59,7 +60,7 @@ async def seen(
 ) -> AsyncIterator[tuple[str, Visit]]:
     """The page in a window of this size and in these colours."""
     name, width, height = request.param
-    server.runs.agents["mine"] = puppets
+    server.runs.agents["mine"] = AgentSpec(puppets)
     dark: Literal["dark", "light"] = "dark" if "dark" in name else "light"
     context = await browser.new_context(
         viewport={"width": width, "height": height}, color_scheme=dark, reduced_motion="reduce", has_touch=width < 400
@@ -171,7 +172,7 @@ async def test_looks_of_questions(seen: tuple[str, Visit], puppets: Puppets) -> 
 
 async def test_panels_on_a_phone(browser: Browser, proxy: Proxy, server: Running, puppets: Puppets) -> None:
     """The list and the live panel are opened over the conversation, hold the same controls, and close with Escape."""
-    server.runs.agents["mine"] = puppets
+    server.runs.agents["mine"] = AgentSpec(puppets)
     page = await browser.new_page(viewport={"width": 320, "height": 640}, reduced_motion="reduce")
     visit = Visit(page, proxy.url)
     await page.goto(proxy.url)

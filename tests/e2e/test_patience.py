@@ -11,6 +11,7 @@ from playwright.async_api import Browser
 
 from support.readers import teller
 from support.serving import Puppets, Running, serving, until
+from twinwire import AgentSpec
 from twinwire.transports import Verdict
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -69,7 +70,7 @@ async def test_a_tab_that_is_frozen_for_a_minute(browser: Browser, transport: st
 @each
 async def test_a_network_that_comes_back(browser: Browser, server: Running, puppets: Puppets, transport: str) -> None:
     """A browser waits for its network, however long that takes, and tries at once when it is there."""
-    server.runs.agents["mine"] = puppets
+    server.runs.agents["mine"] = AgentSpec(puppets)
     context = await browser.new_context()
     page = await context.new_page()
     said: list[str] = []

@@ -12,6 +12,7 @@ from playwright.async_api import Browser, BrowserContext, Page, expect
 from e2e.built import built, problems_of
 from e2e.tab import opened
 from support.serving import Puppets, Running, serving
+from twinwire import AgentSpec
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 both = pytest.mark.parametrize("transport", ["sse", "ws"])
@@ -34,7 +35,7 @@ async def server() -> AsyncIterator[Running]:
 @pytest_asyncio.fixture(loop_scope="session")
 async def page(context: BrowserContext, server: Running, puppets: Puppets) -> AsyncIterator[Page]:
     """A page that must be left without problems."""
-    server.runs.agents["mine"] = puppets
+    server.runs.agents["mine"] = AgentSpec(puppets)
     page = await context.new_page()
     problems = problems_of(page)
     yield page
@@ -164,7 +165,7 @@ async def test_renders_no_more_often_than_frames(
 @both
 async def test_a_hidden_tab(browser: Browser, app: str, server: Running, puppets: Puppets, transport: str) -> None:
     """A tab that is hidden has no frames. It follows its run all the same, and tells how it ended."""
-    server.runs.agents["mine"] = puppets
+    server.runs.agents["mine"] = AgentSpec(puppets)
     query = urlencode({"server": server.url, "transport": transport, "send": "Hello"})
     async with opened(browser, f"{app}?{query}") as tab:
         puppet = await puppets.next()

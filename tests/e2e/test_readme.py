@@ -9,6 +9,7 @@ import pytest
 from playwright.async_api import BrowserContext, Page, expect
 
 from support.serving import Puppets, Running
+from twinwire import AgentSpec
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -31,7 +32,7 @@ async def run(context: BrowserContext, server: Running, snippet: str) -> Page:
 
 async def test_event_source(context: BrowserContext, server: Running, puppets: Puppets) -> None:
     """The EventSource snippet shows the answer as it comes, and an error."""
-    server.runs.agents["mine"] = puppets
+    server.runs.agents["mine"] = AgentSpec(puppets)
     (snippet,) = (snippet for snippet in SNIPPETS if "EventSource" in snippet)
     page = await run(context, server, snippet)
     puppet = await puppets.next()
@@ -43,7 +44,7 @@ async def test_event_source(context: BrowserContext, server: Running, puppets: P
 
 async def test_websocket(context: BrowserContext, server: Running, puppets: Puppets) -> None:
     """The WebSocket snippet shows the answer as it comes, and its stop button cancels."""
-    server.runs.agents["mine"] = puppets
+    server.runs.agents["mine"] = AgentSpec(puppets)
     (snippet,) = (snippet for snippet in SNIPPETS if "new WebSocket(" in snippet)
     page = await run(context, server, snippet)
     puppet = await puppets.next()

@@ -15,6 +15,7 @@ from websockets.asyncio.client import connect
 
 from support.credentials import AUTH, asking
 from support.serving import Puppets, Running, serving
+from twinwire import AgentSpec
 from twinwire.settings import Settings
 from twinwire.web.answers import quality
 from twinwire.web.app import create_app
@@ -85,7 +86,7 @@ async def test_no_cache_keeps_an_error(server: Running, puppets: Puppets) -> Non
     async def broken() -> None:
         raise RuntimeError
 
-    server.service.runs.agents["mine"] = puppets
+    server.service.runs.agents["mine"] = AgentSpec(puppets)
     app = server.server.config.app
     assert isinstance(app, Litestar)
     app.register(broken)
