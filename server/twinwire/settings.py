@@ -64,6 +64,8 @@ _ORIGIN = re.compile(  # as browsers send it
     r"(?!http://[^/]*:80$|https://[^/]*:443$)[a-z][a-z0-9+.-]*://[^/?#@*\sA-Z,]+|file://|null", re.ASCII
 )
 _HEADER = re.compile(r"[0-9A-Za-z!#$%&'+.^_`|~-]+", re.ASCII)
+_CREDENTIALS = {"authorization", "cookie", "proxy-authorization", "sec-websocket-protocol"}
+"""The headers that may have a credential, which no agent reads."""
 _HOST = re.compile(r"\*|[0-9A-Za-z._-]+|[0-9A-Fa-f:.]+", re.ASCII)
 _MAPPED = "::ffff:"
 _IPV4_MAPPED = re.compile(r"::ffff:(\d{1,3}\.){3}\d{1,3}", re.ASCII | re.IGNORECASE)
@@ -101,6 +103,9 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     ] = ()
     cors_header: Annotated[
         tuple[str, ...], Meta(description="a request header that those pages may send as well; repeatable")
+    ] = ()
+    agent_header: Annotated[
+        tuple[str, ...], Meta(description="a request header that agents may read (RunRequest.headers); repeatable")
     ] = ()
     allowed_host: Annotated[
         tuple[str, ...], Meta(description="a name this server goes by, or *; default: on loopback its own; repeatable")
@@ -211,6 +216,12 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             if not _HEADER.fullmatch(name):
                 raise ValueError(
                     f"`cors_header` must be the name of a header, such as traceparent, not {_shown(name)}."
+                )
+        for name in self.agent_header:
+            if not _HEADER.fullmatch(name) or name.lower() in _CREDENTIALS:
+                raise ValueError(
+                    "`agent_header` must be the name of a header that has no credential, such as x-tenant, "
+                    f"not {_shown(name)}."
                 )
         model_options(self.model_option)
         if self.base_url is not None and not _is_url(self.base_url):

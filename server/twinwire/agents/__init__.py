@@ -100,6 +100,11 @@ class RunRequest(Struct):
     run that is cancelled half-way or fails can still tell what it has cost. `emit` is how an agent tells what it does
     not yield. `limits` are what the server's settings allow an agent, `run_tokens` what all its calls of a model may
     use, which the server enforces; None is no bound. `talk` is what `ask`, `approve` and `messages` are made of.
+
+    `params` are the settings that the start gave this run, and `parts` all of the message as OpenAI's chat form has it,
+    if it is more than one text: the agent gets those that its attribute `accepts` names. `message` is then the texts of
+    the parts. `metadata` are the run's labels, `headers` those of the request that the server's settings let agents
+    read, by their names in lower case.
     """
 
     message: str
@@ -112,6 +117,10 @@ class RunRequest(Struct):
     limits: AgentLimits = AgentLimits()
     run_tokens: int | None = None
     talk: Talk = silent
+    params: dict[str, Any] = field(default_factory=dict)
+    metadata: dict[str, str] = field(default_factory=dict)
+    parts: list[dict[str, Any]] = field(default_factory=list)
+    headers: dict[str, str] = field(default_factory=dict)
 
     @property
     def can_ask(self) -> bool:
@@ -142,7 +151,8 @@ class RunRequest(Struct):
 Agent: TypeAlias = Callable[[RunRequest], AsyncIterable[StreamEvent] | Awaitable[None]]
 """An async generator function, or a coroutine function that emits. Either is done when it returns.
 
-One that does not read `RunRequest.messages` has an attribute `takes_messages` that is False.
+One that does not read `RunRequest.messages` has an attribute `takes_messages` that is False. An attribute `accepts`
+names what it reads of `RunRequest.params` and `RunRequest.parts`; see `accepts.Accepts`.
 """
 
 

@@ -38,6 +38,9 @@ class Start(Command, frozen=True, kw_only=True):
     on_disconnect: start.OnDisconnect = None
     idempotency_key: start.IdempotencyKey = None
     traceparent: start.Traceparent = None
+    params: start.Params = None
+    metadata: start.Labels = None
+    parts: start.Parts = None
     interrupt: start.Interrupt = False
     types: Sequence[str] | None = None
 

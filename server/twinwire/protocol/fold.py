@@ -10,10 +10,17 @@ from typing import Any
 
 from msgspec import Struct, field
 
-from twinwire.protocol.events import INPUT_TYPES, TERMINAL_TYPES, StreamEvent
+from twinwire.protocol.events import INPUT_TYPES, TERMINAL_TYPES, StreamEvent, dump
 
 STATUSES = ("completed", "incomplete", "cancelled", "max_steps")
 """The statuses of AGENT_FINISH. Any other one counts as the first."""
+
+
+def as_text(result: Any) -> str:
+    """Return a run's result as a text: itself if it is one, nothing if it is null, and JSON for anything else."""
+    if result is None or isinstance(result, str):
+        return result or ""
+    return dump(result).decode()
 
 
 def _text(data: dict[str, Any], *names: str) -> str | None:

@@ -12,7 +12,8 @@ from typing import Any, Literal
 
 import msgspec
 
-from twinwire.agents import Agent, AgentLimits, RunRequest
+from twinwire.agents import Agent, AgentLimits
+from twinwire.agents.accepts import Accepts, accepted
 from twinwire.agents.spec import AgentSpec, spec_of
 from twinwire.auth import ANYBODY, Identity
 from twinwire.fence import guard_tasks
@@ -31,7 +32,7 @@ from twinwire.protocol.errors import (
     UnknownOutcome,
 )
 from twinwire.protocol.events import decode, timestamp
-from twinwire.protocol.fold import Fold
+from twinwire.protocol.fold import Fold, as_text
 from twinwire.protocol.start import GRACE_SECONDS
 from twinwire.protocol.wire import check_run_id, new_run_id
 from twinwire.runs.budget import Budget, Live, Share
@@ -86,6 +87,7 @@ class Runs:
             raise ValueError("`agents` must have at least one agent.")
         self.log = log
         self.agents = {name: spec_of(agent) for name, agent in agents.items()}
+        self._accepts = {name: accepted(name, spec) for name, spec in self.agents.items()}
         self.default_agent = "react" if "react" in agents else next(iter(agents))
         self.draining = False
         self._deadline = deadline
@@ -112,14 +114,22 @@ class Runs:
     def __len__(self) -> int:
         return len(self._live)
 
+    def accepts(self, agent: str | None) -> Accepts:
+        """Return what the agent of this name accepts, or the default one. Raises `AgentNotFound`."""
+        name = agent or self.default_agent
+        if name not in self.agents:
+            raise AgentNotFound
+        return self._accepts[name]
+
     async def start(self, spec: RunSpec) -> tuple[RunInfo, bool]:
         """Start a run, or find the one that this user started with this idempotency key: it, and whether it is new.
 
-        Raises `AgentNotFound`, `SessionBusy`, `IdempotencyMismatch`, `TooManyRuns`, `RateLimited`, `Draining`.
+        Raises `AgentNotFound`, `SessionBusy`, `IdempotencyMismatch`, `TooManyRuns`, `RateLimited`, `Draining`, and
+        `BadRequest` for what the agent does not accept.
         """
-        name = spec.agent or self.default_agent
-        if name not in self.agents:
-            raise AgentNotFound
+        accepts = self.accepts(spec.agent)
+        accepts.check(spec.params, spec.parts)
+        name = accepts.agent
         info = RunInfo(
             run_id=new_run_id(),
             agent=name,
@@ -128,6 +138,7 @@ class Runs:
             session_id=spec.session_id,
             fingerprint=spec.fingerprint(name),
             owner=self.log.worker,
+            metadata=spec.metadata,
         )
         session, share = spec.session, Share(self._live_bytes, self._budget)
         new = spec.idempotency_key is None or await self.log.find(spec.user_id, spec.idempotency_key) is None
@@ -139,7 +150,7 @@ class Runs:
         self._starting += new
         try:
             if new:
-                share.hold([{"role": "user", "content": spec.message}], len(self._live))
+                share.hold([spec.given], len(self._live))
             if new and session is not None:
                 await self._enter(session, info.run_id, interrupt=spec.interrupt)
             try:
@@ -178,15 +189,8 @@ class Runs:
                 await asyncio.sleep(0.005)  # its worker remembers the turn, then leaves the session
 
     def _begin(self, info: RunInfo, spec: RunSpec, history: Sequence[Message], share: Share) -> None:
-        request = RunRequest(
-            message=spec.message,
-            run_id=info.run_id,
-            user_id=info.user_id,
-            session_id=info.session_id,
-            history=[dict(message) for message in history],
-            limits=self._limits,
-            run_tokens=None if self._budget is None else self._budget.tokens,
-        )
+        tokens = None if self._budget is None else self._budget.tokens
+        request = spec.request(info, history, self._limits, tokens)
         span = self._tracer.run(info.agent, info.run_id, info.session_id, spec.traceparent)
         run = Run(
             self.log,
@@ -240,7 +244,7 @@ class Runs:
         if run.inputs.asked:
             self._note(run)
         if spec.session is not None:
-            said = "\n\n".join([spec.message, *run.inputs.messages.read])
+            said = "\n\n".join([spec.noted, *run.inputs.messages.read])
             self._spawn(self._leave(spec.session, said, run))
         if not self._live and self._idle is not None and not self._idle.done():
             self._idle.set_result(None)
@@ -249,8 +253,7 @@ class Runs:
         """Keep a turn that ended well or was cancelled (a failed one leaves nothing), then free the session."""
         try:
             if run.fold.status != "error":
-                result = run.fold.result
-                answer = result if isinstance(result, str) else run.fold.text
+                answer = as_text(run.fold.result) or run.fold.text
                 if run.fold.status == "incomplete":
                     answer += CUT
                 await self.log.remember(session, question, answer)

@@ -7,6 +7,7 @@ from typing import Any
 from litestar import Request, Response, route
 from litestar.di import NamedDependency
 
+from twinwire.protocol.parts import content
 from twinwire.protocol.start import DEFAULT_ON_DISCONNECT
 from twinwire.runs import RunSpec
 from twinwire.web import answers, guard, input as incoming, stream
@@ -29,12 +30,14 @@ async def chat(request: Request[Any, Any, Any], service: NamedDependency[Service
         asked = incoming.merged(asked, data)
     if (cursor := incoming.chat_cursor(request, asked)) is not None:
         incoming.accepts_events(request)
-        return await stream.follow(
-            service, cursor.run_id, cursor.seq, asked, guard.asker(request), message=asked.message
-        )
+        message = asked.message if asked.parts is None else content(asked.message or "", asked.parts)[0]
+        return await stream.follow(service, cursor.run_id, cursor.seq, asked, guard.asker(request), message=message)
     by = guard.starter(request, service)
     on_disconnect = DEFAULT_ON_DISCONNECT if asked.stream else "cancel"
-    spec = RunSpec.of(asked, by, interrupt=True, on_disconnect=on_disconnect, can_ask=asked.stream)
+    headers = guard.agent_headers(request.scope, service.settings.agent_header)
+    how: Any = {"on_disconnect": on_disconnect, "can_ask": asked.stream, "headers": headers}
+    spec = RunSpec.of(asked, by, interrupt=True, **how)
+    service.runs.accepts(spec.agent).check(spec.params, spec.parts)
     if asked.stream:
         incoming.accepts_events(request)
         kind = stream.chosen(service, asked)

@@ -51,6 +51,13 @@ def header(headers: Iterable[tuple[bytes, bytes]], name: bytes) -> str | None:
     return ", ".join(values) if values else None
 
 
+def agent_headers(scope: AsgiScope, names: Iterable[str]) -> dict[str, str]:
+    """Return those of a request's headers that agents may read, by their `names` in lower case."""
+    headers = scope["headers"]
+    found = ((name.lower(), header(headers, name.lower().encode())) for name in names)
+    return {name: value for name, value in found if value is not None}
+
+
 def origin_allowed(origin: str | None, host: str, allowed: Sequence[str]) -> bool:
     """Return whether a page of this origin may ask (RFC 6455, section 10.2): the server's own, or a configured one.
 

@@ -18,8 +18,11 @@ from twinwire.protocol.start import (
     AgentName,
     IdempotencyKey,
     Interrupt,
+    Labels,
     Message,
     OnDisconnect,
+    Params,
+    Parts,
     SessionId,
     Traceparent,
     UserId,
@@ -36,6 +39,8 @@ T = TypeVar("T", bound=Struct)
 _raw = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _any = msgspec.json.Decoder()
 
+_JSON = {"params", "metadata", "parts"}  # the fields that are JSON in a query, too
+
 DISCARDED_BYTES = 16 * 2**20  # a body over the limit is read on to here, so that its sender can read the answer
 
 
@@ -49,6 +54,9 @@ class StartBody(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     on_disconnect: OnDisconnect = None
     idempotency_key: IdempotencyKey = None
     traceparent: Traceparent = None
+    params: Params = None
+    metadata: Labels = None
+    parts: Parts = None
     interrupt: Interrupt = False
 
 
@@ -101,6 +109,9 @@ class ChatQuery(FollowQuery, frozen=True, kw_only=True):
     on_disconnect: OnDisconnect = None
     idempotency_key: IdempotencyKey = None
     traceparent: Traceparent = None
+    params: Params = None
+    metadata: Labels = None
+    parts: Parts = None
 
 
 class ChatBody(ChatQuery, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -111,7 +122,10 @@ class ChatBody(ChatQuery, frozen=True, kw_only=True, forbid_unknown_fields=True)
 
 def query(request: Request[Any, Any, Any], shape: type[T]) -> T:
     """Return the query, whose names the guard has checked, as the Struct that the route is documented with."""
-    return converted(kept(request.scope), shape, strict=False)
+    values: dict[str, Any] = dict(kept(request.scope))
+    for name in _JSON & values.keys() & set(shape.__struct_fields__):
+        values[name] = _value(name, values[name])
+    return converted(values, shape, strict=False)
 
 
 class _Reading:
@@ -185,13 +199,15 @@ def struct(data: bytes, shape: type[T]) -> T:
 
 def fields(data: bytes) -> dict[str, Any]:
     """Return a body that is an object as it is. Raise `BadRequest`, with the field whose value cannot be read."""
-    found: dict[str, Any] = {}
-    for name, value in decode_json(data, _raw).items():
-        try:
-            found[name] = decode_json(bytes(value), _any)
-        except BadRequest as error:
-            raise BadRequest(f"`{name[:128]}` is not valid. {error.message}", field=name[:128]) from None
-    return found
+    return {name: _value(name, bytes(value)) for name, value in decode_json(data, _raw).items()}
+
+
+def _value(name: str, data: bytes | str) -> Any:
+    """Return the value of the field of this name, which is JSON. Raise `BadRequest`."""
+    try:
+        return decode_json(data, _any)
+    except BadRequest as error:
+        raise BadRequest(f"`{name[:128]}` is not valid. {error.message}", field=name[:128]) from None
 
 
 def merged(asked: ChatQuery, data: bytes) -> ChatBody:

@@ -21,7 +21,7 @@ from twinwire.runs import RunSpec
 from twinwire.transports.asgi import gone
 from twinwire.web import input as incoming, stream
 from twinwire.web.answers import HeldJson, JsonResponse
-from twinwire.web.guard import asker, starter
+from twinwire.web.guard import agent_headers, asker, starter
 from twinwire.web.input import AnswerBody, FollowQuery, ListQuery, MessageBody, StartBody
 from twinwire.web.openapi import documented
 from twinwire.web.service import Service
@@ -39,6 +39,7 @@ async def describe(service: Service, run: RunState | RunSummary, ending: Mapping
         "created": run.info.created,
         "user_id": run.info.user_id,
         "session_id": run.info.session_id,
+        "metadata": run.info.metadata or None,
         "first": run.first,
         "last": run.last,
         "waiting": asked.waiting,
@@ -73,7 +74,8 @@ async def start_run(request: Request[Any, Any, Any], service: NamedDependency[Se
         raise BadRequest("A JSON body is required.")
     asked = incoming.struct(data, StartBody)
     by = starter(request, service)
-    spec = RunSpec.of(asked, by, interrupt=asked.interrupt)
+    headers = agent_headers(request.scope, service.settings.agent_header)
+    spec = RunSpec.of(asked, by, interrupt=asked.interrupt, headers=headers)
     info, new = await service.runs.start(spec)
     with stream.begun(spec, info.run_id):
         state = await service.runs.state(info.run_id, by)
@@ -96,7 +98,8 @@ async def list_runs(request: Request[Any, Any, Any], service: NamedDependency[Se
             run = await service.runs.summary(run_id, by)
             told = await describe(service, run, _outcome(run.outcome) if run.outcome else {})
             listed.append({**told, "questions": _short(told["questions"])})
-    claim = await service.runs.reserve.take(size(*(run["questions"] for run in listed)))
+    told_of = [part for run in listed for part in (run["questions"], run.get("metadata", {}))]
+    claim = await service.runs.reserve.take(size(*told_of))
     return HeldJson({"runs": listed}, claim)
 
 
@@ -129,7 +132,8 @@ async def run_snapshot(
     if gone(request.scope):
         return HeldJson(None, claim)  # for nobody
     seq, state = await service.runs.snapshot(run_id, by)
-    return HeldJson({"run_id": run_id, "seq": seq, "state": state}, claim)
+    labels = (await service.runs.state(run_id, by)).info.metadata
+    return HeldJson({"run_id": run_id, "seq": seq, "state": state, **({"metadata": labels} if labels else {})}, claim)
 
 
 @post("/runs/{run_id:str}/cancel", summary="Cancel a run")

@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractContextManager
 from sys import getsizeof
 from time import monotonic
+from types import MappingProxyType
 from typing import Any
 
 from twinwire.auth import Identity, rfc3339, scopes
@@ -51,6 +52,7 @@ from twinwire.transports.heartbeats import Heartbeats
 from twinwire.transports.limiter import FREE_STATE, STATE_BYTES, Claim
 from twinwire.transports.pump import MAX_FOLLOWED, Pump
 from twinwire.transports.websocket import WebSocketTransport
+from twinwire.web.guard import agent_headers
 from twinwire.web.service import Service
 from twinwire.web.turns import Turns
 
@@ -72,6 +74,8 @@ class Socket:
 
     claim: Claim
     direct: Direct | None = None
+    headers: Mapping[str, str] = MappingProxyType({})
+    """Those of the handshake that agents may read."""
 
     def __init__(self, service: Service, pump: Pump, by: Identity | None) -> None:
         self._runs = service.runs
@@ -209,7 +213,8 @@ class Socket:
             raise BadRequest("`request_id` is in use on this socket. Send another one.", field="request_id")
         view = native.view("ws", check_types(command.types))
         self._check_followed()
-        info, _ = await self._runs.start(RunSpec.of(command, by, interrupt=command.interrupt))
+        spec = RunSpec.of(command, by, interrupt=command.interrupt, headers=self.headers)
+        info, _ = await self._runs.start(spec)
         self._requests[command.request_id] = info.run_id
         while self._too_many_requests():
             del self._requests[next(iter(self._requests))]
@@ -252,7 +257,8 @@ class Socket:
             snapshot = {"seq": after, "state": folded}
         state = await self._runs.seek(run_id, after, by)
         ended = state.terminal is not None
-        held = {"first": state.first, "last": state.last, "ended": ended, "snapshot": snapshot}
+        head = {"metadata": state.info.metadata or None, "first": state.first, "last": state.last}
+        held = {**head, "ended": ended, "snapshot": snapshot}
         self._pump.say(commands.reply("attached", command.ref, run_id=run_id, **held), claim)
         if not (ended and after == state.last):
             self._pump.attach(run_id, after, view)
@@ -336,4 +342,5 @@ async def serve(
     if by is not None:
         pump.by = by
     socket = kind(service, pump, by)
+    socket.headers = agent_headers(scope, service.settings.agent_header)
     await connection.go_on(functools.partial(socket.listen, entry, transport, service.heartbeats))

@@ -1,0 +1,58 @@
+"""What an agent reads beside a text: its attribute `accepts`, or that of its `AgentSpec`."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+from msgspec import Struct
+
+from twinwire.agents.spec import AgentSpec
+from twinwire.protocol.errors import BadRequest
+from twinwire.protocol.parts import KINDS, Part
+
+SETTINGS = "params"
+
+
+class Accepts(Struct, frozen=True):
+    """What the `agent` of this name reads beside a text.
+
+    Of the `words`, `image` and `file` are parts of a message, and `params` any setting of a run; each other word is the
+    name of one setting. What an agent does not accept is refused, never dropped.
+    """
+
+    agent: str
+    words: frozenset[str] = frozenset()
+
+    def setting(self, name: str) -> bool:
+        """Return whether the agent reads the setting of this name."""
+        return SETTINGS in self.words or name in self.words
+
+    def check(self, params: Mapping[str, Any], parts: Sequence[Part]) -> None:
+        """Raise `BadRequest` for a setting or a part that the agent does not read."""
+        for name in params:
+            if not self.setting(name):
+                raise self.refusal(f"params.{name}", "setting")
+        for part in parts:
+            if (kind := KINDS.get(part["type"])) is not None:
+                self.check_part(kind, "parts")
+
+    def check_part(self, kind: str, path: str) -> None:
+        """Raise `BadRequest` if the agent does not read parts of this kind, `image` or `file`."""
+        if kind not in self.words:
+            raise self.refusal(path, kind)
+
+    def refusal(self, path: str, kind: str) -> BadRequest:
+        """Return the error for something of this kind, at this path, that the agent does not accept."""
+        path = path[:128]
+        known = ", ".join(sorted(self.words)[:16]) or "nothing"
+        message = f"The agent `{self.agent}` does not accept the {kind} in `{path}`. Beside a text it accepts {known}."
+        return BadRequest(message, field=path)
+
+
+def accepted(name: str, spec: AgentSpec) -> Accepts:
+    """Return what an agent accepts. Raise `TypeError` if its `accepts` is no collection of texts."""
+    words: Any = getattr(spec.agent, "accepts", ()) if spec.accepts is None else spec.accepts
+    if isinstance(words, str) or not (isinstance(words, Collection) and all(isinstance(word, str) for word in words)):
+        raise TypeError(f'`accepts` of the agent {name} must be a collection of texts, such as {{"image", "params"}}.')
+    return Accepts(name, frozenset(words))
