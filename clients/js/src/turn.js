@@ -24,6 +24,9 @@ import { Fold } from './fold.js';
 /** @typedef {{id: string, role: 'assistant'} & RunState} Answer */
 /** `id` is a key for React. @typedef {UserMessage | Answer} Message */
 
+/** A result as a text: JSON if it is none. @param {unknown} result */
+const asText = (result) => (typeof result === 'string' ? result : result == null ? '' : JSON.stringify(result));
+
 /** @type {readonly Question[]} */
 const NONE = Object.freeze([]);
 
@@ -71,7 +74,7 @@ export class Turn {
   get state() {
     const { text, thinking, tools, step, progress, waiting, result } = this.#fold.state;
     return {
-      text: text || (typeof result === 'string' ? result : ''), thinking, tools, step, progress,
+      text: text || asText(result), thinking, tools, step, progress,
       waiting, questions: this.run?.questions ?? NONE, runId: this.run?.runId ?? null,
       status: this.run?.status ?? 'failed', error: this.#error,
     };

@@ -12,6 +12,7 @@ from typing import Any
 from twinwire.formats import SseView
 from twinwire.formats.parts import Begin, Delta, End, Open, Part, Parts, seconds
 from twinwire.protocol.events import StreamEvent
+from twinwire.protocol.fold import as_text
 
 DONE = b"data: [DONE]\n\n"
 Fields = dict[str, Any]
@@ -101,7 +102,7 @@ def view(model: str | None = None, *, usage: bool = False) -> SseView:
 
 def completion(model: str, event: StreamEvent) -> Fields:
     """The body of an answer that is not streamed, from the run's AGENT_FINISH."""
-    message = {"role": "assistant", "content": str(event.data.get("result", "")), "refusal": None}
+    message = {"role": "assistant", "content": as_text(event.data.get("result")), "refusal": None}
     run_id = event.id.removeprefix("evt-").rpartition("-")[0]
     return {
         "id": f"chatcmpl-{run_id}",

@@ -2,7 +2,8 @@
 
 Other people's clients break on a delta without its start, a result without its call or an end too few; an agent may
 yield its events in any order. `Parts` takes any sequence of events and gives one in which everything is opened before
-it is used, closed before the end, and named once. It knows no format.
+it is used, closed before the end, and named once. An answer that was never told but in the run's result is a text at
+its end. It knows no format.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Any, Literal, TypeAlias
 from msgspec import Struct
 
 from twinwire.protocol.events import TERMINAL_TYPES, StreamEvent
+from twinwire.protocol.fold import as_text
 
 Kind = Literal["text", "reasoning"]
 
@@ -196,6 +198,7 @@ class Parts:
         self._calls: dict[str, str] = {}  # open ones: our id, and the event's
         self._questions: dict[str, Question] = {}  # open ones
         self._quiet = False  # the agent itself has told nothing since the newest question
+        self._spoken = False  # there was a text since the newest step began
 
     @property
     def waiting(self) -> bool:
@@ -235,7 +238,7 @@ class Parts:
                 self._more(parts, "reasoning", where, data.get("content"))
             case "STEP_START":
                 self._end_step(parts)
-                self._quiet = False
+                self._quiet = self._spoken = False
                 self._steps += 1
                 step = data.get("step")
                 self._step = f"step {step if isinstance(step, int) else self._steps}"
@@ -265,6 +268,8 @@ class Parts:
                 self._questions.clear()
                 parts += [Answer(call, UNANSWERED, ok=False) for call in self._calls]
                 self._calls.clear()
+                if kind == "AGENT_FINISH" and not self._spoken:  # the answer stands in the result alone
+                    self._more(parts, "text", where, as_text(data.get("result")))
                 self._end_step(parts)
                 parts.append(End(kind, data))
             case kind:
@@ -275,6 +280,7 @@ class Parts:
         if not isinstance(text, str) or not text:
             return
         self._quiet = False
+        self._spoken = self._spoken or kind == "text"
         if self._kind != kind:
             self._close(parts)
             self._kind, self._id = kind, where

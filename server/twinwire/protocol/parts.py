@@ -58,10 +58,15 @@ def _known(thing: Part, names: Collection[str], path: str) -> None:
 
 def _image(image: Any, path: str) -> None:
     _known(_object(image, path), {"url", "detail"}, path)
-    if not (isinstance(url := image.get("url"), str) and _IMAGE.fullmatch(url)):
-        raise wrong(f"{path}.url", "an address that begins with https://, http:// or data:image/")
+    check_image(image.get("url"), f"{path}.url")
     if not isinstance(image.get("detail", ""), str):
         raise wrong(f"{path}.detail", "a text such as low")
+
+
+def check_image(url: Any, path: str) -> None:
+    """Raise `BadRequest` if this is not the address of an image."""
+    if not (isinstance(url, str) and _IMAGE.fullmatch(url)):
+        raise wrong(path, "an address that begins with https://, http:// or data:image/")
 
 
 def _file(file: Any, path: str) -> None:

@@ -72,7 +72,9 @@ def _deeper(value: Any, levels: int) -> bool:
     """Return whether JSON has more levels of objects and arrays than these."""
     if not isinstance(value, dict | list):
         return False
-    return levels == 0 or any(_deeper(each, levels - 1) for each in (value.values() if isinstance(value, dict) else value))
+    return levels == 0 or any(
+        _deeper(each, levels - 1) for each in (value.values() if isinstance(value, dict) else value)
+    )
 
 
 def check_labels(labels: Mapping[str, Any] | None) -> dict[str, str]:

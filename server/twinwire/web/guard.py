@@ -8,7 +8,7 @@ from __future__ import annotations
 import base64
 import binascii
 import functools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -51,7 +51,7 @@ def header(headers: Iterable[tuple[bytes, bytes]], name: bytes) -> str | None:
     return ", ".join(values) if values else None
 
 
-def agent_headers(scope: AsgiScope, names: Iterable[str]) -> dict[str, str]:
+def agent_headers(scope: Mapping[str, Any], names: Iterable[str]) -> dict[str, str]:
     """Return those of a request's headers that agents may read, by their `names` in lower case."""
     headers = scope["headers"]
     found = ((name.lower(), header(headers, name.lower().encode())) for name in names)

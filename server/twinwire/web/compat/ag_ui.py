@@ -9,6 +9,7 @@ from litestar import Request, Response, post
 from litestar.di import NamedDependency
 from msgspec import Meta, Struct
 
+from twinwire.agents.accepts import Accepts
 from twinwire.auth import Identity
 from twinwire.formats import ag_ui
 from twinwire.formats.registry import FORMATS
@@ -17,9 +18,10 @@ from twinwire.protocol.errors import BadRequest, RunNotFound
 from twinwire.protocol.start import Name
 from twinwire.protocol.wire import converted
 from twinwire.web import input as incoming, query, stream
-from twinwire.web.compat import dialects, turns
+from twinwire.web.compat import turns
+from twinwire.web.compat.dialects import Reply, ag_ui as dialect, without_effect
 from twinwire.web.compat.history import Options, answer
-from twinwire.web.guard import starter
+from twinwire.web.guard import agent_headers, starter
 from twinwire.web.openapi import documented
 from twinwire.web.service import Service
 
@@ -27,7 +29,7 @@ FORMAT = FORMATS["ag-ui"]
 
 
 class RunAgentInput(Struct, frozen=True, rename="camel"):
-    """AG-UI's request. `dialects` has what else may be in it: `state`, `tools`, `context`, … have no effect."""
+    """AG-UI's request. `dialects.ag_ui` has what else may be in it: `state`, `tools`, `context`, …."""
 
     thread_id: Annotated[Name, Meta(description="the session")]
     run_id: Annotated[Name, Meta(description="the client's name for the run; asked for again, it is joined")]
@@ -49,23 +51,26 @@ async def run_agent(request: Request[Any, Any, Any], service: NamedDependency[Se
     """
     body = incoming.fields(await incoming.body(request, service))
     asked = converted(body, RunAgentInput)
-    dialects.ag_ui_answers(body)
+    dialect.check_answers(body)
     told = incoming.query(request, Query)
     by = starter(request, service)
+    accepts = service.runs.accepts(told.agent)
     user_id = by.named(told.user_id)
     stream.admit(service, FORMAT, user_id)
-    if (resumed := await _resumed(service, asked, body, user_id, by)) is not None:
+    if (resumed := await _resumed(service, asked, body, accepts, by, user_id=user_id)) is not None:
         state, after = resumed
-        ignored = dialects.without_effect(body, dialects.AG_UI)
+        ignored = without_effect(body, dialect.FIELDS, accepts)
     else:
         info = await _known(service, asked, user_id, by)
         new = info is None
         if info is not None:
-            ignored = dialects.without_effect(body, dialects.AG_UI)
+            ignored = without_effect(body, dialect.FIELDS, accepts)
         else:
-            (said, ignored), limit = dialects.ag_ui(body), service.settings.session_bytes
-            start = answer(said, limit, by, told, session_id=asked.thread_id, key=_key(asked))
+            said, limit = dialect.read(body, accepts), service.settings.session_bytes
+            headers = agent_headers(request.scope, service.settings.agent_header)
+            start = answer(said, limit, by, told, session_id=asked.thread_id, key=_key(asked), headers=headers)
             info, new = await service.runs.start(start)
+            ignored = said.ignored
         state = await service.runs.state(info.run_id, by)
         after = 0 if new else state.last - (state.terminal is not None)
     modern = asked.protocol_version is not None
@@ -90,14 +95,14 @@ async def _known(service: Service, asked: RunAgentInput, user_id: str | None, by
 
 
 async def _resumed(
-    service: Service, asked: RunAgentInput, body: dict[str, Any], user_id: str | None, by: Identity
+    service: Service, asked: RunAgentInput, body: dict[str, Any], accepts: Accepts, by: Identity, *, user_id: str | None
 ) -> tuple[RunState, int] | None:
     """Give a run the answers in `resume`; return it, and the number of the event after which its next turn begins.
 
     If all its questions are given up, the run is cancelled; or, if the user says something new instead, it is None:
     another run begins in its place. Raise `BadRequest`, and as `turns.read` and `turns.answer`.
     """
-    if (replies := dialects.ag_ui_replies(body)) is None:
+    if (replies := dialect.replies(body)) is None:
         return None
     given_up = [reply for reply in replies.replies.values() if reply.given_up]
     try:
@@ -106,7 +111,7 @@ async def _resumed(
         if len(given_up) < len(replies.replies):
             raise
         return None  # it is forgotten, and gone with it what was asked
-    if (path := dialects.ag_ui_message(body, replies.run_id, turn.question)) is not None:
+    if (path := dialect.new_message(body, replies.run_id, turn.question, accepts)) is not None:
         if len(given_up) == len(replies.replies):
             return None
         raise BadRequest(
@@ -120,9 +125,9 @@ async def _resumed(
     return await service.runs.state(replies.run_id, by), turn.after
 
 
-def _answer(question: dict[str, Any], reply: dialects.Reply) -> Any:
+def _answer(question: dict[str, Any], reply: Reply) -> Any:
     if question["kind"] == "approval":
-        return dialects.ag_ui_decision(reply)
+        return dialect.decision(reply)
     if reply.given_up:
         path = reply.path.replace("payload", "status")
         raise BadRequest(f"`{path}` must be resolved: a question cannot be given up beside answers.", field=path)

@@ -15,7 +15,7 @@ from twinwire.protocol.wire import converted
 from twinwire.web import input as incoming, query, stream
 from twinwire.web.answers import JsonResponse
 from twinwire.web.compat.ai_sdk_socket import Chat, ChatOptions, next_turn, spec
-from twinwire.web.guard import asker, starter
+from twinwire.web.guard import agent_headers, asker, starter
 from twinwire.web.openapi import documented
 from twinwire.web.service import Service
 
@@ -40,7 +40,8 @@ async def chat(request: Request[Any, Any, Any], service: NamedDependency[Service
         opening = sse_data(turn.chunks.go_on(turn.run.run_id))
         view = ai_sdk.view(turn.chunks)
         return stream.EventStream(service, turn.run, turn.after, view, by, opening=opening, headers=FORMAT.headers)
-    run, ignored = spec(asked, said, by, service.settings.session_bytes)
+    headers = agent_headers(request.scope, service.settings.agent_header)
+    run, ignored = spec(service, asked, said, by, headers)
     query.ignore(request.scope, ignored)
     stream.admit(service, FORMAT, run.user_id)
     info, _ = await service.runs.start(run)

@@ -7,7 +7,7 @@ What is asked for is a chat: a session, whose run that goes on is what is resume
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Annotated, Any
 
@@ -27,7 +27,8 @@ from twinwire.runs import RunSpec
 from twinwire.transports.follower import Follower
 from twinwire.transports.pump import Pump
 from twinwire.web import stream
-from twinwire.web.compat import dialects, turns
+from twinwire.web.compat import turns
+from twinwire.web.compat.dialects import ai_sdk as dialect, without_effect
 from twinwire.web.compat.history import Options, answer
 from twinwire.web.service import Service
 from twinwire.web.session import Socket
@@ -49,7 +50,7 @@ class ChatOptions(Options, frozen=True, kw_only=True):
 
 
 class Chat(ChatOptions, frozen=True, kw_only=True):
-    """The SDK's request to have a message answered. `dialects.ai_sdk` reads the messages."""
+    """The SDK's request to have a message answered. `dialects.ai_sdk` has what else may be in it."""
 
     id: Annotated[Name, Meta(description="the chat, which is the session")]
     messages: Annotated[
@@ -61,15 +62,17 @@ class Chat(ChatOptions, frozen=True, kw_only=True):
     trigger: Annotated[str | None, Meta(description="submit-message or regenerate-message")] = None
 
 
-def spec(asked: Chat, body: dict[str, Any], by: Identity, limit: int) -> tuple[RunSpec, list[str]]:
-    """Return the run that a request with this body asks for, and the fields of the request that have no effect.
+def spec(
+    service: Service, asked: Chat, body: dict[str, Any], by: Identity, headers: Mapping[str, str]
+) -> tuple[RunSpec, list[str]]:
+    """Return the run that a request with this body asks for, and the parts of the request that have no effect.
 
-    Of the conversation that comes with it `limit` bytes count, the newest. The run interrupts the chat's that goes on.
-    Raise `BadRequest` and `Forbidden`.
+    `headers` are those of the request that agents may read. The run interrupts the chat's that goes on. Raise
+    `BadRequest`, `Forbidden` and `AgentNotFound`.
     """
-    said, ignored = dialects.ai_sdk(body)
-    found = answer(said, limit, by, asked, session_id=asked.id)
-    return (msgspec.structs.replace(found, history=None) if dialects.alone(body) else found), ignored
+    said = dialect.read(body, service.runs.accepts(asked.agent))
+    found = answer(said, service.settings.session_bytes, by, asked, session_id=asked.id, headers=headers)
+    return (msgspec.structs.replace(found, history=None) if dialect.alone(body) else found), said.ignored
 
 
 class NextTurn(Struct):
@@ -87,14 +90,14 @@ async def next_turn(service: Service, asked: Chat, body: dict[str, Any], by: Ide
     The message shows all up to the newest question. If it shows more, its stream was cut later on, and the client would
     have the same text twice. Raise `BadRequest`, and as `turns.read` and `turns.answer`.
     """
-    if (replies := dialects.ai_sdk_replies(body)) is None:
+    if (replies := dialect.replies(body)) is None:
         return None
-    ignored = dialects.without_effect(body, dialects.AI_SDK)
+    ignored = without_effect(body, dialect.FIELDS, service.runs.accepts(asked.agent))
     turn = await turns.read(service, replies, (by.named(asked.user_id), asked.id), by)
     stream.admit(service, FORMATS["ai-sdk"], turn.state.info.user_id)
     chunks = asked.chunks
     await stream.passed(service, replies.run_id, turn.after, chunks.skip)
-    if dialects.ai_sdk_parts(body) > chunks.shown:
+    if dialect.shown(body) > chunks.shown:
         raise BadRequest(
             "`messages` must end with a message that shows nothing after the question. Resume the stream, which ends "
             "at the next question.",
@@ -111,7 +114,10 @@ class Frame(Struct, frozen=True, kw_only=True, tag_field="type", tag=str.lower, 
 
 
 class Ask(Frame, frozen=True, kw_only=True):
-    """A request about a chat. `body` is `ChatOptions`; of the `headers`, in lower case, `authorization` counts."""
+    """A request about a chat.
+
+    `body` is what the app adds to it. Of the `headers`, in lower case, `authorization` counts, and what agents may read.
+    """
 
     id: Name
     body: dict[str, Any] = msgspec.field(default_factory=dict)
@@ -122,7 +128,7 @@ class Ask(Frame, frozen=True, kw_only=True):
 
 
 class Send(Ask, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Answer the last of these messages; `message_id` and `metadata` have no effect."""
+    """Answer the last of these messages; `message_id` has no effect. `metadata` is as in `body`, which wins."""
 
     messages: Sequence[Any]
     trigger: str | None = None
@@ -209,13 +215,16 @@ class ChatSocket(Socket):
             raise
 
     async def _send(self, asked: Send, by: Identity) -> None:
-        body = {**self._said(asked), "id": asked.id, "messages": asked.messages, "trigger": asked.trigger}
+        told = {"metadata": asked.metadata, **self._said(asked)}
+        body = {**told, "id": asked.id, "messages": asked.messages, "trigger": asked.trigger}
         chat = converted(body, Chat)
         if (turn := await next_turn(self._service, chat, body, by)) is not None:
             self._check_followed(turn.run.run_id)
             self._follow(asked.request_id, turn.run.run_id, turn.chunks, turn.after)
             return
-        run, _ = spec(chat, body, by, self._service.settings.session_bytes)
+        named = (name.lower() for name in self._service.settings.agent_header)
+        more = {name: value for name in named if isinstance(value := asked.headers.get(name), str)}
+        run, _ = spec(self._service, chat, body, by, {**self.headers, **more})
         self._check_followed()
         info, _ = await self._runs.start(run)
         self._follow(asked.request_id, info.run_id, chat.chunks)

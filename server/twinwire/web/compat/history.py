@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import msgspec
 from msgspec import Struct
 
 from twinwire.auth import Identity
 from twinwire.protocol.start import AgentName, OnDisconnect, UserId
 from twinwire.runs.spec import RunSpec
-from twinwire.web.compat.dialects import Said, question
+from twinwire.web.compat.dialects import Asked, question
 from twinwire.web.input import StartBody
 
 
@@ -21,7 +23,7 @@ class Options(Struct, frozen=True, kw_only=True):
 
 
 def answer(
-    said: Said,
+    asked: Asked,
     limit: int,
     by: Identity,
     options: Options,
@@ -29,13 +31,23 @@ def answer(
     session_id: str | None = None,
     key: str | None = None,
     can_ask: bool = True,
+    headers: Mapping[str, str],
 ) -> RunSpec:
     """The run that answers a conversation, of which `limit` bytes count; the session's run that goes on it interrupts.
 
-    `key` is an idempotency key, `can_ask` whether the caller could answer the agent. Raise `BadRequest`, `Forbidden`.
+    `key` is an idempotency key, `can_ask` whether the caller could answer the agent, `headers` are those of the request
+    that agents may read. Raise `BadRequest`, `Forbidden`.
     """
-    message, history = question(said, limit)
+    last, history = question(asked.turns, limit)
     named = {name: getattr(options, name) for name in Options.__struct_fields__}
-    start = StartBody(message=message, session_id=session_id, idempotency_key=key, **named)
-    spec = RunSpec.of(start, by, interrupt=True, can_ask=can_ask)
+    start = StartBody(
+        message="" if last.parts else last.text,
+        parts=last.parts,
+        params=asked.params,
+        metadata=asked.metadata,
+        session_id=session_id,
+        idempotency_key=key,
+        **named,
+    )
+    spec = RunSpec.of(start, by, interrupt=True, can_ask=can_ask, headers=headers)
     return msgspec.structs.replace(spec, history=history)

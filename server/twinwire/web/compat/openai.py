@@ -1,7 +1,7 @@
 """`/v1`: an agent for OpenAI's clients, as if it were a model of that name.
 
-The client brings the conversation, and gets text. `dialects` has what else a request may ask for: what an agent
-cannot honour is refused, and settings of a model's sampling (`temperature`, …) have no effect: the agent has its own.
+The client brings the conversation, and gets text. `dialects.openai` has what else a request may ask for: what an agent
+cannot honour is refused, and a setting of a model's sampling (`temperature`, …) counts if the agent accepts it.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from twinwire.protocol.errors import AgentNotFound, FailedDependency, TwinwireEr
 from twinwire.protocol.wire import converted
 from twinwire.web import input as incoming, query, stream
 from twinwire.web.answers import JsonResponse
-from twinwire.web.compat import dialects
+from twinwire.web.compat.dialects import openai as dialect
 from twinwire.web.compat.history import Options, answer
-from twinwire.web.guard import starter
+from twinwire.web.guard import agent_headers, starter
 from twinwire.web.openapi import documented
 from twinwire.web.service import Service
 
@@ -70,11 +70,12 @@ async def completions(request: Request[Any, Any, Any], service: NamedDependency[
     """Send the agent's answer, streamed or not; a client that leaves cancels it."""
     body = incoming.fields(await incoming.body(request, service))
     asked = converted(body, Completion)
-    said, ignored = dialects.openai(body)
-    query.ignore(request.scope, ignored)
     by = starter(request, service)
+    said = dialect.read(body, service.runs.accepts(asked.model))
+    query.ignore(request.scope, said.ignored)
     options = Options(agent=asked.model, on_disconnect="cancel")
-    spec = answer(said, service.settings.session_bytes, by, options, can_ask=False)
+    headers = agent_headers(request.scope, service.settings.agent_header)
+    spec = answer(said, service.settings.session_bytes, by, options, can_ask=False, headers=headers)
     if asked.stream:
         stream.admit(service, FORMAT, spec.user_id)
     asked = msgspec.structs.replace(asked, messages=())
