@@ -11,7 +11,7 @@ import logging
 import sys
 import time
 from collections import Counter
-from collections.abc import AsyncGenerator, Awaitable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Collection, Sequence
 from contextlib import aclosing
 from itertools import chain
 from typing import Any
@@ -38,7 +38,7 @@ from twinwire.models import (
     bytes_of,
 )
 from twinwire.models.adapters import PushStream, Take
-from twinwire.protocol.errors import BudgetSpent, RunError, UpstreamError
+from twinwire.protocol.errors import BudgetSpent, RunError, SettingsError, UpstreamError
 from twinwire.protocol.events import StreamEvent, StreamEventType as Type, timestamp
 from twinwire.tools.base import ToolRegistry
 
@@ -52,6 +52,8 @@ SYSTEM_PROMPT = (
 _LLM_CHUNK = Type.LLM_CHUNK  # looking up a member takes as long as making an event
 
 _LIMITS = "max_tokens", "max_completion_tokens"
+SAMPLING = frozenset({*_LIMITS, "temperature", "top_p", "reasoning_effort", "stop", "seed"})
+"""The settings of a run that go with each request to its model, if that takes options."""
 
 
 def _failed(error: RunError, usage: Usage) -> StreamEvent:
@@ -161,6 +163,9 @@ class ReActAgent:
 
     It keeps nothing between runs: it may serve many at once. `max_steps`, `max_tool_calls` and `tool_timeout`, in
     seconds, replace the request's `AgentLimits` if they are given. The model sees to its own silence.
+
+    It accepts the settings in `SAMPLING` if the model is a `ShapedModel`. With `accepts`, `image` or `file` or both, the
+    parts of a message go to the model as they are.
     """
 
     takes_messages = True
@@ -175,7 +180,11 @@ class ReActAgent:
         system_prompt: str | None = None,
         tool_timeout: float | None = None,
         max_tool_calls: int | None = None,
+        accepts: Collection[str] = (),
     ) -> None:
+        if unknown := sorted({*accepts} - {"image", "file"}):
+            raise ValueError(f"`accepts` must have image and file alone, not {', '.join(unknown)}.")
+        self.accepts = frozenset(accepts) | (SAMPLING if isinstance(model, ShapedModel) else frozenset())
         self.name = name
         self.model = model
         self.tools = ToolRegistry() if tool_registry is None else tool_registry
@@ -216,13 +225,14 @@ class ReActAgent:
         repeated = 0  # steps in a row
         heard: list[Message] = []
         try:
+            model = self._model(request)
             for step in range(1, max_steps + 1):
                 await tell(emit, event(Type.STEP_START, step, step=step, max_steps=max_steps))
                 if heard := [*heard, *self._heard(request)]:
                     messages += heard
                     repeated = 0
                 answer = _Answer(step, emit, request)
-                await self._ask(answer, messages, repeated)
+                await self._ask(answer, model, messages, repeated)
                 finish = answer.finish
                 if finish is None:
                     raise UpstreamError("The model's answer broke off before its end.", code="upstream_truncated")
@@ -268,7 +278,22 @@ class ReActAgent:
         said = request.messages.drain() if self.takes_messages else ()
         return [{"role": "user", "content": each.content} for each in said]
 
-    async def _ask(self, answer: _Answer, messages: Sequence[Message], repeated: int) -> None:
+    def _model(self, request: RunRequest) -> ChatModel:
+        """Return the model with the run's settings. One never raises a limit that the model has.
+
+        Raise `RunError` for a value that is none.
+        """
+        model, options = self.model, {name: value for name, value in request.params.items() if name in SAMPLING}
+        if not options or not isinstance(model, ShapedModel):
+            return model
+        most = min((limit for name in _LIMITS if type(limit := model.options.get(name)) is int), default=sys.maxsize)
+        lower = {name: most for name in _LIMITS if type(limit := options.get(name)) is int and limit > most}
+        try:
+            return model.with_options(**{**options, **lower})
+        except SettingsError as error:
+            raise RunError(error.message) from None
+
+    async def _ask(self, answer: _Answer, model: ChatModel, messages: Sequence[Message], repeated: int) -> None:
         """Ask the model for its answer. One that has only `repeated` itself, for so many steps, must not call a tool.
 
         It is told so beside the tools: servers refuse calls in a conversation without them. Some servers refuse that,
@@ -276,17 +301,17 @@ class ReActAgent:
         """
         tools = self.tools.specs
         if tools and not repeated:
-            await answer.ask(self.model, messages, tools)
+            await answer.ask(model, messages, tools)
             return
-        if tools and repeated == 1 and isinstance(self.model, ShapedModel):
+        if tools and repeated == 1 and isinstance(model, ShapedModel):
             try:
-                await answer.ask(self.model.with_options(extra_body={"tool_choice": "none"}), messages, tools)
+                await answer.ask(model.with_options(extra_body={"tool_choice": "none"}), messages, tools)
             except UpstreamError as error:
                 if error.code not in {"upstream_rejected", "upstream_error"} or answer.text:
                     raise
             else:
                 return
-        await answer.ask(self.model, without_calls(messages), ())
+        await answer.ask(model, without_calls(messages), ())
 
     def _calls(self, parts: Sequence[ToolCall], seen: Counter[tuple[str, str]], most: int) -> list[StepCall]:
         calls = [StepCall(part, seen) for part in parts]
@@ -296,4 +321,4 @@ class ReActAgent:
 
     def _conversation(self, request: RunRequest) -> list[Message]:
         system = [{"role": "system", "content": self.system_prompt}] if self.system_prompt else []
-        return [*system, *request.history, {"role": "user", "content": request.message}]
+        return [*system, *request.history, {"role": "user", "content": request.parts or request.message}]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from twinwire.agents.react import ReActAgent
 from twinwire.models import ChatModel
 
@@ -13,6 +15,8 @@ class SimpleAgent(ReActAgent):
 
     takes_messages = False
 
-    def __init__(self, name: str, model: ChatModel, *, system_prompt: str | None = None) -> None:
+    def __init__(
+        self, name: str, model: ChatModel, *, system_prompt: str | None = None, accepts: Collection[str] = ()
+    ) -> None:
         prompt = SYSTEM_PROMPT if system_prompt is None else system_prompt
-        super().__init__(name, model, max_steps=1, system_prompt=prompt)
+        super().__init__(name, model, max_steps=1, system_prompt=prompt, accepts=accepts)

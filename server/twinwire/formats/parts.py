@@ -263,18 +263,21 @@ class Parts:
             case "USER_MESSAGE":
                 parts.append(UserMessage(where, data))
             case kind if kind in TERMINAL_TYPES:
-                self._close(parts)
-                parts += [QuestionEnd(question, {}) for question in self._questions.values()]
-                self._questions.clear()
-                parts += [Answer(call, UNANSWERED, ok=False) for call in self._calls]
-                self._calls.clear()
-                if kind == "AGENT_FINISH" and not self._spoken:  # the answer stands in the result alone
-                    self._more(parts, "text", where, as_text(data.get("result")))
-                self._end_step(parts)
-                parts.append(End(kind, data))
+                self._end(parts, kind, where, data)
             case kind:
                 parts.append(Note(kind, data))
         return parts
+
+    def _end(self, parts: list[Part], kind: str, where: str, data: dict[str, Any]) -> None:
+        self._close(parts)
+        parts += [QuestionEnd(question, {}) for question in self._questions.values()]
+        self._questions.clear()
+        parts += [Answer(call, UNANSWERED, ok=False) for call in self._calls]
+        self._calls.clear()
+        if kind == "AGENT_FINISH" and not self._spoken:  # the answer is in the result alone
+            self._more(parts, "text", where, as_text(data.get("result")))
+        self._end_step(parts)
+        parts.append(End(kind, data))
 
     def _more(self, parts: list[Part], kind: Kind, where: str, text: Any) -> None:
         if not isinstance(text, str) or not text:

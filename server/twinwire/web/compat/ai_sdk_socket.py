@@ -116,7 +116,7 @@ class Frame(Struct, frozen=True, kw_only=True, tag_field="type", tag=str.lower, 
 class Ask(Frame, frozen=True, kw_only=True):
     """A request about a chat.
 
-    `body` is what the app adds to it. Of the `headers`, in lower case, `authorization` counts, and what agents may read.
+    `body` is what the app adds to it. Of the `headers`, in lower case, `authorization` and what agents may read count.
     """
 
     id: Name
