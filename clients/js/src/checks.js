@@ -1,7 +1,7 @@
 /** The rules of what a program gives to the client: a bad option is a `TypeError` where it is given, which names it. */
 
 import { camel } from './errors.js';
-import { isEventType } from './events.js';
+import { isEventType, isObject } from './events.js';
 
 /** The words for an option's values, and a test of one. @typedef {[string, (value: any) => unknown]} Rule */
 /** @typedef {Record<string, Rule>} Rules */
@@ -94,6 +94,9 @@ export const RULES = /** @satisfies {Record<string, Rules>} */ ({
     onDisconnect: ['continue, cancel or cancel_after:<seconds>',
       (policy) => /^(continue|cancel|cancel_after:\d{1,6}(\.\d{1,3})?)$/.test(policy)],
     interrupt: FLAG, idempotencyKey: TEXT, traceparent: TEXT,
+    params: ['an object', isObject],
+    metadata: ['an object of strings', (labels) => isObject(labels) && Object.values(labels).every(is('string'))],
+    parts: ['a list of parts', (parts) => Array.isArray(parts) && parts.every(isObject)],
   },
   attach: { ...FOLLOW, after: ['the number of an event, or its id', (after) => is('number')(after) || is('string')(after)], snapshot: FLAG },
   runs: { userId: TEXT, limit: COUNT, signal: SIGNAL },

@@ -61,16 +61,24 @@ import { connectWs, Sockets } from './ws.js';
  * `onDisconnect` is `continue`, `cancel` or `cancel_after:<seconds>` (the default, with 300). `interrupt` ends the run
  * that the session has going on, which else is a `SessionBusy`. A start whose answer is lost is repeated with its
  * `idempotencyKey`, a fresh one by default, so that it never is two runs. `traceparent` is the span that the run is a
- * part of (W3C Trace Context).
+ * part of (W3C Trace Context). `params` are settings of the run, and `parts` images, files and more texts behind the
+ * message, which the server refuses unless the agent accepts them. `metadata` are labels of the run.
  * @typedef {FollowOptions & {agent?: string | undefined, userId?: string | undefined, sessionId?: string | undefined,
  *   onDisconnect?: string | undefined, interrupt?: boolean | undefined, idempotencyKey?: string | undefined,
- *   traceparent?: string | undefined}} StartOptions
+ *   traceparent?: string | undefined, params?: Record<string, unknown> | undefined,
+ *   metadata?: Record<string, string> | undefined, parts?: Part[] | undefined}} StartOptions
+ */
+/**
+ * A part of a message, in OpenAI's form.
+ * @typedef {{type: 'text', text: string} | {type: 'image_url', image_url: {url: string, detail?: string}}
+ *   | {type: 'file', file: {file_data?: string, file_id?: string, filename?: string}}} Part
  */
 /** @typedef {FollowOptions & {after?: number | string | undefined, snapshot?: boolean | undefined}} AttachOptions */
 /**
  * A run, as the server tells of it. `questions` are those that are open; the run is `waiting` if nothing comes of it before
  * an answer. The fields after these are there once the run has ended; `result` is in no list.
  * @typedef {{run_id: string, agent: string, created: string, user_id?: string, session_id?: string,
+ *   metadata?: Record<string, string>,
  *   status: 'running' | FinishStatus | 'error', first: number, last: number, waiting: boolean,
  *   questions: QuestionData[], usage?: Usage, reason?: EndReason, duration?: number, result?: unknown,
  *   error_type?: string, message?: string}} RunInfo
@@ -109,6 +117,9 @@ function checkMessage(message) {
   if (typeof message === 'string') return;
   throw new TypeError('`message` must be a string. A handler of a button is `() => client.stream(text)`, as it is given an event.');
 }
+
+/** A copy, so that a start that is repeated is the same. @template T @param {T} json @returns {T} */
+const plain = (json) => json && JSON.parse(JSON.stringify(json));
 
 /** True if `fetch` here hands out a body while it comes. React Native's does not, and Jest's pages have none. */
 const streams = () => 'body' in (globalThis.Response?.prototype ?? {});
@@ -163,7 +174,7 @@ export class Client {
   stream(message, options = {}) {
     checkMessage(message);
     check(options, RULES.stream);
-    const { agent, userId, sessionId, onDisconnect, interrupt } = options;
+    const { agent, userId, sessionId, onDisconnect, interrupt, traceparent, params, metadata, parts } = options;
     const start = {
       message,
       agent,
@@ -171,7 +182,10 @@ export class Client {
       session_id: sessionId,
       on_disconnect: onDisconnect,
       idempotency_key: options.idempotencyKey ?? randomKey(),
-      traceparent: options.traceparent,
+      traceparent,
+      params: plain(params),
+      metadata: plain(metadata),
+      parts: plain(parts),
       interrupt,
     };
     return this.#run(new Position({ start, types: options.types ?? null }), options);

@@ -23,6 +23,7 @@ export { Run } from './run.js';
 /** @typedef {client.ClientOptions} ClientOptions */
 /** @typedef {client.FollowOptions} FollowOptions */
 /** @typedef {client.StartOptions} StartOptions */
+/** @typedef {client.Part} Part */
 /** @typedef {client.RunInfo} RunInfo */
 /** @typedef {client.Transport} Transport */
 /** @typedef {commands.Acknowledgement} Acknowledgement */

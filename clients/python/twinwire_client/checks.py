@@ -105,6 +105,17 @@ _RULES = {
     ),
     "idempotency_key": _NAME,
     "traceparent": _NAME,
+    "params": _Rule("a mapping of names to JSON", (Mapping, _MISSING)),
+    "metadata": _Rule(
+        "a mapping of names to texts",
+        (Mapping, _MISSING),
+        lambda labels: all(isinstance(text, str) for label in labels.items() for text in label),
+    ),
+    "parts": _Rule(
+        "a list of parts such as {'type': 'image_url', 'image_url': {'url': '…'}}",
+        (list, tuple, _MISSING),
+        lambda parts: all(isinstance(part, Mapping) for part in parts),
+    ),
     "interrupt": _FLAG,
     "types": _Rule("a list of event types such as LLM_CHUNK", (Sequence, _MISSING)),
     "after": _Rule("the number of an event, or an event's id", (int, str)),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import uuid
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -136,6 +137,9 @@ class Client:
         types: Sequence[str] | None = None,
         idempotency_key: str | None = None,
         traceparent: str | None = None,
+        params: Mapping[str, Any] | None = None,
+        metadata: Mapping[str, str] | None = None,
+        parts: Sequence[Mapping[str, Any]] | None = None,
         on_input: OnInput | None = None,
     ) -> Run:
         """Start a run and follow it: `async with client.stream("…") as run`. It starts when that is entered.
@@ -146,10 +150,15 @@ class Client:
         session has going on; without it that raises `SessionBusy`. `traceparent` is the span that the run is a part of
         (W3C Trace Context). Raises `TypeError` or `ValueError` for a bad argument.
 
+        `params` are settings of the run, and `parts` images, files and more texts behind the message, in OpenAI's form,
+        which the server refuses unless the agent accepts them. With `parts` the message may be empty. `metadata` are
+        labels of the run, which `get` and `runs` tell.
+
         `on_input` is a function, async or not, that is called with each `Question` that the run asks, as it is read. It
         must not block the event loop. What it returns is awaited beside the run, until the run is closed.
         """
-        check(interrupt=interrupt, types=types)
+        check(interrupt=interrupt, types=types, params=params, metadata=metadata, parts=parts)
+        more = {"params": params, "metadata": metadata, "parts": parts}
         start = _checked(
             message=message,
             agent=agent,
@@ -159,7 +168,8 @@ class Client:
             idempotency_key=uuid.uuid4().hex if idempotency_key is None else idempotency_key,
             traceparent=traceparent,
         )
-        position = Position(start={**start, "interrupt": interrupt}, types=check_types(types))
+        given = {name: _plain(name, value) for name, value in more.items() if value is not None}
+        position = Position(start={**start, **given, "interrupt": interrupt}, types=check_types(types))
         return self._run(transport, position, on_input=on_input)
 
     def attach(
@@ -245,6 +255,22 @@ def _checked(message: str, **options: str | None) -> dict[str, str]:
     """Return what a start says, if it is given. Raise as `check`: a callback may be given anything."""
     check(message=message, **options)
     return {"message": message} | {name: text for name, text in options.items() if text is not None}
+
+
+def _plain(name: str, value: object) -> Any:
+    """Return a copy of JSON. Raise `TypeError` or `ValueError` if it is none."""
+    try:
+        return json.loads(json.dumps(value, allow_nan=False, ensure_ascii=False, default=_unwrapped).encode())
+    except (TypeError, ValueError, RecursionError) as error:
+        kind = TypeError if isinstance(error, TypeError) else ValueError
+        raise kind(f"`{name}` must be what JSON can tell, and is not: {error}.") from None
+
+
+def _unwrapped(value: object) -> Any:
+    """Return a mapping that is no dict as one, for it to be told as JSON."""
+    if isinstance(value, Mapping):
+        return dict(value)
+    raise TypeError(f"{type(value).__name__} is not JSON")
 
 
 def _known(run_id: str) -> str:

@@ -6,7 +6,9 @@ from typing import Any, Required, TypedDict, TypeGuard
 
 
 class RunInfo(TypedDict, total=False):
-    """A run. `user_id` and `session_id` are there if it has them, what follows `last` once it has ended.
+    """A run. `user_id`, `session_id` and `metadata`, its labels, are there if it has them.
+
+    `result` and what follows it, but for `waiting` and `questions`, are there once it has ended.
 
     `status` is `running`, `completed`, `incomplete`, `cancelled`, `max_steps` or `error`. `first` and `last` are the
     numbers of the events that are kept, `created` is a time as in an event. `questions` are the data of its open
@@ -21,6 +23,7 @@ class RunInfo(TypedDict, total=False):
     last: Required[int]
     user_id: str
     session_id: str
+    metadata: dict[str, str]
     result: Any
     duration: float
     usage: dict[str, int]

@@ -164,8 +164,8 @@ class ReActAgent:
     It keeps nothing between runs: it may serve many at once. `max_steps`, `max_tool_calls` and `tool_timeout`, in
     seconds, replace the request's `AgentLimits` if they are given. The model sees to its own silence.
 
-    It accepts the settings in `SAMPLING` if the model is a `ShapedModel`. With `accepts`, `image` or `file` or both, the
-    parts of a message go to the model as they are.
+    It accepts the settings in `SAMPLING` if the model is a `ShapedModel`. If `accepts` has `image` or `file`, parts of
+    that kind go to the model as they are.
     """
 
     takes_messages = True
@@ -288,8 +288,9 @@ class ReActAgent:
             return model
         most = min((limit for name in _LIMITS if type(limit := model.options.get(name)) is int), default=sys.maxsize)
         lower = {name: most for name in _LIMITS if type(limit := options.get(name)) is int and limit > most}
+        settings: Any = {**options, **lower}
         try:
-            return model.with_options(**{**options, **lower})
+            return model.with_options(**settings)
         except SettingsError as error:
             raise RunError(error.message) from None
 
