@@ -17,6 +17,7 @@ TEXTS: dict[str, Any] = {
     "project_root": "/",
     "cors_origin": ("http://a.example",),
     "cors_header": ("traceparent",),
+    "agent_header": ("x-tenant",),
     "allowed_host": ("app.example",),
     "auth_tokens": ("alice:0123456789abcdef",),
     "secret": "0123456789abcdef" * 2,
@@ -101,7 +102,7 @@ def test_origins_of_app_shells(origin: str) -> None:
     assert Settings(cors_origin=(origin, "http://localhost:3000")).cors_origin[0] == origin
 
 
-LISTS = {"cors_origin", "cors_header", "allowed_host", "model_option"}
+LISTS = {"cors_origin", "cors_header", "agent_header", "allowed_host", "model_option"}
 BAD = [
     (name, text, reason)
     for name, reason, texts in [
@@ -137,6 +138,7 @@ BAD = [
         ("cors_origin", "lower case", ["http://App.example"]),
         ("cors_origin", "default port", ["https://app.example:443", "http://app.example:80"]),
         ("cors_header", "name of a header", ["x:y", "*", "traceparent:"]),
+        ("agent_header", "name of a header that has no credential", ["x:y", "Authorization", "cookie"]),
         ("allowed_host", "a name or an address (without a port)", ["app.example:8000", "http://app.example"]),
         ("jwt_audience", "--jwt-key-file", ["us"]),
         ("jwt_issuer", "--jwt-key-file", ["them"]),

@@ -15,9 +15,10 @@ from websockets.asyncio.client import connect
 from support.chats import Transport, frames, http
 from support.serving import Puppets, Running, serving
 from twinwire.agents import RunRequest
+from twinwire.agents.accepts import Accepts
 from twinwire.protocol.errors import BadRequest
 from twinwire.protocol.events import StreamEvent
-from twinwire.web.compat import dialects
+from twinwire.web.compat.dialects import MAX_SENT, Turn, ag_ui, ai_sdk, openai, question
 
 RUN = "abcdefghijklmnopqrstuvwxyz"
 OURS = f"{RUN}-7"
@@ -181,14 +182,16 @@ REFUSED: list[tuple[str, Dialect, dict[str, Any], str]] = [
 
 
 def _read(dialect: Dialect, body: dict[str, Any]) -> tuple[str, list[Message]]:
-    """What the dialect's pure functions make of a body."""
+    """What the dialect's pure functions make of a body, for an agent that accepts a text alone."""
     if dialect is AG_UI:
-        dialects.ag_ui_answers(body)
-        assert dialects.ag_ui_replies(body) is None
+        ag_ui.check_answers(body)
+        assert ag_ui.replies(body) is None
     elif dialect is AI_SDK:
-        assert dialects.ai_sdk_replies(body) is None
-    read = {AI_SDK.path: dialects.ai_sdk, AG_UI.path: dialects.ag_ui, OPENAI.path: dialects.openai}[dialect.path]
-    return dialects.question(read(body)[0], 1000)
+        assert ai_sdk.replies(body) is None
+    read = {AI_SDK.path: ai_sdk.read, AG_UI.path: ag_ui.read, OPENAI.path: openai.read}[dialect.path]
+    last, history = question(read(body, Accepts("mine")).turns, 1000)
+    assert last.parts == ()
+    return last.text, history
 
 
 def _path(answer: dict[str, Any]) -> str | None:
@@ -282,7 +285,7 @@ async def test_a_value_that_cannot_be_read(dialect: Dialect, server: Running, pu
 @each
 async def test_messages_without_number(dialect: Dialect, puppets: Puppets) -> None:
     """A conversation of more messages than the server looks at is refused as a whole."""
-    messages = [dialect.message("user", "a")] * (dialects.MAX_SENT + 1)
+    messages = [dialect.message("user", "a")] * (MAX_SENT + 1)
     async with serving({"mine": puppets}) as server, http(server) as client:
         answer = await client.post(dialect.path, json={**dialect.least, "messages": messages})
         assert (answer.status_code, _path(answer.json())) == (400, "messages")
@@ -323,9 +326,9 @@ SCALARS = (
 )
 KEYS = st.sampled_from(
     [
-        *dialects.AI_SDK.honoured,
-        *dialects.AG_UI.honoured,
-        *dialects.OPENAI.honoured,
+        *ai_sdk.FIELDS.honoured,
+        *ag_ui.FIELDS.honoured,
+        *openai.FIELDS.honoured,
         *("role", "content", "parts", "type", "text", "toolCalls", "tool_calls", "toolCallId", "state", "approval"),
         *("resume", "tools", "command", "\x00", "x"),
     ]
@@ -413,6 +416,6 @@ async def test_any_body(dialect: Dialect) -> None:
 
 def test_short_messages_are_bounded_by_their_number() -> None:
     """Of a conversation of very many short messages the newest thousand count."""
-    message, history = dialects.question([("user", f"m{i}") for i in range(5000)], 10**6)
-    assert message == "m4999"
+    last, history = question([Turn("user", f"m{i}") for i in range(5000)], 10**6)
+    assert last.text == "m4999"
     assert [turn["content"] for turn in history] == [f"m{i}" for i in range(3999, 4999)]

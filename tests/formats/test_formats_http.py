@@ -12,7 +12,7 @@ from support.chats import frames, http, said
 from support.serving import Puppets, Running, echo, serving, until
 from twinwire.protocol.errors import BadRequest
 from twinwire.transports import Verdict
-from twinwire.web.compat.dialects import question
+from twinwire.web.compat.dialects import Turn, question
 
 
 async def test_a_chats_history(server: Running, puppets: Puppets) -> None:
@@ -207,14 +207,14 @@ async def test_pages_of_other_origins(puppets: Puppets) -> None:
 def test_question() -> None:
     """Of the conversation the newest messages within the limit are kept, if they have a text."""
     turns = [
-        ("user", "aaaa"),
-        ("assistant", "bb"),
-        ("system", "ü"),
-        ("assistant", " "),
-        ("user", "c"),
+        Turn("user", "aaaa"),
+        Turn("assistant", "bb"),
+        Turn("system", "ü"),
+        Turn("assistant", " "),
+        Turn("user", "c"),
     ]
     assert question(turns, 4) == (
-        "c",
+        Turn("user", "c"),
         [{"role": "assistant", "content": "bb"}, {"role": "system", "content": "ü"}],
     )
     assert len(question(turns, 8)[1]) == 3

@@ -18,7 +18,10 @@ from twinwire_client import Client
 from twinwire_client.sync import SyncClient
 
 ROOT = Path(__file__).parents[2]
-FIELDS = {"agent", "user_id", "session_id", "on_disconnect", "idempotency_key", "traceparent"}
+FIELDS = {
+    *("agent", "user_id", "session_id", "on_disconnect", "idempotency_key", "traceparent"),
+    *("params", "metadata", "parts"),
+}
 """All that a start may have beside its message."""
 
 
@@ -41,7 +44,8 @@ def test_other_protocols_take_a_part() -> None:
     """What an app may add to another protocol's request is a part of that: the rest is the protocol's own."""
     body, options = declared(StartBody), declared(Options)
     assert options.items() <= body.items()
-    assert FIELDS - set(options) == {"session_id", "idempotency_key", "traceparent"}
+    own = {"session_id", "idempotency_key", "traceparent", "params", "metadata", "parts"}
+    assert FIELDS - set(options) == own
 
 
 def test_a_run_takes_all() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Mapping
 from contextlib import asynccontextmanager, closing
 from contextvars import ContextVar
 from typing import Any
@@ -111,7 +111,8 @@ class Puppets:
 
     takes_messages = True
 
-    def __init__(self) -> None:
+    def __init__(self, accepts: Collection[str] = ()) -> None:
+        self.accepts = accepts
         self.started = 0
         self._new: asyncio.Queue[Puppet] = asyncio.Queue()
 

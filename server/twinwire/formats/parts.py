@@ -274,7 +274,8 @@ class Parts:
         self._questions.clear()
         parts += [Answer(call, UNANSWERED, ok=False) for call in self._calls]
         self._calls.clear()
-        if kind == "AGENT_FINISH" and not self._spoken:  # the answer is in the result alone
+        whole = kind == "AGENT_FINISH" and data.get("status") != "cancelled"
+        if whole and not self._spoken:  # the answer is in the result alone
             self._more(parts, "text", where, as_text(data.get("result")))
         self._end_step(parts)
         parts.append(End(kind, data))
