@@ -113,6 +113,16 @@ def test_the_good_ones() -> None:
         ("types", [5], ValueError),
         ("idempotency_key", "", ValueError),
         ("traceparent", 1, TypeError),
+        ("params", [1], TypeError),
+        ("params", "{}", TypeError),
+        ("params", {"a": object()}, TypeError),
+        ("params", {"a": math.nan}, ValueError),
+        ("params", {"a": "\ud800"}, ValueError),
+        ("metadata", ["a"], TypeError),
+        ("metadata", {"a": 7}, ValueError),
+        ("parts", "hi", TypeError),
+        ("parts", {"type": "text"}, TypeError),
+        ("parts", ["hi"], ValueError),
         ("on_input", "print", TypeError),
     ],
 )
@@ -127,6 +137,8 @@ def test_a_start_s_good_ones() -> None:
     client = Client(URL)
     for policy in ("continue", "cancel", "cancel_after:0", "cancel_after:1.5", None):
         client.stream("m", on_disconnect=policy, user_id="Zoë", interrupt=True, types=("ERROR",))
+    client.stream("", params={"a": [None]}, metadata={"a": "b"}, parts=[{"type": "text", "text": "hi"}])
+    client.stream("m", params=None, metadata=None, parts=None)
 
 
 @pytest.mark.parametrize(

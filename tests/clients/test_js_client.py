@@ -25,6 +25,8 @@ FILES = sorted(str(path.relative_to(CLIENT)) for path in (CLIENT / "test").rglob
 class Told:
     """An agent that does what its message says."""
 
+    accepts = ("image", "params")
+
     def __init__(self) -> None:
         self._gates: dict[str, asyncio.Event] = defaultdict(asyncio.Event)
         self._counts: Counter[str] = Counter()
@@ -41,6 +43,9 @@ class Told:
             yield _chunk("after")
         elif verb == "result":
             yield StreamEvent(type="AGENT_FINISH", data={"result": json.loads(name)})
+        elif verb == "given":
+            given = {"params": request.params, "metadata": request.metadata, "parts": request.parts}
+            yield StreamEvent(type="AGENT_FINISH", data={"result": given})
         elif verb == "umlauts":
             yield _chunk("ä€😀")
         elif verb == "count":

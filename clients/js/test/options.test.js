@@ -82,7 +82,8 @@ describe('options of a run', () => {
     ['agent', 7], ['agent', ''], ['userId', ''], ['userId', null], ['sessionId', {}], ['onDisconnect', 'stop'],
     ['onDisconnect', 'cancel_after:soon'], ['interrupt', 'yes'], ['types', 'LLM_CHUNK'], ['types', []], ['types', ['llm']],
     ['types', [5]], ['types', Array(33).fill('A')], ['types', ['A'.repeat(65)]], ['transport', 'smoke'], ['signal', true],
-    ['cancelOnAbort', 'yes'], ['idempotencyKey', ''], ['traceparent', 5],
+    ['cancelOnAbort', 'yes'], ['idempotencyKey', ''], ['traceparent', 5], ['params', 'a'], ['params', [1]], ['params', null],
+    ['metadata', ['a']], ['metadata', { a: 7 }], ['parts', 'a'], ['parts', { type: 'text' }], ['parts', ['a']],
   ]))('stream, %s: %s', (name, value) => void refused(() => client.stream('a', { [name]: value }), name));
 
   test.each(/** @type {[string, unknown][]} */ ([

@@ -39,6 +39,25 @@ describe.each(TRANSPORTS)('%s', (transport) => {
     await connected({ transport }).stream('words 5', { traceparent: `00-${'1'.repeat(32)}-${'1'.repeat(16)}-01` }).result;
   });
 
+  test('settings, labels and parts reach the agent as they were when the run was started', async () => {
+    const image = { type: /** @type {const} */ ('image_url'), image_url: { url: 'https://example.org/a.png' } };
+    const params = { temperature: 0.5, deep: { a: /** @type {unknown[]} */ ([null, 'ü']) } };
+    const client = connected({ transport });
+    const run = client.stream('given', { params, metadata: { ticket: '4711' }, parts: [image] });
+    params.deep.a.push('later');
+    expect(await run.result).toEqual({
+      params: { temperature: 0.5, deep: { a: [null, 'ü'] } },
+      metadata: { ticket: '4711' },
+      parts: [{ type: 'text', text: 'given' }, image],
+    });
+    expect((await client.get(run.runId ?? '')).metadata).toEqual({ ticket: '4711' });
+  });
+
+  test('what the agent does not accept is refused', async () => {
+    const run = connected({ transport }).stream('given', { parts: [{ type: 'file', file: { file_id: 'f' } }] });
+    await expect(run.result).rejects.toMatchObject({ code: 'bad_request', field: 'parts' });
+  });
+
   test('cancelled in the middle', async () => {
     const run = connected({ transport }).stream('forever');
     await first(run, 'LLM_CHUNK');

@@ -1,8 +1,8 @@
 // Read by tsc alone: what the types must and must not allow.
 
 import {
-  createClient, Gap, type Acknowledgement, type Client, type Question, type Retry, type Run, type RunInfo, type Status,
-  type StreamEvent,
+  createClient, Gap, type Acknowledgement, type Client, type Part, type Question, type Retry, type Run, type RunInfo,
+  type Status, type StreamEvent,
 } from '../src/index.js';
 import { checkAnswer, formOf, type Fault, type Field } from '../src/form.js';
 
@@ -20,6 +20,15 @@ export function narrows(event: StreamEvent): string | number {
     default:
       return event.id;
   }
+}
+
+export function gives(client: Client): Run {
+  const image: Part = { type: 'image_url', image_url: { url: 'https://example.org/a.png' } };
+  // @ts-expect-error - no such part
+  client.stream('hello', { parts: [{ type: 'video' }] });
+  // @ts-expect-error - a label is a text
+  client.stream('hello', { metadata: { ticket: 4711 } });
+  return client.stream('hello', { params: { temperature: 0 }, metadata: { ticket: '4711' }, parts: [image] });
 }
 
 export function follows(): () => void {
