@@ -19,7 +19,7 @@ from twinwire.protocol.start import Name
 from twinwire.protocol.wire import converted
 from twinwire.web import input as incoming, query, stream
 from twinwire.web.compat import turns
-from twinwire.web.compat.dialects import Reply, ag_ui as dialect, without_effect
+from twinwire.web.compat.dialects import Reply, ag_ui as dialect, empty, without_effect
 from twinwire.web.compat.history import Options, answer
 from twinwire.web.guard import agent_headers, starter
 from twinwire.web.openapi import documented
@@ -75,7 +75,7 @@ async def run_agent(request: Request[Any, Any, Any], service: NamedDependency[Se
         after = 0 if new else state.last - (state.terminal is not None)
     modern = asked.protocol_version is not None
     query.ignore(request.scope, ignored)
-    toolless = "tools" in ignored
+    toolless = not empty(body.get("tools")) and "tools" not in accepts.words
     events = ag_ui.Events(asked.thread_id, asked.run_id, modern=modern, reasoning=told.reasoning, toolless=toolless)
     return await stream.played(service, state, FORMAT, ag_ui.Late(events, asked.messages), by, after=after)
 

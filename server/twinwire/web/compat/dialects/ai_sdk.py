@@ -144,7 +144,8 @@ def _turns(said: Any, path: str, accepts: Accepts) -> list[Turn]:
         raise wrong(f"{path}.role", "user, assistant or system")
     if not isinstance(parts, list):
         raise wrong(f"{path}.parts", "a list of parts")
-    turns, content = [], Content()
+    turns: list[Turn] = []
+    content = Content()
     for index, part in enumerate(parts):
         _part(content, part, f"{path}.parts[{index}]", role, accepts)
         if part["type"] == "data-user-message" and isinstance(data := part.get("data"), dict):
