@@ -12,6 +12,12 @@ import { Markdown } from './markdown.js';
  * @typedef {{add: (text: string) => void, draw: (deadline: number) => boolean}} Growing
  */
 
+/** A result as Markdown: JSON in a block of code, if it is no text. @param {unknown} result */
+function asMarkdown(result) {
+  if (typeof result === 'string' || result === null || result === undefined) return result ?? '';
+  return `\`\`\`json\n${readable(result)}\n\`\`\``;
+}
+
 const TAIL = 120;
 const NOTABLE_MS = 100;
 
@@ -182,7 +188,7 @@ export class Turn {
         this.#hear(data, who);
         break;
       case 'AGENT_FINISH':
-        if (!this.answer && typeof data.result === 'string') this.#say(at, data.result);
+        this.#conclude(at, asMarkdown(data.result));
         this.#close(at);
         this.#over(metadata.unread);
         break;
@@ -209,8 +215,8 @@ export class Turn {
     this.#thinking = this.#markdown = null;
     this.answer = '';
     if (thinking) (this.#thinking = this.#grow(now, new Thinking(now))).add(thinking);
-    const said = text || result;
-    if (typeof said === 'string' && said) this.#say(now, said);
+    const said = text || asMarkdown(result);
+    if (said) this.#say(now, said);
     for (const [id, { name, parameters }] of Object.entries(tools)) this.#call(now, id, new Tool(name, parameters));
     for (const question of questions) this.#ask(question);
     if (error) this.fail(error);
@@ -295,6 +301,11 @@ export class Turn {
     this.answer += text;
     this.#markdown ??= this.#grow(at, new Markdown());
     this.#markdown.add(text);
+  }
+
+  /** Shows an answer that is in the result alone. @param {number} at @param {string} said */
+  #conclude(at, said) {
+    if (said && !this.answer) this.#say(at, said);
   }
 
   /** @param {number} at @param {string} id @param {Tool} tool */

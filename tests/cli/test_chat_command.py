@@ -261,6 +261,19 @@ def test_other_ends() -> None:
     assert render(("AGENT_FINISH", {"status": "max_steps"})) == "🛑 stopped: too many steps\n"
 
 
+@pytest.mark.parametrize(
+    ("result", "shown"),
+    [("Hello\x07", "Hello\ufffd\n"), ({"sum": 3}, '{"sum": 3}\n'), (0, "0\n"), (None, ""), ("", "")],
+)
+def test_an_answer_that_was_never_told(result: Any, shown: str) -> None:
+    """An answer that is in the result alone is shown at the end, as JSON if it is no text; one that was told is not."""
+    end: tuple[str, dict[str, Any]] = ("AGENT_FINISH", {"status": "completed", "result": result})
+    step: tuple[str, dict[str, Any]] = ("STEP_START", {"step": 1})
+    assert render(end) == f"{shown}🎉 done\n"
+    assert render(("LLM_CHUNK", {"content": "ah"}), end) == "ah\n🎉 done\n"
+    assert render(("LLM_CHUNK", {"content": "ah"}), step, end) == f"ah\n📍 step 1\n{shown}🎉 done\n"
+
+
 def test_questions_and_messages() -> None:
     """A question, its answer and a message are lines of their own, with who said it unless it was said here."""
     call = {"kind": "approval", "prompt": "Delete it?", "tool_name": "Delete", "parameters": {"path": "é\u202e\x9b"}}

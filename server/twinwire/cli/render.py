@@ -29,6 +29,7 @@ class Terminal:
     def __init__(self, *, style: bool) -> None:
         self.said: set[str] = set()
         self._style = style
+        self._spoken = False  # there was a text since the newest step began
         self._line = ""  # what the unfinished line holds: "answer", "thinking", a tool's call, `BAR`, or nothing
 
     def render(self, event: Shown) -> str:
@@ -38,12 +39,14 @@ class Terminal:
             case "AGENT_START":
                 return self._block(f"🚀 {data.get('config', {}).get('agent', 'agent')} start")
             case "STEP_START":
+                self._spoken = False
                 return self._block(f"📍 step {data.get('step')}")
             case "PROGRESS":
                 return self._bar(data.get("progress"))
             case "THINKING":
                 return self._flow("thinking", f"\x1b[2m{plain(data.get('content'))}\x1b[0m") if self._style else ""
             case "LLM_CHUNK":
+                self._spoken = True
                 return self._flow("answer", plain(data.get("content")))
             case "TOOL_CALL_START":
                 return self._flow(f"tool {data.get('tool_call_id')}", f"  🔧 {plain(data.get('tool_name'))}...")
@@ -65,7 +68,7 @@ class Terminal:
                     "cancelled": "🛑 cancelled",
                     "max_steps": "🛑 stopped: too many steps",
                 }
-                return self._block(ends.get(str(data.get("status")), "🎉 done"))
+                return self._result(data) + self._block(ends.get(str(data.get("status")), "🎉 done"))
             case "ERROR":
                 return self.close()
         return ""
@@ -92,6 +95,13 @@ class Terminal:
         self._line = BAR
         filled = round(BAR_WIDTH * progress / 100)
         return f"{_ERASED}  \x1b[2m{'█' * filled}{'░' * (BAR_WIDTH - filled)} {progress:.0f} %\x1b[0m"
+
+    def _result(self, data: dict[str, Any]) -> str:
+        """Return an answer that is in the result alone; as JSON, if it is no text."""
+        result = data.get("result")
+        if self._spoken or result is None or result == "" or data.get("status") == "cancelled":
+            return ""
+        return self._flow("answer", plain(result) if isinstance(result, str) else _json(result))
 
     def _block(self, text: str, before: str | None = None) -> str:
         """A line of its own, or with `before` the end of the unfinished one."""
