@@ -58,6 +58,17 @@ describe.each(/** @type {const} */ (['sse', 'ws']))('%s', (transport) => {
     expect(view.messages[1]).toMatchObject({ runId: view.runId });
   });
 
+  test('settings, labels and parts, sent again with the message; an answer that is no text is shown as JSON', async () => {
+    const conversation = conversing({ transport });
+    const image = { type: /** @type {const} */ ('image_url'), image_url: { url: 'https://example.org/a.png' } };
+    const given = { params: { a: 1 }, metadata: { ticket: '4711' }, parts: [image] };
+    conversation.send('given', given);
+    const { text } = await seen(conversation, over);
+    expect(JSON.parse(text)).toEqual({ ...given, parts: [{ type: 'text', text: 'given' }, image] });
+    conversation.regenerate();
+    expect((await seen(conversation, ({ active, status }) => !active && status === 'completed')).text).toBe(text);
+  });
+
   test.each([{ sessionId: fresh() }, {}])('a question interrupts the run that goes on (%j)', async (options) => {
     const conversation = conversing({ transport });
     conversation.send('forever', options);

@@ -268,9 +268,7 @@ def _plain(name: str, value: object) -> Any:
 
 def _unwrapped(value: object) -> Any:
     """Return a mapping that is no dict as one, for it to be told as JSON."""
-    if isinstance(value, Mapping):
-        return dict(value)
-    raise TypeError(f"{type(value).__name__} is not JSON")
+    return dict(value) if isinstance(value, Mapping) else json.JSONEncoder().default(value)
 
 
 def _known(run_id: str) -> str:
