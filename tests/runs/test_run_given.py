@@ -181,6 +181,11 @@ def test_a_declaration() -> None:
     every.check({"anything": 1}, [TEXT])
     with pytest.raises(BadRequest):
         every.check({}, [IMAGE])
+    pictures = Accepts("a", frozenset({"image"}))
+    pictures.check({}, [TEXT, IMAGE])
+    with pytest.raises(BadRequest) as caught:
+        pictures.check({"image": 1}, [])
+    assert caught.value.field == "params.image"
 
 
 @pytest.fixture(params=["memory", "sqlite", "redis"])

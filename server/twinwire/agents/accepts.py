@@ -12,6 +12,7 @@ from twinwire.protocol.errors import BadRequest
 from twinwire.protocol.parts import KINDS, Part
 
 SETTINGS = "params"
+_PARTS = set(KINDS.values())
 
 
 class Accepts(Struct, frozen=True):
@@ -26,7 +27,7 @@ class Accepts(Struct, frozen=True):
 
     def setting(self, name: str) -> bool:
         """Return whether the agent reads the setting of this name."""
-        return SETTINGS in self.words or name in self.words
+        return SETTINGS in self.words or (name in self.words and name not in _PARTS)
 
     def check(self, params: Mapping[str, Any], parts: Sequence[Part]) -> None:
         """Raise `BadRequest` for a setting or a part that the agent does not read."""

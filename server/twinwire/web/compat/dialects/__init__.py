@@ -159,9 +159,9 @@ def settings(body: Body, fields: Fields, accepts: Accepts) -> Asked:
         elif name == "metadata" and are_labels(value):
             metadata = value
         elif name in fields.spread and isinstance(value, dict):
-            left = [each for each in value if not accepts.setting(each)]
-            params |= {each: inner for each, inner in value.items() if each not in left}
-            ignored += [name] if len(left) == len(value) else [f"{name}.{each}" for each in left]
+            taken = {each: inner for each, inner in value.items() if accepts.setting(each)}
+            params |= taken
+            ignored += [f"{name}.{each}" for each in value if each not in taken] if taken else [name]
         elif not answers(name, value) and (name in accepts.words if name in fields.named else accepts.setting(name)):
             params[name] = value
         elif harmless:
