@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 from twinwire.agents.accepts import Accepts
 from twinwire.protocol.parts import Part, wrong
@@ -113,13 +113,8 @@ def new_message(body: Body, run_id: str, question: Any, accepts: Accepts) -> str
     if not isinstance(last, dict) or last.get("role") != "user" or ids[-1] == run_id:
         return None
     path = f"messages[{len(messages or ()) - 1}]"
-    if run_id in ids:
-        return path
-    return (
-        path
-        if _content(last.get("content"), f"{path}.content", "user", accepts).turn("user").text != question
-        else None
-    )
+    said = _content(last.get("content"), f"{path}.content", "user", accepts).turn("user").text
+    return path if run_id in ids or said != question else None
 
 
 def read(body: Body, accepts: Accepts) -> Asked:
@@ -157,7 +152,7 @@ def _content(content: Any, path: str, role: str, accepts: Accepts) -> Content:
         raise wrong(path, "a string, or a list of parts")
     for index, part in enumerate(content):
         at = f"{path}[{index}]"
-        kind = as_object(part, at).get("type")
+        kind = str(as_object(part, at).get("type"))
         if kind == "text":
             found.say(as_text(part, at, _TEXT))
         elif kind in _KINDS or kind == "binary":
@@ -169,34 +164,49 @@ def _content(content: Any, path: str, role: str, accepts: Accepts) -> Content:
 
 def _media(part: Body, path: str, role: str, accepts: Accepts) -> Part:
     """Return an image or a document of AG-UI 1.0, or what was `binary` before that."""
+    binary = part["type"] == "binary"
     mime = str(part.get("mimeType") or "")
-    kind = _KINDS.get(part["type"]) or ("image" if mime.lower().startswith("image/") else "file")
+    kind = ("image" if mime.lower().startswith("image/") else "file") if binary else _KINDS[part["type"]]
     check_media(kind, path, accepts, role)
-    filename: Any
-    if part["type"] == "binary":
-        only(part, _BINARY, path)
-        name = next((name for name in ("data", "url", "id") if not empty(part.get(name))), "data")
-        at, how, value, filename = (
-            f"{path}.{name}",
-            {"id": "file"}.get(name, name),
-            part.get(name),
-            part.get("filename"),
-        )
-    else:
-        only(part, _MEDIA, path)
-        source, at = as_object(part.get("source"), f"{path}.source"), f"{path}.source.value"
-        only(source, _SOURCE, f"{path}.source")
-        how, value, mime = source.get("type"), source.get("value"), str(source.get("mimeType") or "")
-        metadata = part.get("metadata")
-        filename = metadata.get("filename") if isinstance(metadata, dict) else None
-        if how not in ("data", "url", "file"):
-            raise wrong(f"{path}.source.type", "data, url or file")
-    if how == "file" and kind == "image":
+    source = _of_binary(part, path) if binary else _of_media(part, path)
+    value, at = source.value, source.path
+    if source.how == "file" and kind == "image":
         raise refused(at, "is the id of a file, and an image must have an address or its data", "send it as a file")
-    if how == "data":
-        if not mime:
+    if source.how == "data":
+        if not source.mime:
             raise wrong(f"{at.rpartition('.')[0]}.mimeType", "the type of the data, such as image/png")
-        value = f"data:{mime};base64,{value}" if isinstance(value, str) and value else None
+        value = f"data:{source.mime};base64,{value}" if isinstance(value, str) and value else None
     if kind == "image":
         return as_image(value, at)
-    return as_file("file_id" if how == "file" else "file_data", value, at, filename)
+    return as_file("file_id" if source.how == "file" else "file_data", value, at, source.filename)
+
+
+class _Source(NamedTuple):
+    """Where the bytes of an image or a file are: `how` is `data`, `url` or `file`; `value` stands at the `path`."""
+
+    how: str
+    value: Any
+    path: str
+    mime: str
+    filename: Any
+
+
+def _of_media(part: Body, path: str) -> _Source:
+    only(part, _MEDIA, path)
+    source, metadata = as_object(part.get("source"), f"{path}.source"), part.get("metadata")
+    only(source, _SOURCE, f"{path}.source")
+    how = source.get("type")
+    if how not in ("data", "url", "file"):
+        raise wrong(f"{path}.source.type", "data, url or file")
+    filename = metadata.get("filename") if isinstance(metadata, dict) else None
+    return _Source(how, source.get("value"), f"{path}.source.value", str(source.get("mimeType") or ""), filename)
+
+
+def _of_binary(part: Body, path: str) -> _Source:
+    only(part, _BINARY, path)
+    given = [name for name in ("data", "url", "id") if not empty(part.get(name))]
+    if len(given) != 1:
+        raise wrong(path, "a part with exactly one of data, url and id")
+    (name,) = given
+    how = "file" if name == "id" else name
+    return _Source(how, part[name], f"{path}.{name}", str(part.get("mimeType") or ""), part.get("filename"))

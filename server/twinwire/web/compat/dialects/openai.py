@@ -101,7 +101,7 @@ def _content(content: Any, path: str, role: str, accepts: Accepts) -> Content:
         raise wrong(path, "a string, or a list of parts")
     for index, part in enumerate(content):
         at = f"{path}[{index}]"
-        kind = as_object(part, at).get("type")
+        kind = str(as_object(part, at).get("type"))
         if kind == "text":
             found.say(as_text(part, at, {"type", "text", *_BESIDE}))
         elif kind in KINDS:
