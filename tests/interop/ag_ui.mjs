@@ -53,6 +53,16 @@ await until(() => again.types.includes('MESSAGES_SNAPSHOT'));
 ask('release');
 seen.late = await summary(again);
 
+// an agent that accepts an image and what the app adds
+const picture = version === '@ag-ui/client'
+  ? { type: 'image', source: { type: 'data', value: 'AA==', mimeType: 'image/png' } }
+  : { type: 'binary', data: 'AA==', mimeType: 'image/png' };
+const giving = new HttpAgent({
+  url: `${base}/ag-ui${query}${query ? '&' : '?'}agent=given`, threadId: 'given',
+  initialMessages: [{ id: 'm', role: 'user', content: [{ type: 'text', text: 'hi' }, picture] }],
+});
+seen.given = await summary(run('given', 'r1', '', giving, { forwardedProps: { webSearch: true } }));
+
 seen.refused = await summary(run('x'.repeat(200), 'r1', 'tools'));
 seen.complaints.push(...complaints.splice(0));
 await report(seen);

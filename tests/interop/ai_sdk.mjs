@@ -100,6 +100,18 @@ const image = new Chat('image');
 await image.sendMessage({ text: 'tools', files: [{ type: 'file', mediaType: 'image/png', url: 'data:image/png;base64,AA==' }] });
 seen.image = image.summary;
 
+// an agent that accepts an image and what the app adds
+const there = { headers, body: { webSearch: true, metadata: { ticket: '4711' } } };
+const giving = wire === 'ws'
+  ? new ai.WebSocketChatTransport({ url: `${base}/ai-sdk/ws?agent=given`, webSocket: WebSocket, ...there })
+  : new DefaultChatTransport({ api: `${base}/ai-sdk/chat?agent=given`, ...there });
+const picture = { type: 'file', mediaType: 'image/png', url: 'data:image/png;base64,AA==' };
+const asked = { ...user('hi'), metadata: { quote: 7 } };
+const given = await giving.sendMessages({
+  trigger: 'submit-message', chatId: 'given', messages: [{ ...asked, parts: [...asked.parts, picture] }],
+});
+for await (const { parts } of readUIMessageStream({ stream: given })) seen.given = parts.map(({ text }) => text).join('');
+
 const refused = new Chat('x'.repeat(200));
 await refused.sendMessage({ text: 'tools' });
 seen.refused = refused.summary;

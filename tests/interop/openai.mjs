@@ -30,6 +30,11 @@ seen.failedWhole = await caught(ask('fail'));
 seen.unknown = await caught(ask('hi', { model: 'nobody' }));
 seen.tools = await caught(ask('hi', { tools: [{ type: 'function', function: { name: 'f' } }] }));
 
+const picture = { type: 'image_url', image_url: { url: 'data:image/png;base64,AA==' } };
+const more = { model: 'given', temperature: 0.5, metadata: { ticket: '4711' } };
+const { choices: [given] } = await ask([{ type: 'text', text: 'hi' }, picture], more);
+seen.given = given.message.content;
+
 seen.cut = await caught(streamed('slow', () => tell('cut')));
 
 // one that leaves

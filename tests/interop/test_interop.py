@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -12,7 +13,7 @@ from hypothesis import given, settings
 
 from support.credentials import AUTH, TOKENS
 from support.formats_rules import RUNS, records
-from support.interop_scenes import TEXT, USAGE, cut, needs_node, node, playing
+from support.interop_scenes import PARTS, TEXT, USAGE, cut, needs_node, node, playing
 from support.serving import until
 from twinwire.formats import SseTurnView, ag_ui, ai_sdk
 from twinwire.protocol.events import Record, StreamEvent
@@ -80,6 +81,8 @@ async def test_ai_sdk(version: str, wire: str, user: str | None) -> None:
     for name, path in (("denied", "messages[1].parts[1]"), ("image", "messages[0].parts[0]")):
         assert seen[name]["statuses"][-1] == "error"
         assert path in seen[name]["error"]
+    more = {"params": {"webSearch": True, "messageMetadata": {"quote": 7}}, "metadata": {"ticket": "4711"}}
+    assert json.loads(seen["given"]) == {"message": "hi", **more, "parts": PARTS}
     assert seen["refused"]["statuses"][-1] == "error"
     assert "128" in seen["refused"]["error"]
 
@@ -130,6 +133,9 @@ async def test_ag_ui(version: str, query: str) -> None:
     late = seen["late"]
     assert (late["errors"], late["types"][:2]) == ([], ["RUN_STARTED", "MESSAGES_SNAPSHOT"])
     assert [message["content"] for message in late["messages"]] == ["slow", "one two"]
+    assert seen["given"]["errors"] == []
+    told = {"message": "hi", "params": {"webSearch": True}, "metadata": {}, "parts": PARTS}
+    assert json.loads(seen["given"]["messages"][-1]["content"]) == seen["given"]["result"] == told
     assert "threadId" in seen["refused"]["errors"][0]
 
 
@@ -180,7 +186,9 @@ async def test_openai_npm() -> None:
         seen = await node("openai", scene[0].url, scene=scene)
         await until(lambda: scene[1].cancelled == 2)  # by who was cut off, and by who left
         assert (scene[1].asked["fail"], scene[1].asked["slow"]) == (2, 2), "no run is started again by itself"
-    assert seen["models"] == ["scenes"]
+    assert seen["models"] == ["scenes", "given"]
+    more = {"params": {"temperature": 0.5}, "metadata": {"ticket": "4711"}}
+    assert json.loads(seen["given"]) == {"message": "hi", **more, "parts": PARTS}
     _check_openai(seen["streamed"])
     assert seen["whole"] == {"text": "It says hello.", "finish_reason": "stop", "usage": USAGE}
     assert seen["failed"]["error"]["code"] == "upstream_error"
@@ -198,7 +206,7 @@ async def test_openai_python() -> None:
     """OpenAI's Python package does the same."""
     async with playing() as (server, scenes):  # noqa: SIM117 - the client needs its URL
         async with openai.AsyncOpenAI(base_url=f"{server.url}/v1", api_key="none") as client:
-            assert [model.id async for model in client.models.list()] == ["scenes"]
+            assert [model.id async for model in client.models.list()] == ["scenes", "given"]
             assert (await client.models.retrieve("scenes")).id == "scenes"
             _check_openai(await _streamed(client, "tools"))
             whole = await client.chat.completions.create(

@@ -30,6 +30,10 @@ NODE = shutil.which("node") if (PROGRAMS / "node_modules").is_dir() else None
 needs_node = pytest.mark.skipif(NODE is None, reason="no Node, or no npm ci in tests/interop")
 
 TEXT = "Let me see.|It says hello."
+PARTS = [
+    {"type": "text", "text": "hi"},
+    {"type": "image_url", "image_url": {"url": "data:image/png;base64,AA=="}},
+]
 USAGE = {"prompt_tokens": 20, "completion_tokens": 10, "total_tokens": 30}
 
 
@@ -108,16 +112,28 @@ class Scenes:
         yield _word(result)
 
 
+class Given:
+    """An agent that answers with what it was given, in its result alone: none of it is told before."""
+
+    accepts = ("image", "params")
+
+    async def __call__(self, request: RunRequest) -> AsyncGenerator[StreamEvent, None]:
+        given = {"message": request.message, "params": request.params, "metadata": request.metadata}
+        yield StreamEvent("AGENT_FINISH", {"result": {**given, "parts": request.parts}})
+
+
 @asynccontextmanager
 async def playing(**settings: Any) -> AsyncIterator[tuple[Running, Scenes]]:
-    """A server with that agent, and a format of its own, `mine`: the type of each event and its data."""
+    """A server with that agent, with `given`, and a format of its own, `mine`: the type of each event and its data."""
 
     def mine(event: StreamEvent) -> bytes | None:
         return None if event.type == "THINKING" else f"{event.type}\n{json.dumps(event.data)}".encode()
 
     async with ModelServer() as model:
         scenes = Scenes(model)
-        async with serving({"scenes": scenes}, formats={"mine": mine}, retry_ms=50, **settings) as server:
+        async with serving(
+            {"scenes": scenes, "given": Given()}, formats={"mine": mine}, retry_ms=50, **settings
+        ) as server:
             yield server, scenes
 
 
