@@ -117,6 +117,20 @@ def test_max_bytes_evicts_ended_runs_oldest_end_first() -> None:
     assert done(log.find(None, "k1")) is not None
 
 
+def test_labels_count_among_the_bytes() -> None:
+    """Runs with large labels are evicted as those with large events are; once they are gone, nothing is counted."""
+    log = MemoryLog(structs.replace(LIMITS, max_bytes=20_000))
+    for _ in range(20):
+        info = structs.replace(run_info(), metadata={f"n{number}": "x" * 256 for number in range(16)})
+        run_id = done(log.create(info, idempotency_key=None)).run_id
+        log.append(run_id, 0, records(run_id, 0, 1, end=True))
+        assert log.size <= 20_000
+    assert 1 <= len(log._runs) <= 4
+    for run_id in [*log._ended]:
+        log._drop(run_id)
+    assert log.size == 0
+
+
 def test_ended_runs_are_bounded_by_their_number() -> None:
     """However small they are, the ones that ended first go."""
     log = MemoryLog(structs.replace(LIMITS, max_ended=3))

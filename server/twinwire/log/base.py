@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from enum import Enum
+from sys import getsizeof
 from typing import NamedTuple, Protocol
 
 from msgspec import Struct, field
@@ -78,6 +79,11 @@ class RunInfo(Struct, frozen=True, kw_only=True):
     owner: str = ""
     metadata: dict[str, str] = field(default_factory=dict)
     retention: float | None = None
+
+    @property
+    def weight(self) -> int:
+        """Return the bytes that the labels take in memory."""
+        return sum(getsizeof(text) for label in self.metadata.items() for text in label)
 
 
 class Page(Struct, frozen=True):

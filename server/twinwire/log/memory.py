@@ -28,9 +28,9 @@ class _Entry(Struct, gc=False):
 class MemoryLog(LocalControl, Tails):
     """See `Store`.
 
-    The limit on bytes holds give or take one append, and what followers have yet to read (`EXCESS_BYTES`); if no ended
-    run is left, the oldest events of the run that appends go. Ended runs have a limit of their own, since small ones
-    take more memory than their events' bytes.
+    The limit on bytes, of events and labels, holds give or take one append, and what followers have yet to read
+    (`EXCESS_BYTES`); if no ended run is left, the oldest events of the run that appends go. Ended runs have a limit of
+    their own, since small ones take more memory than their events' bytes.
     """
 
     def __init__(self, limits: Limits, clock: Callable[[], float] = time.monotonic) -> None:
@@ -66,6 +66,7 @@ class MemoryLog(LocalControl, Tails):
         if key is not None:
             self._keys[key] = run.run_id
         self._runs[run.run_id] = _Entry(run, Tail(), key)
+        self.size += run.weight
         if run.user_id is not None:
             self._users.setdefault(run.user_id, {})[run.run_id] = None
         return run
@@ -176,4 +177,4 @@ class MemoryLog(LocalControl, Tails):
             del self._users[user_id][run_id]
             if not self._users[user_id]:
                 del self._users[user_id]
-        self.size -= entry.tail.size
+        self.size -= entry.tail.size + entry.info.weight
