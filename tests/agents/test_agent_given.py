@@ -64,14 +64,16 @@ async def test_settings_in_each_step(upstream: ModelServer) -> None:
     [
         ({"max_tokens": 5}, {"max_tokens": 9}, {"max_tokens": 5}),
         ({"max_tokens": 9}, {"max_tokens": 5}, {"max_tokens": 5}),
-        ({"max_tokens": 5}, {"max_completion_tokens": 9}, {"max_tokens": 5, "max_completion_tokens": 5}),
+        ({"max_tokens": 5}, {"max_completion_tokens": 9}, {"max_tokens": 5}),
+        ({"max_completion_tokens": 9}, {"max_tokens": 5}, {"max_completion_tokens": 5}),
+        ({"max_tokens": 5}, {"max_tokens": None}, {"max_tokens": 5}),
         ({}, {"max_tokens": 9}, {"max_tokens": 9}),
     ],
 )
 async def test_a_limit_of_the_model(
     own: dict[str, Any], asked: dict[str, Any], sent: dict[str, Any], upstream: ModelServer
 ) -> None:
-    """A run may lower the model's limit of tokens, and not raise it."""
+    """A run may lower the model's limit of tokens, by either name, and neither raise it nor take it out."""
     upstream.script(answer("Hello"))
     async with serving({"a": SimpleAgent("a", model(upstream, **own))}) as server, http(server) as client:
         await client.post("/chat", json={"message": "hi", "stream": False, "params": asked})

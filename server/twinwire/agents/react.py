@@ -279,18 +279,21 @@ class ReActAgent:
         return [{"role": "user", "content": each.content} for each in said]
 
     def _model(self, request: RunRequest) -> ChatModel:
-        """Return the model with the run's settings. One never raises a limit that the model has.
+        """Return the model with the run's settings. Of a model that has a limit of tokens they can only lower that one.
 
         Raise `RunError` for a value that is none.
         """
-        model, options = self.model, {name: value for name, value in request.params.items() if name in SAMPLING}
+        model, told = self.model, request.params
+        options: Any = {name: told[name] for name in SAMPLING if told.get(name) is not None}
         if not options or not isinstance(model, ShapedModel):
             return model
-        most = min((limit for name in _LIMITS if type(limit := model.options.get(name)) is int), default=sys.maxsize)
-        lower = {name: most for name in _LIMITS if type(limit := options.get(name)) is int and limit > most}
-        settings: Any = {**options, **lower}
+        own = {name: limit for name in _LIMITS if type(limit := model.options.get(name)) is int}
+        asked = {name: limit for name in _LIMITS if type(limit := options.get(name)) is int}
+        if own and asked:  # under the name that the model's server knows
+            lowest = dict.fromkeys(own, min(*own.values(), *asked.values()))
+            options = {**{name: value for name, value in options.items() if name not in asked}, **lowest}
         try:
-            return model.with_options(**settings)
+            return model.with_options(**options)
         except SettingsError as error:
             raise RunError(error.message) from None
 
