@@ -80,7 +80,7 @@ async def test_parts(path: str, sent: Parts, given: Parts, server: Running, pupp
     assert puppet.request.message == "\n\n".join(part["text"] for part in given if part["type"] == "text")
 
 
-IN_DIALECT = {
+IN_DIALECT: dict[str, dict[str, Any]] = {
     AI_SDK: {"type": "file", "mediaType": "image/png", "url": PNG},
     AG_UI: {"type": "image", "source": source("data", "AA==", mimeType="image/png")},
     OPENAI: image(),

@@ -84,7 +84,7 @@ async def test_served(server: Running, puppets: Puppets) -> None:
         "/ai-sdk/chat": {"id": "c", "messages": said("hi")},
         "/ag-ui": {"threadId": "t", "runId": "r", "messages": [asked]},
     }
-    told = {}
+    told: dict[str, Any] = {}
     async with http(server) as client:
         for path, body in requests.items():
             asking = asyncio.create_task(client.post(path.removesuffix("?"), json=body))
