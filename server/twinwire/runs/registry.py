@@ -87,7 +87,8 @@ class Runs:
             raise ValueError("`agents` must have at least one agent.")
         self.log = log
         self.agents = {name: spec_of(agent) for name, agent in agents.items()}
-        self._accepts = {name: accepted(name, spec) for name, spec in self.agents.items()}
+        for name in self.agents:
+            self.accepts(name)  # so that a wrong declaration raises here
         self.default_agent = "react" if "react" in agents else next(iter(agents))
         self.draining = False
         self._deadline = deadline
@@ -119,7 +120,7 @@ class Runs:
         name = agent or self.default_agent
         if name not in self.agents:
             raise AgentNotFound
-        return self._accepts[name]
+        return accepted(name, self.agents[name])
 
     async def start(self, spec: RunSpec) -> tuple[RunInfo, bool]:
         """Start a run, or find the one that this user started with this idempotency key: it, and whether it is new.
