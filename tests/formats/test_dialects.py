@@ -99,7 +99,7 @@ HONOURED: list[tuple[str, Dialect, dict[str, Any], list[tuple[str, str]]]] = [
 ]  # fmt: skip
 
 SAMPLING = {"temperature": 0.1, "top_p": 0.5, "max_tokens": 9, "stop": ["\n"], "seed": 7, "presence_penalty": 1}
-COMMON = {**SAMPLING, "user": "u", "metadata": {"a": "b"}, "store": True, "service_tier": "flex"}
+COMMON = {**SAMPLING, "user": "u", "metadata": {"a": ["b"]}, "store": True, "service_tier": "flex"}
 HARMLESS: list[tuple[Dialect, dict[str, Any]]] = [
     (AI_SDK, {**COMMON, "messageId": "m", "callSettings": {"temperature": 1}, "config": {"modelName": "m"}}),
     (AG_UI, {**COMMON, "parentRunId": "p", "parentThreadId": "t", "state": {"a": 1}, "context": [{"description": "d", "value": "v"}], "forwardedProps": {"a": 1}, "tools": [{"name": "confirm", "description": "", "parameters": {}}]}),

@@ -63,7 +63,7 @@ async def test_resume_and_stop(server: Running, puppets: Puppets) -> None:
 async def test_the_last_message_is_the_users(path: str, last: str | None, server: Running, puppets: Puppets) -> None:
     """A conversation that ends otherwise, or is empty, is refused, and nothing runs."""
     messages = [] if last is None else [{"role": last, "content": "x", "parts": said("x")[0]["parts"]}]
-    body = {"id": "c", "threadId": "t", "runId": "r", "model": "puppet", "messages": messages}
+    body = {"id": "c", "threadId": "t", "runId": "r", "model": "mine", "messages": messages}
     async with http(server) as client:
         answer = await client.post(path, json=body)
         assert answer.status_code == 400
