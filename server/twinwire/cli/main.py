@@ -24,6 +24,8 @@ from twinwire.telemetry import logging as logs
 if TYPE_CHECKING:
     from litestar import Litestar
 
+    from twinwire.telemetry.shared import Slot
+
 
 class _Parser(argparse.ArgumentParser):
     """Tells what is wrong in one line."""
@@ -217,8 +219,9 @@ def _serve(arguments: argparse.Namespace) -> None:
             line = f"Twinwire is at {scheme}://{shown}:{port} with {_model(arguments.app, settings)}"
             print(logs.one_line(logs.scrub(line)), flush=True)
 
-        def work(ready: Callable[[], None]) -> None:
+        def work(ready: Callable[[], None], slot: Slot | None = None) -> None:
             app = _app(arguments.app, settings)
+            app.state.service.metrics.slot = slot
             _check_tls(settings)  # again: a worker that starts later finds what is there then
             _check_exposure(settings, app.state.service.settings)
             if app.state.service.settings.otel:
@@ -235,7 +238,11 @@ def _serve(arguments: argparse.Namespace) -> None:
         else:
             from twinwire.serving.workers import Supervisor
 
-            Supervisor(settings.workers, lambda ready: _reporting(lambda: work(ready)), say_ready).run()
+            def worker(ready: Callable[[], None]) -> None:
+                _reporting(lambda: work(ready, supervisor.slot))
+
+            supervisor = Supervisor(settings.workers, worker, say_ready)
+            supervisor.run()
 
 
 def _check_tls(settings: Settings) -> None:

@@ -28,7 +28,7 @@ _RUN_ID = re.compile(r"[a-z2-7]{26}", re.ASCII)
 _SEQ = re.compile(r"0|[1-9][0-9]{0,18}", re.ASCII)
 _CURSOR = re.compile(r"evt-([a-z2-7]{26})-(0|[1-9][0-9]{0,18})", re.ASCII)
 _SECONDS = re.compile(r"cancel_after:([0-9]{1,6}(?:\.[0-9]{1,3})?)", re.ASCII)
-_TRACEPARENT = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}", re.ASCII)
+_TRACEPARENT = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}", re.ASCII)
 _NAMED = re.compile(r"(?:unknown field|required field) `([^`]*)`")
 _AT = re.compile(r" - at `(?:key in )?\$\.?(.*)`$")
 
@@ -122,6 +122,12 @@ def check_traceparent(text: str | None) -> str | None:
             field="traceparent",
         )
     return text
+
+
+def trace_of(traceparent: str | None) -> str | None:
+    """Return the id of the trace that this span is of, or None if the text names no span."""
+    match = None if traceparent is None else _TRACEPARENT.fullmatch(traceparent)
+    return None if match is None else match[1]
 
 
 def http_chunk(frames: Sequence[bytes]) -> bytes:

@@ -34,7 +34,7 @@ from twinwire.protocol.errors import (
 from twinwire.protocol.events import decode, timestamp
 from twinwire.protocol.fold import Fold, as_text
 from twinwire.protocol.start import GRACE_SECONDS
-from twinwire.protocol.wire import check_run_id, new_run_id
+from twinwire.protocol.wire import check_run_id, new_run_id, trace_of
 from twinwire.runs.budget import Budget, Live, Share
 from twinwire.runs.heard import PAGE_EVENTS, finished, heard
 from twinwire.runs.inputs import InputLimits
@@ -42,6 +42,7 @@ from twinwire.runs.reserve import Claim, Reserve
 from twinwire.runs.run import Run
 from twinwire.runs.spec import RunSpec
 from twinwire.runs.thoughts import Held
+from twinwire.telemetry import ids
 from twinwire.telemetry.metrics import Metrics
 from twinwire.telemetry.tracing import OFF, Span, Tracer
 
@@ -105,7 +106,6 @@ class Runs:
         self._tasks: set[asyncio.Task[None]] = set()
         self._idle: asyncio.Future[None] | None = None
         self.started = 0
-        self.ended: Counter[str] = Counter()
         self._metrics = metrics or Metrics()
         self._tracer = tracer
         self._held = Held()
@@ -190,9 +190,15 @@ class Runs:
                 await asyncio.sleep(0.005)  # its worker remembers the turn, then leaves the session
 
     def _begin(self, info: RunInfo, spec: RunSpec, history: Sequence[Message], share: Share) -> None:
+        span = self._tracer.run(info.agent, info.run_id, info.session_id, spec.traceparent)
+        trace_id = span.trace_id or trace_of(spec.traceparent)
+        with span, ids.of_run(info.run_id, info.session_id, trace_id):
+            self._begin_within(info, spec, history, share, span)
+
+    def _begin_within(self, info: RunInfo, spec: RunSpec, history: Sequence[Message], share: Share, span: Span) -> None:
+        """Begin a run whose lines in the log, and whose spans, are those of this context."""
         tokens = None if self._budget is None else self._budget.tokens
         request = spec.request(info, history, self._limits, tokens)
-        span = self._tracer.run(info.agent, info.run_id, info.session_id, spec.traceparent)
         run = Run(
             self.log,
             info,
@@ -212,8 +218,8 @@ class Runs:
         guard_tasks(asyncio.get_running_loop())
         self._live[info.run_id] = run
         self.started += 1
-        with span:
-            self._keep(run.start())
+        self._metrics.run_started(info.agent)
+        self._keep(run.start())
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         self._keep(asyncio.get_running_loop().create_task(work))
@@ -241,7 +247,7 @@ class Runs:
         self._live.pop(run.info.run_id, None)
         if (dropped := self._dropped.pop(run.info.run_id, None)) is not None:
             dropped.cancel()
-        self.ended[run.fold.status] += 1
+        self._metrics.run_ended(run.info.agent, run.fold.status, run.fold.error_type, run.fold.usage)
         if run.inputs.asked:
             self._note(run)
         if spec.session is not None:

@@ -9,6 +9,7 @@ import logging
 import time
 import types
 from collections.abc import AsyncIterable, Awaitable, Callable, Generator, Sequence
+from contextvars import copy_context
 from threading import get_ident
 from typing import Any, Literal
 
@@ -102,7 +103,8 @@ class Run:
         self._on_input = on_input
         self._on_end = on_end
         self._metrics = metrics
-        self._writer = Writer(log, info.run_id, self._ended, metrics)
+        # Whoever ends the run: its last line in the log has its own ids, those of the context that it begins in.
+        self._writer = Writer(log, info.run_id, functools.partial(copy_context().run, self._ended), metrics)
         self._loop = asyncio.get_running_loop()
         self._thread = get_ident()
         self._began = time.monotonic()
@@ -485,14 +487,8 @@ class Run:
         self.request.emit, self.request.talk = nobody, silent  # it and the run hold each other
         if self._cancelled_at is not None:
             self._metrics.cancelled.add(time.monotonic() - self._cancelled_at)
-        self._tell(
-            "The run ended.",
-            status=self.fold.status,
-            error_type=self.fold.error_type,
-            duration=self._duration(),
-            events=self._writer.last,
-            usage=self.fold.usage,
-        )
+        told = {"status": self.fold.status, "error_type": self.fold.error_type, "duration": self._duration()}
+        self._tell("The run ended.", **told, events=self._writer.last, usage=self.fold.usage)
         self._on_end(self)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Callable
+from contextvars import Context
 from typing import Any
 
 from twinwire.protocol.events import StreamEvent, StreamEventType, checked
@@ -108,7 +109,8 @@ class Held:
         loop = asyncio.get_running_loop()
         self._due.setdefault(release, loop.time() + HOLD_SECONDS)
         if self._timer is None:
-            self._timer = loop.call_later(HOLD_SECONDS, self._expire, loop)
+            # Without the ids of a run: the timer is everybody's.
+            self._timer = loop.call_later(HOLD_SECONDS, self._expire, loop, context=Context())
 
     def remove(self, release: Callable[[], None]) -> None:
         """Call it no more."""

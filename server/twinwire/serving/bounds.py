@@ -27,6 +27,7 @@ from twinwire.protocol.errors import (
 )
 from twinwire.protocol.events import dump
 from twinwire.serving.websocket import PIECE_BYTES, BoundedWebSocket, light, numeric, service
+from twinwire.telemetry import ids
 from twinwire.transports.intake import TOO_LARGE
 from twinwire.transports.lifetime import Lifetime, Phase
 
@@ -439,15 +440,14 @@ class BoundedHttp(HttpToolsProtocol):
             head += b"sec-websocket-version: 13\r\nupgrade: websocket\r\n"  # RFC 6455, section 4.4
         elif isinstance(error, Busy):
             head += b"retry-after: 1\r\n"
-        for name, value in self.server_state.default_headers:  # Date
+        begun = self._reading is not None  # else the head is that of a request before
+        named = ids.of_request(self.headers if begun else ())
+        for name, value in (*self.server_state.default_headers, *named.header):  # Date
             head += b"%b: %b\r\n" % (name, value)
         head += b"cache-control: no-store\r\nx-content-type-options: nosniff\r\ncontent-type: application/json\r\n"
         head += b"content-length: %d\r\nconnection: close\r\n\r\n" % len(body)
         self.transport.write(head + body)
         self.transport.close()
         self._tell_gone()
-        self.refused(error.code)
-
-    def refused(self, code: str) -> None:
-        """Count a refusal that was answered."""
-        service(self.config).metrics.refused[code] += 1
+        path = self.url.partition(b"?")[0].decode("latin-1") if begun else None
+        service(self.config).metrics.refuse(error, path=path, request_id=named.request_id)

@@ -111,7 +111,7 @@ class Http2Protocol(ZttpH2Protocol):
             self.flush()
         except zttp.RemoteProtocolError as error:
             logger.info("A connection was closed because of a bad HTTP/2 frame: %s.", error)
-            service(self.config).metrics.refused["bad_request"] += 1
+            service(self.config).metrics.refuse("bad_request")
             self.flush()
             self.transport.close()
         if self.flow.write_paused:  # until `resume_writing`
@@ -181,7 +181,7 @@ class Http2Protocol(ZttpH2Protocol):
         }
         for stream_id, exchange in tuple(self._exchanges.items()):
             if stream_id in self.cycles and (code := exchange.overdue(now, seconds)) is not None:
-                shared.metrics.refused[code] += 1
+                shared.metrics.refuse(code)
                 self._reset(stream_id)
 
     def _reset(self, stream_id: int, *code: int) -> None:
@@ -202,7 +202,7 @@ class Http2Protocol(ZttpH2Protocol):
         if code is None and len(self._exchanges) >= MAX_TASKS:
             code = ENHANCE_YOUR_CALM
         if code is None and not event.path.isascii():  # malformed (RFC 9113, section 8.1.1); uvicorn fails on it
-            service(self.config).metrics.refused["bad_request"] += 1
+            service(self.config).metrics.refuse("bad_request")
             code = PROTOCOL_ERROR
         if code is not None:
             self.conn.stream(event.stream_id).reset(code)

@@ -29,6 +29,7 @@ from twinwire.fence import RunOver, inside, report
 from twinwire.serving.allocator import Allocator
 from twinwire.serving.bounds import REQUEST_SECONDS, BoundedHttp
 from twinwire.serving.direct import DirectHttp, DirectWebSocket, UnchunkedHttp, rest_of
+from twinwire.serving.sharing import Sharing
 from twinwire.serving.websocket import BoundedWebSocket, service
 from twinwire.settings import Settings
 from twinwire.transports.asgi import EXTENSION
@@ -322,6 +323,7 @@ class Server(uvicorn.Server):
         self._service = service
         self._ready = ready
         self._allocator = Allocator()
+        self._sharing = Sharing(service)
         self._turned = True  # the event loop, since the last `_free`
         self._held = 0  # calls of `_free` in a row that found that it had not
 
@@ -348,6 +350,7 @@ class Server(uvicorn.Server):
     async def on_tick(self, counter: int) -> bool:
         """See `uvicorn.Server`, which calls it ten times a second."""
         self._allocator.look()
+        self._sharing.look()
         return await super().on_tick(counter)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
@@ -402,6 +405,7 @@ class Server(uvicorn.Server):
             server.close()
         await self._service.drain()
         await self._service.lifetimes.stop(CLOSE_SECONDS)
+        self._sharing.share()
         await super().shutdown(sockets)
 
 

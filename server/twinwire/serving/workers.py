@@ -20,6 +20,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import NoReturn
 
+from twinwire.telemetry.shared import Board, Slot
+
 logger = logging.getLogger("twinwire.serving")
 
 PAUSE_SECONDS = 1.0  # a worker that dies is started again no sooner than this after its start
@@ -30,13 +32,20 @@ Work = Callable[[Callable[[], None]], None]
 
 
 class Supervisor:
-    """Keeps `count` processes that each run `work(ready)`; `all_ready` is called when the first ones all are."""
+    """Keeps `count` processes that each run `work(ready)`; `all_ready` is called when the first ones all are.
+
+    In a worker, `slot` is its place on the board of metrics that all workers share.
+    """
+
+    slot: Slot | None = None
 
     def __init__(self, count: int, work: Work, all_ready: Callable[[], None]) -> None:
         self._count = count
         self._work = work
         self._all_ready = all_ready
         self._started: set[int] = set()  # pids; those that drain included
+        self._board = Board(count + 1)  # one more while one is replaced
+        self._slots: dict[int, Slot] = {}  # by pid
         self._serving: set[int] = set()  # of these, the ones that have become ready
         self._forked = 0.0
         self._to_replace: deque[int] = deque()
@@ -69,9 +78,12 @@ class Supervisor:
         raise SystemExit(self._failed)
 
     def _fork(self) -> None:
+        slot = self._board.take()
         pid = os.fork()
         if pid == 0:
+            self.slot = slot
             self._become_worker()
+        self._slots[pid] = slot
         self._started.add(pid)
         self._forked = time.monotonic()
 
@@ -124,6 +136,10 @@ class Supervisor:
             if pid == 0:
                 return
             self._started.discard(pid)
+            if (
+                slot := self._slots.pop(pid, None)
+            ) is not None:  # else an orphan, which PID 1 of a container has to reap
+                self._board.give_back(slot)
             code = os.waitstatus_to_exitcode(status)
             if pid in self._serving:
                 self._serving.discard(pid)

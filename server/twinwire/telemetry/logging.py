@@ -15,10 +15,12 @@ import sys
 import threading
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
+from itertools import islice
 from typing import Any
 from urllib.parse import quote, quote_plus, unquote, urlsplit
 
 from twinwire.settings import KEY_PATHS, NAMES_OF_SECRETS, SECRETS, Settings
+from twinwire.telemetry import ids
 
 ANYWHERE = 8
 """A secret of so many characters is hidden wherever it stands, in all its forms."""
@@ -28,6 +30,15 @@ MAX_SECRETS = 2**16
 """The most secrets that are known; over it those that were hidden first are forgotten."""
 MAX_TEXT = 2**16
 """The most characters of a message or of an exception that are written."""
+MAX_EXTRA = 64
+"""The most names of an `extra=` that are written, and the most items of a list or a mapping in it."""
+MAX_EXTRA_TEXT = 2**12
+"""The most characters of a text in an `extra=` that are written, and of all of a value, as JSON."""
+ACCESS = ("uvicorn.access", "uvicorn.error", "gunicorn.access", "hypercorn.access", "granian.access")
+"""The loggers of servers that write the URLs of requests, in which there may be tickets."""
+
+_STANDARD = {*vars(logging.makeLogRecord({})), "message", "asctime", "taskName", "fields", "color_message"}
+"""The attributes of a record that are no `extra=`; the last one is uvicorn's, and repeats its message."""
 
 _HIDDEN = "***"
 _NO_WORD = r"(?-i:(?=[A-Za-z]*[0-9._~+/=-]|[A-Za-z]*[a-z][A-Z]))"  # unlike the one after `basic` in a sentence
@@ -251,6 +262,20 @@ class Text(logging.Formatter):
         except Exception:  # noqa: BLE001 - an exception's own text may fail
             return f"{record.exc_info[0].__name__}, which has no text"
 
+    def _extra(self, record: logging.LogRecord) -> dict[str, Any]:
+        """Return what the record's `extra=` has, without secrets and within bounds."""
+        more = ((name, value) for name, value in vars(record).items() if name not in _STANDARD)
+        found: dict[str, Any] = {}
+        for name, given in islice(more, MAX_EXTRA):
+            try:
+                value = self._clean(_bounded(given))
+            except Exception:  # noqa: BLE001 - somebody else's mapping or list
+                value = type(given).__name__
+            text = value if isinstance(value, str) else json.dumps(value)
+            cut = len(text) > MAX_EXTRA_TEXT
+            found[self._redactor.scrub(str(name), 100)] = f"{text[:MAX_EXTRA_TEXT]}… (cut)" if cut else value
+        return found
+
     def _clean(self, value: Any, depth: int = 0) -> Any:
         """Return a value as JSON has it, without secrets."""
         if isinstance(value, str):
@@ -269,8 +294,24 @@ class Text(logging.Formatter):
             return type(value).__name__
 
 
+def _bounded(value: Any, depth: int = 0) -> Any:
+    """Return the value with at most `MAX_EXTRA` items in each list and mapping, three levels deep; the rest as texts.
+
+    A text is not cut here: half a secret is not found any more.
+    """
+    if isinstance(value, Mapping) and depth < 3:
+        return {str(name): _bounded(item, depth + 1) for name, item in islice(value.items(), MAX_EXTRA)}
+    if isinstance(value, list | tuple | set | frozenset) and depth < 3:
+        return [_bounded(item, depth + 1) for item in islice(value, MAX_EXTRA)]
+    return value
+
+
 class Json(Text):
-    """`{"time", "level", "logger", "pid", "message", …, "exception"?, "stack"?}`; `time` is RFC 3339, in UTC."""
+    """`{"time", "level", "logger", "pid", "message", …, "exception"?, "stack"?}`; `time` is RFC 3339, in UTC.
+
+    Between them are the ids of the run and the request within which the line is written, and what the record's `extra=`
+    has. A name of the line's own that is in that gets an underscore behind it.
+    """
 
     def format(self, record: logging.LogRecord) -> str:
         """See `Formatter`."""
@@ -281,11 +322,48 @@ class Json(Text):
             "pid": record.process,
             "message": self._message(record),
         }
-        line = {**self._fields(record), **told}
+        known = {**ids.known(), **self._extra(record), **self._fields(record)}
+        line = {f"{name}_" if name in told or name in {"exception", "stack"} else name: known[name] for name in known}
         for name, text in (("exception", self._exception(record)), ("stack", record.stack_info)):
             if text:
                 line[name] = self._clean(text)
         return json.dumps({**told, **line})
+
+
+class _WithoutSecrets(Mapping[str, Any]):
+    """The arguments of an access line by name, whatever kind of mapping a server has them in."""
+
+    def __init__(self, arguments: Mapping[str, Any]) -> None:
+        self._arguments = arguments
+
+    def __getitem__(self, name: str) -> Any:
+        return _scrubbed(self._arguments[name])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._arguments)
+
+    def __len__(self) -> int:
+        return len(self._arguments)
+
+
+def _scrubbed(value: Any) -> Any:
+    return scrub(value) if isinstance(value, str) else value
+
+
+def _hide_secrets(record: logging.LogRecord) -> bool:
+    """Take the secrets out of a record of another server's; what else it has its own formatter may rely on."""
+    record.msg = _scrubbed(record.msg)
+    if isinstance(record.args, Mapping):
+        record.args = _WithoutSecrets(record.args)
+    elif record.args:
+        record.args = tuple(_scrubbed(argument) for argument in record.args)
+    return True
+
+
+def guard_access_lines() -> None:
+    """Have the access lines of other servers show no ticket and no token of a URL. Idempotent."""
+    for name in ACCESS:
+        logging.getLogger(name).addFilter(_hide_secrets)
 
 
 class Handler(logging.StreamHandler[Any]):

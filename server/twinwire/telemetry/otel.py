@@ -87,6 +87,14 @@ class _Span(Span):
         self._began = time.monotonic()
         self._tokens: tuple[Token[Context], Token[Tracer]] | None = None
 
+    @property
+    def trace_id(self) -> str | None:
+        """See `Span`."""
+        with Fence(logger, "OpenTelemetry failed to name the trace of a span."):
+            known = self._span.get_span_context()
+            return trace.format_trace_id(known.trace_id) if known.is_valid else None
+        return None
+
     def __enter__(self) -> Self:
         with Fence(logger, "OpenTelemetry failed to enter a span."):
             self._tokens = contexts.attach(self._context), current.set(self._tracer)

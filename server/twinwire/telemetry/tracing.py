@@ -32,6 +32,11 @@ class Span:
 
     __slots__ = ()
 
+    @property
+    def trace_id(self) -> str | None:
+        """Return the id of the trace that the operation is a part of, if it is recorded: 32 hexadecimal digits."""
+        return None
+
     def __enter__(self) -> Self:
         return self
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextvars import Context
 from itertools import islice
 
 from twinwire.auth import Identity
@@ -39,7 +40,8 @@ class Heartbeats:
         if self._ending is not None:
             pump.end(self._ending)
         if self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(self._interval, self._tick)
+            # Without the ids of a request: the timer is everybody's.
+            self._timer = asyncio.get_running_loop().call_later(self._interval, self._tick, context=Context())
 
     def discard(self, pump: Pump) -> None:
         """Tick it no more."""

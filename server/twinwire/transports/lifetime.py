@@ -28,11 +28,12 @@ import asyncio
 import fcntl
 import sys
 import termios
-from collections import Counter
+from contextvars import Context
 from enum import Enum
 from math import inf
 from typing import Protocol
 
+from twinwire.telemetry.metrics import Metrics
 from twinwire.transports.intake import INTAKE_BYTES, Intake
 
 TICK_SECONDS = 1.0
@@ -200,7 +201,7 @@ class Lifetime:
 class Lifetimes:
     """All accepted connections of a process, at most `most` of them.
 
-    `refused` counts those that are dropped: `crowded` (it yielded), `unread` (its client took nothing),
+    `metrics` counts those that are dropped: `crowded` (it yielded), `unread` (its client took nothing),
     `unanswered` (the app did not answer), `busy` (others needed the `intake`).
     """
 
@@ -210,7 +211,7 @@ class Lifetimes:
         most: int,
         send_timeout: float,
         answer_seconds: float,
-        refused: Counter[str] | None = None,
+        metrics: Metrics | None = None,
         intake: int = INTAKE_BYTES,
     ) -> None:
         self.most = most
@@ -218,7 +219,7 @@ class Lifetimes:
         self.answer_seconds = answer_seconds
         self.accepted = 0
         self.exchanges = 0  # requests over HTTP/2
-        self.refused = Counter() if refused is None else refused
+        self._metrics = metrics or Metrics()
         self._send_timeout = send_timeout
         self._watched: dict[Lifetime, None] = {}  # all but STREAMING, in the order in which they entered their phases
         self._unsent = 0
@@ -271,7 +272,7 @@ class Lifetimes:
 
     def dropped(self, code: str) -> None:
         """Count a connection that is dropped, or what it is refused."""
-        self.refused[code] += 1
+        self._metrics.refuse(code)
 
     def count_unsent(self, lifetime: Lifetime, unsent: int) -> None:
         """Note what an answer has unsent; drop who has taken nothing for longest while that is too much in all."""
@@ -304,7 +305,8 @@ class Lifetimes:
                 return
             self._timer.cancel()
         self._timer_at = when
-        self._timer = asyncio.get_running_loop().call_at(when, self._tick)
+        # Without the ids of a request: the timer is everybody's.
+        self._timer = asyncio.get_running_loop().call_at(when, self._tick, context=Context())
 
     def _tick(self) -> None:
         self._timer = None

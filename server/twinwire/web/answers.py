@@ -18,6 +18,7 @@ from litestar.types import ASGIApp, Message, Receive, Scope, Send, Serializer
 from twinwire.protocol.events import dump
 from twinwire.runs.reserve import Claim
 from twinwire.settings import Settings
+from twinwire.telemetry import ids
 from twinwire.web import query
 
 HEAD = "twinwire.head"
@@ -25,7 +26,7 @@ HEAD = "twinwire.head"
 
 STREAM = b"text/event-stream"
 METHODS = "GET, HEAD, POST"
-ALLOWED_HEADERS = ["accept", "authorization", "cache-control", "content-type", "last-event-id"]
+ALLOWED_HEADERS = ["accept", "authorization", "cache-control", "content-type", "last-event-id", "x-request-id"]
 EXPOSED_HEADERS = [
     "location",
     "retry-after",
@@ -33,6 +34,7 @@ EXPOSED_HEADERS = [
     "twinwire-ignored",
     "twinwire-run",
     "www-authenticate",
+    "x-request-id",
     "x-should-retry",
 ]
 PREFLIGHT_SECONDS = 7200  # the longest that Chromium keeps one
@@ -110,7 +112,7 @@ def fields(settings: Settings, *client_headers: str) -> Callable[[Message, Scope
     - Pages of the configured origins may read it (WHATWG Fetch, section 3.3), and may send `client_headers`. Only an
       origin that is listed itself may do so with the login's cookie: neither `*` nor `null`, which is what any page
       in a sandbox sends.
-    - It names what of its request was ignored.
+    - It names its request, and what of it was ignored.
     - `Allow` is complete: with OPTIONS, and with HEAD if it has GET.
     """
     listed = {origin.encode() for origin in settings.cors_origin if origin != "*"}
@@ -150,7 +152,7 @@ def fields(settings: Settings, *client_headers: str) -> Callable[[Message, Scope
             methods = {*head[b"allow"].split(b", "), b"OPTIONS"}
             told[b"allow"] = b", ".join(sorted(methods | ({b"HEAD"} if b"GET" in methods else set())))
         kept = (field for field in message["headers"] if field[0] not in told)
-        message["headers"] = [*kept, *told.items(), *query.ignored_header(scope)]
+        message["headers"] = [*kept, *told.items(), *query.ignored_header(scope), *ids.current.get().header]
 
     return complete
 

@@ -29,6 +29,8 @@ from twinwire.runs.inputs import InputLimits
 from twinwire.runs.registry import RESERVE_SECONDS
 from twinwire.runs.reserve import Reserve
 from twinwire.settings import Settings
+from twinwire.telemetry import ids
+from twinwire.telemetry.logging import guard_access_lines
 from twinwire.telemetry.metrics import Metrics
 from twinwire.telemetry.tracing import open_tracer
 from twinwire.transports import lifetime
@@ -57,6 +59,8 @@ class _App(Litestar):
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """See `Litestar`. HEAD is wherever GET is; the router keeps a thousand paths, and none of them is long."""
+        if scope["type"] != "lifespan":
+            ids.current.set(ids.of_request(scope["headers"]))  # and not reset: a socket's session goes on afterwards
         if len(scope.get("path", "")) > MAX_PATH:
             scope["path"] = NO_PATH
         if scope["type"] == "http" and scope["method"] == "HEAD":
@@ -81,6 +85,7 @@ def create_app(
     Raises `SettingsError`, and `ValueError` for a format's name that is in use.
     """
     settings = settings or settings_module.load(os.environ, {})
+    guard_access_lines()
     model = None
     if agents is None:
         from twinwire.agents.default import default_agents, default_model
@@ -135,7 +140,7 @@ def create_app(
             most=accepted,
             send_timeout=settings.send_timeout,
             answer_seconds=settings.run_timeout + ANSWER_SECONDS,
-            refused=metrics.refused,
+            metrics=metrics,
             intake=intake_bytes(settings.max_body),
         ),
         metrics,
@@ -227,7 +232,7 @@ def _refused(
 ) -> Response[dict[str, Any]]:
     """Count a refusal, and answer with it."""
     service: Service = request.app.state.service
-    service.metrics.refused[error.code] += 1
+    service.metrics.refuse(error, status=status, method=request.method, path=request.scope["path"])
     return JsonResponse(_body(request, error, status), status_code=status, headers=headers)
 
 

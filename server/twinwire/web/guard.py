@@ -24,6 +24,8 @@ from twinwire.web.service import Service
 
 PROBE = {"any_host": True}
 """The `opt` of a route that monitoring asks, which may know the server by its address only."""
+SCRAPED = {"scraped": True}
+"""The `opt` of a route that is so asked as well, and that no page may read: over loopback the Host is looked at."""
 COOKIE = "twinwire_login"
 TOKEN_PROTOCOL = "twinwire.auth."  # noqa: S105 - the name of it
 MAX_HOST = 300
@@ -91,14 +93,14 @@ def check_page(scope: AsgiScope, allowed: Sequence[str]) -> None:
         raise OriginNotAllowed
 
 
-def check_host(scope: AsgiScope, allowed: Sequence[str]) -> None:
+def check_host(scope: AsgiScope, allowed: Sequence[str], *, listed: bool = True) -> None:
     """Raise `BadHost` for a Host that is not `allowed`.
 
-    Names of loopback always are: no page can have them point elsewhere. If none are listed, only what comes over
-    loopback is looked at.
+    Names of loopback always are: no page can have them point elsewhere. If none are listed, or need not be, only what
+    comes over loopback is looked at.
     """
     server = scope.get("server")
-    if "*" in allowed or not (allowed or (server and is_loopback(server[0]))):
+    if "*" in allowed or not ((allowed and listed) or (server and is_loopback(server[0]))):
         return
     host = header(scope["headers"], b"host")
     if host is None and scope.get("http_version") == "1.0":
@@ -177,13 +179,13 @@ class Guard:
         opt = scope["route_handler"].opt
         try:
             if not opt.get("any_host"):
-                check_host(scope, settings.allowed_host)
+                check_host(scope, settings.allowed_host, listed=not opt.get("scraped"))
             if scope["type"] == ScopeType.WEBSOCKET or scope["method"] not in _SAFE:
                 check_page(scope, settings.cors_origin)
         except TwinwireError as error:
             if scope["type"] == ScopeType.HTTP:
                 raise
-            self._service.metrics.refused[error.code] += 1
+            self._service.metrics.refuse(error, path=scope["path"], close=error.close_code)
             # Before it opens that is a 403, whatever the code.
             await send({"type": "websocket.close", "code": error.close_code, "reason": error.code})
             return

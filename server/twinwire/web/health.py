@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from itertools import chain
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import chain, islice
+from types import MappingProxyType
 
 from litestar import Response, get
 from litestar.di import NamedDependency
@@ -14,9 +15,12 @@ from prometheus_client.registry import Collector
 
 from twinwire.protocol.errors import Draining, ModelUnavailable
 from twinwire.runs.probe import probe
-from twinwire.telemetry.metrics import EVENTS, Histogram
-from twinwire.web.guard import PROBE
+from twinwire.telemetry.metrics import EVENTS, MAX_LABELS, Histogram
+from twinwire.telemetry.shared import WORKER, Family, Sample
+from twinwire.web.guard import PROBE, SCRAPED
 from twinwire.web.service import Service
+
+NO_LABELS: Mapping[str, str] = MappingProxyType({})
 
 _process = ProcessCollector(registry=None)
 
@@ -39,10 +43,12 @@ async def readyz(service: NamedDependency[Service]) -> dict[str, str]:
     return {"status": "ready"}
 
 
-def _counter(name: str, text: str, label: str, counts: Mapping[str, int]) -> core.Metric:
-    family = core.CounterMetricFamily(name, text, labels=[label])
-    for value in sorted(counts):
-        family.add_metric([value], counts[value])
+def _counter(
+    name: str, text: str, labels: Sequence[str], counts: Mapping[str, int] | Mapping[tuple[str, ...], int]
+) -> core.Metric:
+    family = core.CounterMetricFamily(name, text, labels=labels)
+    for values, count in sorted(counts.items()):
+        family.add_metric((values,) if isinstance(values, str) else values, count)
     return family
 
 
@@ -50,33 +56,33 @@ def _seconds(name: str, text: str, figure: Histogram) -> core.Metric:
     return core.HistogramMetricFamily(f"{name}_seconds", text, buckets=[*figure.buckets()], sum_value=figure.total)
 
 
-class Collected(Collector):
-    """The metrics of this process, read at a scrape: counting costs the hot path little, and a look-up nothing.
-
-    If there are more processes, each sample has the pid of its `worker`.
-    """
+class Collected:
+    """The metrics of this process, read at a scrape: counting costs the hot path little, and a look-up nothing."""
 
     def __init__(self, service: Service) -> None:
         self._service = service
 
-    def collect(self) -> Iterator[core.Metric]:
-        """See `Collector`."""
-        worker = {"worker": str(os.getpid())} if self._service.settings.workers > 1 else {}
-        for family in chain(self._runs(), self._times(), self._connections(), _process.collect()):
-            family.samples = [sample._replace(labels={**sample.labels, **worker}) for sample in family.samples]
-            yield family
+    def families(self) -> list[Family]:
+        """Return them. If there are more processes, a sample of the process itself has the pid of its `worker`."""
+        worker = {} if self._service.metrics.slot is None else {WORKER: str(os.getpid())}
+        ours = chain(self._runs(), self._times(), self._connections())
+        return [*map(_family, ours), *(_family(metric, worker) for metric in _process.collect())]
 
     def _runs(self) -> Iterator[core.Metric]:
         runs = self._service.runs
         metrics = self._service.metrics
+        yield core.GaugeMetricFamily("twinwire_workers", "Processes that these figures are the sum of", 1)
         yield core.GaugeMetricFamily("twinwire_runs_live", "Runs that go on", len(runs))
         waiting, questions = runs.waiting
         yield core.GaugeMetricFamily("twinwire_runs_waiting", "Runs that wait for their users", waiting)
         yield core.GaugeMetricFamily("twinwire_questions_open", "Questions that no user has answered yet", questions)
-        yield core.CounterMetricFamily("twinwire_runs_started", "Runs that were started", runs.started)
-        yield _counter("twinwire_runs_ended", "Runs that ended, by how", "status", runs.ended)
-        yield _counter("twinwire_cursors", "Wishes to follow a run from a cursor", "verdict", metrics.cursors)
-        yield _counter("twinwire_refusals", "Requests and commands that were refused", "code", metrics.refused)
+        started = {**{(name,): 0 for name in islice(runs.agents, MAX_LABELS)}, **metrics.started}
+        yield _counter("twinwire_runs_started", "Runs that were started", ("agent",), started)
+        yield _counter("twinwire_runs_ended", "Runs that ended, by how", ("agent", "status"), metrics.ended)
+        yield _counter("twinwire_run_errors", "Runs that ended with an error", ("agent", "error_type"), metrics.errors)
+        yield _counter("twinwire_run_tokens", "Tokens of runs that ended", ("agent", "kind"), metrics.tokens)
+        yield _counter("twinwire_cursors", "Wishes to follow a run from a cursor", ("verdict",), metrics.cursors)
+        yield _counter("twinwire_refusals", "Requests and commands that were refused", ("code",), metrics.refused)
 
     def _times(self) -> Iterator[core.Metric]:
         metrics = self._service.metrics
@@ -118,7 +124,36 @@ class Collected(Collector):
         yield closed
 
 
-@get("/metrics", summary="Figures for Prometheus", media_type="text/plain")
+def _family(metric: core.Metric, labels: Mapping[str, str] = NO_LABELS) -> Family:
+    samples = [Sample(one.name, {**one.labels, **labels}, one.value) for one in metric.samples]
+    return Family(metric.name, metric.documentation, metric.type, samples)
+
+
+def share(service: Service) -> None:
+    """Let the other workers see the metrics of this one, if there are others."""
+    if (slot := service.metrics.slot) is not None:
+        slot.write(Collected(service).families())
+
+
+class _Exposed(Collector):
+    """Families as Prometheus's library takes them."""
+
+    def __init__(self, families: Iterable[Family]) -> None:
+        self._families = families
+
+    def collect(self) -> Iterator[core.Metric]:
+        """See `Collector`."""
+        for family in self._families:
+            metric = core.Metric(family.name, family.text, family.kind)
+            for sample in family.samples:
+                metric.add_sample(sample.name, sample.labels, sample.value)
+            yield metric
+
+
+@get("/metrics", opt=SCRAPED, summary="Figures for Prometheus", media_type="text/plain")
 async def metrics(service: NamedDependency[Service]) -> Response[bytes]:
-    """Prometheus text format."""
-    return Response(generate_latest(Collected(service)), media_type="text/plain; version=0.0.4")
+    """Answer in Prometheus's text format, with the figures of all workers of this supervisor."""
+    slot = service.metrics.slot
+    share(service)  # first, so that no later answer, by whichever worker, has less
+    families = Collected(service).families() if slot is None else slot.families()
+    return Response(generate_latest(_Exposed(families)), media_type="text/plain; version=0.0.4")

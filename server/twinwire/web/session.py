@@ -149,7 +149,7 @@ class Socket:
         self._pump.end(Verdict.BROKEN)
 
     def _refuse(self, error: TwinwireError, labels: Mapping[str, Any]) -> None:
-        self._metrics.refused[error.code] += 1
+        self._metrics.refuse(error, path="/ws")
         self._pump.say(commands.error_reply(error, **labels))
 
     def give_up(self) -> None:
@@ -200,7 +200,7 @@ class Socket:
                 "`token` must be of the user of this socket. Open another socket for another user.", field="token"
             )
         if self._by is None and not self.claim(by.user_id):
-            self._metrics.refused[Verdict.BUSY.name.lower()] += 1
+            self._metrics.refuse(Verdict.BUSY.name.lower(), close=Verdict.BUSY.code)
             self._pump.end(Verdict.BUSY)
             return None
         if self._by is None and self.direct is not None:
@@ -268,7 +268,7 @@ class Socket:
         try:
             await work
         except CursorGone as error:
-            self._metrics.refused[error.code] += 1
+            self._metrics.refuse(error, path="/ws")
             self._gap(command.run_id, error, command.ref)
 
     async def _go_on(self, command: Resume, by: Identity) -> None:

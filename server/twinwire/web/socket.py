@@ -16,6 +16,7 @@ from twinwire.auth import ANYBODY, Identity
 from twinwire.protocol import commands
 from twinwire.protocol.errors import BadRequest, Unauthenticated, UpgradeRequired
 from twinwire.protocol.wire import converted
+from twinwire.telemetry import ids
 from twinwire.transports import Verdict
 from twinwire.transports.pump import Pump
 from twinwire.web import query, session
@@ -55,7 +56,7 @@ def _no_socket(method: str, service: Service) -> Response[Any]:
     error = UpgradeRequired(
         "This path opens a WebSocket: send GET in HTTP/1.1 with `Upgrade: websocket` and `Connection: Upgrade`."
     )
-    service.metrics.refused[error.code] += 1
+    service.metrics.refuse(error, method=method, path="/ws")
     return JsonResponse(error.payload(), status_code=426, headers={"upgrade": "websocket", "connection": "Upgrade"})
 
 
@@ -91,10 +92,11 @@ async def _serve(
     if verdict is not None:
         refusal = verdict.name.lower(), verdict.code, verdict.reason
     chosen = SUBPROTOCOL if SUBPROTOCOL in scope["subprotocols"] else None
-    await send({"type": "websocket.accept", "subprotocol": chosen, "headers": query.ignored_header(scope)})
+    headers = [*query.ignored_header(scope), *ids.current.get().header]
+    await send({"type": "websocket.accept", "subprotocol": chosen, "headers": headers})
     if refusal is not None:  # told on an open socket: a refused handshake tells a browser nothing
         code, number, reason = refusal
-        service.metrics.refused[code] += 1
+        service.metrics.refuse(code, path=scope["path"], close=number)
         await send({"type": "websocket.close", "code": number, "reason": reason})
         return
     await session.serve(

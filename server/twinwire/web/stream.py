@@ -72,7 +72,7 @@ class PutOff(HeadAlone):
         if answers.is_head(scope):
             await super().serve(scope, receive, send)
             return
-        self._service.metrics.refused["busy"] += 1
+        self._service.metrics.refuse("busy", path=scope["path"])
         opening = b"retry: %d\n\n" % _retry(FULL_RETRY_MS)
         await sse.put_off(scope, receive, send, headers=self._fields, opening=opening)
 
@@ -117,7 +117,7 @@ class EventStream(HeadAlone):
         retry = _retry(FULL_RETRY_MS if full else settings.retry_ms)
         opening = self._opening or sse_open(self._run_id, self._after, retry)
         if full:
-            self._service.metrics.refused["busy"] += 1
+            self._service.metrics.refuse("busy", path=scope["path"])
             self._claim = None
             await sse.put_off(scope, receive, send, headers=self._fields, opening=opening)
             return

@@ -193,7 +193,7 @@ class ChatSocket(Socket):
                     expires_at = rfc3339(by.expires_at)
                     self._pump.say(commands.reply("authenticated", asked.ref, requestId="", expires_at=expires_at))
         except TwinwireError as error:
-            self._metrics.refused[error.code] += 1
+            self._metrics.refuse(error, path="/ai-sdk/ws")
             self._pump.say(message("error", request_id, errorText=error.message))
 
     def _who(self, asked: Said) -> Identity | None:
