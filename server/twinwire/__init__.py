@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from twinwire.protocol.errors import InputExpired, InputNotPossible, TwinwireError
     from twinwire.protocol.events import StreamEvent, StreamEventType
     from twinwire.settings import Settings
+    from twinwire.telemetry.ids import log_ids
     from twinwire.tools.ask import AskTool
     from twinwire.tools.base import Tool, ToolError, ToolRegistry
     from twinwire.tools.read import ReadTool
@@ -61,6 +62,7 @@ _HOME = {
     "TwinwireError": "protocol.errors",
     "Usage": "models",
     "create_app": "web.app",
+    "log_ids": "telemetry.ids",
 }
 
 __all__ = [
@@ -95,6 +97,7 @@ __all__ = [
     "TwinwireError",
     "Usage",
     "create_app",
+    "log_ids",
 ]
 
 

@@ -206,7 +206,7 @@ async def test_nothing_is_exported(more: dict[str, str], tmp_path: Path) -> None
 
 async def test_a_provider_of_one_s_own(tmp_path: Path) -> None:
     """The document's app, which sets a provider, has its spans there and nowhere else; the last ones at SIGTERM."""
-    (app,) = snippets((ROOT / "docs/OBSERVABILITY.md").read_text(), "python")
+    _, app = snippets((ROOT / "docs/OBSERVABILITY.md").read_text(), "python")
     (tmp_path / "parrots.py").write_text(app)
     collector = Collector()
     async with listening(collector.handle) as url, httpx.AsyncClient(trust_env=False) as client:

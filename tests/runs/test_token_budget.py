@@ -187,9 +187,9 @@ async def test_a_count_replaces_the_estimate(content: object) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("how", ["failure", "reported", "budget", "cancel", "deadline"])
+@pytest.mark.parametrize("how", ["failure", "reported", "budget", "cancel", "deadline", "shutdown"])
 async def test_what_was_counted_is_told(kind: str, how: str) -> None:
-    """A usage that comes before a run fails, is cancelled or reaches a limit is in its terminal event."""
+    """A usage that comes before a run fails, is cancelled, interrupted or reaches a limit is in its terminal event."""
     usage = sse({"choices": [], "usage": {**COUNTED, "completion_tokens_details": {"reasoning_tokens": 4}}})
     ends: dict[str, list[Step]] = {
         "failure": [cut],
@@ -199,12 +199,20 @@ async def test_what_was_counted_is_told(kind: str, how: str) -> None:
     async with asking(run_timeout=0.5 if how == "deadline" else 20.0) as (server, upstream):
         upstream.script(text("a"), usage, text("b"), *ends.get(how, [stall]))
         follower = await start(kind, server)
-        if how == "cancel":
+        if how in {"cancel", "shutdown"}:
             while b'"content":"b"' not in (await follower.next() or b""):
                 pass
+        if how == "cancel":
             assert await cancel(kind, server, follower.run_id) == "accepted"
+        elif how == "shutdown":
+            await server.runs.drain(0)
         last = (await rest(follower))[-1]["data"]
-        types = {"failure": "upstream_truncated", "reported": "upstream_error", "deadline": "timeout"}
+        types = {
+            "failure": "upstream_truncated",
+            "reported": "upstream_error",
+            "deadline": "timeout",
+            "shutdown": "interrupted",
+        }
         assert last.get("error_type", how) == types.get(how, how)
         assert last["usage"] == {**COUNTED, "reasoning_tokens": 4}
         await until(lambda: len(server.runs) == 0)

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import pytest
 import uvloop
 
+from twinwire.telemetry.metrics import Metrics
 from twinwire.transports import lifetime
 
 
@@ -40,7 +41,8 @@ class Full:
 
 async def test_a_buffer_that_is_filled_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """Who takes some is not dropped though as much is unsent at each look; who takes nothing is."""
-    table, carrier = lifetime.Lifetimes(most=10, send_timeout=0.3, answer_seconds=60), Full()
+    metrics, carrier = Metrics(), Full()
+    table = lifetime.Lifetimes(most=10, send_timeout=0.3, answer_seconds=60, metrics=metrics)
     one = table.accept(carrier, 60)
     one.send()
     loop = asyncio.get_running_loop()
@@ -53,7 +55,7 @@ async def test_a_buffer_that_is_filled_again(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(loop, "time", lambda: began + 1)
     table._tick()
     assert carrier.dropped
-    assert (table.accepted, table.refused["unread"]) == (0, 1)
+    assert (table.accepted, metrics.refused["unread"]) == (0, 1)
 
 
 class Late(Full):

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import asyncio
-import os
+import re
+from collections.abc import AsyncGenerator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 
+from support.credentials import AUTH, asking, ticket
+from support.documents import ROOT, snippets
 from support.followers import KINDS, Broken, Refused, attach, cancel, rest, start
 from support.metrics import figures
-from support.redis_server import fresh, own_server
+from support.redis_server import own_server
 from support.serving import Puppets, Running, serving, until
+from twinwire import RunRequest, StreamEvent
 from twinwire.log import backpressure
 from twinwire.protocol.errors import RunsUnavailable
 from twinwire.runs.run import Run
 from twinwire.runs.writer import TIMED
-from twinwire.telemetry.metrics import Histogram
+from twinwire.telemetry.metrics import MAX_LABELS, OTHER, Histogram, Metrics
 
 NOWHERE = "a" * 26
 
@@ -41,7 +46,7 @@ async def test_runs_and_followers(kind: str, server: Running, puppets: Puppets) 
         while (await follower.next() or b"").find(b'"LLM_CHUNK"') < 0:
             pass
     now = await figures(server.url)
-    assert now["twinwire_runs_live",] == now["twinwire_runs_started_total",] == 1
+    assert now["twinwire_runs_live",] == now["twinwire_runs_started_total", "mine"] == 1
     other = {"sse": "ws", "ws": "sse"}[kind]
     for name in ("twinwire_connections", "twinwire_followers"):
         assert (now[name, kind], now[name, other]) == (1, 0)
@@ -54,7 +59,7 @@ async def test_runs_and_followers(kind: str, server: Running, puppets: Puppets) 
     await follower.close()
     await until(lambda: not server.service.heartbeats.pumps)
     now = await figures(server.url)
-    assert (now["twinwire_runs_live",], now["twinwire_runs_ended_total", "completed"]) == (0, 1)
+    assert (now["twinwire_runs_live",], now["twinwire_runs_ended_total", "mine", "completed"]) == (0, 1)
     assert now["twinwire_connections", kind] == now["twinwire_followers", kind] == 0
     assert sum(value for (name, *_), value in now.items() if name == "twinwire_connections_closed_total") == 2
     assert now["process_open_fds",] > 0
@@ -98,7 +103,7 @@ async def test_cursors_refusals_and_cancels(kind: str, server: Running, puppets:
     assert verdicts == {"resumed": 1, "gap": 1, "not_found": 1, "ended": 1} | ({"begun": begun} if begun else {})
     refused = {labels[0]: count for (name, *labels), count in now.items() if name == "twinwire_refusals_total"}
     assert refused == {"gap": 1, "run_not_found": 1}
-    assert now["twinwire_cancel_seconds_count",] == now["twinwire_runs_ended_total", "cancelled"] == 1
+    assert now["twinwire_cancel_seconds_count",] == now["twinwire_runs_ended_total", "mine", "cancelled"] == 1
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -128,12 +133,87 @@ async def test_appends_to_a_file_are_timed(puppets: Puppets, tmp_path: Path) -> 
         assert (await figures(server.url))["twinwire_append_seconds_count",] >= 1
 
 
-async def test_each_worker_says_which_it_is(puppets: Puppets) -> None:
-    """Where there are more processes each sample has its process's label, so that two are never taken for one."""
-    async with serving({"mine": puppets}, log=fresh(), workers=2) as server:
+@pytest.mark.parametrize("kind", KINDS)
+async def test_by_agent_and_error_type(kind: str, puppets: Puppets) -> None:
+    """Runs are counted by agent, their errors by type and their tokens by kind; an agent that has had no run is 0."""
+
+    async def failing(request: RunRequest) -> None:
+        request.usage.prompt_tokens, request.usage.completion_tokens = 3, 2
+        raise RuntimeError("a key")
+
+    async def telling(_: RunRequest) -> AsyncGenerator[StreamEvent, None]:
+        yield StreamEvent("ERROR", {"error_type": "my_own", "message": "The agent told so."})
+
+    async with serving({"mine": puppets, "failing": failing, "telling": telling}) as server:
+        for agent in ("failing", "failing", "telling"):
+            await rest(await start(kind, server, agent=agent))
+        await until(lambda: not len(server.runs))
         now = await figures(server.url)
-    assert len(now) > 30
-    assert {str(os.getpid())} == {worker for name, *labels in now for worker in labels[-1:]}
+    counted = {key: value for key, value in now.items() if key[0].startswith("twinwire_run") and len(key) > 1}
+    assert counted == {
+        ("twinwire_runs_started_total", "mine"): 0,
+        ("twinwire_runs_started_total", "failing"): 2,
+        ("twinwire_runs_started_total", "telling"): 1,
+        ("twinwire_runs_ended_total", "failing", "error"): 2,
+        ("twinwire_runs_ended_total", "telling", "error"): 1,
+        ("twinwire_run_errors_total", "failing", "agent_error"): 2,
+        ("twinwire_run_errors_total", "telling", "my_own"): 1,
+        ("twinwire_run_tokens_total", "failing", "completion"): 4,
+        ("twinwire_run_tokens_total", "failing", "prompt"): 6,
+    }
+
+
+def test_labels_are_bounded() -> None:
+    """An error type that is no code is `other`, and so is each that comes after too many, whatever agents tell."""
+    metrics = Metrics()
+    for number in range(2 * MAX_LABELS):
+        metrics.run_ended("mine", "error", f"error_{number}", None)
+        metrics.run_ended("mine", "error", f"The user {number} has no key", None)
+    assert len(metrics.errors) == MAX_LABELS + 1
+    assert metrics.errors["mine", OTHER] == 2 * MAX_LABELS
+    assert metrics.errors.total() == metrics.ended["mine", "error"] == 4 * MAX_LABELS
+
+
+async def test_a_scrape_by_address(puppets: Puppets) -> None:
+    """A scrape may name the server as it likes, unless it comes over loopback, and a list of hosts is for others."""
+    async with serving({"mine": puppets}, allowed_host=("app.example",)) as server:
+        app: Any = server.server.config.app
+        for address, host, metrics, chats in (
+            ("10.1.2.3", "10.1.2.3:8000", 200, 421),
+            ("10.1.2.3", "twinwire.default.svc:8000", 200, 421),
+            ("fd00::3", "[fd00::3]:8000", 200, 421),
+            ("10.1.2.3", "app.example", 200, 400),
+            ("127.0.0.1", "127.0.0.1:8000", 200, 400),
+            ("127.0.0.1", "app.example", 200, 400),
+            ("127.0.0.1", "evil.example", 421, 421),
+        ):
+            there = f"[{address}]" if ":" in address else address
+            async with httpx.AsyncClient(
+                transport=httpx.ASGITransport(app), base_url=f"http://{there}:8000", headers={"host": host}
+            ) as client:
+                assert (await client.get("/metrics")).status_code == metrics, (address, host)
+                assert (await client.get("/chat")).status_code == chats, (address, host)
+
+
+async def test_a_scrape_with_a_token(puppets: Puppets) -> None:
+    """With authentication a scrape sends a token, as the document has Prometheus do; a ticket for a run is no scrape's."""
+    (told,) = snippets((ROOT / "docs/OBSERVABILITY.md").read_text(), "yaml")
+    lines = dict(re.findall(r"^ *-? *([a-z_]+): +(\S.*)$", told, re.MULTILINE))
+    assert (lines["type"], lines["metrics_path"], lines["credentials_file"]) == (
+        "Bearer",
+        "/metrics",
+        "/etc/prometheus/twinwire.token",
+    )
+    async with serving({"mine": puppets}, **AUTH) as server:
+        async with asking(server) as client:
+            refused = await client.get(lines["metrics_path"])
+            assert (refused.status_code, refused.headers["www-authenticate"]) == (401, "Bearer")
+        async with asking(server, "alice") as client:
+            assert "twinwire_workers 1.0" in (await client.get(lines["metrics_path"])).text
+            run_id = (await client.post("/runs", json={"message": "hi"})).json()["run_id"]
+        async with asking(server) as client:
+            query = {"ticket": await ticket(server, run_id=run_id)}
+            assert (await client.get(lines["metrics_path"], params=query)).status_code == 403
 
 
 async def test_a_log_that_is_away_is_told(puppets: Puppets, tmp_path: Path) -> None:

@@ -66,7 +66,10 @@ def of_run(run_id: str, session_id: str | None, trace_id: str | None) -> Iterato
         current.reset(token)
 
 
-def known() -> dict[str, str]:
-    """Return the ids of whatever goes on, by name."""
+def log_ids() -> dict[str, str]:
+    """Return the ids of the request and the run within which this is called, by name, for log lines of your own.
+
+    They are those of `request_id`, `trace_id`, `run_id` and `session_id` that there are.
+    """
     ids: dict[str, str] = msgspec.to_builtins(current.get())
     return ids

@@ -322,7 +322,7 @@ class Json(Text):
             "pid": record.process,
             "message": self._message(record),
         }
-        known = {**ids.known(), **self._extra(record), **self._fields(record)}
+        known = {**ids.log_ids(), **self._extra(record), **self._fields(record)}
         line = {f"{name}_" if name in told or name in {"exception", "stack"} else name: known[name] for name in known}
         for name, text in (("exception", self._exception(record)), ("stack", record.stack_info)):
             if text:

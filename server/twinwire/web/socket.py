@@ -49,14 +49,14 @@ async def chats(scope: Scope, receive: Receive, send: Send) -> None:
     await _serve(scope, receive, send, kind, takes=ChatOptions, elsewhere=(Chat,))
 
 
-def _no_socket(method: str, service: Service) -> Response[Any]:
+def _no_socket(method: str, path: str, service: Service) -> Response[Any]:
     """Return the answer to a request that asks for no WebSocket. Raises `MethodNotAllowedException`."""
     if method != "GET":
         raise MethodNotAllowedException(headers={"allow": "GET"})
     error = UpgradeRequired(
         "This path opens a WebSocket: send GET in HTTP/1.1 with `Upgrade: websocket` and `Connection: Upgrade`."
     )
-    service.metrics.refuse(error, method=method, path="/ws")
+    service.metrics.refuse(error, method=method, path=path)
     return JsonResponse(error.payload(), status_code=426, headers={"upgrade": "websocket", "connection": "Upgrade"})
 
 
@@ -72,8 +72,8 @@ async def _serve(
     """See who asks, check the query (see `query.check`), accept, serve. The guard has checked the page."""
     service: Service = scope["litestar_app"].state.service
     if scope["type"] == ScopeType.HTTP:
-        answer = _no_socket(scope["method"], service).to_asgi_response(app=None, request=None)  # type: ignore[arg-type]
-        await answer(scope, receive, send)
+        refused = _no_socket(scope["method"], scope["path"], service)
+        await refused.to_asgi_response(app=None, request=None)(scope, receive, send)  # type: ignore[arg-type]
         return
     await receive()  # websocket.connect
     refusal: tuple[str, int, str] | None = None  # its code, and that and the reason of the close frame
