@@ -18,7 +18,7 @@ import pytest
 import trustme
 
 from support.processes import Process
-from twinwire.telemetry.logging import Handler, Json, Redactor, Text
+from twinwire.telemetry.logging import MAX_EXTRA, MAX_EXTRA_TEXT, Handler, Json, Redactor, Text
 
 CANARY = 'canary-"0815"'
 MINE = f"""
@@ -87,6 +87,95 @@ def test_json(tmp_path: Path) -> None:
     assert (failed["status"], failed["error_type"], failed["events"]) == ("error", "agent_error", 3)
     assert [line["level"] for line in told if "exception" in line] == ["error"]
     assert len([line for line in told if line["message"] == "The run started."]) == 2
+
+
+def record_of(**extra: Any) -> logging.LogRecord:
+    """Make a record that was logged with this `extra=`."""
+    return logging.getLogger("mine").makeRecord("mine", logging.INFO, "", 0, "It is so.", (), None, extra=extra)
+
+
+def test_extra_is_kept() -> None:
+    """A JSON line has what `extra=` has, in its form, and a name of the line's own gets an underscore behind it."""
+    given = {"order": 7, "paid": True, "items": [{"sku": "a", "price": 1.5}], "none": None, "level": "deep", "time": 1}
+    line = json.loads(Json(Redactor()).format(record_of(**given)))
+    own = {"time", "level", "logger", "pid", "message"}
+    assert {name: line[name] for name in line if name not in own} == {
+        "order": 7,
+        "paid": True,
+        "items": [{"sku": "a", "price": 1.5}],
+        "none": None,
+        "level_": "deep",
+        "time_": 1,
+    }
+    assert (line["level"], line["logger"], line["message"]) == ("info", "mine", "It is so.")
+
+
+def test_extra_shows_no_secret() -> None:
+    """No name, text, key or item of `extra=` shows a secret, however deep it is and in whatever object."""
+    deep: Any = CANARY
+    for _ in range(20):
+        deep = {"deep": [deep]}
+    given = {"a": CANARY, CANARY: 1, "b": {CANARY: [CANARY]}, "c": Odd(CANARY), "d": deep, "e": CANARY * 1000}
+    line = Json(Redactor([CANARY])).format(record_of(**given))
+    assert "0815" not in line
+    assert isinstance(json.loads(line), dict)
+
+
+def test_extra_is_bounded() -> None:
+    """However much `extra=` has, a line is bounded, and half a secret at the cut is none."""
+
+    class Endless(list[Any]):
+        def __iter__(self) -> Any:
+            raise RuntimeError("no items")
+
+    huge = {f"name_{number}": ["x" * 100] * 100_000 for number in range(10)}
+    many = {f"more_{number}": number for number in range(1000)}
+    cut = {"long": "x" * (MAX_EXTRA_TEXT - 5) + CANARY, "bad": Endless([1])}
+    line = Json(Redactor([CANARY])).format(record_of(**cut, **huge, **many))
+    assert len(line) < MAX_EXTRA * (MAX_EXTRA_TEXT + 200)
+    told = json.loads(line)
+    assert len(told) <= MAX_EXTRA + 5
+    assert told["long"].endswith("… (cut)")
+    assert told["bad"] == "Endless"
+    assert "0815" not in line
+    assert "canary" not in line
+
+
+WORKER = f"""
+import asyncio, logging
+from twinwire import StreamEvent
+
+logger = logging.getLogger("mine")
+
+async def mine(request):
+    logger.warning("I work.", extra={{"order": 7, "key": {CANARY!r}}})
+    yield StreamEvent("LLM_CHUNK", {{"content": "hi", "delta": "hi"}})
+"""
+
+
+def test_lines_of_an_agent(tmp_path: Path) -> None:
+    """What an agent logs is a JSON line with its `extra=`, and the ids of its run and of the request."""
+    (tmp_path / "mine.py").write_text(WORKER)
+    trace = "0af7651916cd43dd8448eb211c80319c"
+    headers = {"x-request-id": "req-1", "traceparent": f"00-{trace}-b7ad6b7169203331-01"}
+    flags = ("--port", "0", "--log-format", "json", "--log-level", "info")
+    with Process("serve", "mine:mine", *flags, cwd=tmp_path, environ={"TWINWIRE_API_KEY": CANARY}) as process:
+        process.ready()
+        with httpx.Client(base_url=process.url, trust_env=False, headers=headers) as client:
+            answer = client.post("/chat", json={"message": "hi", "session_id": "s1", "stream": False})
+            refused = client.get("/chat?ticket=abcdef")
+        process.popen.terminate()
+        _, _, err = process.end()
+    assert answer.headers["x-request-id"] == refused.headers["x-request-id"] == "req-1"
+    lines = [json.loads(line) for line in err.splitlines()]
+    run_id = answer.json()["run_id"]
+    ids = {"request_id": "req-1", "trace_id": trace, "run_id": run_id, "session_id": "s1"}
+    started, worked, ended, refusal = lines
+    assert all(line.items() >= ids.items() for line in (started, worked, ended))
+    assert (worked["message"], worked["order"], worked["key"]) == ("I work.", 7, "***")
+    assert (refusal["code"], refusal["path"], refusal["request_id"]) == ("bad_request", "/chat", "req-1")
+    assert "run_id" not in refusal
+    assert "abcdef" not in err
 
 
 @pytest.mark.parametrize("kind", [Text, Json])

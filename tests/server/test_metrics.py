@@ -196,7 +196,7 @@ async def test_a_scrape_by_address(puppets: Puppets) -> None:
 
 
 async def test_a_scrape_with_a_token(puppets: Puppets) -> None:
-    """With authentication a scrape sends a token, as the document has Prometheus do; a ticket for a run is no scrape's."""
+    """With authentication a scrape sends a token, as the document has Prometheus do. A run's ticket is refused."""
     (told,) = snippets((ROOT / "docs/OBSERVABILITY.md").read_text(), "yaml")
     lines = dict(re.findall(r"^ *-? *([a-z_]+): +(\S.*)$", told, re.MULTILINE))
     assert (lines["type"], lines["metrics_path"], lines["credentials_file"]) == (

@@ -71,7 +71,7 @@ def test_what_a_worker_leaves_behind() -> None:
 
 
 def test_a_worker_that_never_wrote() -> None:
-    """A worker that dies before its first metrics leaves nothing, and what was in its slot before is not counted anew."""
+    """A worker that dies before its first metrics leaves nothing, and what was in its slot is not counted anew."""
     board = Board(1)
     slot = board.take()
     slot.write(told(5))
