@@ -17,6 +17,7 @@ import httpx
 import pytest
 import trustme
 
+from support.documents import ROOT, snippets
 from support.processes import Process
 from twinwire.telemetry.logging import MAX_EXTRA, MAX_EXTRA_TEXT, Handler, Json, Redactor, Text
 
@@ -87,6 +88,20 @@ def test_json(tmp_path: Path) -> None:
     assert (failed["status"], failed["error_type"], failed["events"]) == ("error", "agent_error", 3)
     assert [line["level"] for line in told if "exception" in line] == ["error"]
     assert len([line for line in told if line["message"] == "The run started."]) == 2
+
+
+def test_the_document_s_agent(tmp_path: Path) -> None:
+    """The agent of OBSERVABILITY.md is served, and writes the line that the document says."""
+    program, _ = snippets((ROOT / "docs/OBSERVABILITY.md").read_text(), "python")
+    (tmp_path / "shop.py").write_text(program)
+    with Process("serve", "shop:clerk", "--port", "0", "--log-format", "json", cwd=tmp_path) as process:
+        process.ready()
+        answer = httpx.post(f"{process.url}/chat", json={"message": "hi", "stream": False}, trust_env=False)
+        process.popen.terminate()
+        _, _, err = process.end()
+    line = json.loads(err)
+    assert (line["message"], line["order"], line["run_id"]) == ("The order is paid.", 7, answer.json()["run_id"])
+    assert line["request_id"] == answer.headers["x-request-id"]
 
 
 def record_of(**extra: Any) -> logging.LogRecord:
