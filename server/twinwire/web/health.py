@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain, islice
 from types import MappingProxyType
+from typing import Any
 
 from litestar import Response, get
 from litestar.di import NamedDependency
@@ -43,9 +44,7 @@ async def readyz(service: NamedDependency[Service]) -> dict[str, str]:
     return {"status": "ready"}
 
 
-def _counter(
-    name: str, text: str, labels: Sequence[str], counts: Mapping[str, int] | Mapping[tuple[str, ...], int]
-) -> core.Metric:
+def _counter(name: str, text: str, labels: Sequence[str], counts: Mapping[Any, int]) -> core.Metric:
     family = core.CounterMetricFamily(name, text, labels=labels)
     for values, count in sorted(counts.items()):
         family.add_metric((values,) if isinstance(values, str) else values, count)
