@@ -38,7 +38,7 @@ async def ask(kind: str, server: Running, headers: dict[str, str], **options: An
 
 
 GOOD = ["1", "req-1", "6f1c2b1e-6c38-4c2e-9b44-0b7f6f3b8b8a", "Root=1-67891233-abc", "a" * 128]
-BAD = ["", "a" * 129, "a b", 'a"b', "ä".encode().decode("latin-1"), "a,b", "\t"]
+BAD = ["", "a" * 129, "a b", 'a"b', "ä".encode().decode("latin-1"), "a,b", "a;b"]
 
 
 @pytest.mark.parametrize("name", GOOD)
@@ -64,8 +64,8 @@ async def test_a_request_that_names_itself(name: str, server: Running) -> None:
 async def test_a_request_that_names_itself_badly(name: str, server: Running) -> None:
     """A request whose id is none, or that has two, is given another one, and each another."""
     async with asking(server) as client:
-        named = [("x-request-id", name.encode("latin-1"))]
-        asked = [named, named, [], [("x-request-id", b"a"), ("x-request-id", b"b")]]
+        named = [(b"x-request-id", name.encode("latin-1"))]
+        asked = [named, named, [], [(b"x-request-id", b"a"), (b"x-request-id", b"b")]]
         made = [(await client.get("/healthz", headers=httpx.Headers(headers))).headers for headers in asked]
     names = [headers["x-request-id"] for headers in made]
     assert len({*names}) == len(asked)

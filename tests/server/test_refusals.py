@@ -46,7 +46,7 @@ async def test_requests(puppets: Puppets) -> None:
         ("info", "DELETE", "/runs", 405, "method_not_allowed", None),
         ("info", "POST", "/runs", 400, "bad_request", "message"),
         ("info", "GET", f"/runs/{NOWHERE}", 404, "run_not_found", None),
-        ("warning", "GET", "/metrics", 421, "bad_host", None),
+        ("warning", "GET", "/metrics", 421, "bad_host", "host"),
         ("warning", "POST", "/runs", 403, "origin_not_allowed", None),
     ]
     assert {line["message"] for line in lines} == {"A client was refused."}

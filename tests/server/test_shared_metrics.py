@@ -206,11 +206,12 @@ async def test_workers_that_hang_die_and_are_replaced(served: Process) -> None:
                 for _ in range(5):
                     answer = await client.post(f"{served.url}/chat", json={"message": "hi", "stream": False})
                     assert answer.json()["result"] == "a"
+    async with asyncio.timeout(30):
+        while (await scraped())["twinwire_runs_started_total", "mine"] < 10:  # until both have shared what they counted
+            pass
     for other in (one, two):
         with stopped(other):
-            async with asyncio.timeout(30):
-                while (await scraped())["twinwire_runs_started_total", "mine"] < 10:
-                    pass
+            assert (await scraped())["twinwire_runs_started_total", "mine"] == 10
     os.kill(one, signal.SIGKILL)
     await until(lambda: len(served.workers() - {one}) == 2)
     now = await both_scraped()

@@ -75,7 +75,8 @@ class Collected:
         waiting, questions = runs.waiting
         yield core.GaugeMetricFamily("twinwire_runs_waiting", "Runs that wait for their users", waiting)
         yield core.GaugeMetricFamily("twinwire_questions_open", "Questions that no user has answered yet", questions)
-        started = {**{(name,): 0 for name in islice(runs.agents, MAX_LABELS)}, **metrics.started}
+        started: dict[tuple[str, ...], int] = {(name,): 0 for name in islice(runs.agents, MAX_LABELS)}
+        started |= metrics.started
         yield _counter("twinwire_runs_started", "Runs that were started", ("agent",), started)
         yield _counter("twinwire_runs_ended", "Runs that ended, by how", ("agent", "status"), metrics.ended)
         yield _counter("twinwire_run_errors", "Runs that ended with an error", ("agent", "error_type"), metrics.errors)
