@@ -19,8 +19,8 @@ MAX_PATH = 200
 MAX_REASON = 300
 """The most characters of a path, and of a reason, that are written."""
 
-_OPERATORS = frozenset({"bad_host", "origin_not_allowed", "busy", "crowded"})
-"""Codes that the server's settings may be the reason for, or its load."""
+_OPERATORS = frozenset({"bad_host", "origin_not_allowed"})
+"""Codes that the server's settings may be the reason for."""
 _EXPECTED = frozenset({"draining", "not_implemented"})
 """Codes with a status of 500 and more that are nothing to look after."""
 
