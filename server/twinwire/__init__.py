@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from twinwire.models.openai.model import OpenAIChatModel
     from twinwire.protocol.errors import InputExpired, InputNotPossible, TwinwireError
     from twinwire.protocol.events import StreamEvent, StreamEventType
+    from twinwire.runs.endings import EndedRun
     from twinwire.settings import Settings
     from twinwire.telemetry.ids import log_ids
     from twinwire.tools.ask import AskTool
@@ -39,6 +40,7 @@ _HOME = {
     "ChatModel": "models",
     "Decision": "agents.talk",
     "DemoModel": "models.demo",
+    "EndedRun": "runs.endings",
     "Finish": "models",
     "InputExpired": "protocol.errors",
     "InputNotPossible": "protocol.errors",
@@ -74,6 +76,7 @@ __all__ = [
     "ChatModel",
     "Decision",
     "DemoModel",
+    "EndedRun",
     "Finish",
     "InputExpired",
     "InputNotPossible",

@@ -19,6 +19,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from twinwire.protocol.errors import SettingsError
+from twinwire.protocol.webhooks import webhook_key
 
 DURATION = Meta(extra={"kind": "a duration such as 90s, 5m or 1h", "units": {"s": 1, "m": 60, "h": 3600, "d": 86_400}})
 SIZE = Meta(
@@ -46,12 +47,13 @@ GROUPS = {
     "auth_tokens": "authentication",
     "max_steps": "limits",
     "log": "log and conversations",
+    "webhook": "webhooks",
     "heartbeat": "connections",
     "log_format": "log lines and traces",
 }
 """The subjects of the settings, each at its first field."""
 
-SECRETS = frozenset({"api_key", "auth_tokens", "secret"})
+SECRETS = frozenset({"api_key", "auth_tokens", "secret", "webhook_secret"})
 """Settings that are variables only: a command line is there for all users of a machine to see."""
 KEY_PATHS = frozenset({"ssl_keyfile", "auth_tokens_file", "jwt_key_file"})
 """Settings that say where secrets are; no log line and no repr does."""
@@ -124,6 +126,9 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     secret: Annotated[
         str | None, Meta(description="what tickets and logins are signed with; only as a variable; default: random")
     ] = None
+    admin: Annotated[
+        tuple[str, ...], Meta(description="a user who may list, follow, cancel and delete everybody's runs; repeatable")
+    ] = ()
     ticket_life: Annotated[Seconds, Meta(description="how long a ticket can be used to connect")] = 300.0
     login_life: Annotated[Seconds, Meta(description="how long a login's cookie is good")] = 43_200.0
     insecure: Annotated[bool, Meta(description="listen beyond loopback although nobody is authenticated")] = False
@@ -174,6 +179,13 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         Bytes, Meta(description="bytes of all conversations in memory; those unused for longest go first")
     ] = 2**28
     session_idle: Annotated[Seconds, Meta(description="how long an unused conversation is kept")] = 3600.0
+    webhook: Annotated[
+        tuple[str, ...],
+        Meta(description="a URL that is told of each run's end, signed and again until it is; repeatable"),
+    ] = ()
+    webhook_secret: Annotated[
+        tuple[str, ...], Meta(description="what webhooks are signed with, whsec_ and base64; only as a variable")
+    ] = ()
     heartbeat: Annotated[Seconds, Meta(description="send a heartbeat after this long without an event")] = 15.0
     send_timeout: Annotated[
         Seconds, Meta(description="drop a client that takes nothing, or answers no ping, for this long")
@@ -224,6 +236,11 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
                     f"not {_shown(name)}."
                 )
         model_options(self.model_option)
+        for secret in self.webhook_secret:
+            webhook_key(secret)
+        for url in self.webhook:
+            if not _is_url(url):
+                raise ValueError("`webhook` must be a URL such as https://host/path.")
         if self.base_url is not None and not _is_url(self.base_url):
             raise ValueError("`base_url` must be a URL such as http://host/v1.")
         if not os.path.isdir(self.project_root):  # noqa: PTH112 - pathlib's raises for names that are too long
@@ -231,7 +248,7 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     def __repr__(self) -> str:
         shown = {name: getattr(self, name) for name in self.__struct_fields__}
-        shown |= {name: "***" for name in SECRETS | KEY_PATHS | {"model_option"} if shown[name]}
+        shown |= {name: "***" for name in SECRETS | KEY_PATHS | {"model_option", "webhook"} if shown[name]}
         shown |= {name: _masked(shown[name]) for name in ("log", "base_url") if shown[name]}
         return f"Settings({', '.join(f'{name}={value!r}' for name, value in shown.items())})"
 

@@ -223,6 +223,27 @@ def test_runs(server: str) -> None:
     assert command("runs", "--url", server, "--user", "nobody").stdout == ""
 
 
+def test_choose_and_delete(server: str) -> None:
+    """The list can be of an agent, a status and labels, and goes on over pages; a run is deleted by its id."""
+    who = ("--url", server, "--user", "chooser")
+    for message in ("one", "two", "three"):
+        assert command("chat", message, *who).returncode == 0
+    lines = command("runs", *who).stdout.splitlines()
+    for flags, count in (
+        (("--agent", "parrot"), 3),
+        (("--agent", "nobody"), 0),
+        (("--status", "completed", "--limit", "2"), 2),
+        (("--status", "running"), 0),
+        (("--label", "team:red"), 0),
+    ):
+        assert command("runs", "list", *who, *flags).stdout.splitlines() == lines[:count]
+    deleted = command("runs", "delete", lines[1][:26], *who)
+    assert (deleted.returncode, deleted.stdout) == (0, "deleted\n")
+    assert command("runs", *who).stdout.splitlines() == [lines[0], lines[2]]
+    again = command("runs", "delete", lines[1][:26], *who)
+    assert (again.returncode, again.stderr) == (1, "twinwire: The run does not exist.\n")
+
+
 @both
 def test_follow_and_cancel(server: str, transport: str) -> None:
     """A run is followed from elsewhere; Ctrl-C leaves it going on, `cancel` ends it for all who follow."""
@@ -254,6 +275,10 @@ def test_follow_and_cancel(server: str, transport: str) -> None:
         (("smoke",), 2, r"Argument ACTION: invalid choice: 'smoke' .*\."),
         (("follow", "a" * 26), 1, "The run does not exist."),
         (("cancel", "../x"), 1, "The run does not exist."),
+        (("delete",), 2, r"The following arguments are required: RUN\."),
+        (("--user", "u", "--label", "red"), 2, "`--label` must be NAME:VALUE, such as team:red, .*"),
+        (("--user", "u", "--label", "a:b", "--label", "a:c"), 2, "`--label` must be .* with each name once."),
+        (("--user", "u", "--status", "done"), 1, "`(--)?status` must be one of running, .*"),
     ],
 )
 def test_runs_usage(server: str, arguments: tuple[str, ...], code: int, complaint: str) -> None:

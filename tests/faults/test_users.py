@@ -91,7 +91,9 @@ class User:
         else:
             path = {"get": "", "events": "/events", "snapshot": "/snapshot"}[what]
             answer = await self._client.get(f"/runs/{run_id}{path}")
-        headers = sorted((name, value) for name, value in answer.headers.items() if name not in {"date", "x-request-id"})
+        headers = sorted(
+            (name, value) for name, value in answer.headers.items() if name not in {"date", "x-request-id"}
+        )
         return f"{answer.status_code} {headers} {answer.text}"
 
     async def _say(self, what: str, run_id: str) -> str:

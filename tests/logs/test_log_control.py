@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from support.logs import FACTORIES, LIMITS, LogFactory, append, records, run_info, started
-from twinwire.log import MAX_RECENT, Store
+from twinwire.log import Store
 from twinwire.log.tail import PAGE_BYTES
 from twinwire.protocol.events import Record
 from twinwire.protocol.wire import new_run_id
@@ -106,16 +106,6 @@ async def test_a_cancel_of_a_run_that_is_over(log: Store) -> None:
     info = await log.create(run_info("alice"), idempotency_key=None)
     await append(log, info.run_id, 0, records(info.run_id, 0, 2, end=True))
     await log.cancel(info)
-
-
-async def test_recent_runs(log: Store) -> None:
-    """A user's runs are listed newest first, as many as are asked for, and nobody else's."""
-    runs = [await started(log, 1, user_id="alice") for _ in range(MAX_RECENT + 5)]
-    await started(log, 1, user_id="bob")
-    await started(log, 1)
-    assert [*await log.recent("alice", 3)] == runs[:-4:-1]
-    assert [*await log.recent("alice", MAX_RECENT)] == runs[: -MAX_RECENT - 1 : -1]
-    assert [*await log.recent("carol", 3)] == []
 
 
 async def test_open_and_close_again(log: Store) -> None:

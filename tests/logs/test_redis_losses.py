@@ -19,6 +19,7 @@ from support.logs import append, records, run_info
 from support.redis_server import fresh, own_server, shared
 from support.redis_workers import Listener, begun, die, follow, worker
 from support.serving import Puppet, Puppets, Running, serving, until
+from twinwire.log import Wanted
 from twinwire.protocol.errors import CursorGone, RunNotFound
 
 LEASE = 1.0
@@ -436,11 +437,11 @@ async def test_a_user_s_keys_of_another_type(kind: str, puppets: Puppets) -> Non
         log = scene.here.runs.log
         keys = log._keys  # type: ignore[attr-defined]
         session = ("u", "s")
-        for name in (keys.starts("u"), keys.recent("u"), keys.session(session), keys.followers(scene.run_id)):
+        for name in (keys.starts("u"), keys.runs_of("u"), keys.session(session), keys.followers(scene.run_id)):
             await scene.client.set(name, "mine")
         for name in (keys.busy(session), keys.idempotency("u", "k")):
             await scene.client.rpush(name, "mine")
-        assert await log.recent("u", 10) == []
+        assert [*(await log.listed(Wanted(user_id="u"), 10)).run_ids] == []
         assert await log.holder(session) is None
         options = {"user_id": "u", "session_id": "s", "idempotency_key": "k"}
         again = await start(kind, scene.here, **options)
@@ -451,4 +452,4 @@ async def test_a_user_s_keys_of_another_type(kind: str, puppets: Puppets) -> Non
                 pass
             while not await log.followed(scene.run_id):
                 pass
-        assert await log.recent("u", 10) == [again.run_id]
+        assert [*(await log.listed(Wanted(user_id="u"), 10)).run_ids] == [again.run_id]

@@ -12,28 +12,14 @@ import httpx
 import pytest
 
 from support.credentials import AUTH, asking
-from support.logs import FACTORIES, LIMITS, LogFactory, opened, started
+from support.logs import FACTORIES, LogFactory, at, kept, listed as listed_in, opened, started
 from support.redis_server import fresh
 from support.serving import Puppets, Running, serving, until
-from twinwire.log import MAX_RECENT
-from twinwire.log.memory import MemoryLog
+from twinwire.log import Wanted
+from twinwire.log.sqlite.file import INDEXES, LATER
 from twinwire.protocol.errors import RunNotFound
 from twinwire.protocol.events import StreamEvent, encode
 from twinwire.protocol.wire import new_run_id
-
-
-@pytest.mark.parametrize("factory", FACTORIES, ids=lambda factory: factory.__name__)
-async def test_the_newest_of_one_user(factory: LogFactory, tmp_path: Path) -> None:
-    """The newest come first, at most as many as asked for, ended or not; those of others and of nobody do not."""
-    async with factory(tmp_path) as log:
-        mine = []
-        for i in range(4):
-            mine.append(await started(log, 1 + i % 2, end=bool(i % 2), user_id="u"))
-            await started(log, 1, user_id="v")
-            await started(log, 1)
-        assert list(await log.recent("u", 3)) == mine[:0:-1]
-        assert list(await log.recent("u", MAX_RECENT)) == mine[::-1]
-        assert list(await log.recent("nobody", MAX_RECENT)) == []
 
 
 @pytest.mark.parametrize("factory", FACTORIES, ids=lambda factory: factory.__name__)
@@ -63,39 +49,44 @@ async def test_a_summary_has_all_but_the_result(factory: LogFactory, tmp_path: P
             await log.summary(new_run_id())
 
 
-async def test_memory_forgets() -> None:
-    """A run that is forgotten is in no list, and a user without a run takes no memory."""
-    now = 0.0
-    log = MemoryLog(LIMITS, clock=lambda: now)
-    await started(log, 1, end=True, user_id="u")
-    kept = await started(log, 1, user_id="u")
-    await started(log, 1, end=True, user_id="v")
-    now = LIMITS.retention
-    assert list(await log.recent("u", 9)) == [kept]
-    assert list(await log.recent("v", 9)) == []
-    assert set(log._users) == {"u"}
-
-
-async def test_redis_keeps_a_bounded_list() -> None:
-    """Of a user's runs Redis lists the newest, whatever was started."""
-    async with opened(fresh()) as log:
-        newest = [await started(log, 1, user_id="u") for _ in range(MAX_RECENT + 5)]
-        assert list(await log.recent("u", MAX_RECENT)) == newest[:4:-1]
-
-
 async def test_a_file_from_before_there_were_lists(tmp_path: Path) -> None:
-    """A SQLite file that does not say whose its runs are is used as it is: its new runs are listed."""
+    """A SQLite file that does not say whose its runs are, and of when, is used as it is: all its runs are listed."""
     url = f"sqlite:///{tmp_path}/log.db"
     async with opened(url) as log:
         old = await started(log, 1, end=True, user_id="u")
     with closing(sqlite3.connect(tmp_path / "log.db")) as db:
-        db.execute("DROP INDEX runs_user")
-        db.execute("ALTER TABLE runs DROP COLUMN user_id")
+        for index in INDEXES:
+            db.execute(f"DROP INDEX {index}")
+        for column in LATER:
+            db.execute(f"ALTER TABLE runs DROP COLUMN {column}")
+    new: list[str] = []
     for _ in range(2):
         async with opened(url) as log:
             assert (await log.state(old)).last == 1
-            new = await started(log, 1, end=True, user_id="u")
-            assert list(await log.recent("u", 1)) == [new]
+            new.append(await started(log, 1, end=True, user_id="u"))
+            pages = await listed_in(log, Wanted(user_id="u", status="error"))
+            assert {*pages[0]} == {old, *new}
+
+
+REFUSED = [
+    ("", "user_id"),
+    ("user_id=", "user_id"),
+    ("user_id=u&limit=0", "limit"),
+    ("user_id=u&limit=101", "limit"),
+    ("user_id=u&status=done", "status"),
+    ("user_id=u&status=running&status=error", "status"),
+    ("user_id=u&label=red", "label"),
+    ("user_id=u&" + "&".join(f"label=a:{number}" for number in range(17)), "label"),
+    ("user_id=u&labels=a:b", "labels"),
+    ("user_id=u&created_after=yesterday", "created_after"),
+    ("user_id=u&created_after=2026-01-01", "created_after"),
+    ("user_id=u&created_before=2026-01-01T00:00:00", "created_before"),
+    ("user_id=u&created_before=2026-01-01T00:00:00+01:00", "created_before"),
+    ("user_id=u&page=x", "page"),
+    ("user_id=u&page=MjAyNi0wMS0wMVQwMDowMDowMC4wMDBaIGE", "page"),
+    ("user_id=u&page=%C3%A9", "page"),
+]
+"""Queries of a list that say what is wrong with them."""
 
 
 async def listed(client: httpx.AsyncClient, **query: Any) -> list[dict[str, Any]]:
@@ -141,10 +132,42 @@ async def test_without_authentication(server: Running, puppets: Puppets) -> None
         for user in ("u", "v", None):
             await client.post("/runs", json={"message": "hi", **({} if user is None else {"user_id": user})})
         assert [run["user_id"] for run in await listed(client, user_id="u")] == ["u"]
-        for query, field in (("", "user_id"), ("user_id=", "user_id"), ("user_id=u&limit=0", "limit")):
+        for query, field in REFUSED:
             answer = await client.get(f"/runs?{query}")
             assert (answer.status_code, answer.json()["field"]) == (400, field)
     assert puppets.started == 3
+
+
+async def test_filters_and_pages(server: Running) -> None:
+    """The query's filters hold together, in the page that `next` names too, which ends where the list does."""
+    log = server.runs.log
+    ids = [
+        await kept(log, second, user_id="u", end=second > 1, metadata={} if second % 2 else {"team": "red"})
+        for second in range(5)
+    ]
+
+    async with asking(server) as client:
+
+        async def chosen(**query: Any) -> list[int]:
+            return [ids.index(run["run_id"]) for run in await listed(client, user_id="u", **query)]
+
+        assert await chosen() == [4, 3, 2, 1, 0]
+        assert await chosen(label="team:red") == [4, 2, 0]
+        assert await chosen(label=["team:red", "team:blue"]) == []
+        assert await chosen(status="running") == [1, 0]
+        assert await chosen(status="error", label="team:red", agent="react") == [4, 2]
+        assert await chosen(agent="yours") == []
+        assert await chosen(created_after=at(2)) == [4, 3, 2]
+        assert await chosen(created_before="2026-01-01T01:00:02+01:00") == [1, 0]
+        found: list[int] = []
+        page = {"user_id": "u", "limit": "1", "label": "team:red"}
+        while True:
+            told = (await client.get("/runs", params=page)).json()
+            found += [ids.index(run["run_id"]) for run in told["runs"]]
+            if "next" not in told:
+                break
+            page["page"] = told["next"]
+        assert found == [4, 2, 0]
 
 
 async def test_of_all_workers(puppets: Puppets) -> None:

@@ -211,7 +211,7 @@ async def test_preflight(server: Running) -> None:
         asked = {"access-control-request-method": "POST", "access-control-request-headers": "traceparent,baggage"}
         response = await client.options("/runs", headers={"origin": APP, **asked})
         assert response.headers["access-control-max-age"] == "7200"
-        assert response.headers["access-control-allow-methods"] == "GET, HEAD, POST"
+        assert response.headers["access-control-allow-methods"] == "GET, HEAD, POST, DELETE"
         allowed = response.headers["access-control-allow-headers"].split(", ")
         assert {"content-type", "last-event-id", "authorization", "traceparent"} <= {*allowed}
         assert "baggage" not in allowed

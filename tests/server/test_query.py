@@ -22,7 +22,8 @@ from twinwire.protocol.errors import BadRequest
 from twinwire.settings import Settings
 from twinwire.web import query
 from twinwire.web.app import create_app
-from twinwire.web.input import ChatQuery, ListQuery, StartBody
+from twinwire.web.input import ChatQuery, StartBody
+from twinwire.web.lists import ListQuery
 
 ASKED = {"id": "c", "trigger": "submit-message", "messages": said("a")}
 
@@ -75,6 +76,14 @@ def test_a_parameter_with_two_values(sent: str, field: str) -> None:
         query.check(sent.encode(), ChatQuery)
     assert caught.value.field == field
     assert query.check(b"message=a&message=a", ChatQuery)[0] == {"message": "a"}
+
+
+def test_a_parameter_that_is_a_list() -> None:
+    """It may be there more than once, and has each value in order; with one value it is a list, too."""
+    assert query.check(b"label=a:b&limit=1&label=c:d", ListQuery)[0] == {"label": ["a:b", "c:d"], "limit": "1"}
+    assert query.check(b"label=a:b", ListQuery)[0] == {"label": ["a:b"]}
+    with pytest.raises(BadRequest, match="`label`"):
+        query.check(b"labels=a:b", ListQuery)
 
 
 def test_what_belongs_into_the_body() -> None:

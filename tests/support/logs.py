@@ -7,9 +7,12 @@ import os
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
+from typing import Any
+
+from msgspec import structs
 
 from support.redis_server import fresh
-from twinwire.log import Limits, RunInfo, Store, open_log
+from twinwire.log import Limits, RunInfo, Store, Wanted, open_log
 from twinwire.log.saying import Outcome, Saying
 from twinwire.protocol.events import Record, StreamEvent, encode, timestamp
 from twinwire.protocol.wire import new_run_id
@@ -109,3 +112,28 @@ async def started(log: Store, count: int = 0, *, end: bool = False, user_id: str
     if count:
         await append(log, info.run_id, 0, records(info.run_id, 0, count, end=end))
     return info.run_id
+
+
+def at(second: int) -> str:
+    """A `created` that sorts as the number does."""
+    return f"2026-01-01T00:{second // 60:02}:{second % 60:02}.000Z"
+
+
+async def kept(
+    log: Store, second: int, *, user_id: str | None = "alice", end: bool = True, key: str | None = None, **fields: Any
+) -> str:
+    """A run of two events that was created in this second, by default one that has ended: its id."""
+    info = structs.replace(run_info(user_id), created=at(second), **fields)
+    await log.create(info, idempotency_key=key)
+    await append(log, info.run_id, 0, records(info.run_id, 0, 2, end=end))
+    return info.run_id
+
+
+async def listed(log: Store, wanted: Wanted, limit: int = 100) -> list[list[str]]:
+    """The pages of a list, each of at most so many runs."""
+    pages, before = [], None
+    while True:
+        page = await log.listed(wanted, limit, before)
+        pages.append([*page.run_ids])
+        if (before := page.next) is None:
+            return pages

@@ -44,10 +44,10 @@ class Running:
 
 @asynccontextmanager
 async def serving(agents: Mapping[str, Agent] | None = None, **settings: Any) -> AsyncIterator[Running]:
-    """Serve these agents, and `formats`, until the block ends; then shut down as SIGTERM would."""
-    formats = settings.pop("formats", None)
+    """Serve these agents, `formats`, `on_end` and `webhooks` until the block ends; then shut down as SIGTERM would."""
+    given = {name: settings.pop(name) for name in ("formats", "on_end", "webhooks") if name in settings}
     chosen = Settings(**{"drain_timeout": 0.0, "demo_rate": 0.0, **settings})
-    app = create_app(agents, settings=chosen, formats=formats)
+    app = create_app(agents, settings=chosen, **given)
     ready = asyncio.Event()
     options = config(app, chosen)
     if plain.get():

@@ -26,7 +26,7 @@ from twinwire_client.errors import (
 )
 from twinwire_client.events import EVENT_TYPES, Event, Snapshot, is_terminal
 from twinwire_client.fold import Fold
-from twinwire_client.info import RunInfo
+from twinwire_client.info import RunInfo, RunPage
 from twinwire_client.retry import Backoff, Retry
 from twinwire_client.run import Run
 from twinwire_client.sync import SyncClient, SyncRun
@@ -53,6 +53,7 @@ __all__ = [
     "RunFailed",
     "RunInfo",
     "RunNotFound",
+    "RunPage",
     "SessionBusy",
     "Snapshot",
     "SyncClient",

@@ -283,7 +283,7 @@ class Api:
                 await attempts.failed(error)
 
     async def call(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
-        """The JSON object that a request is answered with."""
+        """The JSON object that a request is answered with; an empty one if the answer has no content."""
         self.check()
         try:
             with network():
@@ -294,6 +294,8 @@ class Api:
         if not response.is_success:
             raise self.refused(response, response.content)
         self.retries.reached = True
+        if response.status_code == httpx.codes.NO_CONTENT:
+            return {}
         try:
             return msgspec.json.decode(response.content, type=dict[str, Any])
         except msgspec.DecodeError:

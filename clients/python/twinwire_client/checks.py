@@ -47,6 +47,11 @@ def _are_headers(headers: Mapping[Any, Any]) -> bool:
     return all(_is_header(*each) for each in headers.items())
 
 
+def _are_labels(labels: Mapping[Any, Any]) -> bool:
+    texts = [*labels, *labels.values()]
+    return all(isinstance(text, str) and _is_unicode(text) for text in texts)
+
+
 def _is_unicode(text: str) -> bool:
     return not any("\ud800" <= char <= "\udfff" for char in text)
 
@@ -127,6 +132,11 @@ _RULES = {
     "message_id": _NAME,
     # of a list, and of a wait
     "limit": _COUNT,
+    "status": _NAME,
+    "labels": _Rule("a mapping of names to texts, or None", (Mapping, _MISSING), _are_labels),
+    "created_after": _NAME,
+    "created_before": _NAME,
+    "page": _NAME,
 }
 
 

@@ -19,7 +19,7 @@ from twinwire_client.auto import Auto
 from twinwire_client.checks import check
 from twinwire_client.commands import Commands
 from twinwire_client.errors import ProtocolError, api_error
-from twinwire_client.info import RunInfo, is_info
+from twinwire_client.info import RunInfo, RunPage, is_info
 from twinwire_client.retry import Backoff, Patience, Retries, Retry
 from twinwire_client.run import Connect, Position, Run
 from twinwire_client.talk import Acknowledgement, OnInput, Question, check_on_input
@@ -220,16 +220,42 @@ class Client:
         """
         return await self._commands.send(_known(run_id), content, message_id=message_id)
 
-    async def runs(self, *, user_id: str | None = None, limit: int = 20) -> list[RunInfo]:
+    async def delete(self, run_id: str) -> None:
+        """Delete a run, for good: one that goes on is cancelled first. Its turn stays in its conversation.
+
+        Raises `RunNotFound`.
+        """
+        await self._commands.delete(_known(run_id))
+
+    async def runs(
+        self,
+        *,
+        user_id: str | None = None,
+        limit: int = 20,
+        agent: str | None = None,
+        status: str | None = None,
+        labels: Mapping[str, str] | None = None,
+        created_after: str | None = None,
+        created_before: str | None = None,
+        page: str | None = None,
+    ) -> RunPage:
         """The user's newest runs, the newest first, each as `get` gives it but without its result.
 
-        `user_id` names the user if the server authenticates nobody.
+        `user_id` names the user if the server authenticates nobody. An admin may name any user; without one the list is
+        of everybody's runs. Those of this `agent`, `status` and all these `labels` are listed, and those created at the
+        first of two times of RFC 3339 or later, and before the second. `page` is the `next` of another page.
         """
-        check(user_id=user_id, limit=limit)
-        query = httpx.QueryParams({"limit": limit} | ({} if user_id is None else {"user_id": user_id}))
-        match await self._api.ask("GET", f"/runs?{query}"):
+        told = {"agent": agent, "status": status, "created_after": created_after, "created_before": created_before}
+        check(user_id=user_id, limit=limit, labels=labels, page=page, **told)
+        told |= {"user_id": user_id, "page": page}
+        pairs = [(name, value) for name, value in told.items() if value is not None]
+        pairs += [("label", f"{name}:{value}") for name, value in (labels or {}).items()]
+        query = httpx.QueryParams([("limit", str(limit)), *pairs])
+        answer = await self._api.ask("GET", f"/runs?{query}")
+        match answer:
             case {"runs": list(runs)} if all(is_info(run) for run in runs):
-                return runs
+                following = answer.get("next")
+                return RunPage(runs, following if isinstance(following, str) else None)
         raise ProtocolError("The server's answer is not a list of runs.")
 
     def _run(

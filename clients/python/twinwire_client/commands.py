@@ -10,7 +10,7 @@ from typing import Any
 
 from twinwire_client.api import Api
 from twinwire_client.checks import check
-from twinwire_client.errors import ApiError, ProtocolError
+from twinwire_client.errors import ApiError, ProtocolError, RunNotFound
 from twinwire_client.retry import Broken
 from twinwire_client.socket import LARGE_BYTES, Message
 from twinwire_client.talk import Acknowledgement
@@ -42,6 +42,22 @@ class Commands:
         if reply is not None and reply.status in {"accepted", "already_finished"}:
             return str(reply.status)
         return str((await self._api.ask("POST", f"/runs/{run_id}/cancel")).get("status"))
+
+    async def delete(self, run_id: str) -> None:
+        """Delete a run. See `Client.delete`. If an answer was lost, that there is no such run means that it is done."""
+        attempts, lost = self._api.attempts(), False
+        while True:
+            try:
+                await self._api.call("DELETE", f"/runs/{run_id}")
+            except Broken as error:
+                lost = True
+                await attempts.failed(error)
+            except RunNotFound:
+                if not lost:
+                    raise
+                return
+            else:
+                return
 
     async def answer(self, run_id: str, input_id: str, value: Any, *, message_id: str | None = None) -> Acknowledgement:
         """Answer a question of a run. See `Client.answer`."""

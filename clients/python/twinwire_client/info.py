@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, Required, TypedDict, TypeGuard
 
 
@@ -32,6 +33,17 @@ class RunInfo(TypedDict, total=False):
     questions: list[dict[str, Any]]
     error_type: str
     message: str
+
+
+class RunPage(list[RunInfo]):
+    """A page of a list of runs. `next` is the `page` that follows, or None if this is the last one.
+
+    A page may have fewer runs than were asked for, or none, and yet have a `next`.
+    """
+
+    def __init__(self, runs: Iterable[RunInfo] = (), next: str | None = None) -> None:  # noqa: A002 - the server's name
+        super().__init__(runs)
+        self.next = next
 
 
 _TEXTS, _NUMBERS = ("run_id", "agent", "created", "status"), ("first", "last")

@@ -419,6 +419,7 @@ class SyncClient:
     cancel = _asking(Client.cancel)
     answer = _asking(Client.answer)
     send = _asking(Client.send)
+    delete = _asking(Client.delete)
     runs = _asking(Client.runs)
 
     def __enter__(self) -> Self:

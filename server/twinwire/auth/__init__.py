@@ -8,11 +8,11 @@ credential is found in a request is the business of `web`.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from twinwire.auth.grants import Grant, Signer
 from twinwire.auth.scopes import Scope
@@ -41,13 +41,19 @@ class Identity(Struct, frozen=True):
     """An identity. `user_id` is None for anybody, if authentication is off: then a request names its user itself.
 
     `expires_at` is the Unix time after which its streams end, `run_id` the only run that it is for, `log_outs` how many
-    log-outs this process had heard of when it was proved.
+    log-outs this process had heard of when it was proved. An `admin` sees, cancels and deletes the runs of everybody.
     """
 
     user_id: str | None = None
     expires_at: float | None = None
     run_id: str | None = None
     log_outs: int = 0
+    admin: bool = False
+
+    @property
+    def apart(self) -> Identity:
+        """Return the same user without what an admin may."""
+        return structs.replace(self, admin=False) if self.admin else self
 
     def named(self, claimed: str | None) -> str | None:
         """Return the user of a run whose start names this one. Raise `BadRequest` if that is somebody else."""
@@ -64,7 +70,9 @@ class Identity(Struct, frozen=True):
 
     def owner(self, run_id: str) -> str | None:
         """Return whose run this has to be for them to see it: None if anybody's will do, `NOBODY` if none will."""
-        return self.user_id if self.run_id in {None, run_id} else NOBODY
+        if self.run_id not in {None, run_id}:
+            return NOBODY
+        return None if self.admin else self.user_id
 
     def sees(self, run_id: str, user_id: str | None) -> bool:
         """Return whether this run, of this user, is there for them."""
@@ -79,7 +87,7 @@ class Auth:
 
     `ticket_life` and `login_life` are in seconds; `clock` tells Unix time, of which all workers should have the same.
     Log-outs are remembered by this process for as long as any grant lives, `memory` seconds; who tells it of those on
-    other workers is not its business.
+    other workers is not its business. `admins` are users.
     """
 
     def __init__(
@@ -89,9 +97,11 @@ class Auth:
         *,
         ticket_life: float,
         login_life: float,
+        admins: Collection[str] = (),
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.on = bool(verifiers)
+        self.admins = frozenset(admins)
         self._verifiers = verifiers
         self._signer = signer
         self._lives = {"ticket": ticket_life, "login": login_life}
@@ -104,7 +114,7 @@ class Auth:
         """Return the identity of a bearer token. Raise `Unauthenticated`."""
         for verifier in self._verifiers if len(token) <= MAX_TOKEN else ():
             if (known := verifier.verify(token)) is not None:
-                return Identity(*known, log_outs=self._log_outs)
+                return Identity(*known, log_outs=self._log_outs, admin=known[0] in self.admins)
         raise Unauthenticated
 
     def granted(self, kind: str, text: str) -> Identity:
@@ -112,7 +122,8 @@ class Auth:
         grant = self._signer.read(kind, text) if len(text) <= MAX_TOKEN else None
         if grant is None or grant.until <= self.clock() or grant.issued <= self._last_log_out(grant.user_id)[0]:
             raise Unauthenticated
-        return Identity(grant.user_id, grant.expires_at, grant.run_id, self._log_outs)
+        admin = grant.user_id in self.admins
+        return Identity(grant.user_id, grant.expires_at, grant.run_id, self._log_outs, admin)
 
     def logged_out(self, by: Identity) -> bool:
         """Return whether this user has logged out since they were identified, by order and not by clocks."""
@@ -161,4 +172,5 @@ class Auth:
             Signer(settings.secret),
             ticket_life=settings.ticket_life,
             login_life=settings.login_life,
+            admins=settings.admin,
         )

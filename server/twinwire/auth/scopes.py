@@ -42,6 +42,8 @@ ROUTES: Mapping[str, Scope] = {
     "WS /ai-sdk/ws": Scope.FOLLOW,
     "POST /runs": Scope.WHOLE,
     "POST /runs/{run_id}/cancel": Scope.WHOLE,
+    "DELETE /runs/{run_id}": Scope.WHOLE,
+    "DELETE /users/{user_id}": Scope.WHOLE,
     "POST /runs/{run_id}/inputs/{input_id}": Scope.WHOLE,
     "POST /runs/{run_id}/messages": Scope.WHOLE,
     "POST /tickets": Scope.WHOLE,

@@ -76,26 +76,30 @@ def parser() -> argparse.ArgumentParser:
     )
     chat.add_argument("--agent", metavar="NAME", help="the agent to ask; default: the server's own")
     chat.add_argument("--resume", action="store_true", help="go on with the last conversation, and show its last run")
-    runs = _asking(commands, "runs", "list your runs, follow one, cancel one, answer one")
-    runs.set_defaults(action="list", url="http://127.0.0.1:8000", limit=20)
+    runs = _asking(commands, "runs", "list your runs, follow one, cancel, delete or answer one")
+    runs.set_defaults(action="list", url="http://127.0.0.1:8000", limit=20, agent=None, status=None, label=[])
     actions = runs.add_subparsers(metavar="ACTION")
     told = {
         "list": "list them, the newest first: the default",
         "follow": "show one as it goes on; at a terminal, ask what it asks",
         "cancel": "end one",
+        "delete": "delete one for good, which is cancelled if it goes on",
         "answer": "answer what one asks",
     }
     for action, text in told.items():
         # Its flags may stand before the action, too: if they do not come after it, those count.
         command = _asking(actions, action, text, argument_default=argparse.SUPPRESS)
         command.set_defaults(action=action)
-        if action in {"follow", "cancel"}:
+        if action in {"follow", "cancel", "delete"}:
             command.add_argument("run_id", metavar="RUN", help="its id, as the list has it")
     answer = actions.choices["answer"]
     answer.add_argument("input_id", metavar="QUESTION", help="its id, as whoever follows the run is told")
     answer.add_argument("answer", nargs="+", metavar="ANSWER", help="what one would type at each prompt, such as yes")
     for command in runs, actions.choices["list"]:
         command.add_argument("--limit", type=int, metavar="N", help="list so many; default 20")
+        command.add_argument("--agent", metavar="NAME", help="list the runs of this agent")
+        command.add_argument("--status", metavar="STATUS", help="list those of this status, such as running or error")
+        command.add_argument("--label", action="append", metavar="NAME:VALUE", help="list those with it; repeatable")
     return top
 
 

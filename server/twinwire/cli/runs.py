@@ -1,4 +1,4 @@
-"""`twinwire runs`: list one's runs on a server, follow one, cancel one, answer what one asks."""
+"""`twinwire runs`: list one's runs on a server, follow one, cancel or delete one, answer what one asks."""
 
 from __future__ import annotations
 
@@ -29,15 +29,40 @@ def runs(arguments: argparse.Namespace) -> int:
         if arguments.action == "cancel":
             screen.write(f"{plain(await client.cancel(arguments.run_id))}\n")
             return 0
+        if arguments.action == "delete":
+            await client.delete(arguments.run_id)
+            screen.write("deleted\n")
+            return 0
         if arguments.action == "answer":
             said = await _answer(client, arguments.input_id, arguments.answer)
             screen.write(f"{plain(said.status)}\n")
             return 0 if said.status == "accepted" else 1
-        for run in await client.runs(user_id=arguments.user, limit=arguments.limit):
-            screen.write(_json(run) if arguments.json else _line(run))
-        return 0
+        labels, left, page = _labels(arguments.label), arguments.limit, None
+        while True:
+            listed = await client.runs(
+                user_id=arguments.user,
+                limit=left,
+                agent=arguments.agent,
+                status=arguments.status,
+                labels=labels,
+                page=page,
+            )
+            for run in listed:
+                screen.write(_json(run) if arguments.json else _line(run))
+            left, page = left - len(listed), listed.next
+            if page is None or left <= 0:
+                return 0
 
     return console.perform(arguments, work)
+
+
+def _labels(told: list[str]) -> dict[str, str]:
+    """Return the labels that these `NAME:VALUE` are. Raise `SettingsError` for one that is none."""
+    pairs = [text.partition(":") for text in told]
+    labels = {name: value for name, colon, value in pairs if colon}
+    if len(labels) < len(told):
+        raise SettingsError("`--label` must be NAME:VALUE, such as team:red, with each name once.", field="--label")
+    return labels
 
 
 async def _answer(client: Client, input_id: str, lines: list[str]) -> Acknowledgement:

@@ -7,11 +7,13 @@
 from __future__ import annotations
 
 from twinwire.log.base import (
-    MAX_RECENT as MAX_RECENT,
+    MAX_LISTED as MAX_LISTED,
     STOPPING as STOPPING,
     Departure as Departure,
     EventLog as EventLog,
     Limits as Limits,
+    Listing as Listing,
+    Position as Position,
     Quota as Quota,
     RunInfo as RunInfo,
     RunState as RunState,
@@ -19,6 +21,7 @@ from twinwire.log.base import (
     SessionKey as SessionKey,
     Store as Store,
     Unsubscribe as Unsubscribe,
+    Wanted as Wanted,
 )
 from twinwire.protocol.errors import SettingsError
 

@@ -20,14 +20,19 @@ Cursor = Callable[[], int]
 HearLogOut = Callable[[str, float], None]
 """Called with a user, and the Unix time when they logged out."""
 
-MAX_RECENT = 100
-"""The most runs of a user that can be listed."""
+MAX_LISTED = 100
+"""The most runs that one page of a list has."""
+SCANNED = 1000
+"""The most runs that are looked at for one page of a list."""
 
 STOPPING = "The server is shutting down."
 LOST_EVENTS = "the log has lost events of this run"
 
 SessionKey = tuple[str | None, str | None]
 """User and session; a user's conversation without a session id is a session of its own."""
+
+Position = tuple[str, str]
+"""A run's place in lists, which have the newest run first: its `created` and its id."""
 
 
 class Limits(Struct, frozen=True, kw_only=True):
@@ -123,6 +128,55 @@ class RunSummary(Struct, frozen=True):
     outcome: bytes
 
 
+class Wanted(Struct, frozen=True, kw_only=True):
+    """The runs that a list is to have: those of one user, or of everybody and nobody if `user_id` is None.
+
+    `labels` are texts such as `team:red`: a run has the label `team` with the value `red`. All of them must hold.
+    `created_after` and `created_before` are times as `RunInfo.created`; the first itself is within, the second is not.
+    """
+
+    user_id: str | None = None
+    agent: str | None = None
+    status: str | None = None
+    labels: Sequence[str] = ()
+    created_after: str | None = None
+    created_before: str | None = None
+
+    def admits(self, run: RunInfo, status: str) -> bool:
+        """Return whether a run of the right user and time is wanted."""
+        return (
+            self.agent in {None, run.agent}
+            and self.status in {None, status}
+            and {f"{name}:{value}" for name, value in run.metadata.items()}.issuperset(self.labels)
+        )
+
+    def end(self, before: Position | None) -> Position | None:
+        """Return the place before which all wanted runs are that come after `before` in a list; None for no bound."""
+        ends = [before, None if self.created_before is None else (self.created_before, "")]
+        return min((end for end in ends if end is not None), default=None)
+
+
+class Listing(NamedTuple):
+    """A page of a list of runs, and the place after which the next page begins; None if this is the last one."""
+
+    run_ids: Sequence[str]
+    next: Position | None
+
+
+def listing(runs: Sequence[tuple[RunInfo, str]], wanted: Wanted, limit: int, rest: Position | None) -> Listing:
+    """Return the page of at most `limit` wanted runs among these, each with its status, the newest first.
+
+    `rest` is the place at which those begin that were not looked at.
+    """
+    found: list[str] = []
+    for number, (run, status) in enumerate(runs, 1):
+        if wanted.admits(run, status):
+            found.append(run.run_id)
+            if len(found) == limit:
+                return Listing(found, rest if number == len(runs) else (run.created, run.run_id))
+    return Listing(found, rest)
+
+
 class Departure(Enum):
     """The way in which a follower of a run has gone."""
 
@@ -171,10 +225,11 @@ class EventLog(Protocol):
         """Return the run that this user started with this key, if it is still known."""
         ...
 
-    async def recent(self, user_id: str, limit: int) -> Sequence[str]:
-        """Return the ids of at most `limit` (to `MAX_RECENT`) runs that this user started on any worker, newest first.
+    async def listed(self, wanted: Wanted, limit: int, before: Position | None = None) -> Listing:
+        """Return at most `limit` runs that any worker started, the newest first, of those that come after `before`.
 
-        Some of them may be forgotten since.
+        At most `SCANNED` runs are looked at: so a page may have fewer runs, or none, although there are more. Some of
+        the runs may be forgotten since.
         """
         ...
 
@@ -194,6 +249,21 @@ class EventLog(Protocol):
 
         Raise `RunNotFound`, or `CursorGone` for a cursor that was trimmed or lies in the future. If `LogUnavailable` is
         raised, subscribers are woken when it is time to try again.
+        """
+        ...
+
+    async def delete(self, run_id: str) -> bool:
+        """Delete all that is kept of a run that has ended, but for its turn in a conversation.
+
+        Return False, having done nothing, if the run goes on. Raise `RunNotFound`. Followers are woken: the next page
+        that they read raises that, too.
+        """
+        ...
+
+    async def forget(self, user_id: str) -> None:
+        """Delete a user's conversations, and the user's runs that have ended, as `delete` does.
+
+        To do so again is no error. Raise `LogUnavailable` if something may be left.
         """
         ...
 

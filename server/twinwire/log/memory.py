@@ -2,20 +2,40 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
+from heapq import heapify, heappop, heappush
 from itertools import islice
 
 from msgspec import Struct
 
 from twinwire.log.backpressure import EXCESS_BYTES
-from twinwire.log.base import Cursor, Limits, Owner, Page, Quota, RunInfo, RunState, RunSummary, Unsubscribe
+from twinwire.log.base import (
+    Cursor,
+    Limits,
+    Listing,
+    Owner,
+    Page,
+    Position,
+    Quota,
+    RunInfo,
+    RunState,
+    RunSummary,
+    Unsubscribe,
+    Wanted,
+    listing,
+)
 from twinwire.log.control import LocalControl
+from twinwire.log.order import Order
 from twinwire.log.quotas import Quotas
 from twinwire.log.tail import Tail
 from twinwire.log.tails import Tails
 from twinwire.protocol.errors import IdempotencyMismatch, RunNotFound
-from twinwire.protocol.events import Record, outcome
+from twinwire.protocol.events import Record, outcome, status_of
+
+SPARE = 100  # what the heap of those that are due may have beyond twice the runs that have ended
 
 
 class _Entry(Struct, gc=False):
@@ -42,8 +62,10 @@ class MemoryLog(LocalControl, Tails):
         self._clock = clock
         self._runs: dict[str, _Entry] = {}
         self._keys: dict[tuple[str | None, str], str] = {}
-        self._users: dict[str, dict[str, None]] = {}  # the runs of each named user, in the order of their starts
+        self._all = Order(self._runs)
+        self._users: dict[str, Order] = {}  # the runs of each named user
         self._ended: dict[str, float] = {}  # when each ended run is forgotten, oldest end first
+        self._due: list[tuple[float, str]] = []  # a heap of the same; some of these are forgotten already
         self._quotas = Quotas(self._goes_on, waiting=self._waiting)
         self.size = 0
 
@@ -67,8 +89,9 @@ class MemoryLog(LocalControl, Tails):
             self._keys[key] = run.run_id
         self._runs[run.run_id] = _Entry(run, Tail(), key)
         self.size += run.weight
+        self._all.add(place := (run.created, run.run_id))
         if run.user_id is not None:
-            self._users.setdefault(run.user_id, {})[run.run_id] = None
+            self._users.setdefault(run.user_id, Order(self._runs)).add(place)
         return run
 
     def append(self, run_id: str, expected_last: int, records: Sequence[Record]) -> None:
@@ -77,7 +100,9 @@ class MemoryLog(LocalControl, Tails):
         tail = entry.tail
         self.size += tail.append(expected_last, records)
         if records[-1].last and run_id not in self._ended:
-            self._ended[run_id] = self._clock() + self._retention
+            kept = entry.info.retention
+            self._ended[run_id] = due = self._clock() + (self._retention if kept is None else kept)
+            heappush(self._due, (due, run_id))
             entry.outcome = outcome(records[-1].body)
         if self.size > self._max_bytes or len(self._ended) > self._max_ended:
             self._evict(run_id)
@@ -89,9 +114,14 @@ class MemoryLog(LocalControl, Tails):
         run_id = self._keys.get((user_id, idempotency_key))
         return None if run_id is None else self._runs[run_id].info
 
-    async def recent(self, user_id: str, limit: int) -> Sequence[str]:
+    async def listed(self, wanted: Wanted, limit: int, before: Position | None = None) -> Listing:
         self._expire()
-        return list(islice(reversed(self._users.get(user_id, {})), limit))
+        order = self._all if wanted.user_id is None else self._users.get(wanted.user_id)
+        if order is None:
+            return Listing((), None)
+        run_ids, rest = order.before(wanted.end(before), wanted.created_after or "")
+        entries = [self._runs[run_id] for run_id in run_ids]
+        return listing([(entry.info, status_of(entry.outcome)) for entry in entries], wanted, limit, rest)
 
     async def state(self, run_id: str, user_id: str | None = None) -> RunState:
         entry = self._entry(run_id, user_id)
@@ -107,6 +137,29 @@ class MemoryLog(LocalControl, Tails):
         if tail.backpressure is not None:
             self._reached(run_id, tail, after)
         return tail.page(after, limit)
+
+    async def delete(self, run_id: str) -> bool:
+        tail = self._entry(run_id).tail
+        if run_id not in self._ended:
+            return False
+        self._drop(run_id)
+        tail.wake()
+        return True
+
+    async def forget(self, user_id: str) -> None:
+        self._sessions.forget(user_id)
+        self._quotas.forget(user_id)
+        self._expire()
+        order = self._users.get(user_id)
+        rest: Position | None = None
+        while order is not None:
+            run_ids, rest = order.before(rest, "")
+            for run_id in run_ids:
+                with suppress(RunNotFound):  # its retention ends
+                    await self.delete(run_id)
+            if rest is None:
+                break
+            await asyncio.sleep(0)
 
     async def ping(self) -> None:
         """See `EventLog`; it is always there."""
@@ -152,8 +205,10 @@ class MemoryLog(LocalControl, Tails):
 
     def _expire(self) -> None:
         now = self._clock()
-        while self._ended and self._ended[oldest := next(iter(self._ended))] <= now:
-            self._drop(oldest)
+        while self._due and self._due[0][0] <= now:
+            _, run_id = heappop(self._due)
+            if run_id in self._ended:
+                self._drop(run_id)
 
     def _evict(self, appending: str) -> None:
         """Forget ended runs until the log is within its bounds; those that are being read last."""
@@ -171,10 +226,14 @@ class MemoryLog(LocalControl, Tails):
     def _drop(self, run_id: str) -> None:
         entry = self._runs.pop(run_id)
         del self._ended[run_id]
+        if len(self._due) > 2 * len(self._ended) + SPARE:
+            self._due = [(due, ended) for ended, due in self._ended.items()]
+            heapify(self._due)
         if entry.key is not None:
             del self._keys[entry.key]
+        self._all.gone()
         if (user_id := entry.info.user_id) is not None:
-            del self._users[user_id][run_id]
+            self._users[user_id].gone()
             if not self._users[user_id]:
                 del self._users[user_id]
         self.size -= entry.tail.size + entry.info.weight

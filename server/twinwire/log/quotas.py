@@ -70,6 +70,11 @@ class Quotas:
         if len(self._starts) > MAX_USERS:
             del self._starts[next(iter(self._starts))]
 
+    def forget(self, user_id: str) -> None:
+        """Forget a user's starts but for those of the last minute: nobody starts more by being forgotten."""
+        if user_id in self._starts:
+            self._prune(user_id, self._clock())
+
     def _prune(self, user_id: str, now: float) -> None:
         """Forget a user's starts that are of no more account; the user, who is looked at last from now on, too."""
         starts = self._starts.pop(user_id)

@@ -67,6 +67,11 @@ class Sessions:
         self.cost += session.cost
         self._forget()
 
+    def forget(self, user_id: str) -> None:
+        """Delete all conversations of a user."""
+        for key in [key for key in self._sessions if key[0] == user_id]:
+            self.cost -= self._sessions.pop(key).cost
+
     def _forget(self) -> None:
         limits = self._limits
         oldest_allowed = self._clock() - limits.session_idle

@@ -225,6 +225,18 @@ def outcome(body: bytes) -> bytes:
     return text
 
 
+class _Outcome(Struct):
+    status: str = "error"
+
+
+_outcome = msgspec.json.Decoder(_Outcome).decode
+
+
+def status_of(told: bytes) -> str:
+    """Return the status of a run whose `outcome` this is; it is empty before the end."""
+    return _outcome(told).status if told else "running"
+
+
 def ended(body: bytes) -> dict[str, msgspec.Raw]:
     """Return all that a terminal event's body tells of its run's end, the result too, without reading into it."""
     return _told(body, *_ENDING, "result")

@@ -10,6 +10,7 @@ import base64
 import re
 import secrets
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from typing import Any, NamedTuple, TypeVar
 
 import msgspec
@@ -25,6 +26,7 @@ MAX_TYPE = 64
 HEARTBEAT = b": heartbeat\n\n"
 
 _RUN_ID = re.compile(r"[a-z2-7]{26}", re.ASCII)
+_CREATED = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", re.ASCII)
 _SEQ = re.compile(r"0|[1-9][0-9]{0,18}", re.ASCII)
 _CURSOR = re.compile(r"evt-([a-z2-7]{26})-(0|[1-9][0-9]{0,18})", re.ASCII)
 _SECONDS = re.compile(r"cancel_after:([0-9]{1,6}(?:\.[0-9]{1,3})?)", re.ASCII)
@@ -107,6 +109,36 @@ def check_types(types: str | Sequence[str] | None) -> frozenset[str] | None:
         if len(name) > MAX_TYPE or not TYPE_PATTERN.fullmatch(name):
             raise BadRequest(f"`types` must have event types ([A-Z][A-Z0-9_]*), not {name[:64]!r}.", field="types")
     return frozenset(types)
+
+
+def list_page(created: str, run_id: str) -> str:
+    """Return what names the page of a list of runs that begins after this run."""
+    return base64.urlsafe_b64encode(f"{created} {run_id}".encode()).decode().rstrip("=")
+
+
+def parse_page(text: str) -> tuple[str, str]:
+    """Return the run after which a page of a list begins: when it was created, and its id. Raise `BadRequest`."""
+    try:
+        told = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True).decode("ascii")
+    except ValueError:
+        told = ""
+    created, _, run_id = told.partition(" ")
+    if not (_CREATED.fullmatch(created) and _RUN_ID.fullmatch(run_id)):
+        raise BadRequest("`page` must be the `next` of another page of this list.", field="page")
+    return created, run_id
+
+
+def parse_time(text: str, field: str) -> str:
+    """Return a time of RFC 3339 in the form that `created` has. Raise `BadRequest`."""
+    try:
+        when = datetime.fromisoformat(text)
+        if when.tzinfo is None:
+            raise ValueError
+        return when.astimezone(UTC).isoformat(timespec="milliseconds").removesuffix("+00:00") + "Z"
+    except (ValueError, OverflowError):
+        raise BadRequest(
+            f"`{field}` must be a time of RFC 3339, such as 2026-02-21T10:30:45Z; a + is written %2B.", field=field
+        ) from None
 
 
 def sse_open(run_id: str, after: int, retry_ms: int) -> bytes:

@@ -8,7 +8,7 @@ import secrets
 import time
 from collections import Counter
 from collections.abc import Collection, Coroutine, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
 
@@ -17,7 +17,7 @@ from twinwire.agents.accepts import Accepts, accepted
 from twinwire.agents.spec import AgentSpec, spec_of
 from twinwire.auth import ANYBODY, Identity
 from twinwire.fence import guard_tasks
-from twinwire.log import STOPPING, Departure, Quota, RunInfo, RunState, RunSummary, SessionKey, Store
+from twinwire.log import STOPPING, Departure, Quota, RunInfo, RunState, SessionKey, Store
 from twinwire.log.saying import Noted, Outcome, Saying
 from twinwire.models import Message
 from twinwire.protocol.errors import (
@@ -36,8 +36,10 @@ from twinwire.protocol.fold import Fold, as_text
 from twinwire.protocol.start import GRACE_SECONDS
 from twinwire.protocol.wire import check_run_id, new_run_id, trace_of
 from twinwire.runs.budget import Budget, Live, Share
+from twinwire.runs.endings import Endings
 from twinwire.runs.heard import PAGE_EVENTS, finished, heard
 from twinwire.runs.inputs import InputLimits
+from twinwire.runs.kept import CancelStatus, Kept
 from twinwire.runs.reserve import Claim, Reserve
 from twinwire.runs.run import Run
 from twinwire.runs.spec import RunSpec
@@ -48,8 +50,6 @@ from twinwire.telemetry.tracing import OFF, Span, Tracer
 
 logger = logging.getLogger("twinwire.runs")
 
-CancelStatus = Literal["accepted", "already_finished"]
-
 SETTLE_SECONDS = 5.0  # how long a start waits for the run it interrupts to leave the session
 LIVE_BYTES = 2**28
 RESERVE_BYTES, RESERVE_SECONDS = 2**26, 10.0
@@ -59,13 +59,14 @@ SAY_SECONDS = 5.0  # within which it is known whether a run has taken something 
 RECHECK_SECONDS = 5.0  # how soon a run that only other workers follow is looked at again
 
 
-class Runs:
+class Runs(Kept):
     """The runs of this process and the agents they use; the `Owner` of its runs to the log.
 
     The default agent is the one named `react`, or else the first. `deadline` is for each run, in seconds, `max_runs`
     for this process, `quota` for each named user and all processes, `budget` for each run, `live_bytes` for the events
     and conversations of all runs that go on. `reserve` is what large replies about runs share. `tracer` records
-    each run. `limits` are what each request tells its agent, `inputs` bound what is said to each run.
+    each run. `limits` are what each request tells its agent, `inputs` bound what is said to each run. `endings` hear of
+    each run that has ended.
     """
 
     def __init__(
@@ -83,6 +84,7 @@ class Runs:
         tracer: Tracer = OFF,
         limits: AgentLimits | None = None,
         inputs: InputLimits | None = None,
+        endings: Endings | None = None,
     ) -> None:
         if not agents:
             raise ValueError("`agents` must have at least one agent.")
@@ -111,6 +113,7 @@ class Runs:
         self._held = Held()
         self._limits = limits or AgentLimits()
         self._inputs = inputs or InputLimits()
+        self._endings = endings or Endings()
 
     def __len__(self) -> int:
         return len(self._live)
@@ -248,6 +251,7 @@ class Runs:
         if (dropped := self._dropped.pop(run.info.run_id, None)) is not None:
             dropped.cancel()
         self._metrics.run_ended(run.info.agent, run.fold.status, run.fold.error_type, run.fold.usage)
+        self._endings.add(run)
         if run.inputs.asked:
             self._note(run)
         if spec.session is not None:
@@ -271,10 +275,6 @@ class Runs:
                 run.info.run_id,
             )
 
-    async def state(self, run_id: str, by: Identity) -> RunState:
-        """Return what is known of a run. Raises `RunNotFound`, also for a run that is not for `by` to see."""
-        return await self.log.state(check_run_id(run_id), by.owner(run_id))
-
     async def seek(self, run_id: str, after: int, by: Identity) -> RunState:
         """Return the run, for `by` to follow it after event number `after`. Raises `RunNotFound`, `CursorGone`."""
         try:
@@ -288,10 +288,6 @@ class Runs:
         ended = state.terminal is not None and after == state.last
         self._metrics.cursors["ended" if ended else "resumed" if after else "begun"] += 1
         return state
-
-    async def summary(self, run_id: str, by: Identity) -> RunSummary:
-        """Return what a list of runs tells of this one. Raises `RunNotFound`, as `state`."""
-        return await self.log.summary(check_run_id(run_id), by.owner(run_id))
 
     def _here(self, run_id: str, by: Identity) -> Run | None:
         """Return the run if it goes on here and is for `by` to see. A foreign one is looked up as an unknown one is."""
@@ -323,14 +319,6 @@ class Runs:
             await asyncio.sleep(0)  # a long run's events are read in turns with everybody else's
         return seq, fold.state
 
-    async def active(self, session: SessionKey, by: Identity) -> str | None:
-        """Return the run that goes on in this conversation, if one does and `by` may see it."""
-        run_id = await self.log.holder(session)
-        try:
-            return None if run_id is None or (await self.state(run_id, by)).terminal is not None else run_id
-        except RunNotFound:
-            return None  # it is only about to start, or somebody else's
-
     async def cancel(self, run_id: str, by: Identity) -> CancelStatus:
         """Cancel a run, wherever it goes on. Idempotent. Raises `RunNotFound`, as `state`."""
         if (run := self._here(run_id, by)) is not None:  # first, so that it needs no log
@@ -347,7 +335,7 @@ class Runs:
         Raises `RunNotFound`, as `state`; what `Inputs.hear` raises, or a `TwinwireError` of the same code, for what the
         run refuses; `UnknownOutcome` if nobody could tell within `SAY_SECONDS`.
         """
-        again = bool(saying.message_id)
+        by, again = by.apart, bool(saying.message_id)
         if not again:
             saying = msgspec.structs.replace(saying, message_id=secrets.token_hex(8))
         try:
@@ -468,6 +456,7 @@ class Runs:
             _, running = await asyncio.wait(self._tasks, timeout=0.5)
             if running:
                 logger.warning("The server ends although %d agents did not stop.", len(running))
+        await self._endings.drain()
 
     def interrupt(self, run_ids: Collection[str] | None = None, why: str = STOPPING) -> None:
         """See `Owner`."""

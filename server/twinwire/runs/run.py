@@ -107,7 +107,7 @@ class Run:
         self._writer = Writer(log, info.run_id, functools.partial(copy_context().run, self._ended), metrics)
         self._loop = asyncio.get_running_loop()
         self._thread = get_ident()
-        self._began = time.monotonic()
+        self.began = time.monotonic()
         may = {"can_ask": can_ask, "takes_messages": takes_messages(agent)}
         self.inputs = Inputs(info.run_id, self._hear, self._writer.flushed, inputs, calls=self.fold.tools, **may)
         request.talk = self.inputs
@@ -470,7 +470,7 @@ class Run:
         return self.request.usage.told
 
     def _duration(self) -> float:
-        return round(time.monotonic() - self._began, 3)
+        return round(time.monotonic() - self.began, 3)
 
     def _tell(self, what: str, **fields: Any) -> None:
         info = self.info

@@ -18,6 +18,7 @@ from twinwire.log.sqlite.log import TAIL_BYTES
 from twinwire.log.tail import PAGE_BYTES
 from twinwire.protocol.errors import SettingsError
 from twinwire.protocol.wire import MAX_TYPES
+from twinwire.runs.webhooks import WAITING_BYTES
 from twinwire.serving.bounds import HIGH_WATER
 from twinwire.settings import Settings, load
 from twinwire.transports.intake import SMALL_BYTES, intake_bytes
@@ -86,8 +87,16 @@ def ceiling(settings: Settings) -> list[Part]:
         Part(
             "one request", PARSED_FACTOR * settings.max_body, f"{PARSED_FACTOR} x --max-body, of the one that is read"
         ),
+        *_webhooks(settings),
         Part("one event", 4 * settings.run_bytes, "4 x --run-bytes, while it is encoded"),
     ]
+
+
+def _webhooks(settings: Settings) -> list[Part]:
+    if not settings.webhook:
+        return []
+    each = 2 * WAITING_BYTES
+    return [Part("webhooks", each * len(settings.webhook), f"{each // MB} MiB x each --webhook")]
 
 
 def _log(settings: Settings) -> list[Part]:

@@ -199,9 +199,9 @@ def in_settings(settings: Settings) -> Iterator[str]:
     """Give the secrets of settings; those in files are hidden as they are read. A key's path is one, too."""
     for name in SECRETS:
         value = getattr(settings, name) or ()
-        yield from [value] if isinstance(value, str) else [entry.partition(":")[2] for entry in value]
-    yield from in_url(settings.log)
-    yield from in_url(settings.base_url)
+        yield from [value] if isinstance(value, str) else [entry.partition(":")[2] or entry for entry in value]
+    for url in settings.log, settings.base_url, *settings.webhook:
+        yield from in_url(url)
     yield from (path for name in KEY_PATHS if "/" in (path := getattr(settings, name) or ""))
 
 

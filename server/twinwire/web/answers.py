@@ -25,7 +25,7 @@ HEAD = "twinwire.head"
 """In the scope of a request whose method was HEAD: routes see GET, whose head is what it is answered with."""
 
 STREAM = b"text/event-stream"
-METHODS = "GET, HEAD, POST"
+METHODS = "GET, HEAD, POST, DELETE"
 ALLOWED_HEADERS = ["accept", "authorization", "cache-control", "content-type", "last-event-id", "x-request-id"]
 EXPOSED_HEADERS = [
     "location",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import resource
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -23,11 +23,13 @@ from twinwire.auth import Auth
 from twinwire.formats.registry import Transform, registry
 from twinwire.log import Limits, Quota, open_log
 from twinwire.models.local import LocalModel
-from twinwire.protocol.errors import FailedDependency, TwinwireError
+from twinwire.protocol.errors import FailedDependency, SettingsError, TwinwireError
 from twinwire.runs import Budget, Runs
+from twinwire.runs.endings import Endings, OnEnd
 from twinwire.runs.inputs import InputLimits
 from twinwire.runs.registry import RESERVE_SECONDS
 from twinwire.runs.reserve import Reserve
+from twinwire.runs.webhooks import open_webhooks
 from twinwire.settings import Settings
 from twinwire.telemetry import ids
 from twinwire.telemetry.logging import guard_access_lines
@@ -37,7 +39,7 @@ from twinwire.transports import lifetime
 from twinwire.transports.heartbeats import Heartbeats
 from twinwire.transports.intake import intake_bytes
 from twinwire.transports.limiter import Limiter
-from twinwire.web import access, answers, chat, guard, health, openapi, page, runs, socket
+from twinwire.web import access, answers, chat, guard, health, lists, openapi, page, runs, socket
 from twinwire.web.answers import JsonResponse
 from twinwire.web.compat import ag_ui, ai_sdk, openai as openai_api
 from twinwire.web.service import Service
@@ -75,13 +77,17 @@ def create_app(
     *,
     settings: Settings | None = None,
     formats: Mapping[str, Transform] | None = None,
+    on_end: OnEnd | None = None,
+    webhooks: Sequence[str] = (),
 ) -> Litestar:
     """Return a Twinwire app with these agents by name, or with `react` and `simple` if none are given.
 
     `formats` are the app's own, by the name that `?format=` gives them: each turns an event into the `data` of an SSE
     block, or None to leave it out. `settings` come from the environment, and the flags of `twinwire serve`, where they
-    are not given. Serve it with `twinwire serve module:app` for a clean shutdown; another ASGI server works but cannot
-    end its streams by itself.
+    are not given. `on_end` is a function, async or not, that is called with the `EndedRun` of each run of this process;
+    it must not block the event loop, and is cancelled after 30 s. `webhooks` are URLs that are told the same, beside
+    those of the settings: docs/LIFECYCLE.md. Serve it with `twinwire serve module:app` for a clean shutdown; another
+    ASGI server works but cannot end its streams by itself.
     Raises `SettingsError`, and `ValueError` for a format's name that is in use.
     """
     settings = settings or settings_module.load(os.environ, {})
@@ -111,6 +117,10 @@ def create_app(
     )
     budget = Budget(events=settings.run_events, bytes=settings.run_bytes, tokens=settings.run_tokens)
     auth = Auth.of(settings)
+    if settings.admin and not auth.on:
+        raise SettingsError(
+            "`--admin` requires users that are authenticated: set `TWINWIRE_AUTH_TOKENS`.", field="--admin"
+        )
     _, files = resource.getrlimit(resource.RLIMIT_NOFILE)  # `twinwire serve` raises the soft limit as far as it needs
     accepted = lifetime.accepted_at_most(settings.max_connections, settings.max_runs, files)
     metrics = Metrics()
@@ -133,6 +143,7 @@ def create_app(
             inputs=InputLimits(
                 timeout=settings.input_timeout, longest=settings.max_wait, unread_bytes=settings.max_body
             ),
+            endings=Endings(on_end, open_webhooks((*settings.webhook, *webhooks), settings.webhook_secret)),
         ),
         Heartbeats(heartbeat=settings.heartbeat, send_timeout=settings.send_timeout, logged_out=auth.logged_out),
         Limiter(total=lifetime.streams_at_most(settings.max_connections, accepted), each=settings.user_connections),
@@ -161,7 +172,9 @@ def create_app(
         [
             chat.chat,
             runs.start_run,
-            runs.list_runs,
+            lists.list_runs,
+            lists.delete_run,
+            lists.forget_user,
             runs.get_run,
             runs.run_events,
             runs.run_snapshot,

@@ -11,7 +11,6 @@ import msgspec
 from litestar import Request
 from msgspec import Meta, Struct
 
-from twinwire.log import MAX_RECENT
 from twinwire.protocol.commands import MessageId
 from twinwire.protocol.errors import BadRequest, Busy, NotAcceptable, PayloadTooLarge, UnsupportedMediaType
 from twinwire.protocol.start import (
@@ -72,13 +71,6 @@ class MessageBody(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
 
     content: Annotated[str, Meta(description="what the run's agent is to read")]
     message_id: MessageId = None
-
-
-class ListQuery(Struct, frozen=True, kw_only=True):
-    """`GET /runs`."""
-
-    user_id: UserId = None
-    limit: Annotated[int, Meta(ge=1, le=MAX_RECENT, description="how many runs at most; default 20")] = 20
 
 
 class FollowQuery(Struct, frozen=True, kw_only=True):

@@ -29,17 +29,17 @@ _VALUES = "twinwire.query"
 
 def check(
     query: bytes, takes: type[Struct] | None, elsewhere: Sequence[type[Struct]] = ()
-) -> tuple[dict[str, str], list[str]]:
+) -> tuple[dict[str, Any], list[str]]:
     """Return the parameters that the path `takes`, by name, and the names that it ignores.
 
     `elsewhere` has what the path takes in its body or its messages: in the query it would have no effect. Raise
     `BadRequest` for such a name, for one that is within an edit, a case or a hyphen of a known one, and for a known
-    one with two values.
+    one with two values, unless it is a list: that has each.
     """
     if not query:
         return {}, []
-    known, body = _names(takes), _names(*elsewhere)
-    values: dict[str, str] = {}
+    known, body, lists = _names(takes), _names(*elsewhere), _lists(takes)
+    values: dict[str, Any] = {}
     ignored: list[str] = []
     for sent, value in _pairs(query):
         name = sent
@@ -47,7 +47,9 @@ def check(
             name = CURSOR  # event-source-polyfill says lastEventId, and others the same in their own way
             if not value:
                 continue  # older ones say so before their first event
-        if name in known:
+        if name in lists:
+            values.setdefault(name, []).append(value)
+        elif name in known:
             if values.setdefault(name, value) != value:
                 raise BadRequest(f"`{name}` has two values in the query; send one.", field=sent[:128])
         elif name in body:
@@ -73,6 +75,13 @@ def _names(*shapes: type[Struct] | None) -> Collection[str]:
     return {field.encode_name for shape in shapes if shape is not None for field in msgspec.structs.fields(shape)}
 
 
+@functools.cache
+def _lists(shape: type[Struct] | None) -> Collection[str]:
+    """Return the names that may be there more than once."""
+    fields = () if shape is None else msgspec.structs.fields(shape)
+    return {field.encode_name for field in fields if isinstance(field.default, tuple)}
+
+
 def _plain(name: str) -> str:
     return name.lower().replace("_", "").replace("-", "")
 
@@ -96,14 +105,14 @@ def _close(one: str, other: str) -> bool:
     return max(len(one), len(other)) <= 1 or (len(one) == 2 and one == other[::-1])
 
 
-def keep(scope: Any, values: dict[str, str], ignored: list[str]) -> None:
+def keep(scope: Any, values: dict[str, Any], ignored: list[str]) -> None:
     """Keep what `check` found with the request."""
     scope[_VALUES], scope[_KEY] = values, ignored
 
 
-def kept(scope: Any) -> dict[str, str]:
+def kept(scope: Any) -> dict[str, Any]:
     """Return the parameters that the request has."""
-    values: dict[str, str] = scope.get(_VALUES, {})
+    values: dict[str, Any] = scope.get(_VALUES, {})
     return values
 
 

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from typing import Any
 
-import msgspec
 from litestar import Request, Response, get, post
 from litestar.di import NamedDependency
 from litestar.params import FromPath
 
 from twinwire.log import RunState, RunSummary
 from twinwire.log.saying import Noted, Saying
-from twinwire.protocol.errors import BadRequest, InputClosed, InputNotFound, NotAccepted, RunEnded, RunNotFound
+from twinwire.protocol.errors import BadRequest, InputClosed, InputNotFound, NotAccepted, RunEnded
 from twinwire.protocol.events import ended
 from twinwire.protocol.schema import size
 from twinwire.protocol.wire import check_run_id
@@ -22,12 +20,11 @@ from twinwire.transports.asgi import gone
 from twinwire.web import input as incoming, stream
 from twinwire.web.answers import HeldJson, JsonResponse
 from twinwire.web.guard import agent_headers, asker, starter
-from twinwire.web.input import AnswerBody, FollowQuery, ListQuery, MessageBody, StartBody
+from twinwire.web.input import AnswerBody, FollowQuery, MessageBody, StartBody
 from twinwire.web.openapi import documented
 from twinwire.web.service import Service
 
 LISTED_BYTES = 16 * 1024
-_outcome = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
 
 async def describe(service: Service, run: RunState | RunSummary, ending: Mapping[str, Any]) -> dict[str, Any]:
@@ -50,7 +47,7 @@ async def describe(service: Service, run: RunState | RunSummary, ending: Mapping
     return {name: value for name, value in body.items() if value is not None}
 
 
-def _short(questions: Sequence[dict[str, Any]]) -> Sequence[dict[str, Any]]:
+def short(questions: Sequence[dict[str, Any]]) -> Sequence[dict[str, Any]]:
     """Return a run's questions as a list of runs tells them: without their texts if they are long."""
     if size(questions) <= LISTED_BYTES:
         return questions
@@ -80,27 +77,6 @@ async def start_run(request: Request[Any, Any, Any], service: NamedDependency[Se
     with stream.begun(spec, info.run_id):
         state = await service.runs.state(info.run_id, by)
         return await told(service, state, status_code=201 if new else 200, headers={"location": f"/runs/{info.run_id}"})
-
-
-@get("/runs", operation_class=documented(query=ListQuery), summary="A user's newest runs")
-async def list_runs(request: Request[Any, Any, Any], service: NamedDependency[Service]) -> HeldJson:
-    """Return the runs that the user may see and the log holds, the newest first, without their results.
-
-    A run without a user is in no list: whoever knows its id may follow and cancel it.
-    """
-    asked = incoming.query(request, ListQuery)
-    by = asker(request)
-    if (user_id := by.named(asked.user_id)) is None:
-        raise BadRequest("`user_id` is required when authentication is off.", field="user_id")
-    listed = []
-    for run_id in await service.runs.log.recent(user_id, asked.limit):
-        with suppress(RunNotFound):  # forgotten meanwhile, or not the one that a ticket is for
-            run = await service.runs.summary(run_id, by)
-            told = await describe(service, run, _outcome(run.outcome) if run.outcome else {})
-            listed.append({**told, "questions": _short(told["questions"])})
-    told_of = [part for run in listed for part in (run["questions"], run.get("metadata", {}))]
-    claim = await service.runs.reserve.take(size(*told_of))
-    return HeldJson({"runs": listed}, claim)
 
 
 @get("/runs/{run_id:str}", summary="A run")

@@ -68,6 +68,7 @@ class RedisControl:
         )
         if gone := await self._link.call(*command):
             await self._link.call("DEL", *gone)
+            await self._link.call("ZREM", self._keys.sessions, *gone)  # last: what has no name here, nobody finds
 
     async def occupy(self, session: SessionKey, run_id: str) -> str | None:
         holder: str = (await self._link.call(*OCCUPY(self._keys.busy(session), run_id=run_id))).decode()

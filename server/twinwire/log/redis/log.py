@@ -18,17 +18,19 @@ import msgspec
 
 from twinwire.log.backpressure import EXCESS_BYTES, NOBODY
 from twinwire.log.base import (
-    MAX_RECENT,
     Cursor,
     Gauge,
     Limits,
+    Listing,
     Owner,
     Page,
+    Position,
     Quota,
     RunInfo,
     RunState,
     RunSummary,
     Unsubscribe,
+    Wanted,
 )
 from twinwire.log.interrupted import interrupted
 from twinwire.log.quotas import refusal
@@ -37,6 +39,7 @@ from twinwire.log.redis.control import RedisControl
 from twinwire.log.redis.inbox import Inboxes
 from twinwire.log.redis.leases import Leases
 from twinwire.log.redis.link import CLOSE_SECONDS, Address, Link, WrongType, lenient
+from twinwire.log.redis.lists import Lists, place
 from twinwire.log.redis.reader import MALFORMED, Held, Reader, Stored, contiguous, load, owned, record
 from twinwire.log.redis.scripts import APPEND, CREATE, SOURCES, TRIM, Keys
 from twinwire.log.tail import PAGE_BYTES, Tail, fitting
@@ -49,13 +52,12 @@ from twinwire.protocol.errors import (
     SettingsError,
     StaleWriter,
 )
-from twinwire.protocol.events import Record, outcome
+from twinwire.protocol.events import Record, dump, outcome
 
 logger = logging.getLogger("twinwire.log")
 
 AGAIN_SECONDS = 0.5
 ASK_SECONDS = 0.01
-RECENT_SECONDS = 86_400.0  # longer than a run goes on: then a list of runs outlives each of them
 
 _info = msgspec.json.Decoder(RunInfo)
 
@@ -86,6 +88,7 @@ class RedisLog(RedisControl, Tails):
         await self._link.probe()
         self._inboxes = Inboxes(self._link, self._keys, self.worker, owner, self._say)
         self._reader = Reader(self._address, self._link, self._keys, self.worker, obey=self._obey, heard=self.heard)
+        self._lists = Lists(self._link, self._keys, self._reader)
         self._check = Check(self._link, self._keys, self.worker, self._address.lease, owner=owner, reader=self._reader)
         self._leases = Leases(
             self._link,
@@ -109,7 +112,14 @@ class RedisLog(RedisControl, Tails):
             ) from None
         await self._warn()
         self._open = True
-        works = (self._reader.run, self._leases.keep, self._leases.reap, self._check.run, self._keep_presence)
+        works = (
+            self._reader.run,
+            self._leases.keep,
+            self._leases.reap,
+            self._check.run,
+            self._lists.tidy,
+            self._keep_presence,
+        )
         self._tasks = [asyncio.create_task(work()) for work in works]
         for task in self._tasks:
             task.add_done_callback(_report)
@@ -151,13 +161,14 @@ class RedisLog(RedisControl, Tails):
         key = None if idempotency_key is None else keys.idempotency(run.user_id, idempotency_key)
         bounds = () if quota is None else (quota.runs, quota.starts, round(quota.longest * 1000), quota.waiting)
         command = CREATE(
-            *(keys.run(run.run_id), keys.live, keys.waiting, keys.starts(run.user_id), keys.recent(run.user_id)),
+            *(keys.run(run.run_id), keys.live, keys.waiting, keys.starts(run.user_id), keys.runs_of(run.user_id)),
+            keys.runs,
             *([] if key is None else [key]),
             run_id=run.run_id,
             info=msgspec.json.encode(run),
             owner=run.owner,
-            kept=0 if run.user_id is None else MAX_RECENT,
-            listed_ms=round((RECENT_SECONDS + self._limits.retention) * 1000),
+            place=place((run.created, run.run_id)),
+            user=dump(run.user_id),
             rest=() if run.user_id is None else bounds,
         )
         self._leases.starting.add(run.run_id)
@@ -176,7 +187,7 @@ class RedisLog(RedisControl, Tails):
                 raise IdempotencyMismatch
             return known
         name = keys.events(run.run_id).encode()
-        self._reader.held[run.run_id] = Held(name, own=True, current=True, key=key or "")
+        self._reader.held[run.run_id] = Held(name, own=True, current=True, key=key or "", retention=run.retention)
         return run
 
     async def append(self, run_id: str, expected_last: int, records: Sequence[Record]) -> None:
@@ -187,8 +198,12 @@ class RedisLog(RedisControl, Tails):
         try:
             if held is not None and held.gone:
                 raise RunNotFound
-            at = held if held is not None and own else await load(self._writes, self._keys, run_id, newest=False)
-            first, due = await self._append(run_id, expected_last, records, at.key, held)
+            if held is not None and own:
+                key, retention = held.key, held.retention
+            else:
+                stored = await load(self._writes, self._keys, run_id, newest=False)
+                key, retention = stored.key, stored.info.retention
+            first, due = await self._append(run_id, expected_last, records, key, held=held, retention=retention)
         except (StaleWriter, RunNotFound):
             self._reader.disown(run_id)
             raise
@@ -202,7 +217,14 @@ class RedisLog(RedisControl, Tails):
                 self._reader.release(run_id, held)
 
     async def _append(
-        self, run_id: str, expected_last: int, records: Sequence[Record], key: str, held: Held | None
+        self,
+        run_id: str,
+        expected_last: int,
+        records: Sequence[Record],
+        key: str,
+        *,
+        held: Held | None,
+        retention: float | None,
     ) -> tuple[int, int]:
         """Return the number of the first event that is kept, and that up to which the run is to be trimmed, or 0."""
         slowest, waits = NOBODY, True
@@ -220,7 +242,7 @@ class RedisLog(RedisControl, Tails):
             outcome=outcome(records[-1].body) if records[-1].last else b"",
             max_events=limits.max_events,
             max_bytes=limits.max_bytes,
-            retention_ms=max(1, round(limits.retention * 1000)),
+            retention_ms=max(1, round((limits.retention if retention is None else retention) * 1000)),
             slowest=slowest,
             patient=int(waits),
             excess=EXCESS_BYTES,
@@ -238,7 +260,8 @@ class RedisLog(RedisControl, Tails):
 
     async def _end_for(self, run_id: str, stored: Stored) -> None:
         """End an orphan."""
-        await self._append(run_id, stored.last, interrupted(stored.info, stored.last), stored.key, None)
+        ending = interrupted(stored.info, stored.last)
+        await self._append(run_id, stored.last, ending, stored.key, held=None, retention=stored.info.retention)
         self._reader.disown(run_id)
 
     async def find(self, user_id: str | None, idempotency_key: str) -> RunInfo | None:
@@ -248,9 +271,14 @@ class RedisLog(RedisControl, Tails):
         except MALFORMED:
             return None
 
-    async def recent(self, user_id: str, limit: int) -> Sequence[str]:
-        names = await lenient(self._link.call("LRANGE", self._keys.recent(user_id), 0, limit - 1))
-        return [name.decode() for name in names or ()]
+    async def listed(self, wanted: Wanted, limit: int, before: Position | None = None) -> Listing:
+        return await self._lists.listed(wanted, limit, before)
+
+    async def delete(self, run_id: str) -> bool:
+        return await self._lists.delete(await load(self._link, self._keys, run_id, newest=False))
+
+    async def forget(self, user_id: str) -> None:
+        await self._lists.forget(user_id)
 
     async def state(self, run_id: str, user_id: str | None = None) -> RunState:
         stored = await load(self._link, self._keys, run_id, user_id)

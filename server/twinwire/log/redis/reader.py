@@ -110,6 +110,7 @@ class Held(Struct, eq=False):
     first: int = 1
     own: bool = False
     key: str = ""  # the idempotency key's, of an own run
+    retention: float | None = None  # of an own run's own
     current: bool = False
     gone: bool = False
     rewritten: int | None = None  # the number of the end, if followers have seen another event under it

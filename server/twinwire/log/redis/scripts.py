@@ -24,6 +24,7 @@ class Keys:
         self.sessions = f"{self._tag}:sessions"
         self.logged_out = f"{self._tag}:logged-out"
         self.log_outs = f"{self._tag}:log-outs"
+        self.runs = f"{self._tag}:runs"
 
     def run(self, run_id: str) -> str:
         """A run's hash."""
@@ -57,13 +58,17 @@ class Keys:
         """Return the key of a user's starts."""
         return f"{self._tag}:starts:{dump(user_id).decode()}"
 
-    def recent(self, user_id: str | None) -> str:
-        """A user's newest runs."""
-        return f"{self._tag}:recent:{dump(user_id).decode()}"
+    def runs_of(self, user_id: str | None) -> str:
+        """A user's runs."""
+        return f"{self.runs}:{dump(user_id).decode()}"
 
     def session(self, session: SessionKey) -> str:
         """A conversation."""
         return f"{self._tag}:session:{dump(session).decode()}"
+
+    def sessions_of(self, user_id: str) -> str:
+        """Return what the names of a user's conversations begin with, and no others."""
+        return f"{self._tag}:session:[{dump(user_id).decode()},"
 
     def busy(self, session: SessionKey) -> str:
         """The run that goes on in a conversation."""
@@ -111,12 +116,13 @@ class Script:
 
 
 CREATE = Script("""
--- KEYS: run:hash live:hash waiting:hash started:zset newest:list key:string; the last only with an idempotency key.
--- ARGV: run_id info owner kept listed_ms; then, of a user with a quota, its runs, starts, longest run in ms, waiting.
+-- KEYS: run:hash live:hash waiting:hash started:zset mine:zset all:zset key:string; the last only with an idempotency
+-- key.
+-- ARGV: run_id info owner place user; then, of a user with a quota, its runs, starts, longest run in ms, waiting.
 -- Returns the info of the run that the idempotency key stands for, if there is a key. Over the quota:
 -- {ms until a run has ended, ms until a start is a minute old}, 0 for the one that is no hindrance; both 0 if too many
--- runs wait. A start counts as long as its run is live, or it is recent. `kept` of the user's runs are listed, for
--- `listed_ms`.
+-- runs wait. A start counts as long as its run is live, or it is recent. Lists have the run at its `place`; `user` is
+-- JSON, null for nobody.
 local known = key and redis.call('GET', key)
 if known then return known end
 if redis.call('EXISTS', run) == 1 then return info end
@@ -152,11 +158,8 @@ if ARGV[6] then
     redis.call('PEXPIRE', started, math.max(longest, minute))
   end
 end
-if tonumber(kept) > 0 then
-  redis.call('LPUSH', newest, run_id)
-  redis.call('LTRIM', newest, 0, kept - 1)
-  redis.call('PEXPIRE', newest, listed_ms)
-end
+redis.call('ZADD', all, 0, place .. ' ' .. user)
+if user ~= 'null' then redis.call('ZADD', mine, 0, place) end
 redis.call('HSET', run, 'info', info, 'owner', owner, 'first', 1, 'last', 0, 'bytes', 0, 'ended', 0, 'key', key or '')
 redis.call('HSET', live, run_id, owner)
 if key then redis.call('SET', key, info) end
@@ -227,6 +230,22 @@ if ends then
   end
 end
 return {'ok', first, due, unpack(cursors)}
+""")
+
+DELETE = Script("""
+-- KEYS: run events inbox followers live waiting mine all key; the last one only with an idempotency key.
+-- ARGV: run_id place user
+-- Deletes what there is of a run, unless it goes on. Returns 'on' if it does, else 'ok'. `place` and `user` are as in
+-- CREATE.
+if redis.pcall('HGET', run, 'ended') == '0' then return 'on' end
+redis.call('UNLINK', run, events, inbox, followers)
+redis.pcall('HDEL', live, run_id)
+redis.pcall('HDEL', waiting, run_id)
+redis.pcall('ZREM', mine, place)
+redis.pcall('ZREM', all, place .. ' ' .. user)
+local known = key and redis.pcall('GET', key)
+if type(known) == 'string' and string.find(known, run_id, 1, true) then redis.call('UNLINK', key) end
+return 'ok'
 """)
 
 TRIM = Script("""
@@ -315,11 +334,7 @@ redis.call('PEXPIRE', session, idle_ms)
 redis.call('ZADD', sessions, time[1] * 1000000 + time[2], session)
 redis.call('PEXPIRE', sessions, idle_ms)
 local excess, gone = redis.call('ZCARD', sessions) - max_sessions, {}
-if excess > 0 then
-  for i, name in ipairs(redis.call('ZPOPMIN', sessions, excess)) do
-    if i % 2 == 1 then gone[#gone + 1] = name end
-  end
-end
+if excess > 0 then gone = redis.call('ZRANGE', sessions, 0, excess - 1) end
 return gone
 """)
 
@@ -396,5 +411,5 @@ if newest.err then return false end
 return {redis.call('HMGET', run, unpack(ARGV, 3)), newest}
 """)
 
-SCRIPTS = (CREATE, APPEND, TRIM, NOTE, PUT, OCCUPY, VACATE, RECALL, REMEMBER, FOLLOW, CHECK, OWNED)
+SCRIPTS = (CREATE, APPEND, DELETE, TRIM, NOTE, PUT, OCCUPY, VACATE, RECALL, REMEMBER, FOLLOW, CHECK, OWNED)
 SOURCES = tuple(script.source for script in SCRIPTS)

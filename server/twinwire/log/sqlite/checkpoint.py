@@ -19,6 +19,8 @@ PAGE_BYTES = 4096
 FRAME_BYTES = PAGE_BYTES + 24
 PAGES = 1000  # about 8 ms of work
 SECONDS = 1.0
+REWRITE_BYTES = 2**26
+PATIENCE_MS, USUAL_MS = 500, 5000  # for other programs that read: to empty the write-ahead log, and for all else
 
 
 class Moved(NamedTuple):
@@ -72,6 +74,27 @@ class Checkpoints:
             self.moved = _move(self._db)
             if self.unmoved:  # a reader keeps them: when it has gone, they are moved though nothing is committed
                 self._pages = 1
+
+    def empty(self, *, rewrite: bool) -> bool:
+        """Move all that is committed, and leave nothing in the write-ahead log: no copy of what has been deleted.
+
+        A page that SQLite has reorganised may have a copy of a row in its unused part. With `rewrite` a file of at most
+        `REWRITE_BYTES` is written anew, without these; that takes up to a second.
+        Return False if another program, which reads, keeps it. Blocks. Raises `sqlite3.Error`.
+        """
+        if self._moving is not None:
+            moved, self._moving = self._moving, None
+            moved.result()
+        self._db.execute(f"PRAGMA busy_timeout = {PATIENCE_MS}")
+        try:
+            pages = self._db.execute("PRAGMA page_count").fetchone()[0]
+            if rewrite and pages * PAGE_BYTES <= REWRITE_BYTES:
+                self._db.execute("VACUUM")
+            self.moved = _move(self._db, "TRUNCATE")
+        finally:
+            self._db.execute(f"PRAGMA busy_timeout = {USUAL_MS}")
+        self._pages, self._done_at = min(self.unmoved, 1), time.monotonic()
+        return self.moved.frames == 0
 
     @property
     def unmoved(self) -> int:

@@ -38,6 +38,18 @@ SCHEMA = (
     "CREATE INDEX sessions_used ON sessions (used)",
 )
 
+LATER = {"user_id": "TEXT", "created": "TEXT", "status": "TEXT", "expires": "REAL"}
+"""Columns of `runs` that files of the first servers go without, and that those leave null.
+
+`expires` is when a run with a retention of its own is forgotten, in the time of `ended`.
+"""
+INDEXES = {
+    "runs_created": "(created, run_id)",
+    "runs_of_user": "(user_id, created, run_id) WHERE user_id IS NOT NULL",
+    "runs_kept": "(ended, id) WHERE ended IS NOT NULL AND expires IS NULL",
+    "runs_expires": "(expires) WHERE expires IS NOT NULL",
+}
+
 
 class Damage(sqlite3.DatabaseError):
     """A row holds what this log never writes: the file is as damaged as one that SQLite cannot read."""
@@ -133,6 +145,7 @@ def _prepare(db: sqlite3.Connection, place: Place, *, new: bool) -> None:
     db.execute(f"PRAGMA synchronous = {place.synchronous}")
     db.execute(f"PRAGMA journal_size_limit = {WAL_BYTES}")
     db.execute("PRAGMA wal_autocheckpoint = 0")  # `Checkpoints` does it
+    db.execute("PRAGMA secure_delete = 1")  # what is deleted is overwritten with zeros
     # What a file that was tampered with could do beyond being wrong data.
     db.execute("PRAGMA trusted_schema = 0")
     db.execute("BEGIN IMMEDIATE")  # also if nothing is new: it shows whether the file can be written
@@ -141,10 +154,17 @@ def _prepare(db: sqlite3.Connection, place: Place, *, new: bool) -> None:
             db.execute(statement)
         db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
         db.execute(f"PRAGMA user_version = {VERSION}")
-    if not db.execute("SELECT 1 FROM pragma_table_info('runs') WHERE name = 'user_id'").fetchone():
-        db.execute("ALTER TABLE runs ADD COLUMN user_id TEXT")  # files of the first servers go without it
-        db.execute("UPDATE runs SET user_id = json_extract(CAST(info AS TEXT), '$.user_id')")
-        db.execute("CREATE INDEX runs_user ON runs (user_id, id) WHERE user_id IS NOT NULL")
+    known = {name for (name,) in db.execute("SELECT name FROM pragma_table_info('runs')")}
+    for name, kind in LATER.items():
+        if name not in known:
+            db.execute(f"ALTER TABLE runs ADD COLUMN {name} {kind}")
+    for name in ("user_id", "created"):  # of runs that a server without this column wrote
+        if name not in known or name == "created":
+            fill = f"UPDATE runs SET {name} = json_extract(CAST(info AS TEXT), '$.{name}') WHERE {name} IS NULL"  # noqa: S608
+            db.execute(fill)
+    db.execute("DROP INDEX IF EXISTS runs_user")  # of the user and the id
+    for name, indexed in INDEXES.items():
+        db.execute(f"CREATE INDEX IF NOT EXISTS {name} ON runs {indexed}")
     db.execute("CREATE TABLE IF NOT EXISTS clock (id INTEGER PRIMARY KEY, at REAL NOT NULL)")  # nor did they have this
     db.execute("COMMIT")
 

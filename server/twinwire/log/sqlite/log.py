@@ -11,8 +11,9 @@ import asyncio
 import logging
 import sqlite3
 import time
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 from msgspec import Struct
@@ -23,14 +24,17 @@ from twinwire.log.base import (
     Cursor,
     Gauge,
     Limits,
+    Listing,
     Owner,
     Page,
+    Position,
     Quota,
     RunInfo,
     RunState,
     RunSummary,
     SessionKey,
     Unsubscribe,
+    Wanted,
 )
 from twinwire.log.control import LocalControl
 from twinwire.log.sessions import messages
@@ -133,7 +137,7 @@ class SqliteLog(LocalControl, Tails):
 
         def append(tables: Tables) -> tuple[int, int] | None:
             try:
-                return tables.append(run_id, expected_last, records, slowest)
+                return tables.append(run_id, expected_last, records, slowest, retention)
             except (StaleWriter, RunNotFound):
                 loop.call_soon_threadsafe(self._refused, run_id, expected_last)
                 raise
@@ -141,6 +145,7 @@ class SqliteLog(LocalControl, Tails):
         loop = asyncio.get_running_loop()
         live = self._live.get(run_id)
         slowest = NOBODY if live is None else self._slowest(run_id, live.tail)
+        retention = None if live is None else live.info.retention
         if records[-1].last and slowest != NOBODY:
             self._spared.add(run_id)
         return self._do(append, appended, len(records), sum([len(record.body) for record in records]))
@@ -149,9 +154,9 @@ class SqliteLog(LocalControl, Tails):
         self._check()
         return await self._reader.find(key_of(user_id, idempotency_key))
 
-    async def recent(self, user_id: str, limit: int) -> Sequence[str]:
+    async def listed(self, wanted: Wanted, limit: int, before: Position | None = None) -> Listing:
         self._check()
-        return await self._reader.recent(user_id, limit)
+        return await self._reader.listed(wanted, limit, before)
 
     async def state(self, run_id: str, user_id: str | None = None) -> RunState:
         self._check()
@@ -183,6 +188,50 @@ class SqliteLog(LocalControl, Tails):
             raise CursorGone(live.first, tail.last)
         page = tail.page(after, limit)
         return Page(page.records, live.first, page.last, page.ended)
+
+    async def delete(self, run_id: str) -> bool:
+        """See `EventLog`. Done when neither the file nor its write-ahead log has anything of the run."""
+        self._check()
+        number: int | None = await self._do(lambda tables: tables.delete(run_id), lambda gone: self._part(gone, run_id))
+        if number is None:
+            return False
+        try:
+            await self._erase([number])
+            await self._empty(rewrite=False)
+        except LogUnavailable:
+            logger.warning("The run %s was deleted, but the files of the SQLite log may have it for a while.", run_id)
+        return True
+
+    async def forget(self, user_id: str) -> None:
+        """See `EventLog`. Done when neither the file nor its write-ahead log has anything of them."""
+        self._check()
+
+        def parted(runs: dict[int, str]) -> None:
+            for number, run_id in runs.items():
+                self._part(number, run_id)
+
+        while runs := await self._do(lambda tables: tables.forget(user_id), parted):
+            await self._erase(runs)
+        await self._empty(rewrite=True)
+
+    def _part(self, number: int | None, run_id: str) -> None:
+        """Hold nothing of a run that was deleted, and wake its followers."""
+        if number is not None:
+            self._spared.discard(run_id)
+            if (live := self._live.get(run_id)) is not None:
+                live.tail.wake()  # before it goes, as in `_give_up`
+                self._live.pop(run_id, None)
+
+    async def _erase(self, runs: Collection[int]) -> None:
+        """Delete the events of runs that are gone."""
+        for run in runs:
+            while await self._do(partial(Tables.sweep, run=run)):
+                pass
+
+    async def _empty(self, *, rewrite: bool) -> None:
+        """Leave no copy of what was deleted, as `Checkpoints.empty`. Raise `LogUnavailable` if one may be left."""
+        if self._writer is not None:
+            await self._writer.empty(rewrite=rewrite)
 
     async def ping(self) -> None:
         """See `EventLog`. Writes, unless something was written within the last second; reads, if a read failed."""

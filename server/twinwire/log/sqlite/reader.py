@@ -11,7 +11,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, TypeVar
 
-from twinwire.log.base import Page, RunInfo, RunState, RunSummary
+from twinwire.log.base import SCANNED, Listing, Page, Position, RunInfo, RunState, RunSummary, Wanted, listing
 from twinwire.log.sqlite.file import Damage, damaged, reading
 from twinwire.log.sqlite.tables import info_of
 from twinwire.log.tail import PAGE_BYTES
@@ -32,7 +32,17 @@ FROM runs WHERE run_id = :run_id AND (:user_id IS NULL OR user_id = :user_id)
 """
 # SQLite reads into the event without the interpreter's lock: the result may be large, and nobody waits for it.
 _WITHOUT_RESULT = "SELECT json_remove(CAST(body AS TEXT), '$.data.result') FROM events WHERE run = ? AND seq = ?"
-_RECENT = "SELECT run_id FROM runs WHERE user_id = ? ORDER BY id DESC LIMIT ?"
+_STATUS = """
+CASE WHEN ended IS NULL THEN 'running' ELSE coalesce(status, (
+    SELECT json_extract(CAST(body AS TEXT), '$.data.status') FROM events WHERE run = id ORDER BY seq DESC LIMIT 1
+), 'error') END
+"""
+_LISTED, _LISTED_OF_USER = (
+    f"SELECT created, run_id, info, {_STATUS} FROM runs WHERE {who} AND (created, run_id) < (:end, :end_id)"  # noqa: S608
+    " AND created >= :since ORDER BY created DESC, run_id DESC LIMIT :limit"
+    for who in ("TRUE", "user_id = :user_id")
+)
+_NO_END = ("~", "")  # which is after all times
 _EVENTS = "SELECT seq, type, body, start, stop FROM events WHERE run = ? AND seq > ? AND seq <= ? ORDER BY seq LIMIT ?"
 
 
@@ -62,9 +72,18 @@ class Reader:
         row = await self._run(lambda db: db.execute("SELECT info FROM runs WHERE key = ?", (key,)).fetchone())
         return None if row is None else info_of(row[0])
 
-    async def recent(self, user_id: str, limit: int) -> list[str]:
-        """As `EventLog.recent`."""
-        return await self._run(lambda db: [run_id for (run_id,) in db.execute(_RECENT, (user_id, limit))])
+    async def listed(self, wanted: Wanted, limit: int, before: Position | None) -> Listing:
+        """As `EventLog.listed`."""
+        end, end_id = wanted.end(before) or _NO_END
+        bounds = {"user_id": wanted.user_id, "end": end, "end_id": end_id, "since": wanted.created_after or ""}
+        query = _LISTED if wanted.user_id is None else _LISTED_OF_USER
+
+        def read(db: sqlite3.Connection) -> Listing:
+            rows = db.execute(query, {**bounds, "limit": SCANNED}).fetchall()
+            rest = rows[-1][:2] if len(rows) == SCANNED else None
+            return listing([(info_of(info), status) for _, _, info, status in rows], wanted, limit, rest)
+
+        return await self._run(read)
 
     async def state(self, run_id: str, user_id: str | None) -> RunState:
         """As `EventLog.state`."""

@@ -22,10 +22,11 @@ from twinwire.log.quotas import Quotas
 from twinwire.log.sessions import turn_size
 from twinwire.log.sqlite.file import Damage
 from twinwire.protocol.errors import IdempotencyMismatch, RunNotFound, StaleWriter
-from twinwire.protocol.events import Record, dump
+from twinwire.protocol.events import Record, dump, outcome, status_of
 
 DELETE_EVENTS = 500  # in one transaction
 DELETE_BYTES = 2**20
+DELETE_RUNS = 256
 TRIM_EVENTS = 4096  # in one transaction, after followers were waited for
 VACUUM_PAGES = 16
 
@@ -48,6 +49,10 @@ SELECT max(seq) FROM (
         SELECT seq, length(body) AS size FROM events WHERE run = ? ORDER BY seq LIMIT ?))
 WHERE before < ?
 """
+_DUE = """
+SELECT id, size, run_id FROM runs WHERE ended IS NOT NULL AND expires IS NULL AND ended <= ? ORDER BY ended, id LIMIT ?
+"""
+_DUE_ALONE = "SELECT id, size, run_id FROM runs WHERE expires IS NOT NULL AND expires <= ? ORDER BY expires LIMIT ?"
 
 _info = msgspec.json.Decoder(RunInfo)
 _turns = msgspec.json.Decoder(list[tuple[str, str]])
@@ -149,8 +154,8 @@ class Tables:
                 return known
         self._quotas.admit(run, quota)
         added = self._db.execute(
-            "INSERT INTO runs (run_id, info, key, user_id) VALUES (?, ?, ?, ?)",
-            (run.run_id, msgspec.json.encode(run), key, run.user_id),
+            "INSERT INTO runs (run_id, info, key, user_id, created) VALUES (?, ?, ?, ?, ?)",
+            (run.run_id, msgspec.json.encode(run), key, run.user_id, run.created),
         )
         self._heads[run.run_id] = _Head(added.lastrowid or 0, 1, 0, 0, False)
         return run
@@ -159,12 +164,17 @@ class Tables:
         return bool(self._one("SELECT count(*) FROM runs WHERE run_id = ? AND ended IS NULL", run_id))
 
     def append(
-        self, run_id: str, expected_last: int, records: Sequence[Record], slowest: int = NOBODY
+        self,
+        run_id: str,
+        expected_last: int,
+        records: Sequence[Record],
+        slowest: int = NOBODY,
+        retention: float | None = None,
     ) -> tuple[int, int] | None:
         """Add events. Return the first number that the run has now, or None if all were here already.
 
-        `slowest` is the lowest cursor of the run's followers. The other number returned is that up to which the run is
-        to be trimmed once they are there, or 0. Raises `StaleWriter`, `RunNotFound`.
+        `slowest` is the lowest cursor of the run's followers, `retention` the run's own. The other number returned is
+        that up to which the run is to be trimmed once they are there, or 0. Raises `StaleWriter`, `RunNotFound`.
         """
         head = self._heads.get(run_id) or self._load(run_id)
         if expected_last != head.last or head.ended:
@@ -172,7 +182,7 @@ class Tables:
             return None
         due = self._add(head, records, slowest)
         if records[-1].last:
-            self._end(head)
+            self._end(head, records[-1], retention)
             del self._heads[run_id]
         return head.first, due
 
@@ -212,8 +222,9 @@ class Tables:
         for run_id, info in runs:
             head = self._load(run_id)
             self.size += head.size
-            self._add(head, interrupted(info_of(info), head.last))
-            self._end(head)
+            known = info_of(info)
+            self._add(head, ending := interrupted(known, head.last))
+            self._end(head, ending[-1], known.retention)
         self._heads.clear()
         return len(runs)
 
@@ -247,14 +258,37 @@ class Tables:
         return lost
 
     def discard(self, run_id: str) -> None:
-        """Make a run that goes on unknown, if there is such a run; `_sweep` deletes its events."""
+        """Make a run that goes on unknown, if there is such a run; `tidy` deletes its events."""
         self._heads.pop(run_id, None)
         self._insert()
         row = self._db.execute(f"{_HEAD} run_id = ?", (run_id,)).fetchone()
         if row is not None and not (head := _Head(*row)).ended:
-            self._db.execute("INSERT INTO garbage VALUES (?)", (head.id,))
-            self._db.execute("DELETE FROM runs WHERE id = ?", (head.id,))
-            self.size -= head.size
+            self._drop(head.id, head.size)
+
+    def delete(self, run_id: str) -> int | None:
+        """Make a run that has ended unknown. Return its number, for `sweep`, or None if it goes on."""
+        row = self._db.execute("SELECT id, size, ended FROM runs WHERE run_id = ?", (run_id,)).fetchone()
+        if row is None:
+            raise RunNotFound
+        if row[2] is None:
+            return None
+        self._drop(*row[:2])
+        return int(row[0])
+
+    def forget(self, user_id: str) -> dict[int, str]:
+        """Delete a user's conversations, and make some runs that have ended unknown: their numbers, for `sweep`."""
+        self._db.execute("DELETE FROM sessions WHERE json_extract(key, '$[0]') = ?", (user_id,))
+        self._quotas.forget(user_id)
+        ended = "SELECT id, size, run_id FROM runs WHERE user_id = ? AND ended IS NOT NULL LIMIT ?"
+        rows = self._db.execute(ended, (user_id, DELETE_RUNS)).fetchall()
+        for row in rows:
+            self._drop(*row[:2])
+        return {number: run_id for number, _, run_id in rows}
+
+    def _drop(self, number: int, size: int | None) -> None:
+        self._db.execute("INSERT INTO garbage VALUES (?)", (number,))
+        self._db.execute("DELETE FROM runs WHERE id = ?", (number,))
+        self.size -= size or 0  # NULL if another program has ended the run
 
     def touch(self) -> None:
         """Write without changing anything: shows whether the file takes it."""
@@ -325,8 +359,14 @@ class Tables:
         head.size -= freed
         self.size -= freed
 
-    def _end(self, head: _Head) -> None:
-        self._db.execute("UPDATE runs SET ended = ?, size = ? WHERE id = ?", (self._clock(), head.size, head.id))
+    def _end(self, head: _Head, terminal: Record, retention: float | None) -> None:
+        now = self._clock()
+        expires = None if retention is None else now + retention
+        status = status_of(outcome(terminal.body))
+        self._db.execute(
+            "UPDATE runs SET ended = ?, size = ?, expires = ?, status = ? WHERE id = ?",
+            (now, head.size, expires, status, head.id),
+        )
 
     def _compare(self, head: _Head, expected_last: int, records: Sequence[Record]) -> None:
         """Events that are here already are no error. Raises `StaleWriter`."""
@@ -352,26 +392,37 @@ class Tables:
         run = self._one("SELECT run FROM garbage LIMIT 1")
         if run is None:
             return False
-        last = self._one(_OLDEST, run, DELETE_EVENTS, DELETE_BYTES)
-        self._db.execute("DELETE FROM events WHERE run = ? AND seq <= ?", (run, last))
-        if self._one("SELECT 1 FROM events WHERE run = ? LIMIT 1", run) is None:
-            self._db.execute("DELETE FROM garbage WHERE run = ?", (run,))
+        self.sweep(run)
         return True
 
+    def sweep(self, run: int) -> bool:
+        """Delete some events of the run with this number, which is gone. Return whether there are more."""
+        last = self._one(_OLDEST, run, DELETE_EVENTS, DELETE_BYTES)
+        self._db.execute("DELETE FROM events WHERE run = ? AND seq <= ?", (run, last))
+        if self._one("SELECT 1 FROM events WHERE run = ? LIMIT 1", run) is not None:
+            return True
+        self._db.execute("DELETE FROM garbage WHERE run = ?", (run,))
+        return False
+
     def _oldest(self) -> Any:
-        """Return the id, the size, the end and the name of the run that ended first and may go."""
-        oldest = "SELECT id, size, ended, run_id FROM runs WHERE ended IS NOT NULL ORDER BY ended, id LIMIT ?"
-        rows = self._db.execute(oldest, (len(self._spared) + 1,)).fetchall()
-        return next((row for row in rows if row[3] not in self._spared or not self._patient), None)
+        """Return the id, the size and the name of the run that ended first and may go."""
+        return self._first("SELECT id, size, run_id FROM runs WHERE ended IS NOT NULL ORDER BY ended, id LIMIT ?")
+
+    def _due(self) -> Any:
+        """Return the same of a run whose retention is over."""
+        now = self._clock()
+        return self._first(_DUE, now - self._limits.retention) or self._first(_DUE_ALONE, now)
+
+    def _first(self, query: str, *values: Any) -> Any:
+        rows = self._db.execute(query, (*values, len(self._spared) + 1)).fetchall()
+        return next((row for row in rows if row[2] not in self._spared or not self._patient), None)
 
     def _expire(self) -> bool:
-        """Forget the run that ended first after `retention`, or if it is `crowded`; `_sweep` deletes its events."""
-        row = self._oldest()
-        if row is None or not (self.crowded or row[2] <= self._clock() - self._limits.retention):
+        """Forget a run after its retention, or the one that ended first if it is `crowded`; `_sweep` goes on."""
+        row = self._oldest() if self.crowded else self._due()
+        if row is None:
             return False
-        self._db.execute("INSERT INTO garbage VALUES (?)", row[:1])
-        self._db.execute("DELETE FROM runs WHERE id = ?", row[:1])
-        self.size -= row[1] or 0  # NULL if another program has ended the run
+        self._drop(*row[:2])
         return True
 
     def _expire_session(self) -> bool:

@@ -65,6 +65,7 @@ class Writer:
         self._opening = opening
         self._loop = loop
         self._queue: SimpleQueue[Job] = SimpleQueue()
+        self._emptying: SimpleQueue[tuple[asyncio.Future[None], bool]] = SimpleQueue()
         self._stopping = False
         self._on_lost = on_lost
         self._on_disturbed = on_disturbed
@@ -89,6 +90,19 @@ class Writer:
         else:
             self._queue.put(job)
 
+    def empty(self, *, rewrite: bool) -> asyncio.Future[None]:
+        """Leave nothing that was deleted before, as `Checkpoints.empty`. The future has `LogUnavailable` if that fails.
+
+        Then another program reads, and what is there is overwritten once it does so no longer.
+        """
+        emptied = self._loop.create_future()
+        if self._stopping:
+            emptied.set_exception(self._refusal())
+        else:
+            self._emptying.put((emptied, rewrite))
+            self._wake()
+        return emptied
+
     def damaged(self, error: BaseException) -> None:
         """Write no more to a file in which damage was found. May be called from any thread."""
         self._damage = f"is damaged ({error})"
@@ -99,10 +113,14 @@ class Writer:
     def stop(self) -> None:
         """End after all that was put; `closed` tells when."""
         if not self._stopping:
-            nobody = self._loop.create_future()
-            nobody.cancel()
-            self._queue.put(Job(lambda _: None, None, nobody))  # wakes the thread
+            self._wake()
             self._stopping = True
+
+    def _wake(self) -> None:
+        """Give the thread something to do."""
+        nobody = self._loop.create_future()
+        nobody.cancel()
+        self._queue.put(Job(lambda _: None, None, nobody))
 
     def _run(self) -> None:
         failure: BaseException | None = None
@@ -130,11 +148,13 @@ class Writer:
                 jobs = self._take(look - time.monotonic())
                 if jobs:
                     self._post(_settle, jobs, [self._refusal() for _ in jobs])
+                self._empty(None)
                 if self._trouble.moving:
                     self._checkpoint(checkpoints)
                 continue
             if jobs := self._take(min(due, look) - time.monotonic()):
                 self._commit(tables, checkpoints, jobs)
+                self._empty(checkpoints)
             if time.monotonic() >= due or (tables.crowded and pause < FAILED_SECONDS):
                 pause = self._tidy(tables, checkpoints)
                 due = time.monotonic() + pause
@@ -222,6 +242,21 @@ class Writer:
             logger.warning("The SQLite log cannot move what is committed into its file: %s.", error)
             self._examine(error)
 
+    def _empty(self, checkpoints: Checkpoints | None) -> None:
+        """Empty the write-ahead log if that was asked for; without `checkpoints`, refuse to."""
+        asked = []
+        while not self._emptying.empty():
+            asked.append(self._emptying.get())
+        if not asked:
+            return
+        error: LogUnavailable | None = self._refusal()
+        try:
+            if checkpoints is not None and checkpoints.empty(rewrite=any(rewrite for _, rewrite in asked)):
+                error = None
+        except sqlite3.Error as failure:
+            self._examine(failure)
+        self._post(_resolve_all, [emptied for emptied, _ in asked], error)
+
     def _examine(self, error: BaseException) -> None:
         if damaged(error):
             self.damaged(error)
@@ -239,6 +274,8 @@ class Writer:
         self._stopping, self.healthy = True, False
         while not self._queue.empty():
             _settle([self._queue.get()], [self._refusal()])
+        while not self._emptying.empty():
+            _resolve_all([self._emptying.get()[0]], self._refusal())
         _resolve(self.closed)
 
     def _post(self, callback: Callable[..., None], *arguments: Any) -> None:
@@ -251,6 +288,14 @@ class Writer:
 def _resolve(future: asyncio.Future[None]) -> None:
     if not future.done():
         future.set_result(None)
+
+
+def _resolve_all(futures: list[asyncio.Future[None]], error: LogUnavailable | None) -> None:
+    for future in futures:
+        if error is None:
+            _resolve(future)
+        elif not future.done():
+            future.set_exception(error)
 
 
 def _settle(jobs: list[Job], results: list[Any]) -> None:
