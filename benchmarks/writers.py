@@ -11,7 +11,7 @@ from multiprocessing.connection import Connection
 
 import uvloop
 
-from twinwire.log import Departure, Limits, RunInfo, Store, open_log
+from twinwire.log import Departure, Folded, Limits, RunInfo, Store, open_log
 from twinwire.log.saying import Outcome, Saying
 from twinwire.protocol.events import StreamEvent, timestamp
 from twinwire.protocol.wire import new_run_id
@@ -41,6 +41,10 @@ class Nobody:
         """See `Owner`."""
 
     async def hear(self, run_id: str, saying: Saying) -> Outcome | None:  # noqa: ARG002 - the protocol's
+        """See `Owner`."""
+        return None
+
+    def folded(self, run_id: str) -> Folded | None:  # noqa: ARG002 - the protocol's
         """See `Owner`."""
         return None
 

@@ -133,8 +133,8 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     login_life: Annotated[Seconds, Meta(description="how long a login's cookie is good")] = 43_200.0
     insecure: Annotated[bool, Meta(description="listen beyond loopback although nobody is authenticated")] = False
     max_steps: Annotated[Count, Meta(description="steps an agent may take (RunRequest.limits)")] = 8
-    run_timeout: Annotated[Seconds, Meta(description="a run's deadline")] = 60.0
-    model_timeout: Annotated[Seconds, Meta(description="how long a model may be silent (RunRequest.limits)")] = 30.0
+    run_timeout: Annotated[Seconds, Meta(description="a run's deadline")] = 600.0
+    model_timeout: Annotated[Seconds, Meta(description="how long a model may be silent (RunRequest.limits)")] = 120.0
     tool_timeout: Annotated[Seconds, Meta(description="how long a tool may take (RunRequest.limits)")] = 30.0
     input_timeout: Annotated[Seconds, Meta(description="how long a question of a run can be answered")] = 3600.0
     max_wait: Annotated[
@@ -167,18 +167,18 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     log: Annotated[
         str, Meta(description="where events are kept: memory://, sqlite:///file.db or redis://host:port/0")
     ] = "memory://"
-    log_events: Annotated[Count, Meta(description="events kept of one run; older ones are trimmed")] = 100_000
+    log_events: Annotated[Count, Meta(description="events kept of one run; older ones are trimmed")] = 1_000_000
     log_bytes: Annotated[Bytes, Meta(description="bytes kept of all runs; the oldest ended ones go first")] = 2**28
     log_runs: Annotated[
         Count, Meta(description="ended runs kept by a log in memory; those that ended first go first")
     ] = 100_000
-    retention: Annotated[Seconds, Meta(description="how long a run is kept after its end")] = 900.0
+    retention: Annotated[Seconds, Meta(description="how long a run is kept after its end")] = 172_800.0
     max_sessions: Annotated[Count, Meta(description="conversations kept; those unused for longest go first")] = 10_000
     session_bytes: Annotated[Bytes, Meta(description="bytes of one conversation; its oldest turns go first")] = 2**18
     sessions_bytes: Annotated[
         Bytes, Meta(description="bytes of all conversations in memory; those unused for longest go first")
     ] = 2**28
-    session_idle: Annotated[Seconds, Meta(description="how long an unused conversation is kept")] = 3600.0
+    session_idle: Annotated[Seconds, Meta(description="how long an unused conversation is kept")] = 172_800.0
     webhook: Annotated[
         tuple[str, ...],
         Meta(description="a URL that is told of each run's end, signed and again until it is; repeatable"),
@@ -191,7 +191,7 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         Seconds, Meta(description="drop a client that takes nothing, or answers no ping, for this long")
     ] = 90.0
     drain_timeout: Annotated[
-        float, Meta(ge=0, le=3600, description="at shutdown, let runs finish for this long"), DURATION
+        float, Meta(ge=0, le=86_400, description="at shutdown, let runs finish for this long"), DURATION
     ] = 1.0
     retry_ms: Annotated[Count, Meta(description="milliseconds after which EventSource reconnects, +-50 %")] = 1000
     log_format: Annotated[str, Meta(description="how lines on standard error are written: text or json")] = "text"
@@ -380,6 +380,14 @@ def written(name: str, value: Any) -> str:
         if value and value % size == 0 and unit != "B":
             return f"{value / size:g}{unit}"
     return f"{value:.15g}"
+
+
+def read(name: str, value: Any) -> Any:
+    """Return this value of a setting as `load` reads it. Raise `ValueError` that says what it must be."""
+    try:
+        return msgspec.convert(_plain(value, units(name)), HINTS[name], strict=isinstance(value, bool))
+    except (msgspec.ValidationError, UnicodeEncodeError):
+        raise ValueError(f"must be {_expected(name)}, not {_shown(value)}.") from None
 
 
 def variables(flags: Mapping[str, Any]) -> dict[str, str]:

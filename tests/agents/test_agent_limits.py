@@ -55,7 +55,7 @@ async def test_the_agent_that_comes_with_twinwire(kind: str) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_document(kind: str, tmp_path: Path) -> None:
     """The agent in docs/SETTINGS.md, served with two of the flags, keeps to them."""
-    (program,) = snippets((ROOT / "docs/SETTINGS.md").read_text(), "python")
+    program, _ = snippets((ROOT / "docs/SETTINGS.md").read_text(), "python")
     (tmp_path / "mine.py").write_text(program)
     flags = ("--max-steps", "2", "--tool-timeout", "0.05")
     with Process("serve", "mine:app", "--port", "0", *flags, cwd=tmp_path) as server:

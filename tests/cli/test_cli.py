@@ -235,7 +235,7 @@ def test_help(folder: Path) -> None:
     words = " ".join(out.split())
     assert "port to listen on; 0 picks a free one; default 8000" in words
     assert "+-50 %; default 1000" in words
-    assert "--run-timeout DURATION a run's deadline; default 1m " in words
+    assert "--run-timeout DURATION a run's deadline; default 10m " in words
     assert "None" not in out
     titles = [line.removesuffix(":") for line in out.splitlines() if re.fullmatch(r"[a-z ]+:", line)]
     assert titles[2:] == [*GROUPS.values()]

@@ -120,7 +120,7 @@ BAD = [
             "1,5", "5x", "5M", "5 m", "-5m", "m", "1h30m", "\uff15m", "5MiB"
         ]),
         ("run_timeout", "UTF-8", ["\udcff"]),
-        ("drain_timeout", "at most 1h", ["2h"]),
+        ("drain_timeout", "at most 1d", ["25h"]),
         ("drain_timeout", "at least 0", ["-0.1", "nan"]),
         ("demo_rate", "at least 0", ["nan"]),
         ("demo_rate", "at most 1000000", ["inf"]),

@@ -161,6 +161,14 @@ async def test_a_trimmed_cursor(log: Store) -> None:
         assert (caught.value.first, caught.value.last) == (state.first, 3000)
 
 
+async def test_a_run_that_was_not_trimmed_has_no_state(log: Store) -> None:
+    """A log keeps the state of no run whose events are all there, while it goes on or after its end."""
+    run_id = await started(log, 3)
+    assert await log.folded(run_id) is None
+    await append(log, run_id, 3, records(run_id, 3, 1, end=True))
+    assert await log.folded(run_id) is None
+
+
 async def test_a_page_is_bounded_in_bytes(log: Store) -> None:
     """A page of large records is short, but never empty where there is more: a huge record comes alone."""
     run_id = await started(log)

@@ -8,9 +8,10 @@ from typing import Any, TypeVar
 import pytest
 from msgspec import structs
 
-from support.logs import LIMITS, records, run_info
+from support.logs import LIMITS, Folding, records, run_info
 from twinwire.log.memory import MemoryLog
 from twinwire.protocol.errors import CursorGone, RunNotFound
+from twinwire.protocol.events import dump
 
 T = TypeVar("T")
 
@@ -37,6 +38,7 @@ def done(coroutine: Coroutine[Any, Any, T]) -> T:
 
 def new(log: MemoryLog, key: str | None = None) -> str:
     """A new run's id."""
+    done(log.open(Folding()))
     return done(log.create(run_info(), idempotency_key=key)).run_id
 
 
@@ -95,6 +97,23 @@ def test_max_events(bound: int) -> None:
     log.append(run_id, 3 * bound, records(run_id, 3 * bound, 5 * bound, end=True))
     assert kept(log, run_id)[-1] == 8 * bound
     assert len(kept(log, run_id)) <= bound
+
+
+def test_the_state_of_a_trimmed_run_is_kept_and_counted() -> None:
+    """A run that was trimmed leaves its state at its end, whose bytes count as events do; no other run leaves any."""
+    clock = Clock()
+    log = MemoryLog(structs.replace(LIMITS, max_events=10, max_bytes=10**6, retention=60.0), clock=clock)
+    short, long = new(log), new(log)
+    log.append(short, 0, records(short, 0, 5, end=True))
+    before = log.size
+    log.append(long, 0, records(long, 0, 20))
+    assert done(log.folded(long)) is None
+    log.append(long, 20, records(long, 20, 1, end=True))
+    assert (done(log.folded(short)), done(log.folded(long))) == (None, Folding.state)
+    assert log.size == before + log._runs[long].tail.size + len(dump(Folding.state))
+    clock.now += 60
+    new(log)
+    assert log.size == 0
 
 
 def test_max_bytes_evicts_ended_runs_oldest_end_first() -> None:

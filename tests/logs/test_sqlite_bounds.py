@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from msgspec import structs
 
-from support.logs import append, records, run_info, started
+from support.logs import Folding, append, records, run_info, started
 from support.serving import until
 from support.sqlite_logs import ROOMY, Clock, at, counted, read
-from twinwire.log.sqlite.log import TAIL_BYTES, TAIL_EVENTS
+from twinwire.log.sqlite.log import TAIL_BYTES, TAIL_EVENTS, SqliteLog
 from twinwire.protocol.errors import CursorGone, RunNotFound
 from twinwire.protocol.events import Record
 
@@ -99,6 +99,25 @@ async def test_retention(tmp_path: Path) -> None:
         assert len(await read(log, late)) == 2
         await until(lambda: counted(tmp_path / "log.db", "count(*) FROM events") == 6)
         await until(lambda: counted(tmp_path / "log.db", "count(*) FROM garbage") == 0)
+
+
+async def test_the_state_of_a_trimmed_run(tmp_path: Path) -> None:
+    """A run that was trimmed leaves its state at its end; it counts as events do, and is forgotten with the run."""
+    clock, path = Clock(), tmp_path / "log.db"
+    log = SqliteLog(f"sqlite:///{path}", structs.replace(ROOMY, max_events=10, retention=60.0), clock)
+    await log.open(Folding())
+    try:
+        run_id = await started(log, 30)
+        assert await log.folded(run_id) is None
+        await append(log, run_id, 30, records(run_id, 30, 1, end=True))
+        assert await log.folded(run_id) == Folding.state
+        size = counted(path, "sum(length(body)) FROM events") + counted(path, "sum(length(state)) FROM folded")
+        assert counted(path, "sum(size) FROM runs") == size
+        clock.now += 61
+        await started(log, 1)
+        await until(lambda: counted(path, "count(*) FROM folded") == 0)
+    finally:
+        await log.close()
 
 
 async def test_deleting_holds_nobody_up(tmp_path: Path) -> None:

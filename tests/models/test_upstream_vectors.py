@@ -182,8 +182,8 @@ async def play_at(replay: Replay, cases: list[dict[str, Any]], writes: str, kind
     for name in ("Read", "Search", "Now"):
         tools.register_tool(Fixed(name))
     models = {
-        "plain": OpenAIChatModel("m", base_url=url),
-        "tools": OpenAIChatModel("m", base_url=url),
+        "plain": OpenAIChatModel("m", base_url=url, timeout=30),
+        "tools": OpenAIChatModel("m", base_url=url, timeout=30),
         "patient": OpenAIChatModel("m", base_url=url, timeout=120),
     }
     agents = {name: ReActAgent(name, model, tools if name == "tools" else None) for name, model in models.items()}

@@ -175,12 +175,12 @@ def test_users_are_forgotten() -> None:
     clock = Clock()
     lasting = started("lasting")
     quotas = Quotas({lasting.run_id}.__contains__, clock)
-    quotas.admit(lasting, TIGHT)
+    one = Quota(runs=1, starts=100, longest=3600.0)
+    quotas.admit(lasting, one)
     for i in range(1000):
         clock.now += 1
         quotas.admit(started(str(i)), TIGHT)
     assert 61 <= len(quotas) <= 130
-    one = Quota(runs=1, starts=100, longest=3600.0)
     with pytest.raises(TooManyRuns) as refused:
         quotas.admit(started("lasting"), one)
     assert refused.value.retry_after == 2600

@@ -12,7 +12,7 @@ from typing import Any
 from msgspec import structs
 
 from support.redis_server import fresh
-from twinwire.log import Limits, RunInfo, Store, Wanted, open_log
+from twinwire.log import Folded, Limits, RunInfo, Store, Wanted, open_log
 from twinwire.log.saying import Outcome, Saying
 from twinwire.protocol.events import Record, StreamEvent, encode, timestamp
 from twinwire.protocol.wire import new_run_id
@@ -41,8 +41,20 @@ class Nobody:
     async def hear(self, run_id: str, saying: Saying) -> Outcome | None:  # noqa: ARG002 - the protocol's
         return None
 
+    def folded(self, run_id: str) -> Folded | None:  # noqa: ARG002 - the protocol's
+        return None
+
     def owns(self, run_id: str) -> bool:  # noqa: ARG002 - the protocol's
         return True
+
+
+class Folding(Nobody):
+    """An `Owner` whose runs have all come to this state."""
+
+    state = Folded(3, {"text": "x" * 1000})
+
+    def folded(self, run_id: str) -> Folded | None:  # noqa: ARG002 - the protocol's
+        return self.state
 
 
 @asynccontextmanager

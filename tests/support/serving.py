@@ -13,6 +13,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 from twinwire.agents import Agent, RunRequest
+from twinwire.agents.spec import AgentSpec
 from twinwire.protocol.events import StreamEvent
 from twinwire.serving.shell import Server, config
 from twinwire.settings import Settings
@@ -43,7 +44,7 @@ class Running:
 
 
 @asynccontextmanager
-async def serving(agents: Mapping[str, Agent] | None = None, **settings: Any) -> AsyncIterator[Running]:
+async def serving(agents: Mapping[str, Agent | AgentSpec] | None = None, **settings: Any) -> AsyncIterator[Running]:
     """Serve these agents, `formats`, `on_end` and `webhooks` until the block ends; then shut down as SIGTERM would."""
     given = {name: settings.pop(name) for name in ("formats", "on_end", "webhooks") if name in settings}
     chosen = Settings(**{"drain_timeout": 0.0, "demo_rate": 0.0, **settings})

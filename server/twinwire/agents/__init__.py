@@ -86,7 +86,7 @@ class AgentLimits(Struct, frozen=True, kw_only=True):
     max_steps: int = 8
     max_tool_calls: int = 32
     tool_timeout: float = 30.0
-    model_timeout: float = 30.0
+    model_timeout: float = 120.0
 
     def __post_init__(self) -> None:
         if self.max_steps < 1:
@@ -105,6 +105,10 @@ class RunRequest(Struct):
     if it is more than one text: the agent gets those that its attribute `accepts` names. `message` is then the texts of
     the parts. `metadata` are the run's labels, `headers` those of the request that the server's settings let agents
     read, by their names in lower case.
+
+    `cancelled_by` tells an agent that is being cancelled, or closed, what has ended its run: `user`, `nobody_followed`,
+    `deadline`, `shutdown`, `budget`, or `interrupted` (the log has lost the run). It is None while the run goes on, and
+    if the agent itself has ended it.
     """
 
     message: str
@@ -121,6 +125,7 @@ class RunRequest(Struct):
     metadata: dict[str, str] = field(default_factory=dict)
     parts: list[dict[str, Any]] = field(default_factory=list)
     headers: dict[str, str] = field(default_factory=dict)
+    cancelled_by: str | None = None
 
     @property
     def can_ask(self) -> bool:

@@ -14,8 +14,9 @@ class AgentSpec:
 
     Durations are seconds, or texts such as `90s`, `5m`, `1h` and `3d`: `timeout` is a run's deadline (`run_timeout`),
     `retention` the time that a run is kept after its end. `on_disconnect` holds if a start names none. `max_steps`,
-    `max_tool_calls`, `tool_timeout` and `model_timeout` are `RunRequest.limits`, for the agent to keep to. `accepts`
-    names what the agent reads beside a text; None is what its attribute `accepts` has, or nothing.
+    `max_tool_calls`, `tool_timeout` and `model_timeout` are `RunRequest.limits`, for the agent to keep to; an
+    `OpenAIChatModel` keeps to the last, unless it is made with a `timeout`. `accepts` names what the agent reads beside
+    a text; None is what its attribute `accepts` has, or nothing.
     """
 
     agent: Agent

@@ -37,6 +37,15 @@ class JoiningView(View, Protocol):
 
 
 @runtime_checkable
+class RecapView(View, Protocol):
+    """A format that needs a run's first events, and begins with a `recap` in place of those that are trimmed."""
+
+    def recap(self, events: Sequence[StreamEvent]) -> Sequence[bytes]:
+        """Return the frames that a stream begins with if these events come first; `frames` goes on behind them."""
+        ...
+
+
+@runtime_checkable
 class TurnView(View, Protocol):
     """A format whose protocol ends a turn to ask: another request then answers, and follows what comes after."""
 
@@ -65,6 +74,10 @@ class SseView:
     def __init__(self, translate: Translate, end: bytes = b"") -> None:
         self._translate = translate
         self._end = end
+
+    def recap(self, events: Sequence[StreamEvent]) -> Sequence[bytes]:
+        """See `RecapView`."""
+        return [sse_data(value) for event in events for value in self._translate(event)]
 
     def frames(self, records: Sequence[Record]) -> Sequence[bytes]:
         """See `View`."""

@@ -13,7 +13,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import msgspec
+
 from twinwire.formats import SseTurnView, parts, sse_data
+from twinwire.formats.recap import TRIMMED
 from twinwire.protocol.events import TERMINAL_TYPES, Record, StreamEvent, decode, dump
 
 VERSION = "1.0"
@@ -38,6 +41,7 @@ APPROVAL: Fields = {
 """The form of an answer to an approval, as AG-UI's documents have it, and `reason`."""
 
 _OPENERS = {"STEP_STARTED", "TEXT_MESSAGE_START", "REASONING_START", "REASONING_MESSAGE_START"}
+_ROLES = {"LLM_CHUNK": "assistant", "THINKING": "reasoning"}
 _CLOSERS = {"STEP_FINISHED", "TEXT_MESSAGE_END", "REASONING_MESSAGE_END", "REASONING_END"}
 
 
@@ -208,10 +212,30 @@ class Late(SseTurnView):
             for fields in self._events(decode(record.body)):
                 self._take(fields)
 
+    def recap(self, events: Sequence[StreamEvent]) -> Sequence[bytes]:
+        """See `RecapView`. A text that the client has the beginning of goes on under the name that it has there."""
+        for event in events:
+            name = self._begun(event)
+            for fields in self._events(event if name is None else msgspec.structs.replace(event, id=f"evt-{name}")):
+                self._take(fields)
+        return [self.join()]
+
+    def _begun(self, event: StreamEvent) -> str | None:
+        """Return the name of the client's own message that the text of this event begins with."""
+        if (role := _ROLES.get(event.type)) is None:
+            return None
+        whole = event.data["content"]
+        run = event.id.removeprefix("evt-").partition("-")[0]
+        for name, message in reversed(self._messages.items()):
+            text = message.get("content")
+            if name.startswith(f"{run}-") and message.get("role") == role and isinstance(text, str):
+                return name if text and whole.startswith(text) else None
+        return None
+
     def _take(self, fields: Fields) -> None:
         kind, name = fields["type"], str(fields.get("messageId"))
         messages = self._messages
-        if kind == "RUN_STARTED" or (kind == "CUSTOM" and fields["name"] == NOTICE):
+        if kind == "RUN_STARTED" or (kind == "CUSTOM" and fields["name"] in {NOTICE, TRIMMED}):
             self._started.append(fields)
         elif kind in _OPENERS:
             self._open.append(fields)

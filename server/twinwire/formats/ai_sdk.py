@@ -195,6 +195,10 @@ class SocketView:
         """Return the message that begins another turn, once the chunks have taken in those before."""
         return self._message(self._chunks.go_on(run_id))
 
+    def recap(self, events: Sequence[StreamEvent]) -> Sequence[bytes]:
+        """See `RecapView`."""
+        return [self._message(chunk) for event in events for chunk in self._chunks(event)]
+
     def frames(self, records: Sequence[Record]) -> Sequence[bytes]:
         """See `View`. `sequence` counts from 0 without gaps: at a gap the client drops the socket."""
         frames = []

@@ -11,6 +11,7 @@ from twinwire.log.base import (
     STOPPING as STOPPING,
     Departure as Departure,
     EventLog as EventLog,
+    Folded as Folded,
     Limits as Limits,
     Listing as Listing,
     Position as Position,

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from enum import Enum
 from sys import getsizeof
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
+import msgspec
 from msgspec import Struct, field
 
 from twinwire.log.saying import Noted, Outcome, Saying
@@ -43,6 +44,7 @@ class Limits(Struct, frozen=True, kw_only=True):
     oldest turns go first), for `session_idle` seconds unused.
 
     Of what is in this process's memory, `max_ended` ended runs, and `sessions_bytes` bytes of all conversations.
+    A run goes on for at most `longest` seconds, those in which it waits for its user among them.
     """
 
     max_events: int
@@ -53,10 +55,11 @@ class Limits(Struct, frozen=True, kw_only=True):
     session_idle: float
     max_ended: int = 100_000
     sessions_bytes: int = 2**28
+    longest: float = 8 * 86_400.0
 
 
 class Quota(Struct, frozen=True, kw_only=True):
-    """The quota of one user: `runs` at once, of which each ends within `longest` seconds, and `starts` in a minute.
+    """The quota of one user: `runs` at once, and `starts` in a minute. The new run ends within `longest` seconds.
 
     Runs that wait for their user are no `runs`, but `waiting`.
     """
@@ -177,6 +180,17 @@ def listing(runs: Sequence[tuple[RunInfo, str]], wanted: Wanted, limit: int, res
     return Listing(found, rest)
 
 
+class Folded(NamedTuple):
+    """The state that a run's events up to number `seq` come to, as `Fold.state`."""
+
+    seq: int
+    state: dict[str, Any]
+
+
+folded_of = msgspec.json.Decoder(Folded).decode
+"""Reads what `events.dump` has made of a `Folded`."""
+
+
 class Departure(Enum):
     """The way in which a follower of a run has gone."""
 
@@ -267,6 +281,13 @@ class EventLog(Protocol):
         """
         ...
 
+    async def folded(self, run_id: str) -> Folded | None:
+        """Return the state that the log has kept of a run which it has trimmed; the events after it are in the log.
+
+        None if there is none: the run was not trimmed, or goes on in this process.
+        """
+        ...
+
     async def ping(self) -> None:
         """Raise `LogUnavailable` if the log cannot be reached."""
         ...
@@ -327,6 +348,10 @@ class Owner(Protocol):
 
         Raises `UnknownOutcome` and what else `Inputs.hear` does.
         """
+        ...
+
+    def folded(self, run_id: str) -> Folded | None:
+        """Return the state of a run of this process: of all its events, some of which may not be in the log yet."""
         ...
 
     def owns(self, run_id: str) -> bool:

@@ -14,6 +14,7 @@ from msgspec import Struct
 from twinwire.log.backpressure import EXCESS_BYTES
 from twinwire.log.base import (
     Cursor,
+    Folded,
     Limits,
     Listing,
     Owner,
@@ -25,6 +26,7 @@ from twinwire.log.base import (
     RunSummary,
     Unsubscribe,
     Wanted,
+    folded_of,
     listing,
 )
 from twinwire.log.control import LocalControl
@@ -33,7 +35,7 @@ from twinwire.log.quotas import Quotas
 from twinwire.log.tail import Tail
 from twinwire.log.tails import Tails
 from twinwire.protocol.errors import IdempotencyMismatch, RunNotFound
-from twinwire.protocol.events import Record, outcome, status_of
+from twinwire.protocol.events import Record, dump, outcome, status_of
 
 SPARE = 100  # what the heap of those that are due may have beyond twice the runs that have ended
 
@@ -43,6 +45,7 @@ class _Entry(Struct, gc=False):
     tail: Tail
     key: tuple[str | None, str] | None
     outcome: bytes = b""
+    folded: bytes = b""  # of an ended run that was trimmed, or may be for its followers' sake
 
 
 class MemoryLog(LocalControl, Tails):
@@ -108,6 +111,8 @@ class MemoryLog(LocalControl, Tails):
             self._evict(run_id)
         if self.size > self._max_bytes or records[-1].seq - tail.first >= self._max_events:
             self._bound(run_id, tail)
+        if records[-1].last and not entry.folded and (tail.first > 1 or tail.backpressure is not None):
+            self._keep(run_id, entry)
 
     async def find(self, user_id: str | None, idempotency_key: str) -> RunInfo | None:
         self._expire()
@@ -161,6 +166,10 @@ class MemoryLog(LocalControl, Tails):
                 break
             await asyncio.sleep(0)
 
+    async def folded(self, run_id: str) -> Folded | None:
+        kept = self._entry(run_id).folded
+        return folded_of(kept) if kept else None
+
     async def ping(self) -> None:
         """See `EventLog`; it is always there."""
 
@@ -191,6 +200,17 @@ class MemoryLog(LocalControl, Tails):
             self._bound(run_id, tail)
         else:
             self._evict("")
+
+    def _keep(self, run_id: str, entry: _Entry) -> None:
+        """Keep the state of an ended run, unless it alone is too large."""
+        folded = self._owner.folded(run_id)
+        entry.folded = b"" if folded is None else dump(folded)
+        self.size += len(entry.folded)
+        if self.size > self._max_bytes:
+            self._evict(run_id)
+            if self.size > self._max_bytes:
+                self.size -= len(entry.folded)
+                entry.folded = b""
 
     def _goes_on(self, run_id: str) -> bool:
         return run_id in self._runs and run_id not in self._ended
@@ -236,4 +256,4 @@ class MemoryLog(LocalControl, Tails):
             self._users[user_id].gone()
             if not self._users[user_id]:
                 del self._users[user_id]
-        self.size -= entry.tail.size + entry.info.weight
+        self.size -= entry.tail.size + entry.info.weight + len(entry.folded)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection, Sequence
 from itertools import islice
+from typing import NamedTuple
 
 from twinwire.log.base import Quota, RunInfo
 from twinwire.protocol.errors import RateLimited, TooManyRuns, TooManyWaiting
@@ -25,6 +26,13 @@ def refusal(quota: Quota, ends: float, frees: float) -> TooManyRuns:
     return RateLimited(quota.starts, frees)
 
 
+class _Start(NamedTuple):
+    """When a run was started, and when it ends at the latest if it does not wait for its user."""
+
+    at: float
+    ends: float
+
+
 class Quotas:
     """The starts of each named user: those of the last minute, and of runs that `goes_on` says still go on.
 
@@ -42,7 +50,7 @@ class Quotas:
     ) -> None:
         self._goes_on = goes_on
         self._clock = clock
-        self._starts: dict[str, dict[str, float]] = {}  # by user and run, oldest first
+        self._starts: dict[str, dict[str, _Start]] = {}  # by user and run, oldest first
         self._waiting = waiting
 
     def __len__(self) -> int:
@@ -57,16 +65,15 @@ class Quotas:
             self._prune(user_id, now)
         starts = self._starts.setdefault(run.user_id, {})
         if len(starts) >= min(quota.runs, quota.starts, quota.waiting):
-            live = {name: at for name, at in starts.items() if self._goes_on(name)}
-            going = [at for name, at in live.items() if name not in self._waiting]
+            live = {name: start for name, start in starts.items() if self._goes_on(name)}
+            going = [start.ends for name, start in live.items() if name not in self._waiting]
             if len(live) - len(going) >= quota.waiting:
                 raise refusal(quota, 0.0, 0.0)
-            recent = [at for at in starts.values() if at > now - WINDOW_SECONDS]
-            ends = _wait(going, quota.runs, now - quota.longest)
-            frees = _wait(recent, quota.starts, now - WINDOW_SECONDS)
+            recent = [start.at + WINDOW_SECONDS for start in starts.values() if start.at > now - WINDOW_SECONDS]
+            ends, frees = _wait(going, quota.runs, now), _wait(recent, quota.starts, now)
             if ends or frees:
                 raise refusal(quota, ends, frees)
-        starts[run.run_id] = now
+        starts[run.run_id] = _Start(now, now + quota.longest)
         if len(self._starts) > MAX_USERS:
             del self._starts[next(iter(self._starts))]
 
@@ -78,12 +85,13 @@ class Quotas:
     def _prune(self, user_id: str, now: float) -> None:
         """Forget a user's starts that are of no more account; the user, who is looked at last from now on, too."""
         starts = self._starts.pop(user_id)
-        for name in [name for name, at in starts.items() if at <= now - WINDOW_SECONDS and not self._goes_on(name)]:
+        old = [name for name, start in starts.items() if start.at <= now - WINDOW_SECONDS]
+        for name in [name for name in old if not self._goes_on(name)]:
             del starts[name]
         if starts:
             self._starts[user_id] = starts
 
 
-def _wait(starts: Sequence[float], limit: int, since: float) -> float:
-    """Return the seconds until fewer than `limit` of the starts are later than `since`, which moves on with time."""
-    return max(starts[-limit] - since, 0.001) if len(starts) >= limit else 0.0
+def _wait(times: Sequence[float], limit: int, now: float) -> float:
+    """Return the seconds until fewer than `limit` of these times are yet to come; 0 if that is so."""
+    return max(sorted(times)[-limit] - now, 0.001) if len(times) >= limit else 0.0

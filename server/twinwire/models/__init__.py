@@ -7,8 +7,9 @@ file on this machine, `demo` needs neither key nor network.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import AsyncGenerator, Mapping, Sequence
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
+from contextlib import aclosing, contextmanager
+from contextvars import ContextVar
 from typing import Any, Protocol, TypedDict, Unpack
 
 from msgspec import Struct
@@ -164,6 +165,27 @@ class ShapedModel(ABC):
         self, messages: Sequence[Message], tools: Sequence[ToolSpec] = ()
     ) -> AsyncGenerator[Sequence[Part], None]:
         """See `ChatModel`."""
+
+
+_patience: ContextVar[float | None] = ContextVar("patience", default=None)
+
+
+@contextmanager
+def patience(seconds: float | None) -> Iterator[None]:
+    """In the block, and in tasks that begin in it, have a model be silent for so long; None for what it is made with.
+
+    A model that was made with a `timeout` of its own keeps to that.
+    """
+    token = _patience.set(seconds)
+    try:
+        yield
+    finally:
+        _patience.reset(token)
+
+
+def patient(seconds: float) -> float:
+    """Return how long a model may be silent here, which by its settings may be for so long."""
+    return _patience.get() or seconds
 
 
 async def ask(

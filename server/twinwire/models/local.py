@@ -46,7 +46,7 @@ class LocalModel:
     process dies, its answers break off and it is started again. Raises `SettingsError`.
     """
 
-    def __init__(self, path: str, *, context: int = 4096, timeout: float = 30.0) -> None:
+    def __init__(self, path: str, *, context: int = 4096, timeout: float = 120.0) -> None:
         if not os.path.isfile(path):  # noqa: PTH113 - pathlib's raises for names that are too long
             raise SettingsError(f"`--local` must name a file, but there is no file {path!r}.", field="--local")
         try:

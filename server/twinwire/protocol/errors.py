@@ -442,7 +442,7 @@ class RunTimeout(RunError):
     reason = "deadline"
 
     def __init__(self, seconds: float) -> None:
-        super().__init__(f"The run reached its deadline of {seconds:g} s.")
+        super().__init__(f"The run reached its deadline of {seconds:.15g} s.")
 
 
 class RunInterrupted(RunError):
@@ -479,7 +479,7 @@ class UpstreamTimeout(UpstreamError):
     code = "upstream_timeout"
 
     def __init__(self, seconds: float) -> None:
-        super().__init__(f"The model sent nothing for {seconds:g} s, which `--model-timeout` allows.")
+        super().__init__(f"The model sent nothing for {seconds:.15g} s, which `--model-timeout` allows.")
 
 
 class SettingsError(TwinwireError):

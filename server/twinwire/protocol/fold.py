@@ -6,7 +6,8 @@ not check the order of events or their numbers; that is the log's.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Self
 
 from msgspec import Struct, field
 
@@ -94,6 +95,15 @@ class Fold(Struct):
         known = {name: getattr(self, name) for name in self.__struct_fields__ if not name.startswith("_")}
         copies = {"tools": dict(self.tools), "questions": list(self.questions)}
         return {"text": self.text, "thinking": self.thinking, **known, **copies, "waiting": self.waiting}
+
+    @classmethod
+    def restored(cls, state: Mapping[str, Any]) -> Self:
+        """Return the fold that had come to this `state`, to be gone on with."""
+        fold = cls(**{name: state[name] for name in cls.__struct_fields__ if not name.startswith("_")})
+        fold._quiet = state["waiting"]
+        _add(fold._answer, state["text"])
+        _add(fold._thinking, state["thinking"])
+        return fold
 
     def say(self, text: str) -> None:
         """Take in an LLM_CHUNK with this increment, before the run's end and with no question open."""

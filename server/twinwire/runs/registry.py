@@ -12,14 +12,14 @@ from typing import Any
 
 import msgspec
 
-from twinwire.agents import Agent, AgentLimits
+from twinwire.agents import Agent
 from twinwire.agents.accepts import Accepts, accepted
 from twinwire.agents.spec import AgentSpec, spec_of
 from twinwire.auth import ANYBODY, Identity
 from twinwire.fence import guard_tasks
-from twinwire.log import STOPPING, Departure, Quota, RunInfo, RunState, SessionKey, Store
+from twinwire.log import STOPPING, Departure, Folded, Quota, RunInfo, RunState, SessionKey, Store
 from twinwire.log.saying import Noted, Outcome, Saying
-from twinwire.models import Message
+from twinwire.models import Message, patience
 from twinwire.protocol.errors import (
     AgentNotFound,
     CursorGone,
@@ -40,6 +40,7 @@ from twinwire.runs.endings import Endings
 from twinwire.runs.heard import PAGE_EVENTS, finished, heard
 from twinwire.runs.inputs import InputLimits
 from twinwire.runs.kept import CancelStatus, Kept
+from twinwire.runs.policies import Policy
 from twinwire.runs.reserve import Claim, Reserve
 from twinwire.runs.run import Run
 from twinwire.runs.spec import RunSpec
@@ -62,11 +63,10 @@ RECHECK_SECONDS = 5.0  # how soon a run that only other workers follow is looked
 class Runs(Kept):
     """The runs of this process and the agents they use; the `Owner` of its runs to the log.
 
-    The default agent is the one named `react`, or else the first. `deadline` is for each run, in seconds, `max_runs`
-    for this process, `quota` for each named user and all processes, `budget` for each run, `live_bytes` for the events
-    and conversations of all runs that go on. `reserve` is what large replies about runs share. `tracer` records
-    each run. `limits` are what each request tells its agent, `inputs` bound what is said to each run. `endings` hear of
-    each run that has ended.
+    The default agent is the one named `react`, or else the first. `policies` are those of each agent, by its name.
+    `max_runs` is for this process, `quota` for each named user and all processes, `budget` for each run, `live_bytes`
+    for the events and conversations of all runs that go on. `reserve` is what large replies about runs share. `tracer`
+    records each run, `inputs` bound what is said to each. `endings` hear of each run that has ended.
     """
 
     def __init__(
@@ -74,7 +74,7 @@ class Runs(Kept):
         log: Store,
         agents: Mapping[str, Agent | AgentSpec],
         *,
-        deadline: float,
+        policies: Mapping[str, Policy],
         max_runs: int,
         quota: Quota | None = None,
         budget: Budget | None = None,
@@ -82,7 +82,6 @@ class Runs(Kept):
         reserve: Reserve | None = None,
         metrics: Metrics | None = None,
         tracer: Tracer = OFF,
-        limits: AgentLimits | None = None,
         inputs: InputLimits | None = None,
         endings: Endings | None = None,
     ) -> None:
@@ -94,7 +93,7 @@ class Runs(Kept):
             self.accepts(name)  # so that a wrong declaration raises here
         self.default_agent = "react" if "react" in agents else next(iter(agents))
         self.draining = False
-        self._deadline = deadline
+        self._policies = policies
         self._max_runs = max_runs
         self._quota = quota
         self._budget = budget
@@ -111,7 +110,6 @@ class Runs(Kept):
         self._metrics = metrics or Metrics()
         self._tracer = tracer
         self._held = Held()
-        self._limits = limits or AgentLimits()
         self._inputs = inputs or InputLimits()
         self._endings = endings or Endings()
 
@@ -143,6 +141,7 @@ class Runs(Kept):
             fingerprint=spec.fingerprint(name),
             owner=self.log.worker,
             metadata=spec.metadata,
+            retention=self._policies[name].retention,
         )
         session, share = spec.session, Share(self._live_bytes, self._budget)
         new = spec.idempotency_key is None or await self.log.find(spec.user_id, spec.idempotency_key) is None
@@ -163,7 +162,8 @@ class Runs(Kept):
                     history = await self.log.history(session) if session else []
                 if new:
                     share.hold(history, len(self._live))
-                known = await self.log.create(info, idempotency_key=spec.idempotency_key, quota=self._quota)
+                quota = self._policies[name].quota(self._quota)
+                known = await self.log.create(info, idempotency_key=spec.idempotency_key, quota=quota)
                 if known is info:
                     self._begin(info, spec, history, share)  # with no await between: the log may ask who `owns` it
             finally:
@@ -200,16 +200,17 @@ class Runs(Kept):
 
     def _begin_within(self, info: RunInfo, spec: RunSpec, history: Sequence[Message], share: Share, span: Span) -> None:
         """Begin a run whose lines in the log, and whose spans, are those of this context."""
+        policy = self._policies[info.agent]
         tokens = None if self._budget is None else self._budget.tokens
-        request = spec.request(info, history, self._limits, tokens)
+        request = spec.request(info, history, policy.limits, tokens)
         run = Run(
             self.log,
             info,
             self.agents[info.agent].agent,
             request,
-            deadline=self._deadline,
+            deadline=policy.deadline,
             budget=share,
-            orphan_timeout=spec.orphan_timeout,
+            orphan_timeout=policy.orphaned(spec),
             inputs=self._inputs,
             can_ask=spec.can_ask,
             held=self._held,
@@ -222,7 +223,8 @@ class Runs(Kept):
         self._live[info.run_id] = run
         self.started += 1
         self._metrics.run_started(info.agent)
-        self._keep(run.start())
+        with patience(policy.model_timeout):
+            self._keep(run.start())
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         self._keep(asyncio.get_running_loop().create_task(work))
@@ -275,14 +277,17 @@ class Runs(Kept):
                 run.info.run_id,
             )
 
-    async def seek(self, run_id: str, after: int, by: Identity) -> RunState:
-        """Return the run, for `by` to follow it after event number `after`. Raises `RunNotFound`, `CursorGone`."""
+    async def seek(self, run_id: str, after: int, by: Identity, *, recapped: bool = False) -> RunState:
+        """Return the run, for `by` to follow it after event number `after`. Raises `RunNotFound`, `CursorGone`.
+
+        With `recapped`, whoever follows begins with the run's state if the event after `after` is trimmed.
+        """
         try:
             state = await self.state(run_id, by)
         except RunNotFound:
             self._metrics.cursors["not_found"] += 1
             raise
-        if not state.first - 1 <= after <= state.last:
+        if not (recapped or state.first - 1 <= after) or after > state.last:
             self._metrics.cursors["gap"] += 1
             raise CursorGone(state.first, state.last)
         ended = state.terminal is not None and after == state.last
@@ -303,21 +308,26 @@ class Runs(Kept):
             return await self.reserve.take(run.size)
         return await self.reserve.take((await self.state(run_id, by)).size)
 
-    async def snapshot(self, run_id: str, by: Identity) -> tuple[int, dict[str, Any]]:
-        """Return the number of a run's last event and the run's state up to it, as `Fold.state`.
+    async def snapshot(self, run_id: str, by: Identity) -> Folded:
+        """Return the state of a run.
 
-        Raises `RunNotFound`, and `CursorGone` if the run's first events are trimmed and it goes on elsewhere.
+        Raises `RunNotFound`, and `CursorGone` if the run's first events are trimmed and the log has not kept its state.
         """
         if (run := self._here(check_run_id(run_id), by)) is not None:
             return await run.snapshot()
-        await self.state(run_id, by)
-        fold, seq = Fold(), 0
+        trimmed = (await self.state(run_id, by)).first > 1
+        kept = await self.log.folded(run_id) if trimmed else None
+        fold, seq = (Fold(), 0) if kept is None else (Fold.restored(kept.state), kept.seq)
         while (page := await self.log.page(run_id, seq, PAGE_EVENTS)).records:
             for record in page.records:
                 fold.apply(decode(record.body))
             seq = page.records[-1].seq
             await asyncio.sleep(0)  # a long run's events are read in turns with everybody else's
-        return seq, fold.state
+        return Folded(seq, fold.state)
+
+    def folded(self, run_id: str) -> Folded | None:
+        """See `Owner`."""
+        return None if (run := self._live.get(run_id)) is None else run.folded
 
     async def cancel(self, run_id: str, by: Identity) -> CancelStatus:
         """Cancel a run, wherever it goes on. Idempotent. Raises `RunNotFound`, as `state`."""

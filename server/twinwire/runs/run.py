@@ -18,7 +18,7 @@ import msgspec
 from twinwire.agents import Agent, RunRequest, nobody, takes_messages
 from twinwire.agents.talk import silent
 from twinwire.fence import Fence, RunOver, enter, let_go, report
-from twinwire.log import EventLog, RunInfo
+from twinwire.log import EventLog, Folded, RunInfo
 from twinwire.models import Usage
 from twinwire.models.adapters import PushStream
 from twinwire.protocol.errors import BudgetSpent, RunError
@@ -43,9 +43,6 @@ from twinwire.telemetry.logging import tell
 from twinwire.telemetry.metrics import Metrics
 
 logger = logging.getLogger("twinwire.runs")
-
-HELD_UP_SECONDS = 1.0
-"""A deadline that is noticed this much later than it was due is logged: something held the event loop."""
 
 _THINKING = StreamEventType.THINKING
 
@@ -136,15 +133,20 @@ class Run:
         """Return how many bytes of events the run has written; its state is no larger."""
         return self._writer.size
 
-    async def snapshot(self) -> tuple[int, dict[str, Any]]:
-        """Return the number of the last event in the log, and the state up to it (`Fold.state`).
+    @property
+    def folded(self) -> Folded:
+        """Return the state so far. Some of its events may not be in the log yet."""
+        return Folded(self._writer.last, self.fold.state)
+
+    async def snapshot(self) -> Folded:
+        """Return the state that the events in the log come to.
 
         Raises `LogUnavailable` if the log is no longer ours to write, and so has something else.
         """
         self._release()
         self._writer.flush()
         await self._writer.flushed()
-        return self._writer.last, self.fold.state
+        return self.folded
 
     def cancel(self, reason: Literal["user", "nobody_followed"]) -> bool:
         """End the run as cancelled, with the answer so far. Return False if it is over already."""
@@ -152,11 +154,11 @@ class Run:
             self._cancelled_at = time.monotonic()
         terminal = self._finish("cancelled")
         terminal.data["reason"] = reason
-        return self._stop(terminal)
+        return self._stop(terminal, reason)
 
     def fail(self, error: RunError) -> bool:
         """End the run with an ERROR. Return False if it is over already."""
-        return self._stop(_error_event(error))
+        return self._stop(_error_event(error), error.reason or error.code)
 
     def hurry(self, error: RunError, seconds: float) -> None:
         """Let `emit` end the run with this error once the time is up, even if the event loop does not get to it."""
@@ -164,20 +166,15 @@ class Run:
 
     def _expire(self) -> None:
         """End a run that is due: called by the deadline's timer, or by `emit` if the agent holds the event loop."""
-        delay = time.monotonic() - self._deadline.due
-        if delay > HELD_UP_SECONDS and not self.over:
-            logger.warning(
-                "The end of the run %s came %.1f s late, because the agent %s or another one held the event loop.",
-                self.info.run_id,
-                delay,
-                self.info.agent,
-            )
+        if not self.over:
+            self._deadline.tell_late(self.info.run_id, self.info.agent)
         self.fail(self._deadline.error)
 
-    def _stop(self, terminal: StreamEvent) -> bool:
+    def _stop(self, terminal: StreamEvent, by: str) -> bool:
         """End the run from outside: without waiting for an agent that may not stop."""
         if self.over:
             return False
+        self.request.cancelled_by = by  # before the agent learns of it
         self._terminate(terminal)
         self._writer.flush()
         if self.task is not None:
@@ -295,6 +292,7 @@ class Run:
                     break
                 self._write(told)
         except RunError as error:
+            self.request.cancelled_by = error.code
             self._terminate(_error_event(error))  # now: the agent may take its time to end
             if self._at_work:
                 self._told = True
@@ -479,6 +477,7 @@ class Run:
     def _ended(self) -> None:
         """The terminal event is in the log, or the log is somebody else's."""
         if not self.over:
+            self.request.cancelled_by = "interrupted"
             self._close()
             if self.task is not None:
                 self.task.cancel()

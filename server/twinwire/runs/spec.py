@@ -47,7 +47,8 @@ class Asked(Protocol):
 class RunSpec(Struct, frozen=True, kw_only=True):
     """The specification of a run.
 
-    `orphan_timeout` is the number of seconds that it may go on with nobody following it, None for no limit.
+    `orphan_timeout` is the number of seconds that it may go on with nobody following it, None for no limit. If the
+    start has not named that (`by_default`), what the agent's own policy says counts instead.
     `can_ask` is false for one whose caller waits for the result, and so could not answer the agent.
     `one_off` is a conversation of its own, whoever the user is. `history` is the conversation before, oldest first, of
     one who has brought it; None for the session's. `traceparent` is the span that the start names as its parent (W3C
@@ -60,6 +61,7 @@ class RunSpec(Struct, frozen=True, kw_only=True):
     user_id: str | None = None
     session_id: str | None = None
     orphan_timeout: float | None = None
+    by_default: bool = False
     idempotency_key: str | None = None
     traceparent: str | None = None
     interrupt: bool = False
@@ -122,10 +124,10 @@ class RunSpec(Struct, frozen=True, kw_only=True):
         can_ask: bool = True,
         headers: Mapping[str, str] | None = None,
     ) -> RunSpec:
-        """Return what `asked` asks for on behalf of `by`. `on_disconnect` is the policy if it names none.
+        """Return what `asked` asks for on behalf of `by`.
 
-        `headers` are those of its request that agents may read. Raises `BadRequest`, and `Forbidden` for who may start
-        nothing.
+        `on_disconnect` is the policy if neither `asked` nor the agent has one. `headers` are those of its request that
+        agents may read. Raises `BadRequest`, and `Forbidden` for who may start nothing.
         """
         by.check(Scope.WHOLE)
         message, parts = content(asked.message or "", asked.parts)
@@ -137,6 +139,7 @@ class RunSpec(Struct, frozen=True, kw_only=True):
             user_id=by.named(asked.user_id),
             session_id=asked.session_id,
             orphan_timeout=parse_on_disconnect(asked.on_disconnect or on_disconnect),
+            by_default=not asked.on_disconnect,
             idempotency_key=asked.idempotency_key,
             interrupt=interrupt,
             can_ask=can_ask,

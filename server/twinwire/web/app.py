@@ -18,7 +18,7 @@ from litestar.plugins.core import MsgspecDIPlugin
 
 from twinwire import settings as settings_module
 from twinwire.agents import Agent, AgentLimits
-from twinwire.agents.spec import AgentSpec
+from twinwire.agents.spec import AgentSpec, spec_of
 from twinwire.auth import Auth
 from twinwire.formats.registry import Transform, registry
 from twinwire.log import Limits, Quota, open_log
@@ -27,6 +27,7 @@ from twinwire.protocol.errors import FailedDependency, SettingsError, TwinwireEr
 from twinwire.runs import Budget, Runs
 from twinwire.runs.endings import Endings, OnEnd
 from twinwire.runs.inputs import InputLimits
+from twinwire.runs.policies import longest, policies
 from twinwire.runs.registry import RESERVE_SECONDS
 from twinwire.runs.reserve import Reserve
 from twinwire.runs.webhooks import open_webhooks
@@ -88,7 +89,7 @@ def create_app(
     it must not block the event loop, and is cancelled after 30 s. `webhooks` are URLs that are told the same, beside
     those of the settings: docs/LIFECYCLE.md. Serve it with `twinwire serve module:app` for a clean shutdown; another
     ASGI server works but cannot end its streams by itself.
-    Raises `SettingsError`, and `ValueError` for a format's name that is in use.
+    Raises `SettingsError`, and `ValueError` for a format's name that is in use and for a wrong `AgentSpec`.
     """
     settings = settings or settings_module.load(os.environ, {})
     guard_access_lines()
@@ -98,21 +99,28 @@ def create_app(
 
         model = default_model(settings)
         agents = default_agents(settings, model)
+    own = policies(
+        {name: spec_of(agent) for name, agent in agents.items()},
+        deadline=settings.run_timeout,
+        limits=msgspec.convert(settings, AgentLimits, from_attributes=True),
+    )
+    deadline = longest(own)
     limits = Limits(
         max_events=settings.log_events,
         max_bytes=settings.log_bytes,
         retention=settings.retention,
         max_sessions=settings.max_sessions,
         session_bytes=settings.session_bytes,
-        session_idle=settings.session_idle,
+        session_idle=max(settings.session_idle, deadline),
         max_ended=settings.log_runs,
         sessions_bytes=settings.sessions_bytes,
+        longest=deadline + settings.max_wait,
     )
     log = open_log(settings.log, limits)
     quota = Quota(
         runs=settings.user_runs,
         starts=settings.user_starts,
-        longest=settings.run_timeout,
+        longest=deadline,
         waiting=settings.user_waiting,
     )
     budget = Budget(events=settings.run_events, bytes=settings.run_bytes, tokens=settings.run_tokens)
@@ -131,7 +139,7 @@ def create_app(
         Runs(
             log,
             agents,
-            deadline=settings.run_timeout,
+            policies=own,
             max_runs=settings.max_runs,
             quota=quota,
             budget=budget,
@@ -139,7 +147,6 @@ def create_app(
             reserve=Reserve(settings.reply_bytes, min(settings.send_timeout, RESERVE_SECONDS)),
             metrics=metrics,
             tracer=tracer,
-            limits=msgspec.convert(settings, AgentLimits, from_attributes=True),
             inputs=InputLimits(
                 timeout=settings.input_timeout, longest=settings.max_wait, unread_bytes=settings.max_body
             ),
@@ -150,7 +157,7 @@ def create_app(
         lifetime.Lifetimes(
             most=accepted,
             send_timeout=settings.send_timeout,
-            answer_seconds=settings.run_timeout + ANSWER_SECONDS,
+            answer_seconds=deadline + ANSWER_SECONDS,
             metrics=metrics,
             intake=intake_bytes(settings.max_body),
         ),

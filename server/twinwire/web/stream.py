@@ -15,10 +15,11 @@ from litestar import Request, Response
 from litestar.types import Receive, Scope, Send
 
 from twinwire.auth import ANYBODY, Identity
-from twinwire.formats import JoiningView, View, native
+from twinwire.formats import JoiningView, RecapView, View, native
+from twinwire.formats.recap import recap
 from twinwire.formats.registry import Format
 from twinwire.log import RunInfo, RunState
-from twinwire.protocol.errors import BadRequest, ContextTooLong, CursorGone, FailedDependency, TwinwireError
+from twinwire.protocol.errors import BadRequest, ContextTooLong, FailedDependency, TwinwireError
 from twinwire.protocol.events import Record, StreamEvent, decode
 from twinwire.protocol.wire import HEARTBEAT, sse_open
 from twinwire.runs import RunSpec
@@ -158,7 +159,7 @@ async def follow(
     `CursorGone`, and `BadRequest` as `chosen`.
     """
     kind = chosen(service, how)
-    state = await service.runs.seek(run_id, after, by)
+    state = await service.runs.seek(run_id, after, by, recapped=kind is not None and not kind.any_cursor)
     if state.terminal is not None and after == state.last:
         if message is not None and state.first == 1:
             first = (await service.runs.log.page(run_id, 0, 1)).records[0]
@@ -207,31 +208,48 @@ async def played(
 ) -> EventStream:
     """Return the run in a format that is not native, from the event after number `after` if the format can.
 
-    Raise `BadRequest` if it cannot, `CursorGone` if it needs first events that the log no longer has, and
-    `TooManyConnections` as `admit`.
+    If the log has trimmed the run's first events, it begins with the state that they have come to. Raise `BadRequest`
+    if the format cannot, `CursorGone` if the log has not kept that state, and `TooManyConnections` as `admit`.
     """
     run = state.info
     admit(service, kind, run.user_id)
     if kind.any_cursor:
         return EventStream(service, run, after, view, by, headers=kind.headers)
-    if state.first > 1:
-        raise CursorGone(state.first, state.last)
     opening = HEARTBEAT  # nothing to take a cursor from
     claim = None
-    if isinstance(view, JoiningView):
-        claim = await service.runs.reserve.take(state.size if after else 0)
-        await passed(service, run.run_id, after, view.skip)
-        opening = view.join() or opening
-    elif after:
+    if after and not isinstance(view, JoiningView):
         raise BadRequest(
             "`after` is not valid with this format, which begins with the run's first event.", field="after"
         )
+    if state.first > 1 and isinstance(view, RecapView):
+        claim = await service.runs.claim(run.run_id, by)
+        after, events = await recapped(service, run, by)
+        opening += b"".join(view.recap(events))
+    elif isinstance(view, JoiningView):
+        claim = await service.runs.reserve.take(state.size if after else 0)
+        await passed(service, run.run_id, after, view.skip)
+        opening = view.join() or opening
     return EventStream(service, run, after, view, by, opening=opening, claim=claim, headers=kind.headers)
 
 
-async def passed(service: Service, run_id: str, upto: int, look: Callable[[Sequence[Record]], None]) -> None:
-    """Have `look` take in the run's events up to this number, page by page. Raise as `EventLog.page`."""
-    seq = 0
+async def recapped(service: Service, run: RunInfo, by: Identity) -> tuple[int, list[StreamEvent]]:
+    """Return the number of the event after which a run whose first events are trimmed is to be followed from now on.
+
+    Also return the events that come to the same as those up to there. Raise as `Runs.snapshot`.
+    """
+    seq, state = await service.runs.snapshot(run.run_id, by)
+    ended = state["status"] != "running"
+    return seq - ended, recap(run.run_id, run.agent, run.created, seq - ended, state)
+
+
+async def passed(
+    service: Service, run_id: str, upto: int, look: Callable[[Sequence[Record]], None], *, after: int = 0
+) -> None:
+    """Have `look` take in the run's events up to this number, page by page, and none up to `after`.
+
+    Raise as `EventLog.page`.
+    """
+    seq = after
     while seq < upto:
         page = await service.runs.log.page(run_id, seq, min(SKIP_PAGE, upto - seq))
         look(page.records)

@@ -23,7 +23,6 @@ from twinwire.protocol.events import dump
 logger = logging.getLogger("twinwire.log")
 
 RETRY_SECONDS = 0.5
-NOTED_MS = 8 * 86_400_000  # longer than a run may wait by default
 
 _noted = msgspec.json.Decoder(Noted)
 
@@ -101,11 +100,11 @@ class RedisControl:
             return Noted()  # another program has written it
 
     async def _keep_notes(self, notes: Mapping[str, tuple[str | None, bytes]]) -> None:
-        keys = self._keys
+        keys, life_ms = self._keys, round(self._limits.longest * 1000)
         await asyncio.gather(
             *(
                 self._link.call(
-                    *NOTE(keys.live, keys.waiting, keys.starts(user_id), run_id=run_id, noted=noted, life_ms=NOTED_MS)
+                    *NOTE(keys.live, keys.waiting, keys.starts(user_id), run_id=run_id, noted=noted, life_ms=life_ms)
                 )
                 for run_id, (user_id, noted) in notes.items()
             )

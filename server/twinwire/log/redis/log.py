@@ -19,6 +19,7 @@ import msgspec
 from twinwire.log.backpressure import EXCESS_BYTES, NOBODY
 from twinwire.log.base import (
     Cursor,
+    Folded,
     Gauge,
     Limits,
     Listing,
@@ -31,6 +32,7 @@ from twinwire.log.base import (
     RunSummary,
     Unsubscribe,
     Wanted,
+    folded_of,
 )
 from twinwire.log.interrupted import interrupted
 from twinwire.log.quotas import refusal
@@ -41,7 +43,7 @@ from twinwire.log.redis.leases import Leases
 from twinwire.log.redis.link import CLOSE_SECONDS, Address, Link, WrongType, lenient
 from twinwire.log.redis.lists import Lists, place
 from twinwire.log.redis.reader import MALFORMED, Held, Reader, Stored, contiguous, load, owned, record
-from twinwire.log.redis.scripts import APPEND, CREATE, SOURCES, TRIM, Keys
+from twinwire.log.redis.scripts import APPEND, CREATE, KEEP, SOURCES, TRIM, Keys
 from twinwire.log.tail import PAGE_BYTES, Tail, fitting
 from twinwire.log.tails import Tails
 from twinwire.protocol.errors import (
@@ -208,6 +210,8 @@ class RedisLog(RedisControl, Tails):
             self._reader.disown(run_id)
             raise
         if held is not None and own:
+            if first > held.first or (due and records[-1].last):
+                self._spawn(self._keep_folded(run_id, held, self._owner.folded(run_id)))
             held.first = first
             held.extend(records)
             if due:
@@ -357,6 +361,13 @@ class RedisLog(RedisControl, Tails):
         last = max(stored.last, records[-1].seq)
         return Page(records, stored.first, last, stored.ended or records[-1].last)
 
+    async def folded(self, run_id: str) -> Folded | None:
+        kept = await lenient(self._link.call("HGET", self._keys.run(run_id), "folded"))
+        try:
+            return None if kept is None else folded_of(kept)
+        except MALFORMED:
+            return None  # another program has written it
+
     async def ping(self) -> None:
         """See `EventLog`. Renews the lease: a Redis that answers may still be full, or a replica.
 
@@ -413,8 +424,19 @@ class RedisLog(RedisControl, Tails):
             first = await self._writes.call(*TRIM(keys.run(run_id), keys.events(run_id), upto=upto))
             if held is not None and first is not None:
                 held.first = max(held.first, first)
+                await self._keep_folded(run_id, held, self._owner.folded(run_id))
         if held is not None:
             self._reader.release(run_id, held)
+
+    async def _keep_folded(self, run_id: str, held: Held, folded: Folded | None) -> None:
+        """Keep the state of a run that was trimmed, once all of its events are there."""
+        if folded is None:
+            return
+        while held.own and held.tail.last < folded.seq:  # noqa: ASYNC110 - nothing announces it
+            await asyncio.sleep(ASK_SECONDS)
+        if held.tail.last >= folded.seq:
+            with contextlib.suppress(LogUnavailable, WrongType):  # then the next trim keeps a newer one
+                await self._writes.call(*KEEP(self._keys.run(run_id), folded=dump(folded)))
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)

@@ -121,8 +121,8 @@ CREATE = Script("""
 -- ARGV: run_id info owner place user; then, of a user with a quota, its runs, starts, longest run in ms, waiting.
 -- Returns the info of the run that the idempotency key stands for, if there is a key. Over the quota:
 -- {ms until a run has ended, ms until a start is a minute old}, 0 for the one that is no hindrance; both 0 if too many
--- runs wait. A start counts as long as its run is live, or it is recent. Lists have the run at its `place`; `user` is
--- JSON, null for nobody.
+-- runs wait. A start counts as long as its run is live, or it is recent: each is a run, and how many ms it may go on.
+-- Lists have the run at its `place`; `user` is JSON, null for nobody.
 local known = key and redis.call('GET', key)
 if known then return known end
 if redis.call('EXISTS', run) == 1 then return info end
@@ -135,25 +135,27 @@ if ARGV[6] then
     local going, recent, waits = {}, {}, 0
     local entries = redis.call('ZRANGE', started, 0, -1, 'WITHSCORES')
     for i = 1, #entries, 2 do
-      local at, goes_on = tonumber(entries[i + 1]), redis.call('HEXISTS', live, entries[i]) == 1
+      local id, life = string.match(entries[i], '^(%w+):?(%d*)$')
+      local at, goes_on = tonumber(entries[i + 1]), redis.call('HEXISTS', live, id or '') == 1
       local young = now - minute < at and at <= now  -- the clock may have been set back
-      local noted = goes_on and redis.call('HGET', waiting, entries[i])
+      local noted = goes_on and redis.call('HGET', waiting, id)
       if noted and string.sub(noted, 1, 1) == '1' then
         waits = waits + 1
       elseif goes_on then
-        going[#going + 1] = at
+        going[#going + 1] = at + (tonumber(life) or longest)
       end
       if young then recent[#recent + 1] = at end
       if not goes_on and not young then redis.call('ZREM', started, entries[i]) end
     end
     if waits >= most then return {0, 0} end
+    table.sort(going)
     local ends = going[#going - runs + 1]
     local frees = recent[#recent - starts + 1]
     if ends or frees then
-      return {ends and math.max(ends + longest - now, 1) or 0, frees and frees + minute - now or 0}
+      return {ends and math.max(ends - now, 1) or 0, frees and frees + minute - now or 0}
     end
   end
-  redis.call('ZADD', started, now, run_id)
+  redis.call('ZADD', started, now, run_id .. ':' .. string.format('%.0f', longest))
   if redis.call('PTTL', started) < math.max(longest, minute) then
     redis.call('PEXPIRE', started, math.max(longest, minute))
   end
@@ -262,6 +264,13 @@ if keep > 0 and keep < length then
   first = upto + 1
 end
 return first
+""")
+
+KEEP = Script("""
+-- KEYS: run
+-- ARGV: folded
+-- Keeps the state of a run that was trimmed, unless the run is gone.
+if redis.call('EXISTS', run) == 1 then redis.call('HSET', run, 'folded', folded) end
 """)
 
 NOTE = Script("""
@@ -411,5 +420,5 @@ if newest.err then return false end
 return {redis.call('HMGET', run, unpack(ARGV, 3)), newest}
 """)
 
-SCRIPTS = (CREATE, APPEND, DELETE, TRIM, NOTE, PUT, OCCUPY, VACATE, RECALL, REMEMBER, FOLLOW, CHECK, OWNED)
+SCRIPTS = (CREATE, APPEND, DELETE, TRIM, KEEP, NOTE, PUT, OCCUPY, VACATE, RECALL, REMEMBER, FOLLOW, CHECK, OWNED)
 SOURCES = tuple(script.source for script in SCRIPTS)

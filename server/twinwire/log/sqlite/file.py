@@ -166,6 +166,7 @@ def _prepare(db: sqlite3.Connection, place: Place, *, new: bool) -> None:
     for name, indexed in INDEXES.items():
         db.execute(f"CREATE INDEX IF NOT EXISTS {name} ON runs {indexed}")
     db.execute("CREATE TABLE IF NOT EXISTS clock (id INTEGER PRIMARY KEY, at REAL NOT NULL)")  # nor did they have this
+    db.execute("CREATE TABLE IF NOT EXISTS folded (run INTEGER PRIMARY KEY, state BLOB NOT NULL)")  # nor this
     db.execute("COMMIT")
 
 

@@ -8,6 +8,7 @@ too, so that followers who keep up read no file.
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import sqlite3
 import time
@@ -22,6 +23,7 @@ from twinwire.log.backpressure import NOBODY
 from twinwire.log.base import (
     LOST_EVENTS,
     Cursor,
+    Folded,
     Gauge,
     Limits,
     Listing,
@@ -48,7 +50,7 @@ from twinwire.log.sqlite.writer import Job, Writer
 from twinwire.log.tail import Tail
 from twinwire.log.tails import Tails
 from twinwire.protocol.errors import CursorGone, LogLost, LogUnavailable, RunNotFound, SettingsError, StaleWriter
-from twinwire.protocol.events import Record, outcome
+from twinwire.protocol.events import Record, dump, outcome
 
 logger = logging.getLogger("twinwire.log")
 
@@ -88,6 +90,7 @@ class SqliteLog(LocalControl, Tails):
         self._clock = clock
         self._live: dict[str, _Live] = {}
         self._spared: set[str] = set()  # ended runs that followers have yet to read to the end
+        self._keeping: dict[str, asyncio.Future[Any]] = {}  # of ended runs that were trimmed: their states
         self._past = Tail()  # the subscribers of runs that are not live
         self._writer: Writer | None = None
         self._reader = Reader(self._place.path, self._damaged)
@@ -131,6 +134,9 @@ class SqliteLog(LocalControl, Tails):
             live.size += live.tail.append(expected_last, records)
             live.tail.trim(live.tail.excess(TAIL_EVENTS, TAIL_BYTES))
             live.due = max(live.due, due)
+            if records[-1].last and (live.first > 1 or due) and (folded := self._owner.folded(run_id)) is not None:
+                kept = self._keeping[run_id] = self._do(lambda tables: tables.keep(run_id, dump(folded)))
+                kept.add_done_callback(functools.partial(self._kept, run_id))
             if due or run_id in self._spared:
                 self._wait(run_id, live.tail, live.tail.last if run_id in self._spared else due)
             self._let_go(run_id)
@@ -232,6 +238,16 @@ class SqliteLog(LocalControl, Tails):
         """Leave no copy of what was deleted, as `Checkpoints.empty`. Raise `LogUnavailable` if one may be left."""
         if self._writer is not None:
             await self._writer.empty(rewrite=rewrite)
+
+    async def folded(self, run_id: str) -> Folded | None:
+        self._check()
+        if (kept := self._keeping.get(run_id)) is not None:
+            await asyncio.wait([kept])
+        return await self._reader.folded(run_id)
+
+    def _kept(self, run_id: str, kept: asyncio.Future[Any]) -> None:
+        del self._keeping[run_id]
+        _nobody(kept)
 
     async def ping(self) -> None:
         """See `EventLog`. Writes, unless something was written within the last second; reads, if a read failed."""

@@ -11,7 +11,19 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, TypeVar
 
-from twinwire.log.base import SCANNED, Listing, Page, Position, RunInfo, RunState, RunSummary, Wanted, listing
+from twinwire.log.base import (
+    SCANNED,
+    Folded,
+    Listing,
+    Page,
+    Position,
+    RunInfo,
+    RunState,
+    RunSummary,
+    Wanted,
+    folded_of,
+    listing,
+)
 from twinwire.log.sqlite.file import Damage, damaged, reading
 from twinwire.log.sqlite.tables import info_of
 from twinwire.log.tail import PAGE_BYTES
@@ -106,6 +118,18 @@ class Reader:
             except (ValueError, TypeError, AttributeError):
                 raise Damage("an event is not what was written") from None
             return RunSummary(info_of(info), first, last, how)
+
+        return await self._run(read)
+
+    async def folded(self, run_id: str) -> Folded | None:
+        """As `EventLog.folded`."""
+
+        def read(db: sqlite3.Connection) -> Folded | None:
+            row = db.execute("SELECT state FROM folded WHERE run = ?", _run(db, run_id)[:1]).fetchone()
+            try:
+                return None if row is None else folded_of(row[0])
+            except (ValueError, TypeError):
+                raise Damage("a run's state is not what was written") from None
 
         return await self._run(read)
 

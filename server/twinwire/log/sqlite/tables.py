@@ -194,6 +194,13 @@ class Tables:
             self._db.execute("UPDATE runs SET size = ? WHERE id = ?", (head.size, head.id))
         return head.first
 
+    def keep(self, run_id: str, folded: bytes) -> None:
+        """Keep the state of a run that was trimmed. Raise `RunNotFound`."""
+        head = self._load(run_id)
+        self._db.execute("INSERT OR REPLACE INTO folded VALUES (?, ?)", (head.id, folded))
+        self._db.execute("UPDATE runs SET size = size + ? WHERE id = ?", (len(folded), head.id))
+        self.size += len(folded)
+
     def history(self, session: SessionKey) -> list[tuple[str, str]]:
         """Return the turns of a conversation; reading is use."""
         key, now = key_of(*session), self._clock()
@@ -401,7 +408,8 @@ class Tables:
         self._db.execute("DELETE FROM events WHERE run = ? AND seq <= ?", (run, last))
         if self._one("SELECT 1 FROM events WHERE run = ? LIMIT 1", run) is not None:
             return True
-        self._db.execute("DELETE FROM garbage WHERE run = ?", (run,))
+        for table in ("garbage", "folded"):
+            self._db.execute(f"DELETE FROM {table} WHERE run = ?", (run,))  # noqa: S608 - no input in it
         return False
 
     def _oldest(self) -> Any:

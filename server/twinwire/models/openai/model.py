@@ -20,8 +20,10 @@ from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import TYPE_CHECKING, Any, Unpack, cast
 from urllib.request import getproxies
 
+import msgspec
+
 from twinwire import settings
-from twinwire.models import Message, Options, Part, ShapedModel, ToolSpec
+from twinwire.models import Message, Options, Part, ShapedModel, ToolSpec, patient
 from twinwire.models.adapters import PushStream, Take
 from twinwire.models.openai.chunks import ChunkDecoder
 from twinwire.models.openai.codings import Coding
@@ -107,8 +109,9 @@ class OpenAIChatModel(ShapedModel):
     """A `ChatModel`. What is not given comes from the environment.
 
     `model`, `api_key` and `base_url` are `TWINWIRE_MODEL`, `TWINWIRE_API_KEY` and `TWINWIRE_BASE_URL`, else
-    `OPENAI_…`; a server named by its base URL needs no key. `timeout`, `TWINWIRE_MODEL_TIMEOUT` or 30, is how many
-    seconds the answer's headers may take, retries and their pauses included, and how long its body may be silent.
+    `OPENAI_…`; a server named by its base URL needs no key. `timeout`, `TWINWIRE_MODEL_TIMEOUT` or 120, is how many
+    seconds the answer's headers may take, retries and their pauses included, and how long its body may be silent. If it
+    is not given, the `model_timeout` of an `AgentSpec` counts instead, in the runs of that agent.
     `max_retries` bounds the retries of what failed before the headers. Raises `SettingsError`.
 
     `options` go with each request: `temperature`, `top_p`, `max_tokens`, `max_completion_tokens`, `reasoning_effort`,
@@ -151,6 +154,7 @@ class OpenAIChatModel(ShapedModel):
         self.name = name
         self._api_key = api_key or "no-key"
         self._base_url = base_url
+        self._has_timeout = timeout is not None
         if timeout is None:
             variable = "TWINWIRE_MODEL_TIMEOUT"
             timeout = settings.load({variable: os.environ.get(variable, "")}, {}).model_timeout
@@ -185,7 +189,9 @@ class OpenAIChatModel(ShapedModel):
         `upstream_auth`, `upstream_context_length`, `upstream_rejected` or `upstream_error` before the answer; after its
         headers `upstream_timeout`, `upstream_error`, `upstream_truncated` or `upstream_garbage`.
         """
-        call = functools.partial((self._root or self)._call, self._shape, messages, tools)
+        timeout = self._timeout if self._has_timeout else patient(self._timeout)
+        shape = msgspec.structs.replace(self._shape, timeout=timeout)
+        call = functools.partial((self._root or self)._call, shape, messages, tools)
         return traced(call, self.name, self._server, self._shape.body)
 
     async def _call(
@@ -230,7 +236,7 @@ class OpenAIChatModel(ShapedModel):
                 pass
             except httpx.ReadTimeout:
                 if decoder.reason is None:
-                    raise UpstreamTimeout(self._timeout) from None
+                    raise UpstreamTimeout(shape.timeout) from None
             except httpx.HTTPError:
                 pass  # broken: `end` knows whether in mid-answer
             whole = decoder.done
@@ -263,7 +269,7 @@ class OpenAIChatModel(ShapedModel):
         refusals: list[UpstreamError] = []
         token = _refusals.set(refusals)
         try:
-            async with asyncio.timeout(self._timeout):
+            async with asyncio.timeout(shape.timeout):
                 if self._stream_options and shape.stream_options:
                     try:
                         return await self._attempt(shape, self._body(shape, messages, tools))
@@ -272,7 +278,7 @@ class OpenAIChatModel(ShapedModel):
                         refusals.clear()
                 return await self._attempt(shape, self._body(shape, messages, tools))
         except TimeoutError:
-            raise (refusals[-1] if refusals else UpstreamTimeout(self._timeout)) from None
+            raise (refusals[-1] if refusals else UpstreamTimeout(shape.timeout)) from None
         finally:
             _refusals.reset(token)
 
@@ -289,7 +295,7 @@ class OpenAIChatModel(ShapedModel):
         from twinwire.models.openai.http import httpx
 
         transport = self._transport if self._is_plain(shape) else None
-        tried = None if transport is None else await transport.like(body)
+        tried = None if transport is None else await transport.like(body, shape.timeout)
         if isinstance(tried, httpx.Response) and tried.is_success:
             return tried
         return await self._post(shape, body, tried)
@@ -321,12 +327,12 @@ class OpenAIChatModel(ShapedModel):
                     "/chat/completions",
                     cast_to=httpx.Response,
                     content=body,
-                    options={"headers": headers, "params": shape.query},
+                    options={"headers": headers, "params": shape.query, "timeout": shape.timeout},
                     stream=True,
                     stream_cls=openai.AsyncStream[object],  # has to be given; what comes is what `cast_to` says
                 )
         except openai.APITimeoutError:
-            raise UpstreamTimeout(self._timeout) from None
+            raise UpstreamTimeout(shape.timeout) from None
         except openai.APIStatusError as error:
             raise self._refused(error) from None
         except openai.OpenAIError as error:

@@ -19,13 +19,15 @@ from twinwire.settings import NAMES_OF_SECRETS, model_options
 class Shape(Struct, frozen=True):
     """The parts of a request that options set: fields of its body, headers, named in lower case, and its query.
 
-    `stream_options` says whether the server is asked for the usage.
+    `stream_options` says whether the server is asked for the usage. Each call sets `timeout`, the seconds for which the
+    server may be silent.
     """
 
     body: dict[str, Any] = {}
     headers: dict[str, str] = {}
     query: dict[str, str] = {}
     stream_options: bool = True
+    timeout: float = 0.0
 
 
 def _number(value: Any, least: float, most: float = math.inf) -> bool:

@@ -95,12 +95,14 @@ class Transport(httpx.AsyncBaseTransport):
         self._constant = head == self._head
         self._head = head
 
-    async def like(self, body: bytes) -> httpx.Response | httpx.TransportError | None:
+    async def like(self, body: bytes, timeout: float | None = None) -> httpx.Response | httpx.TransportError | None:
         """Send a request like those that were learned, with this body. Return its response or its error.
 
-        Return None, and send nothing, if the last two that were learned were not alike.
+        Return None, and send nothing, if the last two that were learned were not alike, or had another `timeout`.
         """
         if self._head is None or not self._constant:
+            return None
+        if timeout is not None and self._head.timeouts.get("read") != timeout:
             return None
         try:
             return await self._send(self._head, body, reuse=True)

@@ -20,10 +20,12 @@ from twinwire.formats.registry import FORMATS
 from twinwire.log import RunInfo
 from twinwire.protocol import commands
 from twinwire.protocol.commands import Auth
-from twinwire.protocol.errors import BadRequest, CursorGone, LogUnavailable, RunNotFound, TwinwireError, Unauthenticated
+from twinwire.protocol.errors import BadRequest, LogUnavailable, RunNotFound, TwinwireError, Unauthenticated
+from twinwire.protocol.events import StreamEvent
 from twinwire.protocol.start import Name
 from twinwire.protocol.wire import converted, decode_json
 from twinwire.runs import RunSpec
+from twinwire.runs.reserve import Claim
 from twinwire.transports.follower import Follower
 from twinwire.transports.pump import Pump
 from twinwire.web import stream
@@ -96,8 +98,9 @@ async def next_turn(service: Service, asked: Chat, body: dict[str, Any], by: Ide
     turn = await turns.read(service, replies, (by.named(asked.user_id), asked.id), by)
     stream.admit(service, FORMATS["ai-sdk"], turn.state.info.user_id)
     chunks = asked.chunks
-    await stream.passed(service, replies.run_id, turn.after, chunks.skip)
-    if dialect.shown(body) > chunks.shown:
+    first = turn.state.first
+    await stream.passed(service, replies.run_id, turn.after, chunks.skip, after=first - 1)
+    if first == 1 and dialect.shown(body) > chunks.shown:
         raise BadRequest(
             "`messages` must end with a message that shows nothing after the question. Resume the stream, which ends "
             "at the next question.",
@@ -239,17 +242,32 @@ class ChatSocket(Socket):
         if (stopping := self._stopping.pop(run_id, None)) is not None:
             stopping.cancel()
         state = await self._runs.state(run_id, by)
+        after, claim = 0, None
+        events: Sequence[StreamEvent] = ()
         if state.first > 1:
-            raise CursorGone(state.first, state.last)
+            claim = await self._runs.claim(run_id, by)
+            after, events = await stream.recapped(self._service, state.info, by)
         self._resumed.add(asked.request_id)
-        self._follow(asked.request_id, run_id, options.chunks)
+        self._follow(asked.request_id, run_id, options.chunks, after, events=events, claim=claim)
 
     def _said(self, asked: Ask) -> dict[str, Any]:
         """Return a message's `body`, over what the socket's query says."""
         return {**self._options, **{name: value for name, value in asked.body.items() if value is not None}}
 
-    def _follow(self, request_id: str, run_id: str, chunks: Chunks, after: int = 0) -> None:
-        """Follow a run for a request, from the event after number `after`; the chunks have taken in those before."""
+    def _follow(
+        self,
+        request_id: str,
+        run_id: str,
+        chunks: Chunks,
+        after: int = 0,
+        *,
+        events: Sequence[StreamEvent] = (),
+        claim: Claim | None = None,
+    ) -> None:
+        """Follow a run for a request, from the event after number `after`.
+
+        The chunks have taken in those before, unless `events` come in their place, for which `claim` is held.
+        """
         before = self._following.get(run_id)
         if before in self._requests:
             self._pump.say(message("error", before, errorText="this chat was resumed by another request"))
@@ -263,7 +281,12 @@ class ChatSocket(Socket):
             self._resumed.discard(oldest)
         view = SocketView(request_id, chunks)
         self._pump.say(message("start", request_id))
-        if after:
+        if events:
+            *frames, last = view.recap(events)
+            for frame in frames:
+                self._pump.say(frame)
+            self._pump.say(last, claim)
+        elif after:
             self._pump.say(view.go_on(run_id))
         self._pump.attach(run_id, after, view)
 

@@ -50,18 +50,21 @@ class Turn(Struct):
 async def read(service: Service, replies: Replies, session: SessionKey, by: Identity) -> Turn:
     """Return the run whose questions these are. Its session must be this one.
 
-    Raise `RunNotFound`; `InputNotFound`, whose field is the path of a question that was never asked; and `CursorGone`.
+    Raise `RunNotFound`; `InputNotFound`, whose field is the path of a question that was never asked; and `CursorGone`
+    if that may be among the events that are trimmed.
     """
     run_id = replies.run_id
     state = await service.runs.state(run_id, by)
     if (state.info.user_id, state.info.session_id) != session:
         raise RunNotFound
-    if state.first > 1:
-        raise CursorGone(state.first, state.last)
     turn = Turn(state, None, {}, set())
-    await stream.passed(service, run_id, state.last, lambda records: _look(turn, records, replies))
+    await stream.passed(
+        service, run_id, state.last, lambda records: _look(turn, records, replies), after=state.first - 1
+    )
     for input_id, reply in replies.replies.items():
         if input_id not in turn.shown:
+            if state.first > 1:
+                raise CursorGone(state.first, state.last)  # it may have been asked before
             raise InputNotFound(field=reply.path)
     return turn
 
@@ -155,5 +158,5 @@ async def resumed_as(service: Service, run_id: str, name: str, by: Identity) -> 
                 found = found or data.get("message_id") == message_id(name, data["input_id"])
 
     with suppress(CursorGone):
-        await stream.passed(service, run_id, state.last, look)
+        await stream.passed(service, run_id, state.last, look, after=state.first - 1)
     return found
