@@ -222,6 +222,7 @@ async def test_a_question_is_answered(two: tuple[Running, Running], puppets: Pup
     chat = "/ai-sdk/chat?on_disconnect=cancel"
     async with http(here) as client, http(there) as other:
         first, run = await begin(client, puppets, chat, {"id": "c", "messages": said("a")})
+        await until(lambda: len(here.service.heartbeats.pumps) == 1)
         run.puppet.say(*WORDS)
         decided = await run.approve(here)
         told = frames(await first)
@@ -247,6 +248,7 @@ async def test_an_interrupt_is_resumed(two: tuple[Running, Running], puppets: Pu
     body = {"threadId": "t", "messages": [{"id": "u1", "role": "user", "content": "a"}], "protocolVersion": "1.0"}
     async with http(here) as client, http(there) as other:
         first, run = await begin(client, puppets, path, {**body, "runId": "r1"})
+        await until(lambda: len(here.service.heartbeats.pumps) == 1)
         run.puppet.say(*WORDS)
         await until(lambda: here.runs._live[run.run_id].fold.text == WHOLE)
         choice = run.ask()
