@@ -382,12 +382,12 @@ def written(name: str, value: Any) -> str:
     return f"{value:.15g}"
 
 
-def read(name: str, value: Any) -> Any:
-    """Return this value of a setting as `load` reads it. Raise `ValueError` that says what it must be."""
+def read(name: str, value: Any, field: str, owner: str) -> Any:
+    """Return a value as `load` reads that of this setting. Raise `ValueError`, which names its field and its owner."""
     try:
         return msgspec.convert(_plain(value, units(name)), HINTS[name], strict=isinstance(value, bool))
     except (msgspec.ValidationError, UnicodeEncodeError):
-        raise ValueError(f"must be {_expected(name)}, not {_shown(value)}.") from None
+        raise ValueError(f"`{field}` of {owner} must be {_expected(name)}, not {_shown(value)}.") from None
 
 
 def variables(flags: Mapping[str, Any]) -> dict[str, str]:

@@ -57,7 +57,8 @@ def longest(known: Mapping[str, Policy]) -> float:
 
 
 def _policy(name: str, spec: AgentSpec, deadline: float, limits: AgentLimits) -> Policy:
-    own = {field: _read(name, field, getattr(spec, field)) for field in _READ_AS if getattr(spec, field) is not None}
+    told = {field: value for field in _READ_AS if (value := getattr(spec, field)) is not None}
+    own = {field: settings.read(_READ_AS[field], value, field, f"the agent {name}") for field, value in told.items()}
     timeout, retention = own.pop("timeout", deadline), own.pop("retention", None)
     return Policy(
         deadline=timeout,
@@ -66,13 +67,6 @@ def _policy(name: str, spec: AgentSpec, deadline: float, limits: AgentLimits) ->
         retention=retention,
         model_timeout=own.get("model_timeout"),
     )
-
-
-def _read(name: str, field: str, value: Any) -> Any:
-    try:
-        return settings.read(_READ_AS[field], value)
-    except ValueError as error:
-        raise ValueError(f"`{field}` of the agent {name} {error}") from None
 
 
 def _orphan_timeout(name: str, text: Any) -> float | None:
