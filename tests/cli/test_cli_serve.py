@@ -229,4 +229,8 @@ def test_all_addresses(tmp_path: Path) -> None:
             assert refused.json()["code"] == "bad_host"
         process.popen.terminate()
         code, _, err = process.end()
-        assert (code, err) == (-signal.SIGTERM, "")
+    assert code == -signal.SIGTERM
+    lines = [line.partition(" WARNING ")[2] for line in err.splitlines()]
+    assert [line.partition(" status=")[0] for line in lines] == [
+        'twinwire.refusals A client was refused. code="bad_host"'
+    ] * 2
