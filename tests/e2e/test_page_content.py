@@ -88,6 +88,19 @@ async def test_nothing_acts(visit: Visit, puppets: Puppets, transport: Transport
 
 
 @both
+async def test_an_answer_that_is_no_text(visit: Visit, puppets: Puppets, transport: Transport) -> None:
+    """A result that is an object, which was never told as text, is shown as JSON, and markup in it is text."""
+    await visit.choose(transport)
+    await visit.ask()
+    puppet = await puppets.next()
+    puppet.emit("AGENT_FINISH", result={"sum": 3, "html": ATTACKS[0]})
+    puppet.end()
+    await expect(visit.answer.locator("pre")).to_contain_text('"sum": 3')
+    await expect(visit.answer.locator("pre")).to_contain_text(ATTACKS[0][:8])
+    await expect(visit.page.locator(".turn").locator(NOT_PLAIN)).to_have_count(0)
+
+
+@both
 async def test_nothing_acts_of_what_is_asked_and_said(visit: Visit, puppets: Puppets, transport: Transport) -> None:
     """Markup in a question, its form, a call to approve, an answer and a message is text, on the card and after it."""
     await visit.choose(transport)
