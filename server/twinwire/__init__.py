@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from twinwire.agents import Agent, AgentLimits, RunRequest
+    from twinwire.agents.given import Progress, ToolEnd, ToolStart
     from twinwire.agents.react import ReActAgent
     from twinwire.agents.simple import SimpleAgent
     from twinwire.agents.spec import AgentSpec
     from twinwire.agents.talk import Call, Decision, Said
+    from twinwire.agents.threads import from_thread
     from twinwire.models import ChatModel, Finish, ShapedModel, Text, Thinking, ToolCall, Usage
     from twinwire.models.demo import DemoModel
     from twinwire.models.openai.model import OpenAIChatModel
@@ -45,6 +47,7 @@ _HOME = {
     "InputExpired": "protocol.errors",
     "InputNotPossible": "protocol.errors",
     "OpenAIChatModel": "models.openai.model",
+    "Progress": "agents.given",
     "ReActAgent": "agents.react",
     "ReadTool": "tools.read",
     "RunRequest": "agents",
@@ -59,11 +62,14 @@ _HOME = {
     "Thinking": "models",
     "Tool": "tools.base",
     "ToolCall": "models",
+    "ToolEnd": "agents.given",
     "ToolError": "tools.base",
     "ToolRegistry": "tools.base",
+    "ToolStart": "agents.given",
     "TwinwireError": "protocol.errors",
     "Usage": "models",
     "create_app": "web.app",
+    "from_thread": "agents.threads",
     "log_ids": "telemetry.ids",
 }
 
@@ -81,6 +87,7 @@ __all__ = [
     "InputExpired",
     "InputNotPossible",
     "OpenAIChatModel",
+    "Progress",
     "ReActAgent",
     "ReadTool",
     "RunRequest",
@@ -95,11 +102,14 @@ __all__ = [
     "Thinking",
     "Tool",
     "ToolCall",
+    "ToolEnd",
     "ToolError",
     "ToolRegistry",
+    "ToolStart",
     "TwinwireError",
     "Usage",
     "create_app",
+    "from_thread",
     "log_ids",
 ]
 

@@ -11,7 +11,7 @@ import asyncio
 import logging
 from collections.abc import Coroutine, Generator
 from contextvars import ContextVar
-from types import TracebackType
+from types import FrameType, TracebackType
 from typing import Any, Self
 
 logger = logging.getLogger("twinwire.fence")
@@ -83,27 +83,38 @@ class Fence:
         return True
 
 
-_inside: ContextVar[bool] = ContextVar("twinwire_fence", default=False)
-"""Whether the code that runs was started by an agent. Tasks and callbacks inherit it."""
+_inside: ContextVar[str | None] = ContextVar("twinwire_fence", default=None)
+"""The run whose agent has started the code that runs, if one has. Tasks and callbacks inherit it."""
 
 
-def enter() -> None:
-    """Mark the current task, and all that it starts, as an agent's."""
-    _inside.set(True)
+def enter(run_id: str) -> None:
+    """Mark the current task, and all that it starts, as those of a run's agent."""
+    _inside.set(run_id)
 
 
 def inside() -> bool:
     """Return whether the code that runs was started by an agent. A signal handler sees the code it interrupts."""
-    return _inside.get()
+    return _inside.get() is not None
+
+
+def within(frame: FrameType | None) -> str | None:
+    """Return the run whose agent has started the task that this frame, or one that it was called from, carries on."""
+    while frame is not None:
+        if frame.f_code is _Fenced.send.__code__:
+            fenced: _Fenced = frame.f_locals["self"]
+            return fenced.run_id
+        frame = frame.f_back
+    return None
 
 
 class _Fenced(Coroutine[Any, Any, Any]):
     """A coroutine of an agent's task: what would end the event loop becomes a `Fault`."""
 
-    __slots__ = ("_work",)
+    __slots__ = ("_work", "run_id")
 
-    def __init__(self, work: Coroutine[Any, Any, Any]) -> None:
+    def __init__(self, work: Coroutine[Any, Any, Any], run_id: str) -> None:
         self._work = work
+        self.run_id = run_id
 
     def send(self, value: Any) -> Any:
         try:
@@ -138,8 +149,8 @@ class _TaskFactory:
         self._make = make
 
     def __call__(self, loop: asyncio.AbstractEventLoop, work: Any, **options: Any) -> Any:
-        if _inside.get() and asyncio.iscoroutine(work):
-            work = _Fenced(work)
+        if (run_id := _inside.get()) is not None and asyncio.iscoroutine(work):
+            work = _Fenced(work, run_id)
         return asyncio.Task(work, loop=loop, **options) if self._make is None else self._make(loop, work, **options)
 
 

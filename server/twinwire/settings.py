@@ -37,6 +37,9 @@ _KNOWN = {"log_format": ("text", "json"), "log_level": ("debug", "info", "warnin
 _SEPARATORS = ", \t\r\n"
 _raw_decode = json.JSONDecoder().raw_decode
 
+_OTHERS = {"api_key": "OPENAI_API_KEY", "base_url": "OPENAI_BASE_URL", "model": "OPENAI_MODEL", "port": "PORT"}
+"""Variables that others know, for settings whose own is not set. Platforms set PORT."""
+
 _KINDS = {int: "a whole number", float: "a number", bool: "true or false"}
 _NUMBER = re.compile(r"(\d+(?:\.\d+)?)([A-Za-z]+)", re.ASCII)
 
@@ -198,6 +201,10 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     log_level: Annotated[
         str, Meta(description="debug, info (a line for each start and end of a run), warning or error")
     ] = "warning"
+    debug: Annotated[
+        bool,
+        Meta(description="tell clients what an agent raised; always so on loopback without authentication"),
+    ] = False
     otel: Annotated[bool, Meta(description="send traces and metrics over OTLP, as the OTEL_* variables say")] = False
 
     def __post_init__(self) -> None:
@@ -307,14 +314,13 @@ def flag(name: str) -> str:
 def load(environ: Mapping[str, str], flags: Mapping[str, Any]) -> Settings:
     """Settings from the environment, over them the flags that are not None. Raises `SettingsError`.
 
-    `TWINWIRE_<NAME>` for each; `OPENAI_API_KEY`, `OPENAI_BASE_URL` and `OPENAI_MODEL` if those are not set.
+    `TWINWIRE_<NAME>` for each; `OPENAI_API_KEY`, `OPENAI_BASE_URL`, `OPENAI_MODEL` and `PORT` if those are not set.
+    `HOST` is not read: some shells set it to the machine's name.
     """
     values: dict[str, Any] = {}
     source: dict[str, str] = {}
     for name, hint in HINTS.items():
-        for variable in (f"TWINWIRE_{name.upper()}", f"OPENAI_{name.upper()}"):
-            if variable.startswith("OPENAI") and name not in {"api_key", "base_url", "model"}:
-                continue
+        for variable in (f"TWINWIRE_{name.upper()}", *([_OTHERS[name]] if name in _OTHERS else [])):
             if name not in values and environ.get(variable):
                 text = environ[variable]
                 values[name] = listed(name, text) if get_args(hint)[0] == tuple[str, ...] else text

@@ -69,8 +69,8 @@ def is_no_iterator(_: RunRequest) -> Any:
     return CANARY
 
 
-async def returns_its_answer(_: RunRequest) -> Any:
-    return CANARY
+async def returns_no_json(_: RunRequest) -> Any:
+    return {"answer": object(), "key": CANARY}
 
 
 async def raises_in_its_cleanup(_: RunRequest) -> AsyncGenerator[StreamEvent, None]:
@@ -90,7 +90,7 @@ BAD = [
     yields_no_json,
     yields_a_circle,
     is_no_iterator,
-    returns_its_answer,
+    returns_no_json,
     raises_in_its_cleanup,
 ]
 

@@ -164,7 +164,7 @@ def test_failed_run(parrot: str) -> None:
     done = chat("fail", "--url", parrot)
     assert done.returncode == 1
     assert done.stdout == "🚀 parrot start\n"
-    assert done.stderr == "twinwire: The run failed with agent_error. The agent failed.\n"
+    assert done.stderr == "twinwire: The run failed with agent_error. The agent failed. ValueError: secret\n"
 
 
 def test_unknown_agent(demo: str) -> None:

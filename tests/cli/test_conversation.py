@@ -65,7 +65,8 @@ def test_a_conversation(talk: Talk, transport: str) -> None:
             if known is not None:
                 assert "🚀 parrot start\n" in typist.sees(f"{said}, {known} before\n🎉 done\n")
             elif said == "fail":
-                typist.sees("🚀 parrot start\ntwinwire: The run failed with agent_error. The agent failed.\n")
+                told = "The run failed with agent_error. The agent failed. "
+                typist.sees(f"🚀 parrot start\ntwinwire: {told}")
         typist.sees("> ")
         typist.press(b"\x04")
         assert typist.end() == (0, "\n")

@@ -108,7 +108,7 @@ async def test_an_error_is_shown(visit: Visit, puppets: Puppets, transport: Tran
     puppet.emit("TOOL_CALL_START", tool_call_id="c1", tool_name="Read", parameters={"path": "a"})
     puppet.fail(RuntimeError("a secret"))
     error = visit.page.locator(".flow .error")
-    await expect(error).to_have_text("The agent failed.")
+    await expect(error).to_have_text(re.compile(r"^The agent failed\. "))
     await expect(error).to_have_css("color", "rgb(179, 38, 30)")
     await expect(visit.page.locator(".tool")).to_contain_text("not finished")
     await expect(visit.notice).to_have_text("Failed")

@@ -74,6 +74,22 @@ def changed(kind: Any) -> StreamEvent:
 
 
 BAD |= {
+    f"the key {wrong} of {kind}": (StreamEvent(kind, {wrong: value}), f"{kind} has a key '{wrong}'.*`{right}`")
+    for kind, wrong, value, right in (
+        ("LLM_CHUNK", "contents", "a", "content"),
+        ("LLM_CHUNK", "Delta", "a", "delta"),
+        ("THINKING", "conten", "a", "content"),
+        ("TOOL_CALL_START", "toolName", "a", "tool_name"),
+        ("TOOL_CALL_START", "parameter", {}, "parameters"),
+        ("TOOL_CALL_FINISH", "results", [1], "result"),
+        ("TOOL_CALL_FINISH", "tool-call-id", "a", "tool_call_id"),
+        ("PROGRESS", "porgress", 5, "progress"),
+        ("AGENT_FINISH", "finishReason", "stop", "finish_reason"),
+        ("ERROR", "mesage", "a", "message"),
+    )
+}
+BAD |= {
+    "a chunk of nothing": (StreamEvent("LLM_CHUNK", {"text": "a"}), "LLM_CHUNK must have `content`"),
     "a type in lower case": (changed("mine"), "`type`"),
     "a type that is a list": (changed(["MINE"]), "`type`"),
     "a type with a line end": (changed("MINE\n"), "`type`"),
@@ -131,6 +147,9 @@ class Mine(StrEnum):
         ),
         (StreamEvent("MINE", {"a": "\ud83d", "\ud83d": float("nan")}), {"a": "?", "?": None}),
         (StreamEvent("MINE", nested(MAX_DEPTH - 1)), nested(MAX_DEPTH - 1)),
+        (StreamEvent("ERROR", {"message": "a", "messages": ["a", "b"]}), {"message": "a", "messages": ["a", "b"]}),
+        (StreamEvent("MINE", {"contents": 1}), {"contents": 1}),
+        (StreamEvent("TOOL_CALL_START", {"names": 1}), {"names": 1}),
         (StreamEvent("TOOL_CALL_FINISH", {"result": [1], "status": "ok"}), {"result": [1], "status": "ok"}),
         (StreamEvent("AGENT_FINISH", {"usage": None, "result": None}), {"usage": None, "result": None}),
     ],

@@ -68,7 +68,8 @@ async def test_stream_false_answers_with_the_result(server: Running, puppets: Pu
         response = await asking
         assert response.status_code == 424
         run_id = response.headers["twinwire-run"]
-        assert response.json() == {"code": "agent_error", "message": "The agent failed.", "run_id": run_id}
+        message = f"The agent failed. The server's log says why, under the run {run_id}."
+        assert response.json() == {"code": "agent_error", "message": message, "run_id": run_id}
 
 
 async def test_stream_false_is_cancelled_when_its_caller_goes(server: Running, puppets: Puppets) -> None:

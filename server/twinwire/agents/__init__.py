@@ -1,4 +1,4 @@
-"""The contract of an agent: a callable that takes a RunRequest and yields or emits StreamEvents.
+"""The contract of an agent: a callable that takes a RunRequest and yields, emits or returns what it has to tell.
 
 An agent knows nothing of runs, logs or transports; `react` and `simple` are agents that ask a ChatModel.
 """
@@ -12,15 +12,17 @@ from typing import Any, Protocol, TypeAlias
 
 from msgspec import Struct, field
 
+from twinwire.agents.given import Given
 from twinwire.agents.talk import Call, Decision, Messages, Talk, silent
 from twinwire.fence import RunOver
 from twinwire.models import Message, ToolCall, Usage
 from twinwire.models.adapters import Take
-from twinwire.protocol.events import StreamEvent
 
 
-class Emit(Take[StreamEvent], Protocol):
+class Emit(Take[Given], Protocol):
     """Tells events, in this order and at once; from any callback on the event loop, in the agent's task or not.
+
+    `Given` has what stands for an event.
 
     Return None, or an awaitable. If it is an awaitable, await it before emitting more: the log applies backpressure, or
     a follower that reads as fast as it can is far behind. What is emitted all the same is written. But an agent that
@@ -34,7 +36,7 @@ class Emit(Take[StreamEvent], Protocol):
     up. An endless loop of them, which would hold the event loop, gets that error again.
     """
 
-    def __call__(self, *events: StreamEvent) -> Awaitable[None] | None:
+    def __call__(self, *events: Given) -> Awaitable[None] | None:
         """See the class."""
         ...
 
@@ -51,7 +53,7 @@ class _Nobody:
         self._turn: asyncio.Handle | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
 
-    def __call__(self, *_: StreamEvent) -> None:
+    def __call__(self, *_: Given) -> None:
         """See `Emit`."""
         try:
             loop = asyncio.get_running_loop()
@@ -153,8 +155,11 @@ class RunRequest(Struct):
         return await self.talk.approve(call, prompt, timeout)
 
 
-Agent: TypeAlias = Callable[[RunRequest], AsyncIterable[StreamEvent] | Awaitable[None]]
-"""An async generator function, or a coroutine function that emits. Either is done when it returns.
+Agent: TypeAlias = Callable[[RunRequest], AsyncIterable[Given] | Awaitable[Any]]
+"""An async generator function, or a coroutine function that emits or returns. Either is done when it returns.
+
+What a coroutine function returns is the run's result: any JSON, or one of `Given`, which is told. A text is told as the
+answer unless the agent has told one before. If it is an async iterator, the run goes on with that.
 
 One that does not read `RunRequest.messages` has an attribute `takes_messages` that is False. An attribute `accepts`
 names what it reads of `RunRequest.params` and `RunRequest.parts`; see `accepts.Accepts`.

@@ -209,7 +209,8 @@ class ReActAgent:
     def __call__(self, request: RunRequest) -> PushStream[StreamEvent]:
         """Run once: AGENT_START first, AGENT_FINISH or ERROR last, as it happens. Only cancelling it raises.
 
-        A run of a server joins THINKING into phrases; here each increment is an event of its own.
+        In a run of a server any error that is no `RunError` raises as well: the run logs it, and ends with an ERROR.
+        Such a run joins THINKING into phrases; here each increment is an event of its own.
         """
         return PushStream(functools.partial(self._run, request))
 
@@ -267,7 +268,7 @@ class ReActAgent:
         except RunError as error:
             last = [_failed(error, request.usage)]
         except BaseException as error:
-            if stops(error) or isinstance(error, GeneratorExit):
+            if request.run_id or stops(error) or isinstance(error, GeneratorExit):
                 raise
             report(logger, error, "The agent %s failed.", self.name)
             last = [_failed(RunError(), request.usage)]

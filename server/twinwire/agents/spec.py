@@ -6,6 +6,7 @@ from collections.abc import Collection
 from dataclasses import KW_ONLY, dataclass
 
 from twinwire.agents import Agent
+from twinwire.agents.check import check_agent
 
 
 @dataclass(frozen=True)
@@ -16,7 +17,7 @@ class AgentSpec:
     `retention` the time that a run is kept after its end. `on_disconnect` holds if a start names none. `max_steps`,
     `max_tool_calls`, `tool_timeout` and `model_timeout` are `RunRequest.limits`, for the agent to keep to; an
     `OpenAIChatModel` keeps to the last, unless it is made with a `timeout`. `accepts` names what the agent reads beside
-    a text; None is what its attribute `accepts` has, or nothing.
+    a text; None is what its attribute `accepts` has, or nothing. Raises `SettingsError` for an agent that is none.
     """
 
     agent: Agent
@@ -29,6 +30,9 @@ class AgentSpec:
     max_tool_calls: int | None = None
     tool_timeout: float | str | None = None
     model_timeout: float | str | None = None
+
+    def __post_init__(self) -> None:
+        check_agent(self.agent)
 
 
 def spec_of(agent: Agent | AgentSpec) -> AgentSpec:

@@ -7,6 +7,7 @@ import sys
 from collections import deque
 
 from twinwire.cli import console
+from twinwire.cli.prompt import CAN_ASK
 from twinwire.cli.repl import Conversation, Last
 from twinwire.cli.screen import Screen
 from twinwire.protocol.errors import SettingsError
@@ -43,7 +44,10 @@ def chat(arguments: argparse.Namespace) -> int:
 def _message(given: str | None) -> str:
     """Return the message to send: the argument, or standard input."""
     if given is None and (sys.stdin is None or sys.stdin.isatty()):
-        raise SettingsError("`MESSAGE` is required, as an argument or on standard input.", field="MESSAGE")
+        message = "`MESSAGE` is required, as an argument or on standard input."
+        if not CAN_ASK:
+            message += " A conversation requires a terminal of POSIX."
+        raise SettingsError(message, field="MESSAGE")
     try:
         message = sys.stdin.read() if given is None else given
         message.encode()

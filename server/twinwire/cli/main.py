@@ -22,8 +22,7 @@ from twinwire.settings import GROUPS, HINTS, SECRETS, Settings, flag, is_loopbac
 from twinwire.telemetry import logging as logs
 
 if TYPE_CHECKING:
-    from litestar import Litestar
-
+    from twinwire.cli.target import Target
     from twinwire.telemetry.shared import Slot
 
 
@@ -142,38 +141,6 @@ def _asking(commands: Any, name: str, text: str, **how: Any) -> argparse.Argumen
     return command
 
 
-def load_app(target: str, settings: Settings) -> Litestar:
-    """The app that `module:name` is, or an app with the agent that it is. Raises `SettingsError`."""
-    module_name, _, name = target.partition(":")
-    if not name or "" in module_name.split("."):
-        raise SettingsError(f"The app {target!r} must be of the form module:name.")
-    sys.path.insert(0, os.getcwd())  # noqa: PTH109 - sys.path takes strings
-    try:
-        found: Any = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        if not f"{module_name}.".startswith(f"{error.name}."):
-            raise  # something that the module itself imports
-        raise SettingsError(f"The module {module_name!r} does not exist.") from None
-    for part in name.split("."):
-        if not hasattr(found, part):
-            raise SettingsError(f"The module {module_name!r} has no {name!r}.")
-        found = getattr(found, part)
-    if not callable(found) or isinstance(found, type):
-        raise SettingsError(
-            f"The target {target!r} must be an app, or an agent: an async function that yields or emits."
-        )
-
-    from litestar import Litestar
-
-    from twinwire.web.app import create_app
-
-    if isinstance(found, Litestar):
-        if not hasattr(found.state, "service"):
-            raise SettingsError(f"The app {target!r} must be made by twinwire.create_app.")
-        return found
-    return create_app({name.rpartition(".")[2]: found}, settings=settings)
-
-
 def _bind(settings: Settings) -> socket.socket:
     """A listening socket, bound here so that a port in use is one clear line. Raises `SettingsError`."""
     try:
@@ -186,7 +153,8 @@ def _bind(settings: Settings) -> socket.socket:
         ) from None
     listener = socket.socket(family, kind, protocol)
     try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if os.name == "posix":  # elsewhere the option lets two servers have one port
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6:
             listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)  # `::` is IPv4 too, whatever the system has
         listener.bind(address)
@@ -207,6 +175,8 @@ def _serve(arguments: argparse.Namespace) -> None:
     settings = settings_module.load(os.environ, vars(arguments))
     os.environ.update(settings_module.variables(vars(arguments)))  # where `create_app` of an app's module finds them
     if settings.workers > 1:
+        if not hasattr(os, "fork"):
+            raise SettingsError("`--workers` must be 1: this system has no fork, which POSIX has.", field="--workers")
         # All workers sign and read the same tickets.
         os.environ["TWINWIRE_SECRET"] = settings.secret or secrets.token_urlsafe(32)
         settings = settings_module.load(os.environ, vars(arguments))
@@ -214,7 +184,7 @@ def _serve(arguments: argparse.Namespace) -> None:
     _check_tls(settings)
     with _bind(settings) as listener:
         if arguments.app is None:
-            _check_exposure(settings, settings)
+            _check_exposure(settings, authenticates=settings.authenticates)
         host, port = listener.getsockname()[:2]
         shown = f"[{host}]" if ":" in host else host
 
@@ -224,18 +194,20 @@ def _serve(arguments: argparse.Namespace) -> None:
             print(logs.one_line(logs.scrub(line)), flush=True)
 
         def work(ready: Callable[[], None], slot: Slot | None = None) -> None:
-            app = _app(arguments.app, settings)
-            app.state.service.metrics.slot = slot
+            target = _target(arguments, settings)
+            target.service.metrics.slot = slot
             _check_tls(settings)  # again: a worker that starts later finds what is there then
-            _check_exposure(settings, app.state.service.settings)
-            if app.state.service.settings.otel:
+            for service in target.services:
+                _check_exposure(settings, authenticates=service.auth.on)
+                service.runs.debug |= settings.debug or _is_private(settings, target)
+            if any(service.settings.otel for service in target.services):
                 from twinwire.telemetry.otel import export
 
                 export()
 
             from twinwire.serving.shell import serve
 
-            serve(app, settings, listener, ready)
+            serve(target.app, target.services, settings, listener, ready, foreign=target.foreign)
 
         if settings.workers == 1:
             work(say_ready)
@@ -256,6 +228,10 @@ def _check_tls(settings: Settings) -> None:
             if getattr(settings, name) not in {None, False}:
                 raise SettingsError(f"`{flag(name)}` requires `{flag(other)}` too.", field=flag(name))
         return
+    if sys.platform == "win32":
+        raise SettingsError(
+            "`--ssl-certfile` requires POSIX. Have a proxy in front of the server speak TLS.", field="--ssl-certfile"
+        )
 
     import ssl
 
@@ -278,11 +254,11 @@ def _check_tls(settings: Settings) -> None:
         raise SettingsError("`--http2` requires: pip install 'twinwire[http2]'.", field="--http2")
 
 
-def _check_exposure(told: Settings, settings: Settings) -> None:
-    """Raises `SettingsError` if the app's settings let in more than was told, or all who can reach this machine."""
-    if told.authenticates and not settings.authenticates:
+def _check_exposure(told: Settings, *, authenticates: bool) -> None:
+    """Raises `SettingsError` if an app lets in more than was told, or all who can reach this machine."""
+    if told.authenticates and not authenticates:
         raise SettingsError("The app has settings of its own, which must require authentication as the command's do.")
-    if not (settings.authenticates or told.insecure or is_loopback(told.host)):
+    if not (authenticates or told.insecure or is_loopback(told.host)):
         raise SettingsError(
             f"`--host` {told.host} is reachable by others without authentication. Set `TWINWIRE_AUTH_TOKENS`, "
             "`--jwt-key-file` or `--insecure`.",
@@ -290,14 +266,27 @@ def _check_exposure(told: Settings, settings: Settings) -> None:
         )
 
 
-def _app(target: str | None, settings: Settings) -> Litestar:
+def _is_private(settings: Settings, target: Target) -> bool:
+    """Return whether only its developer uses the server, as far as it can tell: then errors are told with their words.
+
+    With names of its own it may be behind a proxy; somebody else's app may have a login of its own.
+    """
+    service = target.service
+    proxied = settings.insecure or settings.allowed_host or service.settings.allowed_host
+    return is_loopback(settings.host) and not (target.foreign or service.auth.on or proxied)
+
+
+def _target(arguments: argparse.Namespace, settings: Settings) -> Target:
     """Return the app to serve."""
-    if target is not None:
-        return load_app(target, settings)
+    from twinwire.cli.target import Target, load
+
+    if arguments.app is not None:
+        return load(arguments.app, settings, vars(arguments))
 
     from twinwire.web.app import create_app
 
-    return create_app(settings=settings)
+    app = create_app(settings=settings)
+    return Target(app, [app.state.service])
 
 
 def _model(target: str | None, settings: Settings) -> str:

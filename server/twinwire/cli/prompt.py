@@ -6,7 +6,6 @@ import asyncio
 import io
 import os
 import sys
-import termios
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -14,9 +13,16 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 try:
+    import termios
+except ImportError:  # not POSIX
+    termios = None  # type: ignore[assignment]
+try:
     import readline
 except ImportError:  # a Python that was built without it: lines then have no history
     readline = None  # type: ignore[assignment]
+
+CAN_ASK = termios is not None
+"""Whether lines can be read from a terminal while a run goes on."""
 
 MAX_HISTORY = 1000
 

@@ -6,6 +6,7 @@ import io
 import re
 import sys
 
+from twinwire.cli.prompt import CAN_ASK
 from twinwire.cli.render import Terminal, plain
 from twinwire.protocol.events import dump
 from twinwire.telemetry.logging import scrub
@@ -30,7 +31,8 @@ class Screen:
     def __init__(self, *, as_json: bool) -> None:
         self._json = as_json
         self._terminal = Terminal(style=sys.stdout.isatty() and not as_json)
-        self.asks = not as_json and sys.stdin is not None and sys.stdin.isatty() and sys.stdout.isatty()
+        at_terminal = sys.stdin is not None and sys.stdin.isatty() and sys.stdout.isatty()
+        self.asks = CAN_ASK and not as_json and at_terminal
         self._prompt = ""  # what is asked, until a line is typed or the question is withdrawn
         self._prompted = False  # whether the prompt is what was written last
         if isinstance(sys.stdout, io.TextIOWrapper):

@@ -58,6 +58,8 @@ class LocalModel:
             ) from None
         if magic != b"GGUF":
             raise SettingsError(f"`--local` must name a GGUF file, but {path!r} is not one.", field="--local")
+        if not hasattr(os, "sysconf"):
+            raise SettingsError("`--local` requires POSIX. Name a model's server: `--base-url`.", field="--local")
         if importlib.util.find_spec("xllamacpp") is None:
             raise SettingsError("`--local` requires llama.cpp: pip install 'twinwire[local]'.", field="--local")
         self.name = Path(path).stem

@@ -16,6 +16,9 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType, field
 
+from twinwire.protocol.names import meant
+from twinwire.protocol.values import builtin
+
 
 class StreamEventType(StrEnum):
     """The types agents use; a custom type is any string that matches `[A-Z][A-Z0-9_]*`."""
@@ -46,7 +49,7 @@ INPUT_TYPES = frozenset({"INPUT_REQUESTED", "INPUT_ANSWERED", "USER_MESSAGE"})
 _TYPES = frozenset(StreamEventType)
 TYPE_PATTERN = re.compile(r"[A-Z][A-Z0-9_]*", re.ASCII)
 
-_encode = msgspec.json.Encoder().encode
+_encode = msgspec.json.Encoder(enc_hook=builtin).encode
 _BRACE = ord("{")
 _QUOTE = ord('"')
 _MILLISECONDS = [f".{number:03d}Z" for number in range(1000)]
@@ -129,13 +132,13 @@ def dump(value: Any) -> bytes:
 
     U+0085, U+2028 and U+2029 are escaped: some readers end a line there, such as Python's `str.splitlines`, httpx's
     `iter_lines` and JavaScript before ES2019. A lone surrogate, which no UTF-8 can hold, becomes `?`; NaN and the
-    infinities, which are no JSON, become null. Raises `TypeError`, `ValueError` or `RecursionError` for what else is
-    no JSON.
+    infinities, which are no JSON, become null; `values.builtin` has what is taken beside JSON. Raises `TypeError`,
+    `ValueError` or `RecursionError` for what else is no JSON, and whatever the value's own methods raise.
     """
     try:
         body = _encode(value)
     except UnicodeEncodeError:
-        body = _encode(_without_surrogates(msgspec.to_builtins(value, str_keys=True)))
+        body = _encode(_without_surrogates(msgspec.to_builtins(value, str_keys=True, enc_hook=builtin)))
     return body if body.isascii() else _one_line(body)
 
 
@@ -299,6 +302,9 @@ def _reader(kind: str, keys: dict[str, Any]) -> Callable[[bytes], object]:
 
 
 _check_data = {kind: _reader(kind, keys) for kind, keys in _TABLE.items()}
+_keys = {kind: {*keys} for kind, keys in _TABLE.items()}
+_keys["TOOL_CALL_FINISH"].add("result")  # any JSON
+_keys["AGENT_FINISH"].add("result")
 _check_metadata = _reader("metadata", {"step": float})
 _read = msgspec.json.Decoder(dict[str, Any]).decode
 _TIMESTAMP = re.compile(
@@ -346,9 +352,14 @@ def checked(event: StreamEvent) -> StreamEvent:
     if kind == "LLM_CHUNK" and isinstance(data, dict) and ("content" in data) != ("delta" in data):
         increment = data.get("content", data.get("delta"))
         data = {**data, "content": increment, "delta": increment}
+    data = _part(kind, "data", data, _check_data.get(kind))
+    if (keys := _keys.get(kind)) is not None and not data.keys() <= keys:
+        _check_spelling(kind, data, keys)
+    if kind == "LLM_CHUNK" and "content" not in data:
+        raise NotAnEvent("The `data` of LLM_CHUNK must have `content`, the increment of the answer.")
     return StreamEvent(
         kind,
-        _part(kind, "data", data, _check_data.get(kind)),
+        data,
         _time(kind, event.timestamp),
         _part(kind, "metadata", event.metadata, _check_metadata),
     )
@@ -368,7 +379,15 @@ def _part(kind: str, name: str, value: Any, check: Callable[[bytes], object] | N
     except (TypeError, ValueError, OverflowError, RecursionError) as error:
         if isinstance(error, NotAnEvent):
             raise
-        raise NotAnEvent(f"The `{name}` of {kind} must be a JSON object: {error}.") from None
+        raise NotAnEvent(f"The `{name}` of {kind} must be a JSON object: {str(error).removesuffix('.')}.") from None
+
+
+def _check_spelling(kind: str, data: dict[str, Any], known: set[str]) -> None:
+    """Raise `NotAnEvent` for a key of an agent's own that looks like a known one, which the event does not have."""
+    absent = known - data.keys()
+    for name in data.keys() - known:
+        if (right := meant(name, absent)) is not None:
+            raise NotAnEvent(f"The `data` of {kind} has a key {name[:64]!r}. The right name is `{right}`.")
 
 
 def _depth(encoded: bytes) -> int:

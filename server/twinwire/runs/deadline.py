@@ -3,17 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import math
 import time
 from collections.abc import Callable
 
 from twinwire.protocol.errors import RunError, RunTimeout
-
-logger = logging.getLogger("twinwire.runs")
-
-HELD_UP_SECONDS = 1.0
-"""A deadline that is noticed this much later than it was due is logged: something held the event loop."""
 
 
 class Deadline:
@@ -63,17 +57,6 @@ class Deadline:
         due = time.monotonic() + seconds
         if due < self.due:
             self.error, self.due = error, due
-
-    def tell_late(self, run_id: str, agent: str) -> None:
-        """Log that the run ends later than it was due, if that is so."""
-        delay = time.monotonic() - self.due
-        if delay > HELD_UP_SECONDS:
-            logger.warning(
-                "The end of the run %s came %.1f s late, because the agent %s or another one held the event loop.",
-                run_id,
-                delay,
-                agent,
-            )
 
     def _call(self, seconds: float, what: Callable[[], None]) -> None:
         self._cancel()

@@ -127,7 +127,7 @@ class Endings:
         self._next()
 
     async def _call(self, run: EndedRun) -> None:
-        enter()
+        enter(run.run_id)
         with Fence(logger, "`on_end` failed for the run %s.", run.run_id):
             try:
                 async with asyncio.timeout(CALL_SECONDS) as limit:

@@ -45,6 +45,7 @@ from twinwire.runs.reserve import Claim, Reserve
 from twinwire.runs.run import Run
 from twinwire.runs.spec import RunSpec
 from twinwire.runs.thoughts import Held
+from twinwire.runs.watchdog import Watchdog
 from twinwire.telemetry import ids
 from twinwire.telemetry.metrics import Metrics
 from twinwire.telemetry.tracing import OFF, Span, Tracer
@@ -66,7 +67,8 @@ class Runs(Kept):
     The default agent is the one named `react`, or else the first. `policies` are those of each agent, by its name.
     `max_runs` is for this process, `quota` for each named user and all processes, `budget` for each run, `live_bytes`
     for the events and conversations of all runs that go on. `reserve` is what large replies about runs share. `tracer`
-    records each run, `inputs` bound what is said to each. `endings` hear of each run that has ended.
+    records each run, `inputs` bound what is said to each. `endings` hear of each run that has ended. With `debug` an
+    ERROR has the words of the exception that its agent raised.
     """
 
     def __init__(
@@ -84,6 +86,7 @@ class Runs(Kept):
         tracer: Tracer = OFF,
         inputs: InputLimits | None = None,
         endings: Endings | None = None,
+        debug: bool = False,
     ) -> None:
         if not agents:
             raise ValueError("`agents` must have at least one agent.")
@@ -112,6 +115,8 @@ class Runs(Kept):
         self._held = Held()
         self._inputs = inputs or InputLimits()
         self._endings = endings or Endings()
+        self.debug = debug
+        self._watchdog = Watchdog(self._live)
 
     def __len__(self) -> int:
         return len(self._live)
@@ -215,12 +220,14 @@ class Runs(Kept):
             can_ask=spec.can_ask,
             held=self._held,
             metrics=self._metrics,
+            debug=self.debug,
             on_orphaned=lambda run: self._spawn(self._cancel_if_unfollowed(run)),
             on_input=self._note,
             on_end=lambda run: self._end(run, spec, share, span),
         )
         guard_tasks(asyncio.get_running_loop())
         self._live[info.run_id] = run
+        self._watchdog.start()
         self.started += 1
         self._metrics.run_started(info.agent)
         with patience(policy.model_timeout):

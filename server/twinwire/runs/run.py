@@ -16,6 +16,7 @@ from typing import Any, Literal
 import msgspec
 
 from twinwire.agents import Agent, RunRequest, nobody, takes_messages
+from twinwire.agents.given import Given, awaitable, event_of, returned
 from twinwire.agents.talk import silent
 from twinwire.fence import Fence, RunOver, enter, let_go, report
 from twinwire.log import EventLog, Folded, RunInfo
@@ -35,6 +36,7 @@ from twinwire.protocol.events import (
 from twinwire.protocol.fold import STATUSES, Fold
 from twinwire.runs.budget import Share
 from twinwire.runs.deadline import Deadline
+from twinwire.runs.failure import error_event, failure
 from twinwire.runs.followers import Followers
 from twinwire.runs.inputs import InputLimits, Inputs
 from twinwire.runs.thoughts import Held, Thought
@@ -53,7 +55,7 @@ class Run:
     Thoughts that are not yet a phrase wait in `held`. `orphan_timeout` is the number of seconds that the run may go on
     with nobody following it, or None. `on_orphaned(run)` is called when it has had no follower here for that long,
     `on_input(run)` when something was asked or said, or the run waits no longer, `on_end(run)` once, when the terminal
-    event is in the log.
+    event is in the log. With `debug` an ERROR has the words of the exception that the agent raised.
 
     While the agent's task runs, `_at_work` is set: what it emits is appended when it suspends. A call of `emit` from
     elsewhere, such as a callback, appends at once. A run whose terminal event is written is `over`. The agent learns
@@ -80,6 +82,7 @@ class Run:
         can_ask: bool,
         held: Held,
         metrics: Metrics,
+        debug: bool = False,
         on_orphaned: Callable[[Run], None],
         on_input: Callable[[Run], None],
         on_end: Callable[[Run], None],
@@ -93,6 +96,7 @@ class Run:
         self.task: asyncio.Task[None] | None = None
         self._agent = agent
         self._deadline = Deadline(deadline, inputs.longest, self._expire)
+        self._debug = debug
         self._budget = budget
         self._check = None if budget is None else functools.partial(budget.check, request, self.fold)
         self._held = held
@@ -158,7 +162,7 @@ class Run:
 
     def fail(self, error: RunError) -> bool:
         """End the run with an ERROR. Return False if it is over already."""
-        return self._stop(_error_event(error), error.reason or error.code)
+        return self._stop(error_event(error), error.reason or error.code)
 
     def hurry(self, error: RunError, seconds: float) -> None:
         """Let `emit` end the run with this error once the time is up, even if the event loop does not get to it."""
@@ -166,8 +170,6 @@ class Run:
 
     def _expire(self) -> None:
         """End a run that is due: called by the deadline's timer, or by `emit` if the agent holds the event loop."""
-        if not self.over:
-            self._deadline.tell_late(self.info.run_id, self.info.agent)
         self.fail(self._deadline.error)
 
     def _stop(self, terminal: StreamEvent, by: str) -> bool:
@@ -183,7 +185,7 @@ class Run:
 
     async def _work(self) -> None:
         """Be a native coroutine: from Python 3.12 on, `create_task` refuses any other."""
-        enter()
+        enter(self.info.run_id)
         await self._stepped()
 
     @types.coroutine
@@ -220,16 +222,17 @@ class Run:
         """Run the agent within the fence: whatever it raises, this returns, and the run is over."""
         terminal: StreamEvent | None = None
         try:
-            work: AsyncIterable[StreamEvent] | Awaitable[object] = self._agent(self.request)
-            if isinstance(work, PushStream):
-                await work.for_each(self.emit)
-            elif isinstance(work, AsyncIterable):
-                await self._pull(work)
-            elif await work is not None:
-                raise TypeError("An agent must return nothing. It yields or emits its events.")
+            told: Any = self._agent(self.request)
+            if not isinstance(told, AsyncIterable):
+                told = await awaitable(told)
+            if isinstance(told, PushStream):
+                await told.for_each(self.emit)
+            elif isinstance(told, AsyncIterable):
+                await self._pull(told)
+            result = returned(told, self.emit, silent=not self.fold.text)
             self._release()
             self._afford()
-            terminal = self._finish("completed")
+            terminal = self._finish("completed", result)
         except RunError as error:
             with Fence(
                 logger,
@@ -237,17 +240,18 @@ class Run:
                 self.info.run_id,
                 self.info.agent,
             ):
-                terminal = _error_event(error)
+                terminal = error_event(error)
             let_go(error)
         except BaseException as error:  # noqa: BLE001 - this is the fence around the agent
             if time.monotonic() >= self._deadline.due:  # the agent may have been interrupted for that
                 self._expire()
             elif not self.over:
                 report(logger, error, "In the run %s the agent %s failed.", self.info.run_id, self.info.agent)
+                terminal = self._failed(error)
             let_go(error)
-        self._terminate(terminal or _error_event(RunError()))
+        self._terminate(terminal or self._failed(None))
 
-    async def _pull(self, events: AsyncIterable[StreamEvent]) -> None:
+    async def _pull(self, events: AsyncIterable[Given]) -> None:
         try:
             async for event in events:
                 if (room := self.emit(event)) is not None:
@@ -259,7 +263,7 @@ class Run:
             if (aclose := getattr(events, "aclose", None)) is not None:
                 await aclose()
 
-    def emit(self, *events: StreamEvent) -> Awaitable[None] | None:
+    def emit(self, *events: Given) -> Awaitable[None] | None:
         """See `agents.Emit`. An agent is stopped after its terminal event, or if it goes over the run's budget."""
         if get_ident() != self._thread:
             raise RuntimeError(
@@ -272,7 +276,7 @@ class Run:
         try:
             for event in events:
                 if not isinstance(event, StreamEvent):
-                    raise TypeError(f"An agent must emit a StreamEvent, not {type(event).__name__}.")
+                    event = event_of(event)  # noqa: PLW2901 - no name more for each token
                 if event.type == _THINKING and (phrases := self._thought.add(event)) is not None:
                     self._think(phrases)
                     continue
@@ -293,7 +297,7 @@ class Run:
                 self._write(told)
         except RunError as error:
             self.request.cancelled_by = error.code
-            self._terminate(_error_event(error))  # now: the agent may take its time to end
+            self._terminate(error_event(error))  # now: the agent may take its time to end
             if self._at_work:
                 self._told = True
                 raise RunOver from None
@@ -310,7 +314,7 @@ class Run:
                 self.task.cancel()
         return Room(writer) if len(writer.pending) >= writer.most else None  # which is `writer.full`
 
-    def _emit_late(self, events: Sequence[StreamEvent]) -> None:
+    def _emit_late(self, events: Sequence[Given]) -> None:
         """Drop events of a run that is over. In the agent's own task this raises, unless the agent knows."""
         if self._at_work and not self._told:
             self._told = True
@@ -324,7 +328,7 @@ class Run:
         """
         if asyncio.current_task() is None:
             report(logger, error, "In the run %s the agent %s failed.", self.info.run_id, self.info.agent)
-            self._terminate(_error_event(RunError()))
+            self._terminate(self._failed(error))
             return
         if not self._at_work:
             self._writer.flush()
@@ -423,7 +427,7 @@ class Run:
         ) as fence:
             self._put(event)
         if fence.error is not None:
-            self._put(_error_event(RunError()))
+            self._put(self._failed(fence.error))
         self._close()
 
     def _close(self) -> None:
@@ -438,7 +442,7 @@ class Run:
         """Complete a terminal event, whose nulls count as left out."""
         data = event.data
         if event.type == StreamEventType.ERROR:
-            text = data.get("message") or data.get("error") or "The agent failed."
+            text = data.get("message") or data.get("error") or RunError.message
             data = {**data, "error_type": data.get("error_type") or "agent_error", "message": text, "error": text}
             if data.get("usage") is None and any((usage := self._usage()).values()):
                 data["usage"] = usage
@@ -453,8 +457,13 @@ class Run:
         unread = {"unread": ids} if (ids := self.inputs.messages.ids) else {}
         return StreamEvent(event.type, data, event.timestamp, {**step, **event.metadata, **unread, "events": events})
 
-    def _finish(self, status: Literal["completed", "cancelled"]) -> StreamEvent:
-        data = {"result": self.fold.text, "duration": self._duration(), "status": status, "usage": self._usage()}
+    def _failed(self, error: BaseException | None) -> StreamEvent:
+        """Return the ERROR for what the agent raised."""
+        return error_event(failure(error, self.info.run_id, debug=self._debug))
+
+    def _finish(self, status: Literal["completed", "cancelled"], result: Any = None) -> StreamEvent:
+        result = self.fold.text if result is None else result
+        data = {"result": result, "duration": self._duration(), "status": status, "usage": self._usage()}
         return StreamEvent(StreamEventType.AGENT_FINISH, data, timestamp())
 
     def _usage(self) -> dict[str, int]:
@@ -489,7 +498,3 @@ class Run:
         told = {"status": self.fold.status, "error_type": self.fold.error_type, "duration": self._duration()}
         self._tell("The run ended.", **told, events=self._writer.last, usage=self.fold.usage)
         self._on_end(self)
-
-
-def _error_event(error: RunError) -> StreamEvent:
-    return StreamEvent(StreamEventType.ERROR, error.told)

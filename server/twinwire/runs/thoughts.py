@@ -68,8 +68,9 @@ class Thought:
         that could be joined. Raise `NotAnEvent` as `checked` does.
         """
         data, metadata = event.data, event.metadata
-        if not (type(data) is dict and len(data) == 1 and type(text := data.get("content")) is str):
+        if not (type(data) is dict and len(data) == 1 and isinstance(text := data.get("content"), str)):
             return None
+        text = str.__str__(text)  # not a subclass of somebody's
         if metadata and not (type(metadata) is dict and len(metadata) == 1 and type(metadata.get("step")) is int):
             return None
         phrases = []

@@ -8,7 +8,7 @@ With another allocator, or a glibc older than 2.33, this does nothing.
 from __future__ import annotations
 
 import ctypes
-import resource
+from mmap import PAGESIZE
 from pathlib import Path
 from time import monotonic, thread_time
 from typing import Any
@@ -33,7 +33,7 @@ class _Usage(ctypes.Structure):
 
 
 def _resident() -> int:
-    return int(_STATM.read_text().split()[1]) * resource.getpagesize()
+    return int(_STATM.read_text().split()[1]) * PAGESIZE
 
 
 class Allocator:
@@ -44,13 +44,13 @@ class Allocator:
     """
 
     def __init__(self) -> None:
-        library: Any = ctypes.CDLL(None)
         self._due = 0.0
         self._resident: int | None = None  # the least that was seen
         self._unused = 0  # what was resident and not in use: the least since the last trim
         try:
+            library: Any = ctypes.CDLL(None)
             self._info, self._trim = library.mallinfo2, library.malloc_trim
-        except AttributeError:
+        except (AttributeError, TypeError):  # another allocator; not POSIX
             self._due = float("inf")
         else:
             self._info.restype = _Usage

@@ -10,19 +10,18 @@ import contextlib
 import functools
 import gc
 import logging
-import resource
 import signal
 import socket
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import FrameType
 from typing import Any, ClassVar
 
 import uvicorn
-from litestar import Litestar
 from uvicorn._types import ASGI3Application, ASGISendEvent
-from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.protocols.utils import ClientDisconnected
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.protocol import State
 
 from twinwire.fence import RunOver, inside, report
@@ -33,7 +32,7 @@ from twinwire.serving.sharing import Sharing
 from twinwire.serving.websocket import BoundedWebSocket, service
 from twinwire.settings import Settings
 from twinwire.transports.asgi import EXTENSION
-from twinwire.transports.lifetime import RESERVED_FILES, Lifetime, Lifetimes, Phase
+from twinwire.transports.lifetime import RESERVED_FILES, Lifetime, Lifetimes, Phase, open_files
 from twinwire.web.service import Service
 
 logger = logging.getLogger("twinwire.serving")
@@ -318,9 +317,10 @@ class WebSocketProtocol(BoundedWebSocket):
 class Server(uvicorn.Server):
     """Stops in bounded time: takes no connection, drains the service, then does what uvicorn does."""
 
-    def __init__(self, config: uvicorn.Config, service: Service, ready: Callable[[], None]) -> None:
+    def __init__(self, config: uvicorn.Config, service: Service, ready: Callable[[], None], *others: Service) -> None:
         super().__init__(config)
         self._service = service
+        self._services = (service, *others)
         self._ready = ready
         self._allocator = Allocator()
         self._sharing = Sharing(service)
@@ -329,7 +329,7 @@ class Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start, then say so. Here and not in the app's lifespan, an error is told as such and a signal is heeded."""
-        starting = asyncio.create_task(self._service.start())
+        starting = asyncio.create_task(self._start())
         while not starting.done() and not self.should_exit:
             await asyncio.wait([starting], timeout=0.1)
         if self.should_exit:
@@ -347,6 +347,10 @@ class Server(uvicorn.Server):
         if not self.should_exit:
             self._ready()
 
+    async def _start(self) -> None:
+        for each in self._services:
+            await each.start()
+
     async def on_tick(self, counter: int) -> bool:
         """See `uvicorn.Server`, which calls it ten times a second."""
         self._allocator.look()
@@ -356,11 +360,12 @@ class Server(uvicorn.Server):
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """End the runs in time, even if an agent holds the event loop. A second SIGINT waits for no run."""
         super().handle_exit(sig, frame)
-        grace = self._service.settings.drain_timeout
-        self._service.runs.hurry(grace)
-        if self.force_exit:
-            asyncio.get_running_loop().call_soon_threadsafe(self._service.runs.interrupt)
-        if signal.getsignal(signal.SIGALRM) != self._free:
+        grace = max(each.settings.drain_timeout for each in self._services)
+        for each in self._services:
+            each.runs.hurry(each.settings.drain_timeout)
+            if self.force_exit:
+                asyncio.get_running_loop().call_soon_threadsafe(each.runs.interrupt)
+        if hasattr(signal, "setitimer") and signal.getsignal(signal.SIGALRM) != self._free:
             signal.signal(signal.SIGALRM, self._free)
             signal.setitimer(signal.ITIMER_REAL, grace + HELD_SECONDS, HELD_SECONDS)
 
@@ -387,7 +392,8 @@ class Server(uvicorn.Server):
     def run(self, sockets: list[socket.socket] | None = None) -> None:
         """Serve until a signal. A callback of other people's code that raises `SystemExit` does not end the server."""
         with asyncio.Runner(loop_factory=self.config.get_loop_factory()) as runner, contextlib.ExitStack() as stack:
-            stack.callback(signal.setitimer, signal.ITIMER_REAL, 0)
+            if hasattr(signal, "setitimer"):  # without it nothing interrupts an agent that holds the loop
+                stack.callback(signal.setitimer, signal.ITIMER_REAL, 0)
             loop = runner.get_loop()
             serving = loop.create_task(self.serve(sockets))
             while True:
@@ -403,26 +409,31 @@ class Server(uvicorn.Server):
         """Drain first: an open stream would hold uvicorn's own shutdown up, or be cut in the middle."""
         for server in self.servers:
             server.close()
-        await self._service.drain()
+        await asyncio.gather(*(each.drain() for each in self._services))
         await self._service.lifetimes.stop(CLOSE_SECONDS)
         self._sharing.share()
         await super().shutdown(sockets)
 
 
-def config(app: Litestar, settings: Settings) -> uvicorn.Config:
-    """Return uvicorn's settings for a Twinwire app."""
+def config(app: Any, settings: Settings, *, foreign: bool = False) -> uvicorn.Config:
+    """Return uvicorn's settings for a Twinwire app, or for a `foreign` app that has Twinwire in it.
+
+    That app has uvicorn's own protocols: ours bound the time and the memory of Twinwire's answers, and write past what
+    is around it.
+    """
+    ours: Any = NegotiatingProtocol if settings.http2 else HttpProtocol
     return TlsConfig(
         app,
-        loop="uvloop",
-        http=NegotiatingProtocol if settings.http2 else HttpProtocol,
-        ws=WebSocketProtocol,
+        loop="auto",  # uvloop if it is installed
+        http=HttpToolsProtocol if foreign else ours,
+        ws=WebSocketsSansIOProtocol if foreign else WebSocketProtocol,
         ws_max_size=settings.max_body,
         ws_per_message_deflate=False,  # doubles the CPU and costs up to 200 kB a connection, for events of 200 bytes
         ws_ping_interval=settings.heartbeat,
         ws_ping_timeout=settings.send_timeout,
         ssl_certfile=settings.ssl_certfile,
         ssl_keyfile=settings.ssl_keyfile,
-        lifespan="on",
+        lifespan="auto" if foreign else "on",  # Django has none
         access_log=False,
         log_config=None,
         server_header=False,
@@ -432,18 +443,25 @@ def config(app: Litestar, settings: Settings) -> uvicorn.Config:
 
 def _raise_file_limit(settings: Settings, lifetimes: Lifetimes) -> None:
     """Let the process open as many files as its connections and runs may need; warn if it may not."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     needed = lifetimes.most + settings.max_runs + RESERVED_FILES
-    if soft < needed:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (min(needed, hard), hard))
+    _, hard = open_files(needed)
     if hard < needed:
         logger.warning("This process may open %d files. It accepts %d connections at once.", hard, lifetimes.most)
 
 
-def serve(app: Litestar, settings: Settings, listener: socket.socket, ready: Callable[[], None]) -> None:
-    """Serve the app on a bound socket until a signal ends it."""
+def serve(
+    app: Any,
+    services: Sequence[Service],
+    settings: Settings,
+    listener: socket.socket,
+    ready: Callable[[], None],
+    *,
+    foreign: bool = False,
+) -> None:
+    """Serve the app, which has these services, on a bound socket until a signal ends it. See `config`."""
     logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
-    _raise_file_limit(settings, app.state.service.lifetimes)
+    first, *others = services
+    _raise_file_limit(settings, first.lifetimes)
 
     def settled() -> None:
         # Imported objects stay. Without this each full collection walks them, for 100 ms and more.
@@ -451,4 +469,4 @@ def serve(app: Litestar, settings: Settings, listener: socket.socket, ready: Cal
         gc.freeze()
         ready()
 
-    Server(config(app, settings), app.state.service, settled).run(sockets=[listener])
+    Server(config(app, settings, foreign=foreign), first, settled, *others).run(sockets=[listener])

@@ -25,9 +25,7 @@ there is no room for a new one.
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import sys
-import termios
 from contextvars import Context
 from enum import Enum
 from math import inf
@@ -36,9 +34,17 @@ from typing import Protocol
 from twinwire.telemetry.metrics import Metrics
 from twinwire.transports.intake import INTAKE_BYTES, Intake
 
+try:
+    import fcntl
+    import resource
+    import termios
+except ImportError:  # not POSIX
+    fcntl = resource = termios = None  # type: ignore[assignment]
+
 TICK_SECONDS = 1.0
 SPARE = 64  # connections beside streams and sockets: at least so many, or a quarter of these
 ANSWER_BYTES = 64 * 2**20  # that all answers beside streams may have unsent
+MANY_FILES = 2**20
 RESERVED_FILES = 256  # for the log, the model's server and what is read, beside one for each run
 
 
@@ -46,6 +52,20 @@ def accepted_at_most(max_connections: int, max_runs: int, files: int) -> int:
     """Return how many connections a process accepts that may have so many files open; half of these at least."""
     wanted = max_connections + max(SPARE, max_connections // 4)
     return max(2, min(wanted, files - min(files // 2, RESERVED_FILES + max_runs)))
+
+
+def open_files(wanted: int | None = None) -> tuple[int, int]:
+    """Return how many files this process may open, and how many at most; raise that to `wanted` as far as it may be.
+
+    Without POSIX both are `MANY_FILES`: nobody says.
+    """
+    if resource is None:
+        return MANY_FILES, MANY_FILES
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if wanted is not None and soft < wanted:
+        soft = min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    return soft, hard
 
 
 def streams_at_most(max_connections: int, accepted: int) -> int:
@@ -59,7 +79,7 @@ def unacknowledged(transport: asyncio.Transport | None) -> int:
     The kernel takes more from that in pieces of 100 kB, which a slow client may need minutes for.
     """
     connection = None if transport is None else transport.get_extra_info("socket")
-    if connection is None:
+    if connection is None or fcntl is None:
         return 0
     try:
         queued = fcntl.ioctl(connection.fileno(), termios.TIOCOUTQ, bytes(4))

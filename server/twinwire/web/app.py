@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import resource
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
@@ -129,7 +128,7 @@ def create_app(
         raise SettingsError(
             "`--admin` requires users that are authenticated: set `TWINWIRE_AUTH_TOKENS`.", field="--admin"
         )
-    _, files = resource.getrlimit(resource.RLIMIT_NOFILE)  # `twinwire serve` raises the soft limit as far as it needs
+    _, files = lifetime.open_files()  # `twinwire serve` raises the soft limit as far as it needs
     accepted = lifetime.accepted_at_most(settings.max_connections, settings.max_runs, files)
     metrics = Metrics()
     tracer = open_tracer(otel=settings.otel)
@@ -151,6 +150,7 @@ def create_app(
                 timeout=settings.input_timeout, longest=settings.max_wait, unread_bytes=settings.max_body
             ),
             endings=Endings(on_end, open_webhooks((*settings.webhook, *webhooks), settings.webhook_secret)),
+            debug=settings.debug,
         ),
         Heartbeats(heartbeat=settings.heartbeat, send_timeout=settings.send_timeout, logged_out=auth.logged_out),
         Limiter(total=lifetime.streams_at_most(settings.max_connections, accepted), each=settings.user_connections),

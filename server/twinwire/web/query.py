@@ -14,6 +14,7 @@ import msgspec
 from msgspec import Struct
 
 from twinwire.protocol.errors import BadRequest
+from twinwire.protocol.names import meant, plain
 
 MAX_PARAMETERS = 256
 IGNORED_HEADER = "twinwire-ignored"
@@ -43,7 +44,7 @@ def check(
     ignored: list[str] = []
     for sent, value in _pairs(query):
         name = sent
-        if CURSOR in known and _plain(sent).endswith(_plain(CURSOR)):
+        if CURSOR in known and plain(sent).endswith(plain(CURSOR)):
             name = CURSOR  # event-source-polyfill says lastEventId, and others the same in their own way
             if not value:
                 continue  # older ones say so before their first event
@@ -55,7 +56,7 @@ def check(
         elif name in body:
             raise BadRequest(f"`{name}` has no effect in the query here; send it in the body.", field=name)
         elif name != _TICKET:
-            if (right := _meant(name, {*known, *body, _TICKET})) is not None:
+            if (right := meant(name, {*known, *body, _TICKET})) is not None:
                 raise BadRequest(f"`{name[:128]}` is not a parameter; the right name is `{right}`.", field=name[:128])
             ignored.append(name)
     return values, ignored
@@ -80,29 +81,6 @@ def _lists(shape: type[Struct] | None) -> Collection[str]:
     """Return the names that may be there more than once."""
     fields = () if shape is None else msgspec.structs.fields(shape)
     return {field.encode_name for field in fields if isinstance(field.default, tuple)}
-
-
-def _plain(name: str) -> str:
-    return name.lower().replace("_", "").replace("-", "")
-
-
-def _meant(name: str, known: Iterable[str]) -> str | None:
-    """Return the known name that this one is meant to be, if it looks like one."""
-    plain = _plain(name)
-    return next((right for right in sorted(known) if _close(plain, _plain(right))), None)
-
-
-def _close(one: str, other: str) -> bool:
-    """Return whether at most one character was added, left out, replaced, or two neighbours exchanged."""
-    if abs(len(one) - len(other)) > 1:
-        return False
-    start = 0
-    while start < min(len(one), len(other)) and one[start] == other[start]:
-        start += 1
-    one, other = one[start:], other[start:]
-    while one and other and one[-1] == other[-1]:
-        one, other = one[:-1], other[:-1]
-    return max(len(one), len(other)) <= 1 or (len(one) == 2 and one == other[::-1])
 
 
 def keep(scope: Any, values: dict[str, Any], ignored: list[str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from weakref import WeakSet
 
 from msgspec import Struct
 
@@ -22,7 +23,11 @@ from twinwire.transports.limiter import Limiter
 DRAIN_SECONDS = 0.7
 
 
-class Service(Struct, frozen=True):
+made: WeakSet[Service] = WeakSet()
+"""All services of this process: an app of somebody else's does not tell which of them are in it."""
+
+
+class Service(Struct, frozen=True, weakref=True, eq=False):
     """The objects that the routes of one server process share. `local` is the model that it runs itself, if it does."""
 
     settings: Settings
@@ -35,6 +40,9 @@ class Service(Struct, frozen=True):
     tracer: Tracer = OFF
     local: LocalModel | None = None
     formats: Mapping[str, Format] = FORMATS
+
+    def __post_init__(self) -> None:
+        made.add(self)
 
     async def start(self) -> None:
         """Prove that runs can be carried out, open the log, and load the local model if there is one.

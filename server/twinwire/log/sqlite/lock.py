@@ -7,7 +7,6 @@ does not use. `<file>.lock` says who the owner is, and is the only lock if there
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import os
 import stat
@@ -16,6 +15,11 @@ from contextlib import suppress
 
 from twinwire.log.sqlite.file import Place
 from twinwire.protocol.errors import SettingsError
+
+try:
+    import fcntl
+except ImportError:  # not POSIX
+    fcntl = None  # type: ignore[assignment]
 
 logger = logging.getLogger("twinwire.log")
 
@@ -38,6 +42,11 @@ class Lock:
     """The ownership of a log's file. `fd` is the file, open until the lock is released. Raises `SettingsError`."""
 
     def __init__(self, place: Place) -> None:
+        if fcntl is None:
+            raise SettingsError(
+                "`--log` must be memory:// or redis://host:port/0: SQLite requires the file locks of POSIX.",
+                field="--log",
+            )
         self._place = place
         self._names = place.path.with_name(f"{place.path.name}.lock")
         if not place.path.parent.is_dir():

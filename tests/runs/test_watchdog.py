@@ -1,0 +1,104 @@
+"""An agent that holds the event loop is named in the log while it does, with the line that it is at."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+from collections.abc import AsyncGenerator, AsyncIterator
+from inspect import getsourcelines
+from pathlib import Path
+
+import pytest
+
+from support.followers import rest, start
+from support.serving import Running, serving, until
+from twinwire import RunRequest
+from twinwire.runs.watchdog import HELD_SECONDS
+
+
+def nap(seconds: float) -> None:
+    time.sleep(seconds)
+
+
+async def sleeps(_: RunRequest) -> AsyncGenerator[str, None]:
+    yield "a"
+    nap(3 * HELD_SECONDS)
+    yield "b"
+
+
+async def counts(_: RunRequest) -> AsyncGenerator[str, None]:
+    until_then = time.monotonic() + 3 * HELD_SECONDS
+    while time.monotonic() < until_then:
+        pass
+    yield "a"
+
+
+async def starts_a_task(_: RunRequest) -> AsyncGenerator[str, None]:
+    async def child() -> None:
+        await asyncio.sleep(0)
+        nap(4 * HELD_SECONDS)
+
+    yield "a"
+    await asyncio.create_task(child())
+
+
+async def waits(_: RunRequest) -> AsyncGenerator[str, None]:
+    yield "a"
+    await asyncio.sleep(3 * HELD_SECONDS)
+    yield "b"
+
+
+async def talks(_: RunRequest) -> AsyncGenerator[str, None]:
+    until_then = time.monotonic() + 3 * HELD_SECONDS
+    while time.monotonic() < until_then:
+        nap(HELD_SECONDS / 10)
+        await asyncio.sleep(0)
+    yield "a"
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[Running]:
+    agents = {"sleeps": sleeps, "counts": counts, "task": starts_a_task, "waits": waits, "talks": talks}
+    async with serving(agents) as server:
+        yield server
+
+
+def lines(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """Return the lines about the event loop."""
+    found = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+    return [line for line in found if "held the event loop" in line]
+
+
+@pytest.mark.parametrize(("agent", "function"), [("sleeps", nap), ("counts", counts), ("task", nap)])
+async def test_it_is_named(server: Running, agent: str, function: object, caplog: pytest.LogCaptureFixture) -> None:
+    """One line names the agent, the run and the line of its own code, not the library's that it has called."""
+    follower = await start("sse", server, agent=agent)
+    await rest(follower)
+    [line] = lines(caplog)
+    assert f"The agent {agent} has held the event loop for longer than 250 ms" in line
+    assert follower.run_id in line
+    source, first = getsourcelines(function)  # type: ignore[arg-type]
+    places = [f"{Path(__file__)}:{number}" for number in range(first, first + len(source))]
+    assert any(f"at {place}." in line for place in places)
+
+
+@pytest.mark.parametrize("agent", ["waits", "talks"])
+async def test_others_are_not(server: Running, agent: str, caplog: pytest.LogCaptureFixture) -> None:
+    """An agent that awaits, or that lets others have their turn, holds nothing."""
+    await rest(await start("sse", server, agent=agent))
+    assert lines(caplog) == []
+
+
+async def test_its_thread_ends(server: Running) -> None:
+    """The thread is there while runs go on, and ends soon after them."""
+
+    def there() -> bool:
+        return any(thread.name == "twinwire watchdog" for thread in threading.enumerate())
+
+    await rest(await start("sse", server, agent="waits"))
+    assert there()
+    await until(lambda: not there())
+    await rest(await start("sse", server, agent="waits"))
+    assert there()
