@@ -36,7 +36,7 @@ STATIC = ("/", "/page/{file_path}", "/client/{file_path}")
 
 def filled(path: str, run_id: str) -> str:
     """Make a URL of a route's path, whose parameters name something that is there."""
-    values = {"run_id": run_id, "chat_id": "c", "name": "mine", "path": "nope", "input_id": "i"}
+    values = {"run_id": run_id, "chat_id": "c", "name": "mine", "path": "nope", "input_id": "i", "user_id": "u"}
     values["file_path"] = "page.js" if path.startswith("/page") else "index.js"
     return path.format(**values)
 
