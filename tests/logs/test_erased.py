@@ -15,7 +15,7 @@ from redis.asyncio import Redis
 
 from support.logs import Nobody, append, kept, opened, records, run_info
 from support.redis_server import fresh, shared
-from support.sqlite_logs import ROOMY, Clock, at, counted
+from support.sqlite_logs import ROOMY, Clock, at, counted, traces
 from twinwire.log import Store
 from twinwire.log.redis.log import RedisLog
 from twinwire.log.saying import Saying
@@ -48,12 +48,6 @@ async def crowd(log: Store, *, runs: int, events: int) -> list[str]:
     ]
     found = await asyncio.gather(*work)
     return list(found[::2])
-
-
-def traces(folder: Path, words: str) -> dict[str, int]:
-    """How often each file of a folder has these words."""
-    counts = {path.name: path.read_bytes().count(words.encode()) for path in folder.iterdir() if path.is_file()}
-    return {name: count for name, count in counts.items() if count}
 
 
 async def test_a_user_forgotten_in_sqlite(tmp_path: Path) -> None:

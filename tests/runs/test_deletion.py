@@ -18,6 +18,7 @@ from support.followers import rest, start
 from support.logs import run_info
 from support.redis_server import fresh
 from support.serving import Puppets, Running, serving, until
+from support.sqlite_logs import traces
 
 LOGS = ["memory", "sqlite", "redis"]
 
@@ -257,3 +258,32 @@ async def test_a_run_whose_worker_died(puppets: Puppets, monkeypatch: pytest.Mon
                 pass
         assert (await client.delete("/users/alice")).status_code == 204
         assert (await client.get("/runs", params={"user_id": "alice"})).json() == {"runs": []}
+
+
+async def test_the_files_of_a_server(puppets: Puppets, tmp_path: Path) -> None:
+    """A user's words, name and labels are in no byte of a SQLite log's files any more, also of a trimmed run."""
+    words = "ALICE-HAS-SAID-THIS"
+    async with (
+        serving({"mine": puppets}, log=f"sqlite:///{tmp_path}/runs.db", log_events=10, **AUTH) as server,
+        asking(server, "alice") as alice,
+        asking(server, "bob") as bob,
+    ):
+        kept = (await bob.post("/runs", json={"message": "bob is heard"})).json()["run_id"]
+        (await puppets.next()).say("bob is heard")
+        for number in range(3):
+            body = {"message": words, "session_id": f"{words}{number}", "metadata": {"label": words}}
+            run_id = (await alice.post("/runs", json={**body, "idempotency_key": f"{words}{number}"})).json()["run_id"]
+            puppet = await puppets.next()
+            puppet.say(*[words] * 60)
+            if number:
+                puppet.end()
+                await until(lambda: server.runs._live.keys() == {kept})
+            assert (await alice.get(f"/runs/{run_id}/snapshot")).json()["state"]["text"].count(words) <= 60
+            if not number:
+                assert (await alice.post(f"/runs/{run_id}/cancel")).status_code == 202
+                await until(lambda: server.runs._live.keys() == {kept})
+        assert traces(tmp_path, words)
+        assert (await alice.delete("/users/alice")).status_code == 204
+        assert traces(tmp_path, words) == {}
+        assert traces(tmp_path, "alice") == {}
+        assert traces(tmp_path, "bob is heard")

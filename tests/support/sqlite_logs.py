@@ -83,3 +83,9 @@ async def refused(path: Path) -> str:
 def names(folder: Path) -> list[str]:
     """What is in a folder."""
     return [path.name for path in folder.iterdir()]
+
+
+def traces(folder: Path, words: str) -> dict[str, int]:
+    """How often each file of a folder has these words."""
+    counts = {path.name: path.read_bytes().count(words.encode()) for path in folder.iterdir() if path.is_file()}
+    return {name: count for name, count in counts.items() if count}
