@@ -111,7 +111,7 @@ async def test_a_log_that_goes_away_before_the_stream(path: str, body: dict[str,
     """A start whose stream cannot be opened any more is answered with 424 as well: its run has begun."""
     async with serving({"mine": puppets}) as server, http(server) as client:
 
-        async def away(*_: Any) -> None:
+        async def away(*_: Any, **__: Any) -> None:
             raise LogUnavailable
 
         server.runs.state = server.runs.seek = away  # type: ignore[method-assign, assignment]
