@@ -2,6 +2,9 @@
 
 const MAX_LINE = 90;
 
+/** The address of a path of the server's, below whatever prefix the page is. @param {string} path */
+export const addressOf = (path) => new URL(`../${path}`, import.meta.url).href;
+
 /**
  * @template {keyof HTMLElementTagNameMap} K
  * @param {K} tag @param {string} className @param {(Node | string)[]} children

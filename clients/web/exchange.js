@@ -1,7 +1,7 @@
 /** A question and its run: the turn that shows it, the connection that follows it, the meter that times it. */
 
 import { Fold, Gap, Unauthenticated } from '/client/index.js';
-import { duration, line } from './dom.js';
+import { addressOf, duration, line } from './dom.js';
 import { Follow, randomKey } from './follow.js';
 import { user } from './login.js';
 import { Meter } from './meter.js';
@@ -53,7 +53,7 @@ export class Exchange {
 
   /** Where this run can be seen. */
   get url() {
-    return this.follow.runId && `${location.origin}/#${this.follow.runId}`;
+    return this.follow.runId && `${addressOf('')}#${this.follow.runId}`;
   }
 
   /** Whether it stopped only because nobody was signed in. */

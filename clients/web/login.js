@@ -1,6 +1,6 @@
 /** Signing in if the server wants to know who one is: a token is exchanged for a cookie that no script can read. */
 
-import { byId, recall, remember } from './dom.js';
+import { addressOf, byId, recall, remember } from './dom.js';
 
 const USER = 'twinwire.user';
 
@@ -21,7 +21,7 @@ export class Login {
     });
     byId('login-later', HTMLButtonElement).addEventListener('click', () => this.#dialog.close());
     this.#signOut.addEventListener('click', async () => {
-      await fetch('/logout', { method: 'POST' }).catch(() => {}); // without a network the cookie stays, and expires
+      await fetch(addressOf('logout'), { method: 'POST' }).catch(() => {}); // without a network the cookie stays, and expires
       this.#who('');
       signedOut();
     });
@@ -36,7 +36,7 @@ export class Login {
     const headers = { authorization: `Bearer ${this.#token.value.trim()}` };
     this.#refused.textContent = '';
     try {
-      const response = await fetch('/login', { method: 'POST', headers });
+      const response = await fetch(addressOf('login'), { method: 'POST', headers });
       const { user_id: name, message } = await response.json();
       if (!response.ok) throw new Error(response.status === 401 ? 'This token is not taken.' : message);
       this.#who(name);

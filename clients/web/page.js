@@ -78,7 +78,7 @@ function leave(name) {
 
 function startOver() {
   leave(randomKey());
-  window.history.replaceState(null, '', '/');
+  window.history.replaceState(null, '', location.pathname);
   draw();
   composer.focus();
 }

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from twinwire.tools.read import ReadTool
     from twinwire.tools.search import SearchTool
     from twinwire.web.app import create_app
+    from twinwire.web.twinwire import RunHandle, Twinwire
 
 __version__ = "0.1.0"
 
@@ -50,6 +51,7 @@ _HOME = {
     "Progress": "agents.given",
     "ReActAgent": "agents.react",
     "ReadTool": "tools.read",
+    "RunHandle": "web.twinwire",
     "RunRequest": "agents",
     "Said": "agents.talk",
     "SearchTool": "tools.search",
@@ -66,6 +68,7 @@ _HOME = {
     "ToolError": "tools.base",
     "ToolRegistry": "tools.base",
     "ToolStart": "agents.given",
+    "Twinwire": "web.twinwire",
     "TwinwireError": "protocol.errors",
     "Usage": "models",
     "create_app": "web.app",
@@ -90,6 +93,7 @@ __all__ = [
     "Progress",
     "ReActAgent",
     "ReadTool",
+    "RunHandle",
     "RunRequest",
     "Said",
     "SearchTool",
@@ -106,6 +110,7 @@ __all__ = [
     "ToolError",
     "ToolRegistry",
     "ToolStart",
+    "Twinwire",
     "TwinwireError",
     "Usage",
     "create_app",

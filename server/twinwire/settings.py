@@ -72,6 +72,7 @@ _HEADER = re.compile(r"[0-9A-Za-z!#$%&'+.^_`|~-]+", re.ASCII)
 _CREDENTIALS = {"authorization", "cookie", "proxy-authorization", "sec-websocket-protocol"}
 """The headers that may have a credential, which no agent reads."""
 _HOST = re.compile(r"\*|[0-9A-Za-z._-]+|[0-9A-Fa-f:.]+", re.ASCII)
+_PREFIX = re.compile(r"(/[\w.~!$&'()*+,;=:@%-]+)+", re.ASCII)
 _MAPPED = "::ffff:"
 _IPV4_MAPPED = re.compile(r"::ffff:(\d{1,3}\.){3}\d{1,3}", re.ASCII | re.IGNORECASE)
 _URL = re.compile(r"https?://[^/?#\s]+\S*", re.ASCII)
@@ -115,6 +116,9 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     allowed_host: Annotated[
         tuple[str, ...], Meta(description="a name this server goes by, or *; default: on loopback its own; repeatable")
     ] = ()
+    root_path: Annotated[
+        str, Meta(description="the path below which a proxy shows this server, such as /ai; default the ASGI server's")
+    ] = ""
     auth_tokens: Annotated[
         tuple[str, ...], Meta(description="user:token of each who may use this server; only as a variable")
     ] = ()
@@ -225,6 +229,10 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
                 raise ValueError(
                     f"`allowed_host` must be a name or an address (without a port), or *, not {_shown(host)}."
                 )
+        if self.root_path and not _PREFIX.fullmatch(self.root_path):
+            raise ValueError(
+                f"`root_path` must be a path such as /ai, without a slash at its end, not {_shown(self.root_path)}."
+            )
         for origin in self.cors_origin:
             if origin != "*" and not _ORIGIN.fullmatch(origin):
                 raise ValueError(

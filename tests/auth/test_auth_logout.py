@@ -13,7 +13,7 @@ from support.credentials import AUTH, asking, bearer, ticket
 from support.followers import KINDS, Broken, SseFollower
 from support.serving import Puppets, Running, serving, until
 from twinwire.auth import Auth, Identity
-from twinwire.web import guard, socket
+from twinwire.web import guard
 
 
 @pytest.fixture
@@ -70,7 +70,6 @@ async def test_a_log_out_while_a_stream_opens(
         return found
 
     monkeypatch.setattr(guard, "identify", overtaken)
-    monkeypatch.setattr(socket, "identify", overtaken)
     if kind == "sse":
         stream = await follow(guarded, "message=hi", **bearer(user))
         if user == "alice":

@@ -25,6 +25,7 @@ TEXTS: dict[str, Any] = {
     "webhook_secret": (f"whsec_{'QUJD' * 8}",),
     "secret": "0123456789abcdef" * 2,
     "model_option": ("temperature=0",),
+    "root_path": "/ai",
     "log_format": "json",
     "log_level": "info",
 }

@@ -15,6 +15,7 @@ URL = "http://127.0.0.1:1"
 
 BAD_TYPES: list[tuple[str, Any]] = [
     ("url", None),
+    ("app", "mine:app"),
     ("headers", [("a", "b")]),
     ("transport", 5),
     ("transport", ["ws"]),

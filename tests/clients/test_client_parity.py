@@ -49,6 +49,7 @@ ONLY_PYTHON = {
     "client": {"delete": "fetch does it: the package has no room for what pages seldom need"},
     "run": {"read": "a bound for one wait; in JavaScript a read is raced"},
     "options": {
+        "app": "fetch there",
         "on_retry": "Run.on('retry') there",
         "http_client": "fetch there",
         "verify": "an environment's own matter there",

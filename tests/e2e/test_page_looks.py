@@ -234,4 +234,4 @@ async def test_needs_nothing_else(visit: Visit) -> None:
     html = await response.text()
     assert " style=" not in html
     assert "<style" not in html
-    assert html.count("<script") == html.count('<script type="module" src="/page/')
+    assert html.count("<script") == html.count('<script type="module" src="page/')

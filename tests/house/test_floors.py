@@ -26,6 +26,7 @@ FLOORS = {
     "routes": {"web"},
     "the server": {"serving"},
     "the command": {"cli"},
+    "the tests of others": {"testing"},
     "the program": {"__main__"},
 }
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS.values()) for room in rooms}

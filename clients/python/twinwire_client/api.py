@@ -183,7 +183,8 @@ class Api:
     """One server: where it is, what to tell it in each request (`headers`, `token`), and how long to wait for it.
 
     `timeout` is for connecting, for an answer to begin and for the token's function, `heartbeat` what to take for the
-    server's if it announces none; both in seconds. An `http` client of the program's own is not closed.
+    server's if it announces none; both in seconds. An `http` client of the program's own is not closed. `transport` is
+    what requests go through instead of a network.
     """
 
     def __init__(
@@ -197,6 +198,7 @@ class Api:
         retries: Retries,
         verify: Verify = True,
         http: httpx.AsyncClient | None = None,
+        transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         self.timeout = timeout
         self.heartbeat = heartbeat
@@ -210,7 +212,8 @@ class Api:
         self._headers = dict(headers or {})
         self._bearer = None if token is None else _Bearer(token, TOKEN_SHARE * timeout)
         self._owns = http is None
-        self.http = http or httpx.AsyncClient(verify=trust(verify), limits=httpx.Limits(max_connections=None))
+        limits = httpx.Limits(max_connections=None)
+        self.http = http or httpx.AsyncClient(verify=trust(verify), limits=limits, transport=transport)
 
     def check(self) -> None:
         """Raise `RuntimeError` if the client is closed, or was in use in another event loop."""

@@ -79,6 +79,7 @@ _FUNCTION = _Rule("a function", (Callable, _MISSING))
 _RULES = {
     # of `Client`
     "url": _Rule("an address that begins with http:// or https://, such as http://127.0.0.1:8000", (str,), _is_url),
+    "app": _FUNCTION._replace(said="an ASGI app"),
     "headers": _Rule("a mapping of names to texts that HTTP allows", (Mapping, _MISSING), _are_headers),
     "token": _Rule(
         "a text in ASCII without control characters, or a function that gives one",

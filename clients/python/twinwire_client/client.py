@@ -20,6 +20,7 @@ from twinwire_client.checks import check
 from twinwire_client.commands import Commands
 from twinwire_client.errors import ProtocolError, api_error
 from twinwire_client.info import RunInfo, RunPage, is_info
+from twinwire_client.inprocess import AsgiApp, InProcess
 from twinwire_client.retry import Backoff, Patience, Retries, Retry
 from twinwire_client.run import Connect, Position, Run
 from twinwire_client.talk import Acknowledgement, OnInput, Question, check_on_input
@@ -28,6 +29,9 @@ from twinwire_client.ws import Sockets
 
 Transport = Literal["auto", "sse", "ws"]
 
+HERE = "http://localhost"
+"""The address of an app in this process."""
+
 
 class Client:
     """A Twinwire server at `url` (`http://host:port`), with these `headers` in every request.
@@ -35,6 +39,9 @@ class Client:
     An async context manager: leaving it closes its runs and connections. It is for one event loop of asyncio, the one
     that it is first used in. Raises `TypeError` or `ValueError` for a bad argument.
 
+    `app`: an ASGI app in this process, to ask in the client's event loop, over SSE and without a network, as in a test.
+    `url` may then be left out, or have the prefix that the app is mounted below. The client does not run the app's
+    lifespan.
     `transport`: `sse`; `ws`, one WebSocket for all runs; or `auto`, which is SSE, and WebSocket if something between
     holds an event stream back, so that it does not begin within `muted` seconds.
     `token`: a bearer token, if the server authenticates; or a function, async or not, that gives one: it is asked
@@ -55,9 +62,10 @@ class Client:
 
     def __init__(
         self,
-        url: str,
+        url: str | None = None,
         headers: Mapping[str, str] | None = None,
         *,
+        app: AsgiApp | None = None,
         transport: Transport = "auto",
         token: Token | None = None,
         timeout: float = 10.0,
@@ -72,11 +80,15 @@ class Client:
         verify: Verify = True,
         http_client: httpx.AsyncClient | None = None,
     ) -> None:
-        check(url=url, headers=headers, token=token, timeout=timeout, heartbeat=heartbeat, muted=muted, verify=verify)
+        check(app=app, headers=headers, token=token, timeout=timeout, heartbeat=heartbeat, muted=muted, verify=verify)
+        url = HERE if url is None and app is not None else cast("str", url)
+        check(url=url)
         check(backoff=backoff, patience=patience, max_attempts=max_attempts, first_attempts=first_attempts)
         check(max_wait=max_wait, on_retry=on_retry, http_client=http_client)
         if http_client is not None and verify is not True:
             raise ValueError("`verify` is only valid without `http_client`, which has its own.")
+        if http_client is not None and app is not None:
+            raise ValueError("`app` is only valid without `http_client`: there is no network to an app.")
         first = first_attempts or max_attempts
         patience_ = Patience(max_attempts, first or 10, patience, max_wait, insists=first is not None)
         self._api = Api(
@@ -88,6 +100,7 @@ class Client:
             retries=Retries(url, backoff, patience_, on_retry),
             verify=verify,
             http=http_client,
+            transport=None if app is None else InProcess(app),
         )
         self._sockets = Sockets(self._api)
         self._commands = Commands(self._api, self._sockets.command)
@@ -97,6 +110,8 @@ class Client:
             "sse": by_sse,
             "ws": by_ws,
         }
+        if app is not None:
+            self._connects = {"auto": by_sse, "sse": by_sse}
         self._transport = transport
         self._connect(None)
 
@@ -269,6 +284,8 @@ class Client:
     def _connect(self, transport: str | None) -> Connect:
         chosen = self._transport if transport is None else transport
         check(transport=chosen)
+        if chosen not in self._connects:
+            raise ValueError("`transport` must be sse or auto with `app`: there is no socket to an app.")
         return self._connects[chosen]
 
 

@@ -83,7 +83,7 @@ ANYBODY = Identity()
 
 
 class Auth:
-    """The credentials that this server accepts; `on` if it asks for any.
+    """The credentials that this server accepts; `on` if it asks for any, also for those of an application around it.
 
     `ticket_life` and `login_life` are in seconds; `clock` tells Unix time, of which all workers should have the same.
     Log-outs are remembered by this process for as long as any grant lives, `memory` seconds; who tells it of those on
@@ -98,9 +98,11 @@ class Auth:
         ticket_life: float,
         login_life: float,
         admins: Collection[str] = (),
+        embedded: bool = False,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self.on = bool(verifiers)
+        self.on = bool(verifiers) or embedded
+        self.takes_tokens = bool(verifiers)
         self.admins = frozenset(admins)
         self._verifiers = verifiers
         self._signer = signer
@@ -108,13 +110,13 @@ class Auth:
         self.memory = max(self._lives.values())
         self.clock = clock
         self._logged_out: dict[str, tuple[float, int]] = {}  # when, and which log-out of those heard of it was
-        self._log_outs = 0
+        self.log_outs = 0  # that this process has heard of
 
     def bearer(self, token: str) -> Identity:
         """Return the identity of a bearer token. Raise `Unauthenticated`."""
         for verifier in self._verifiers if len(token) <= MAX_TOKEN else ():
             if (known := verifier.verify(token)) is not None:
-                return Identity(*known, log_outs=self._log_outs, admin=known[0] in self.admins)
+                return Identity(*known, log_outs=self.log_outs, admin=known[0] in self.admins)
         raise Unauthenticated
 
     def granted(self, kind: str, text: str) -> Identity:
@@ -123,7 +125,7 @@ class Auth:
         if grant is None or grant.until <= self.clock() or grant.issued <= self._last_log_out(grant.user_id)[0]:
             raise Unauthenticated
         admin = grant.user_id in self.admins
-        return Identity(grant.user_id, grant.expires_at, grant.run_id, self._log_outs, admin)
+        return Identity(grant.user_id, grant.expires_at, grant.run_id, self.log_outs, admin)
 
     def logged_out(self, by: Identity) -> bool:
         """Return whether this user has logged out since they were identified, by order and not by clocks."""
@@ -150,16 +152,19 @@ class Auth:
         oldest = self.clock() - self.memory
         if when <= max(oldest, self._last_log_out(user_id)[0]):
             return False
-        self._log_outs += 1
+        self.log_outs += 1
         self._logged_out.pop(user_id, None)
-        self._logged_out[user_id] = (when, self._log_outs)  # as the last one
+        self._logged_out[user_id] = (when, self.log_outs)  # as the last one
         while self._logged_out[first := next(iter(self._logged_out))][0] <= oldest:
             del self._logged_out[first]
         return True
 
     @classmethod
-    def of(cls, settings: Settings) -> Auth:
-        """Return the authentication that the settings ask for. Raise `SettingsError` for an unusable file or key."""
+    def of(cls, settings: Settings, *, embedded: bool = False) -> Auth:
+        """Return the authentication that the settings ask for; `embedded` if an application around authenticates, too.
+
+        Raise `SettingsError` for an unusable file or key.
+        """
         verifiers: list[Tokens | Jwt] = []
         if tokens := Tokens.of(settings):
             verifiers.append(tokens)
@@ -173,4 +178,5 @@ class Auth:
             ticket_life=settings.ticket_life,
             login_life=settings.login_life,
             admins=settings.admin,
+            embedded=embedded,
         )

@@ -355,6 +355,11 @@ class Busy(TwinwireError):
     message = "The server is sending too many large replies at the moment. Try again later."
 
 
+class AuthenticationUnavailable(TwinwireError):
+    status, code, close_code = 503, "authentication_unavailable", 4013
+    message = "The application could not tell who is asking. Try again later."
+
+
 class ModelUnavailable(TwinwireError):
     """The local model's process has died and is not up again yet; a run meanwhile ends in an ERROR of its own."""
 

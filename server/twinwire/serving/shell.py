@@ -317,6 +317,9 @@ class WebSocketProtocol(BoundedWebSocket):
 class Server(uvicorn.Server):
     """Stops in bounded time: takes no connection, drains the service, then does what uvicorn does."""
 
+    drains = True
+    """This server's signal handlers end the streams of the app."""
+
     def __init__(self, config: uvicorn.Config, service: Service, ready: Callable[[], None], *others: Service) -> None:
         super().__init__(config)
         self._service = service

@@ -10,7 +10,7 @@ from litestar.di import NamedDependency
 from msgspec import Meta, Struct
 
 from twinwire.auth import rfc3339
-from twinwire.web import input as incoming
+from twinwire.web import input as incoming, mounting
 from twinwire.web.answers import JsonResponse
 from twinwire.web.guard import COOKIE, asker
 from twinwire.web.openapi import documented
@@ -57,4 +57,5 @@ async def logout(request: Request[Any, Any, Any], service: NamedDependency[Servi
 def _cookie(request: Request[Any, Any, Any], value: str, life: int) -> Cookie:
     """Return a cookie that no page of another site has a browser send, be it with a form, a link or a socket."""
     secure = request.scope["scheme"] == "https"
-    return Cookie(COOKIE, value=value, max_age=life, httponly=True, samesite="strict", secure=secure)
+    path = mounting.prefix(request.scope) or "/"
+    return Cookie(COOKIE, value=value, path=path, max_age=life, httponly=True, samesite="strict", secure=secure)

@@ -103,7 +103,9 @@ class HeldJson(OwnAnswer):
             self._claim()
 
 
-def fields(settings: Settings, *client_headers: str) -> Callable[[Message, Scope], Awaitable[None]]:
+def fields(
+    settings: Settings, *client_headers: str, authenticates: bool
+) -> Callable[[Message, Scope], Awaitable[None]]:
     """Return the hook that completes the head of each answer.
 
     - Its type is what it says, nobody may frame it, it is nobody's referrer.
@@ -129,7 +131,7 @@ def fields(settings: Settings, *client_headers: str) -> Callable[[Message, Scope
         asked = dict(scope["headers"])
         if (origin := asked.get(b"origin")) in listed:
             told = [(b"access-control-allow-origin", origin)]
-            if settings.authenticates and origin != b"null":
+            if authenticates and origin != b"null":
                 told.append((b"access-control-allow-credentials", b"true"))
         elif origin is not None and everybody:
             told = [(b"access-control-allow-origin", b"*")]

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -19,10 +20,12 @@ from twinwire import settings as settings_module
 from twinwire.agents import Agent, AgentLimits
 from twinwire.agents.spec import AgentSpec, spec_of
 from twinwire.auth import Auth
-from twinwire.formats.registry import Transform, registry
+from twinwire.formats.registry import Format, Transform, registry
 from twinwire.log import Limits, Quota, open_log
+from twinwire.models import ChatModel
 from twinwire.models.local import LocalModel
 from twinwire.protocol.errors import FailedDependency, SettingsError, TwinwireError
+from twinwire.protocol.events import dump
 from twinwire.runs import Budget, Runs
 from twinwire.runs.endings import Endings, OnEnd
 from twinwire.runs.inputs import InputLimits
@@ -34,14 +37,16 @@ from twinwire.settings import Settings
 from twinwire.telemetry import ids
 from twinwire.telemetry.logging import guard_access_lines
 from twinwire.telemetry.metrics import Metrics
-from twinwire.telemetry.tracing import open_tracer
+from twinwire.telemetry.tracing import Tracer, open_tracer
 from twinwire.transports import lifetime
 from twinwire.transports.heartbeats import Heartbeats
 from twinwire.transports.intake import intake_bytes
 from twinwire.transports.limiter import Limiter
-from twinwire.web import access, answers, chat, guard, health, lists, openapi, page, runs, socket
+from twinwire.web import access, answers, chat, guard, health, lists, mounting, openapi, page, runs, socket
 from twinwire.web.answers import JsonResponse
+from twinwire.web.authentication import Authenticate, Authentication
 from twinwire.web.compat import ag_ui, ai_sdk, openai as openai_api
+from twinwire.web.hosting import Hosting
 from twinwire.web.service import Service
 from twinwire.web.stream import RUN_HEADER
 
@@ -52,17 +57,43 @@ MAX_PATH = 512  # characters; the longest path that there is has a name of 128 i
 NO_PATH = "/too-long"  # there is no such path
 
 
-class _App(Litestar):
+class App(Litestar):
     """Litestar without its support for pydantic, which is a third of the start and here for the model's SDK alone."""
 
     @staticmethod
     def _get_default_plugins(plugins: list[PluginProtocol]) -> list[PluginProtocol]:
         return [*plugins, MsgspecDIPlugin()]
 
+    hosting: Hosting
+    known: Collection[str]
+    """The first segments of the paths that there are."""
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Start the service, and drain it at the end, in whichever tasks. Raise as `Service.start`."""
+        await self.hosting.start(again=True)
+        self.state.service = self.hosting.service
+        self.hosting.attend()
+        try:
+            yield
+        finally:
+            await self.hosting.drain()
+
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """See `Litestar`. HEAD is wherever GET is; the router keeps a thousand paths, and none of them is long."""
-        if scope["type"] != "lifespan":
-            ids.current.set(ids.of_request(scope["headers"]))  # and not reset: a socket's session goes on afterwards
+        if scope["type"] == "lifespan":
+            await super().__call__(scope, receive, send)
+            return
+        ids.current.set(ids.of_request(scope["headers"]))  # and not reset: a socket's session goes on afterwards
+        if self.hosting.loop is not asyncio.get_running_loop():
+            try:
+                await self.hosting.ready()
+            except TwinwireError as error:
+                await _unready(error, scope, send)
+                return
+            self.state.service = self.hosting.service
+        self.hosting.attend()
+        scope = mounting.inner(scope, self.hosting.service.settings.root_path, self.known)
         if len(scope.get("path", "")) > MAX_PATH:
             scope["path"] = NO_PATH
         if scope["type"] == "http" and scope["method"] == "HEAD":
@@ -77,17 +108,19 @@ def create_app(
     *,
     settings: Settings | None = None,
     formats: Mapping[str, Transform] | None = None,
+    authenticate: Authenticate | None = None,
     on_end: OnEnd | None = None,
     webhooks: Sequence[str] = (),
-) -> Litestar:
+) -> App:
     """Return a Twinwire app with these agents by name, or with `react` and `simple` if none are given.
 
     `formats` are the app's own, by the name that `?format=` gives them: each turns an event into the `data` of an SSE
     block, or None to leave it out. `settings` come from the environment, and the flags of `twinwire serve`, where they
-    are not given. `on_end` is a function, async or not, that is called with the `EndedRun` of each run of this process;
-    it must not block the event loop, and is cancelled after 30 s. `webhooks` are URLs that are told the same, beside
-    those of the settings: docs/LIFECYCLE.md. Serve it with `twinwire serve module:app` for a clean shutdown; another
-    ASGI server works but cannot end its streams by itself.
+    are not given. `authenticate` tells whose a request without a credential of Twinwire's own is, as of `Twinwire`,
+    of which this is the short form: docs/EMBEDDING.md. `on_end` is a function, async or not, that is called with the
+    `EndedRun` of each run of this process; it must not block the event loop, and is cancelled after 30 s. `webhooks`
+    are URLs that are told the same, beside those of the settings: docs/LIFECYCLE.md. Serve it with
+    `twinwire serve module:app`, or mount it.
     Raises `SettingsError`, and `ValueError` for a format's name that is in use and for a wrong `AgentSpec`.
     """
     settings = settings or settings_module.load(os.environ, {})
@@ -98,6 +131,33 @@ def create_app(
 
         model = default_model(settings)
         agents = default_agents(settings, model)
+    tracer = open_tracer(otel=settings.otel)
+    known = registry(formats or {})
+    hosting = Hosting(
+        lambda: _service(
+            settings,
+            agents,
+            known,
+            tracer=tracer,
+            model=model,
+            authenticate=authenticate,
+            endings=Endings(on_end, open_webhooks((*settings.webhook, *webhooks), settings.webhook_secret)),
+        )
+    )
+    return _app(settings, hosting, tracer)
+
+
+def _service(
+    settings: Settings,
+    agents: Mapping[str, Agent | AgentSpec],
+    formats: Mapping[str, Format],
+    *,
+    tracer: Tracer,
+    model: ChatModel | None,
+    authenticate: Authenticate | None,
+    endings: Endings,
+) -> Service:
+    """Return what the routes of an app with these settings share. Raise `SettingsError`."""
     own = policies(
         {name: spec_of(agent) for name, agent in agents.items()},
         deadline=settings.run_timeout,
@@ -123,7 +183,7 @@ def create_app(
         waiting=settings.user_waiting,
     )
     budget = Budget(events=settings.run_events, bytes=settings.run_bytes, tokens=settings.run_tokens)
-    auth = Auth.of(settings)
+    auth = Auth.of(settings, embedded=authenticate is not None)
     if settings.admin and not auth.on:
         raise SettingsError(
             "`--admin` requires users that are authenticated: set `TWINWIRE_AUTH_TOKENS`.", field="--admin"
@@ -131,8 +191,7 @@ def create_app(
     _, files = lifetime.open_files()  # `twinwire serve` raises the soft limit as far as it needs
     accepted = lifetime.accepted_at_most(settings.max_connections, settings.max_runs, files)
     metrics = Metrics()
-    tracer = open_tracer(otel=settings.otel)
-    service = Service(
+    return Service(
         settings,
         auth,
         Runs(
@@ -149,7 +208,7 @@ def create_app(
             inputs=InputLimits(
                 timeout=settings.input_timeout, longest=settings.max_wait, unread_bytes=settings.max_body
             ),
-            endings=Endings(on_end, open_webhooks((*settings.webhook, *webhooks), settings.webhook_secret)),
+            endings=endings,
             debug=settings.debug,
         ),
         Heartbeats(heartbeat=settings.heartbeat, send_timeout=settings.send_timeout, logged_out=auth.logged_out),
@@ -164,18 +223,14 @@ def create_app(
         metrics,
         tracer=tracer,
         local=model if isinstance(model, LocalModel) else None,
-        formats=registry(formats or {}),
+        formats=formats,
+        application=None if authenticate is None else Authentication(authenticate, auth),
     )
 
-    @asynccontextmanager
-    async def lifespan(_: Litestar) -> AsyncIterator[None]:
-        await service.start()
-        try:
-            yield
-        finally:
-            await service.drain()
 
-    app = _App(
+def _app(settings: Settings, hosting: Hosting, tracer: Tracer) -> App:
+    """Return the app of a service, which starts and ends with the app's lifespan."""
+    app = App(
         [
             chat.chat,
             runs.start_run,
@@ -207,18 +262,33 @@ def create_app(
             page.page,
             page.client,
         ],
-        dependencies={"service": Provide(lambda: service, sync_to_thread=False)},
+        dependencies={"service": Provide(lambda: hosting.service, sync_to_thread=False)},
         exception_handlers={TwinwireError: _twinwire_error, HTTPException: _http_error, Exception: _unexpected},
-        middleware=[lambda app: guard.Guard(app, service), *tracer.middleware],
+        middleware=[lambda app: guard.Guard(app, lambda: hosting.service), *tracer.middleware],
         response_class=JsonResponse,
-        before_send=[answers.fields(settings, *openai_api.HEADERS)],
+        before_send=[
+            answers.fields(settings, *openai_api.HEADERS, authenticates=hosting.service.auth.on),
+        ],
         openapi_config=openapi.config(),
-        lifespan=[lifespan],
+        lifespan=[lambda _: app.running()],
         logging_config=None,
         signature_types=[Service],
     )
-    app.state.service = service
+    app.hosting = hosting
+    app.known = {route.path.split("/")[1] for route in app.routes}
+    app.state.service = hosting.service
     return app
+
+
+async def _unready(error: TwinwireError, scope: Any, send: Any) -> None:
+    """Answer a connection that comes while the service cannot start."""
+    if scope["type"] == "websocket":
+        await send({"type": "websocket.close", "code": error.close_code, "reason": error.code})
+        return
+    body = dump(error.payload())
+    fields = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body)), (b"retry-after", b"1")]
+    await send({"type": "http.response.start", "status": error.status, "headers": fields})
+    await send({"type": "http.response.body", "body": body})
 
 
 def _twinwire_error(request: Request[Any, Any, Any], error: TwinwireError) -> Response[dict[str, Any]]:

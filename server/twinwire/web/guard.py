@@ -8,7 +8,7 @@ from __future__ import annotations
 import base64
 import binascii
 import functools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -150,6 +150,29 @@ def identify(scope: AsgiScope, auth: Auth, origins: Sequence[str]) -> Identity |
         return None  # a browser sends it along with better ones
 
 
+async def identified(scope: AsgiScope, service: Service) -> Identity | None:
+    """Return the identity of a request by its credential, as `identify`, or else as the application around tells.
+
+    Raise `Unauthenticated` and, as `Authentication.identity`, what asking the application raises. A page that only `*`
+    or `null` allows has no identity by what its browser sends along, as for the login's cookie: it sends a token.
+    """
+    origins = service.settings.cors_origin
+    if service.application is None:
+        return identify(scope, service.auth, origins)
+    try:
+        by = identify(scope, service.auth, origins)
+    except Unauthenticated:
+        by = None  # the application may know the token
+    if by is not None:
+        return by
+    headers = scope["headers"]
+    bearer = (header(headers, b"authorization") or "").lower().startswith("bearer ")
+    listed = [origin for origin in origins if origin not in {"*", "null"}]
+    if not (bearer or origin_allowed(header(headers, b"origin"), header(headers, b"host") or "", listed)):
+        return None
+    return await service.application.identity(scope)
+
+
 def _cookie(headers: Iterable[tuple[bytes, bytes]]) -> str | None:
     """Return the login's cookie, if there is one. Other cookies may be ill-formed, and are passed over."""
     for pair in (pair for key, value in headers if key == b"cookie" for pair in value.decode("latin-1").split(";")):
@@ -169,13 +192,14 @@ def _unwrapped(text: str) -> str:
 class Guard:
     """Middleware of all routes."""
 
-    def __init__(self, app: ASGIApp, service: Service) -> None:
+    def __init__(self, app: ASGIApp, service: Callable[[], Service]) -> None:
         self._app = app
         self._service = service
 
     async def __call__(self, scope: AsgiScope, receive: Receive, send: Send) -> None:
         """Pass the request on with its identity, or refuse it. A socket's route checks its credential itself."""
-        settings = self._service.settings
+        service = self._service()
+        settings = service.settings
         opt = scope["route_handler"].opt
         try:
             if not opt.get("any_host"):
@@ -185,7 +209,7 @@ class Guard:
         except TwinwireError as error:
             if scope["type"] == ScopeType.HTTP:
                 raise
-            self._service.metrics.refuse(error, path=scope["path"], close=error.close_code)
+            service.metrics.refuse(error, path=scope["path"], close=error.close_code)
             # Before it opens that is a 403, whatever the code.
             await send({"type": "websocket.close", "code": error.close_code, "reason": error.code})
             return
@@ -196,8 +220,8 @@ class Guard:
         if scope["type"] == ScopeType.HTTP:
             needed = scopes.of_route(scope["method"], scope["path_template"])
             by: Identity | None = ANYBODY
-            if needed is not Scope.OPEN and self._service.auth.on:
-                by = identify(scope, self._service.auth, settings.cors_origin)
+            if needed is not Scope.OPEN and service.auth.on:
+                by = await identified(scope, service)
             if by is None:
                 raise Unauthenticated
             scope[_ASKER] = by  # type: ignore[literal-required]

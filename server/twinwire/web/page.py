@@ -3,6 +3,9 @@
 A file is in memory as it is and compressed, under a strong ETag of its own each: a reload of the page fetches nothing
 again. Nothing else is compressed: an answer that has both a secret and a client's words would tell the secret by its
 length (BREACH), and a stream would wait in the compressor.
+
+The files name each other by their paths below the root, and the client's default is the page's own server. They are
+served with what is relative to themselves, so that they work below any prefix.
 """
 
 from __future__ import annotations
@@ -18,7 +21,7 @@ from litestar.params import FromPath
 from msgspec import Struct
 
 from twinwire.protocol.errors import NotFound
-from twinwire.web import answers
+from twinwire.web import answers, mounting
 from twinwire.web.guard import header
 
 # Everything comes from this server, nothing inline, nowhere else to talk to; whoever may frame it could click in it.
@@ -29,6 +32,13 @@ CONTENT_SECURITY_POLICY = (
     "require-trusted-types-for 'script'; trusted-types dompurify"
 )
 TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
+ROOTED = (
+    (b"'/client/", b"'../client/"),
+    (b"'/page/", b"'./"),
+    (b'"/page/', b'"page/'),
+    (b"address(globalThis.location?.origin)", b"address(new URL('..', import.meta.url).href)"),
+)
+"""How files name what is below the root, and the same from where they are: in a folder, or HTML beside the folders."""
 WORTHWHILE = 0.9  # A file is sent compressed if that has at most this share of its size.
 
 
@@ -52,6 +62,9 @@ class StaticFile(Struct, frozen=True):
     def read(path: Path, stamp: tuple[int, int]) -> StaticFile:
         """Read the file and compress it."""
         body = path.read_bytes()
+        if path.suffix in {".html", ".js"}:
+            for rooted, relative in ROOTED:
+                body = body.replace(rooted, relative)
         packed = gzip.compress(body, 9, mtime=0)
         digest = base64.urlsafe_b64encode(hashlib.sha256(body).digest()[:16]).decode().rstrip("=")
         return StaticFile(
@@ -114,7 +127,10 @@ PAGE, CLIENT = _folder("page", "web"), _folder("client", "js/src")
 
 @get("/", include_in_schema=False)
 async def index(request: Request[Any, Any, Any]) -> Response[bytes | None]:
-    """Return the page."""
+    """Return the page, at a path with a slash at its end: the page's own addresses are relative."""
+    if mounting.is_bare(request.scope):
+        query = f"?{text}" if (text := request.scope["query_string"].decode("latin-1")) else ""
+        return Response(None, status_code=307, headers={"location": f"{mounting.prefix(request.scope)}/{query}"})
     return PAGE.answer("index.html", request)
 
 

@@ -17,7 +17,7 @@ from twinwire.protocol.schema import size
 from twinwire.protocol.wire import check_run_id
 from twinwire.runs import RunSpec
 from twinwire.transports.asgi import gone
-from twinwire.web import input as incoming, stream
+from twinwire.web import input as incoming, mounting, stream
 from twinwire.web.answers import HeldJson, JsonResponse
 from twinwire.web.guard import agent_headers, asker, starter
 from twinwire.web.input import AnswerBody, FollowQuery, MessageBody, StartBody
@@ -76,7 +76,8 @@ async def start_run(request: Request[Any, Any, Any], service: NamedDependency[Se
     info, new = await service.runs.start(spec)
     with stream.begun(spec, info.run_id):
         state = await service.runs.state(info.run_id, by)
-        return await told(service, state, status_code=201 if new else 200, headers={"location": f"/runs/{info.run_id}"})
+        location = f"{mounting.prefix(request.scope)}/runs/{info.run_id}"
+        return await told(service, state, status_code=201 if new else 200, headers={"location": location})
 
 
 @get("/runs/{run_id:str}", summary="A run")

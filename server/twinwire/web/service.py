@@ -19,6 +19,7 @@ from twinwire.transports import Verdict
 from twinwire.transports.heartbeats import Heartbeats
 from twinwire.transports.lifetime import Lifetimes
 from twinwire.transports.limiter import Limiter
+from twinwire.web.authentication import Authentication
 
 DRAIN_SECONDS = 0.7
 
@@ -28,7 +29,11 @@ made: WeakSet[Service] = WeakSet()
 
 
 class Service(Struct, frozen=True, weakref=True, eq=False):
-    """The objects that the routes of one server process share. `local` is the model that it runs itself, if it does."""
+    """The objects that the routes of one server process share.
+
+    `local` is the model that it runs itself, if it does. `application` tells whose a request is that has no credential
+    of this server's, if the app is embedded in an application that authenticates.
+    """
 
     settings: Settings
     auth: Auth
@@ -40,6 +45,7 @@ class Service(Struct, frozen=True, weakref=True, eq=False):
     tracer: Tracer = OFF
     local: LocalModel | None = None
     formats: Mapping[str, Format] = FORMATS
+    application: Authentication | None = None
 
     def __post_init__(self) -> None:
         made.add(self)

@@ -14,7 +14,7 @@ from msgspec import Struct
 
 from twinwire.auth import ANYBODY, Identity
 from twinwire.protocol import commands
-from twinwire.protocol.errors import BadRequest, Unauthenticated, UpgradeRequired
+from twinwire.protocol.errors import BadRequest, TwinwireError, Unauthenticated, UpgradeRequired
 from twinwire.protocol.wire import converted
 from twinwire.telemetry import ids
 from twinwire.transports import Verdict
@@ -22,7 +22,7 @@ from twinwire.transports.pump import Pump
 from twinwire.web import query, session
 from twinwire.web.answers import JsonResponse
 from twinwire.web.compat.ai_sdk_socket import Chat, ChatOptions, ChatSocket
-from twinwire.web.guard import identify
+from twinwire.web.guard import identified
 from twinwire.web.service import Service
 from twinwire.web.session import Socket
 
@@ -83,12 +83,17 @@ async def _serve(
         socket_of = kind(values)
     except BadRequest as error:
         refusal = error.code, error.close_code, error.message.encode()[:MAX_REASON].decode(errors="ignore")
-    by = None
+    by = verdict = None
     try:
-        by = identify(scope, service.auth, service.settings.cors_origin) if service.auth.on else ANYBODY
-        verdict = Verdict.BUSY if by is not None and service.limiter.full(by.user_id) else None
+        by = await identified(scope, service) if service.auth.on else ANYBODY
+        if by is not None and service.limiter.full(by.user_id):
+            verdict = Verdict.BUSY
+        elif by is None and not service.auth.takes_tokens:
+            verdict = Verdict.UNAUTHENTICATED
     except Unauthenticated:
         verdict = Verdict.UNAUTHENTICATED
+    except TwinwireError as error:
+        refusal = error.code, error.close_code, error.message
     if verdict is not None:
         refusal = verdict.name.lower(), verdict.code, verdict.reason
     chosen = SUBPROTOCOL if SUBPROTOCOL in scope["subprotocols"] else None
