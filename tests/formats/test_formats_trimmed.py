@@ -113,15 +113,13 @@ async def two(
         yield served[0], served[-1]
 
 
-async def trimmed(here: Running, there: Running, run_id: str) -> None:
-    """Wait until the run is trimmed, and each worker can tell its state."""
+async def trimmed(here: Running, run_id: str) -> None:
+    """Wait until the run is trimmed."""
     while (await here.runs.state(run_id, ANYBODY)).first == 1:  # noqa: ASYNC110 - there is no event to wait for
         await asyncio.sleep(0.005)
-    while here is not there and await there.runs.log.folded(run_id) is None:  # noqa: ASYNC110 - as above
-        await asyncio.sleep(0.005)
 
 
-async def long_run(here: Running, there: Running, puppets: Puppets, **fields: Any) -> Puppet:
+async def long_run(here: Running, puppets: Puppets, **fields: Any) -> Puppet:
     """A run that has said `WHOLE` in its first step, and is trimmed."""
     async with http(here) as client:
         asked = {"message": "hi", "on_disconnect": "continue", **fields}
@@ -131,7 +129,7 @@ async def long_run(here: Running, there: Running, puppets: Puppets, **fields: An
     puppet.say(*WORDS)
     run_id = puppet.request.run_id
     await until(lambda: here.runs._live[run_id].fold.text == WHOLE)
-    await trimmed(here, there, run_id)
+    await trimmed(here, run_id)
     return puppet
 
 
@@ -154,7 +152,7 @@ CHECKS: dict[str, Callable[[list[Any]], None]] = {
 async def test_each_format(name: str, two: tuple[Running, Running], puppets: Puppets) -> None:
     """The text of the step is whole, while the run goes on and after its end, also on a worker that does not own it."""
     here, there = two
-    puppet = await long_run(here, there, puppets)
+    puppet = await long_run(here, puppets)
     path = f"/runs/{puppet.request.run_id}/events?format={name}"
     async with http(there) as client:
         live = asyncio.create_task(client.get(path))
@@ -174,7 +172,7 @@ async def test_each_format(name: str, two: tuple[Running, Running], puppets: Pup
 async def test_a_cursor_is_no_business_of_theirs(name: str, two: tuple[Running, Running], puppets: Puppets) -> None:
     """A format that begins with the run refuses `after`, of a trimmed run as of any."""
     here, there = two
-    run_id = (await long_run(here, there, puppets)).request.run_id
+    run_id = (await long_run(here, puppets)).request.run_id
     async with http(there) as client:
         refused = await client.get(f"/runs/{run_id}/events?format={name}&after=30")
         assert (refused.status_code, refused.json()["field"]) == (400, "after")
@@ -183,7 +181,7 @@ async def test_a_cursor_is_no_business_of_theirs(name: str, two: tuple[Running, 
 async def test_a_snapshot(two: tuple[Running, Running], puppets: Puppets) -> None:
     """The snapshot of a trimmed run is whole on each worker, while the run goes on and when it has ended."""
     here, there = two
-    puppet = await long_run(here, there, puppets)
+    puppet = await long_run(here, puppets)
     path = f"/runs/{puppet.request.run_id}"
     async with http(there) as client:
         live = (await client.get(f"{path}/snapshot")).json()
@@ -198,7 +196,7 @@ async def test_a_snapshot(two: tuple[Running, Running], puppets: Puppets) -> Non
 async def test_a_chat_is_resumed(two: tuple[Running, Running], puppets: Puppets) -> None:
     """The AI SDK's page resumes a chat whose run is trimmed, over HTTP and over its socket."""
     here, there = two
-    puppet = await long_run(here, there, puppets, session_id="c")
+    puppet = await long_run(here, puppets, session_id="c")
     async with http(there) as client, opened(there) as connection:
         transport = Transport(connection)
         await transport.say("resume", "r1", id="c")
@@ -226,7 +224,7 @@ async def test_a_question_is_answered(two: tuple[Running, Running], puppets: Pup
         run.puppet.say(*WORDS)
         decided = await run.approve(here)
         told = frames(await first)
-        await trimmed(here, there, run.run_id)
+        await trimmed(here, run.run_id)
         assert text("ai-sdk", told[:-1]) == WHOLE
         answer = {"id": "c", "messages": [*said("a"), approved(ui(told))]}
         second = asyncio.create_task(other.post(chat, json=answer))
@@ -253,7 +251,7 @@ async def test_an_interrupt_is_resumed(two: tuple[Running, Running], puppets: Pu
         await until(lambda: here.runs._live[run.run_id].fold.text == WHOLE)
         choice = run.ask()
         [interrupt] = frames(await first)[-1]["outcome"]["interrupts"]
-        await trimmed(here, there, run.run_id)
+        await trimmed(here, run.run_id)
         mine = {"id": f"{run.run_id}-2", "role": "assistant", "content": WHOLE}
         resume = [{"interruptId": interrupt["id"], "status": "resolved", "payload": "dev"}]
         asked = {**body, "messages": [*body["messages"], mine], "runId": "r2", "resume": resume}
@@ -279,7 +277,7 @@ async def test_a_question_that_is_trimmed(two: tuple[Running, Running], puppets:
             assert (await decided).approved
             run.puppet.say(*WORDS)
             await until(lambda: here.runs._live[run.run_id].fold.text == WHOLE)
-        await trimmed(here, there, run.run_id)
+        await trimmed(here, run.run_id)
         gone: httpx.Response = await other.post(chat, json=answer)
         assert (gone.status_code, gone.json()["code"]) == (410, "gap")
         run.end("done")

@@ -60,6 +60,7 @@ logger = logging.getLogger("twinwire.log")
 
 AGAIN_SECONDS = 0.5
 ASK_SECONDS = 0.01
+FOLDED_LOOKS, FOLDED_SECONDS = 10, 0.05
 
 _info = msgspec.json.Decoder(RunInfo)
 
@@ -362,7 +363,12 @@ class RedisLog(RedisControl, Tails):
         return Page(records, stored.first, last, stored.ended or records[-1].last)
 
     async def folded(self, run_id: str) -> Folded | None:
-        kept = await lenient(self._link.call("HGET", self._keys.run(run_id), "folded"))
+        """See `EventLog`. The owner keeps it a moment after it has trimmed the run for the first time."""
+        for _ in range(FOLDED_LOOKS):
+            kept = await lenient(self._link.call("HGET", self._keys.run(run_id), "folded"))
+            if kept is not None:
+                break
+            await asyncio.sleep(FOLDED_SECONDS)
         try:
             return None if kept is None else folded_of(kept)
         except MALFORMED:
