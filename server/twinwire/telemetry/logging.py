@@ -347,7 +347,8 @@ class _WithoutSecrets(Mapping[str, Any]):
 
 
 def _scrubbed(value: Any) -> Any:
-    return scrub(value) if isinstance(value, str) else value
+    """Return a part of an access line without secrets. It may be a query alone, which nothing stands before."""
+    return scrub(f"?{value}")[1:] if isinstance(value, str) else value
 
 
 def _hide_secrets(record: logging.LogRecord) -> bool:
