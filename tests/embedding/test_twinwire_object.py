@@ -174,6 +174,7 @@ async def test_a_log_that_is_away(caplog: pytest.LogCaptureFixture) -> None:
         for _ in range(2):
             told = await http.post(f"{address.url}/runs", json={"message": "hi"})
             assert (told.status_code, told.json()["code"]) == (503, "runs_unavailable")
+            assert told.headers["x-request-id"]
         assert caplog.text.count("Twinwire could not start with a request. The Redis at") == 2
         with pytest.raises(InvalidStatus):
             await connect(address.ws_url, proxy=None)

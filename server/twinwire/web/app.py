@@ -287,6 +287,7 @@ async def _unready(error: TwinwireError, scope: Any, send: Any) -> None:
         return
     body = dump(error.payload())
     fields = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body)), (b"retry-after", b"1")]
+    fields += ids.current.get().header
     await send({"type": "http.response.start", "status": error.status, "headers": fields})
     await send({"type": "http.response.body", "body": body})
 

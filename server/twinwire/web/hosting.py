@@ -17,6 +17,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable
+from contextvars import Context
 from types import FrameType
 from typing import Any
 from weakref import WeakSet
@@ -63,7 +64,8 @@ class Hosting:
         if again and self.service.runs.draining:
             self._anew()
         if self._starting is None:
-            self._starting = loop.create_task(self.service.start())
+            # Without the ids of a request: what the service begins with, such as the log's tasks, goes on for all.
+            self._starting = loop.create_task(self.service.start(), context=Context())
         starting = self._starting
         try:
             await asyncio.shield(starting)
