@@ -16,7 +16,7 @@ from support.chats import http
 from support.followers import KINDS, Refused, rest, start
 from support.redis_server import fresh
 from support.serving import Puppets, Running, echo, serving
-from twinwire import AgentSpec, create_app
+from twinwire import AgentSpec, Settings, Twinwire, create_app
 from twinwire.agents.accepts import Accepts, accepted
 from twinwire.protocol.errors import BadRequest, IdempotencyMismatch
 
@@ -265,6 +265,20 @@ async def test_a_structured_answer_in_a_conversation(server: Running, puppets: P
             puppet.end()
             assert (await asking).json()["result"] == {"sum": 3}
     assert [turn["content"] for turn in puppet.request.history] == ["hi", '{"sum":3}']
+
+
+async def test_from_a_program(puppets: Puppets) -> None:
+    """A program that starts a run itself gives the same, and what the agent does not accept raises."""
+    ai = Twinwire({"mine": puppets}, settings=Settings(drain_timeout=0.0))
+    async with ai.lifespan():
+        run = await ai.start("mine", "hi", params=PARAMS, metadata=LABELS, parts=[IMAGE])
+        (puppet := await puppets.next()).end()
+        await run.wait()
+        request = puppet.request
+        assert (request.params, request.metadata, len(request.parts)) == (PARAMS, LABELS, 2)
+        with pytest.raises(BadRequest, match="`mine` does not accept the file"):
+            await ai.start("mine", "hi", parts=[FILE])
+    assert puppets.started == 1
 
 
 @pytest.mark.parametrize("below", ["direct", "plain"], indirect=True)
