@@ -17,6 +17,13 @@ from support.serving import Running, serving, until
 from twinwire import RunRequest
 from twinwire.runs.watchdog import HELD_SECONDS
 
+noticed = threading.Event()
+"""Set once a line says that the event loop is held."""
+
+
+def block() -> None:
+    noticed.wait(20)
+
 
 def nap(seconds: float) -> None:
     time.sleep(seconds)
@@ -24,13 +31,13 @@ def nap(seconds: float) -> None:
 
 async def sleeps(_: RunRequest) -> AsyncGenerator[str, None]:
     yield "a"
-    nap(3 * HELD_SECONDS)
+    block()
     yield "b"
 
 
 async def counts(_: RunRequest) -> AsyncGenerator[str, None]:
-    until_then = time.monotonic() + 3 * HELD_SECONDS
-    while time.monotonic() < until_then:
+    then = time.monotonic() + 20
+    while not noticed.is_set() and time.monotonic() < then:
         pass
     yield "a"
 
@@ -38,7 +45,7 @@ async def counts(_: RunRequest) -> AsyncGenerator[str, None]:
 async def starts_a_task(_: RunRequest) -> AsyncGenerator[str, None]:
     async def child() -> None:
         await asyncio.sleep(0)
-        nap(4 * HELD_SECONDS)
+        block()
 
     yield "a"
     await asyncio.create_task(child())
@@ -58,11 +65,23 @@ async def talks(_: RunRequest) -> AsyncGenerator[str, None]:
     yield "a"
 
 
+class Notice(logging.Handler):
+    """Sets `noticed`, in the thread that logs."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if "held the event loop" in record.getMessage():
+            noticed.set()
+
+
 @pytest.fixture
 async def server() -> AsyncIterator[Running]:
     agents = {"sleeps": sleeps, "counts": counts, "task": starts_a_task, "waits": waits, "talks": talks}
+    noticed.clear()
+    handler = Notice()
+    logging.getLogger("twinwire.runs").addHandler(handler)
     async with serving(agents) as server:
         yield server
+    logging.getLogger("twinwire.runs").removeHandler(handler)
 
 
 def lines(caplog: pytest.LogCaptureFixture) -> list[str]:
@@ -71,7 +90,7 @@ def lines(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [line for line in found if "held the event loop" in line]
 
 
-@pytest.mark.parametrize(("agent", "function"), [("sleeps", nap), ("counts", counts), ("task", nap)])
+@pytest.mark.parametrize(("agent", "function"), [("sleeps", block), ("counts", counts), ("task", block)])
 async def test_it_is_named(server: Running, agent: str, function: object, caplog: pytest.LogCaptureFixture) -> None:
     """One line names the agent, the run and the line of its own code, not the library's that it has called."""
     follower = await start("sse", server, agent=agent)
