@@ -239,7 +239,9 @@ def _own(found: Any) -> Litestar | None:
         return None
     from litestar import Litestar
 
-    app = found.app if type(found).__module__ == "twinwire.web.twinwire" and hasattr(found, "app") else found
+    from twinwire.web.twinwire import Twinwire
+
+    app = found.app if isinstance(found, Twinwire) else found
     return app if isinstance(app, Litestar) and hasattr(app.state, "service") else None
 
 
