@@ -57,6 +57,7 @@ SAMPLED = [
     *(f"auth/test_{name}.py" for name in ("auth_ownership", "auth_serve")),
     *(f"cli/test_{name}.py" for name in ("chat_questions", "cli_serve", "conversation", "logs", "traces_serve")),
     *(f"e2e/test_{name}.py" for name in ("page_asks", "page_looks", "page_send", "page_sharing", "patience")),
+    *(f"embedding/test_{name}.py" for name in ("embedding_document", "servers")),
     *(f"faults/test_{name}.py" for name in ("clock", "code_of_others", "moments", "network", "process", "rows")),
     *(f"logs/test_{name}.py" for name in ("redis_losses", "sqlite_losses")),
     *(f"runs/test_{name}.py" for name in ("run_inputs", "runs_let_go", "waiting")),
