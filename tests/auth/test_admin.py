@@ -115,3 +115,20 @@ def test_an_admin_needs_authentication() -> None:
     with pytest.raises(SettingsError) as caught:
         create_app(settings=Settings(admin=("root",)))
     assert caught.value.field == "--admin"
+
+
+async def test_an_admin_that_the_application_knows(puppets: Puppets) -> None:
+    """A user whom the application authenticates is an admin by the same name."""
+
+    async def authenticate(connection: Any) -> str | None:
+        name: str | None = connection.headers.get("x-user")
+        return name
+
+    async with serving({"mine": puppets}, admin=("root",), authenticate=authenticate) as server:
+        async with asking(server, **{"x-user": "alice"}) as alice:
+            run_id = (await alice.post("/runs", json={"message": "hi"})).json()["run_id"]
+            assert (await alice.delete("/users/bob")).status_code == 403
+        async with asking(server, **{"x-user": "root"}) as root:
+            assert [run["run_id"] for run in (await root.get("/runs")).json()["runs"]] == [run_id]
+            assert (await root.delete("/users/alice")).status_code == 204
+            assert (await root.get("/runs")).json() == {"runs": []}

@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 
 from support.credentials import asking
-from support.serving import Puppets, Running, serving, until
-from twinwire import EndedRun
+from support.serving import Puppets, Running, echo, serving, until
+from twinwire import EndedRun, Settings, Twinwire
+from twinwire.protocol.errors import RunNotFound
 from twinwire.runs import endings
 
 
@@ -79,6 +80,20 @@ async def test_at_the_end_of_the_server(puppets: Puppets) -> None:
     async with serving({"mine": puppets}, on_end=later) as server:
         run_id, _ = await begin(server, puppets)
     assert [(run.run_id, run.error_type, run.reason) for run in told] == [(run_id, "interrupted", "shutdown")]
+
+
+async def test_an_application_s_own() -> None:
+    """A `Twinwire` takes it as well; its user is told of, and forgotten, without a request."""
+    told: list[EndedRun] = []
+    ai = Twinwire({"echo": echo}, settings=Settings(), on_end=told.append)
+    async with ai.lifespan():
+        run = await ai.start("echo", "hello there", user="u", metadata={"team": "red"})
+        assert (await run.wait()).status == "completed"
+        await until(lambda: bool(told))
+        await ai.forget(user="u")
+        with pytest.raises(RunNotFound):
+            await run.wait()
+    assert [(each.run_id, each.user_id, each.metadata) for each in told] == [(run.run_id, "u", {"team": "red"})]
 
 
 def _raise(error: BaseException) -> Callable[[EndedRun], None]:

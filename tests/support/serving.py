@@ -45,8 +45,9 @@ class Running:
 
 @asynccontextmanager
 async def serving(agents: Mapping[str, Agent | AgentSpec] | None = None, **settings: Any) -> AsyncIterator[Running]:
-    """Serve these agents, `formats`, `on_end` and `webhooks` until the block ends; then shut down as SIGTERM would."""
-    given = {name: settings.pop(name) for name in ("formats", "on_end", "webhooks") if name in settings}
+    """Serve these agents, with what else `create_app` takes, until the block ends; then shut down as SIGTERM would."""
+    names = ("authenticate", "formats", "on_end", "webhooks")
+    given = {name: settings.pop(name) for name in names if name in settings}
     chosen = Settings(**{"drain_timeout": 0.0, "demo_rate": 0.0, **settings})
     app = create_app(agents, settings=chosen, **given)
     ready = asyncio.Event()
