@@ -148,6 +148,15 @@ def test_a_rejected_call_in_the_ai_sdk() -> None:
         assert call["state"] == state
 
 
+def test_a_call_that_is_rejected_too_late() -> None:
+    """A call whose agent had its result without waiting is not denied afterwards."""
+    no = answered({"decision": "reject", "reason": "no"})
+    told = values(ai_sdk.view().frames(records([START, APPROVAL, FINISH, no, END])))
+    assert "tool-output-denied" not in [chunk["type"] for chunk in told]
+    call, *_ = ai_sdk_parts(told)
+    assert call["state"] == "output-available"
+
+
 def test_a_question_in_the_ai_sdk() -> None:
     """It is a tool for the page to answer; what comes after it begins a step, so that the page sends it only once."""
     view = ai_sdk.view()

@@ -43,6 +43,7 @@ class Chunks:
         self._stepping = False  # the client has been told of a step, and not of its end
         self._answered = False  # a plain question, since the last step began
         self._called: dict[str, str] = {}  # the open calls of this step, and their tools
+        self._undecided: set[str] = set()  # calls that are to be approved, and have no result
         self._denied: set[str] = set()
         self.shown = 0
         """The number of texts, reasonings and calls in the events that were skipped."""
@@ -93,6 +94,7 @@ class Chunks:
                 return self._answer(id, result, ok)
             case parts.Question(id, call, data):
                 if call is not None and self._approvals:
+                    self._undecided.add(call)
                     prompt = str(data.get("prompt", ""))
                     return [{"type": "tool-approval-request", "approvalId": id, "toolCallId": call, "reason": prompt}]
                 asked = {name: value for name, value in data.items() if name not in _OURS and value is not None}
@@ -127,6 +129,7 @@ class Chunks:
 
     def _answer(self, call: str, result: Any, ok: bool) -> list[Chunk]:
         self._called.pop(call, None)
+        self._undecided.discard(call)
         denied = call in self._denied
         self._denied.discard(call)
         if ok:
@@ -143,6 +146,10 @@ class Chunks:
             if "answer" in end.data:
                 return [{"type": "tool-output-available", **about, "output": end.data["answer"]}]
             return [{"type": "tool-output-error", **about, "errorText": UNANSWERED}]
+        undecided = call in self._undecided
+        self._undecided.discard(call)
+        if end.rejected and not undecided:
+            return []  # the agent had a result without waiting
         if end.rejected:
             self._denied.add(call)
             return [{"type": "tool-output-denied", "toolCallId": call}]
