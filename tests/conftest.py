@@ -53,13 +53,16 @@ LONG_SECONDS = 600
 
 
 SAMPLED = [
-    *(f"agents/test_{name}.py" for name in ("emit_late", "agent_tools")),
+    *(f"agents/test_{name}.py" for name in ("emit_late", "agent_tools", "given")),
     *(f"auth/test_{name}.py" for name in ("auth_ownership", "auth_serve")),
-    *(f"cli/test_{name}.py" for name in ("chat_questions", "cli_serve", "conversation", "logs", "traces_serve")),
+    *(f"cli/test_{name}.py" for name in ("chat_questions", "cli_serve", "conversation", "logs")),
+    *(f"cli/test_{name}.py" for name in ("target", "traces_serve")),
     *(f"e2e/test_{name}.py" for name in ("page_asks", "page_looks", "page_send", "page_sharing", "patience")),
-    *(f"embedding/test_{name}.py" for name in ("embedding_document", "servers")),
+    *(f"embedding/test_{name}.py" for name in ("authenticate", "embedding_document", "mounts", "servers")),
     *(f"faults/test_{name}.py" for name in ("clock", "code_of_others", "moments", "network", "process", "rows")),
+    *(f"formats/test_{name}.py" for name in ("dialects_given", "formats_trimmed")),
     *(f"logs/test_{name}.py" for name in ("redis_losses", "sqlite_losses")),
+    *(f"runs/test_{name}.py" for name in ("deletion", "failure_words", "policies", "run_given")),
     *(f"runs/test_{name}.py" for name in ("run_inputs", "runs_let_go", "waiting")),
     *(f"server/test_{name}.py" for name in ("bursts", "proxies", "stalled_followers")),
 ]

@@ -9,13 +9,15 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator
 from inspect import getsourcelines
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from support.followers import rest, start
 from support.serving import Running, serving, until
 from twinwire import RunRequest
-from twinwire.runs.watchdog import HELD_SECONDS
+from twinwire.runs.watchdog import HELD_SECONDS, Watchdog
 
 noticed = threading.Event()
 """Set once a line says that the event loop is held."""
@@ -95,6 +97,7 @@ async def test_it_is_named(server: Running, agent: str, function: object, caplog
     """One line names the agent, the run and the line of its own code, not the library's that it has called."""
     follower = await start("sse", server, agent=agent)
     await rest(follower)
+    await until(lambda: bool(lines(caplog)))  # its thread has set `noticed` first
     [line] = lines(caplog)
     assert f"The agent {agent} has held the event loop for longer than 250 ms" in line
     assert follower.run_id in line
@@ -112,12 +115,29 @@ async def test_others_are_not(server: Running, agent: str, caplog: pytest.LogCap
 
 async def test_its_thread_ends(server: Running) -> None:
     """The thread is there while runs go on, and ends soon after them."""
+    others = set(threading.enumerate())
 
     def there() -> bool:
-        return any(thread.name == "twinwire watchdog" for thread in threading.enumerate())
+        return any(thread.name == "twinwire watchdog" for thread in set(threading.enumerate()) - others)
 
     await rest(await start("sse", server, agent="waits"))
     assert there()
     await until(lambda: not there())
     await rest(await start("sse", server, agent="waits"))
     assert there()
+
+
+def test_its_thread_ends_with_its_loop() -> None:
+    """A run that is left behind in a loop that was closed is watched no longer."""
+    live: dict[str, Any] = {"left": SimpleNamespace(_at_work=False)}
+    before = set(threading.enumerate())
+
+    async def begin() -> set[threading.Thread]:
+        watchdog = Watchdog(live)
+        watchdog._turned = False  # it has asked the loop for a turn that never comes
+        watchdog.start()
+        return set(threading.enumerate()) - before
+
+    [thread] = asyncio.run(begin())
+    thread.join(10)
+    assert not thread.is_alive()

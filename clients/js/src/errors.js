@@ -25,6 +25,7 @@ const STATUSES = new Map([
   ['input_expired', 409], ['run_ended', 409], ['not_accepted', 409], ['gap', 410], ['payload_too_large', 413],
   ['idempotency_mismatch', 422], ['too_many_runs', 429], ['rate_limited', 429], ['too_many_followed', 429],
   ['too_many_messages', 429], ['draining', 503], ['log_unavailable', 503], ['busy', 503], ['model_unavailable', 503],
+  ['authentication_unavailable', 503],
   ['unknown_outcome', 504],
 ]);
 

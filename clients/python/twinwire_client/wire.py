@@ -44,6 +44,7 @@ STATUSES = {
     "busy": 503,
     "draining": 503,
     "log_unavailable": 503,
+    "authentication_unavailable": 503,
     "model_unavailable": 503,
     "runs_unavailable": 503,
     "unknown_outcome": 504,

@@ -60,6 +60,9 @@ class Watchdog:
         told = False
         since = before = time.monotonic()
         for tick in itertools.count():
+            if loop.is_closed():  # a run that goes on in it will never end
+                self._thread = None
+                return
             if not self._goes_on():
                 return
             time.sleep(TICK_SECONDS)
@@ -67,7 +70,8 @@ class Watchdog:
             at_work = self._at_work(None if turned else ident)
             late, before = now - before > 2 * TICK_SECONDS, now  # of a machine that is too busy no agent is to blame
             if turned or late or at_work != suspect:
-                since, suspect, told = now, at_work, False
+                told = told and not turned and at_work == suspect  # late alone: it was told of this
+                since, suspect = now, at_work
                 if turned and (at_work is not None or tick % ASK_TICKS == 0):
                     self._turned = False
                     try:
