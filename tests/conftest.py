@@ -53,18 +53,27 @@ LONG_SECONDS = 600
 
 
 SAMPLED = [
-    *(f"agents/test_{name}.py" for name in ("emit_late", "agent_tools", "given")),
-    *(f"auth/test_{name}.py" for name in ("auth_ownership", "auth_serve")),
+    *(f"agents/test_{name}.py" for name in ("agent_approvals", "agent_tools", "emit_late", "given")),
+    *(f"auth/test_{name}.py" for name in ("auth_ownership", "auth_serve", "origins")),
     *(f"cli/test_{name}.py" for name in ("chat_questions", "cli_serve", "conversation", "logs")),
     *(f"cli/test_{name}.py" for name in ("target", "traces_serve")),
-    *(f"e2e/test_{name}.py" for name in ("page_asks", "page_looks", "page_send", "page_sharing", "patience")),
-    *(f"embedding/test_{name}.py" for name in ("authenticate", "embedding_document", "mounts", "servers")),
-    *(f"faults/test_{name}.py" for name in ("clock", "code_of_others", "moments", "network", "process", "rows")),
-    *(f"formats/test_{name}.py" for name in ("dialects_given", "formats_trimmed")),
-    *(f"logs/test_{name}.py" for name in ("redis_losses", "sqlite_losses")),
+    *(f"clients/test_client_{name}.py" for name in ("errors", "network", "sync", "threads", "vectors")),
+    *(f"clients/test_{name}.py" for name in ("consumer_contract", "js_client", "js_package", "scenes")),
+    *(f"e2e/test_client_{name}.py" for name in ("in_browser", "walls")),
+    *(f"e2e/test_page_{name}.py" for name in ("asks", "connection", "content", "looks", "send", "sharing")),
+    *(f"e2e/test_{name}.py" for name in ("patience", "react")),
+    *(f"embedding/test_{name}.py" for name in ("authenticate", "embedding_document", "mounts", "serve_command")),
+    "embedding/test_servers.py",
+    *(f"faults/test_{name}.py" for name in ("clock", "code_of_others", "crowd", "moments", "network", "process")),
+    *(f"faults/test_{name}.py" for name in ("rows", "upstream")),
+    *(f"formats/test_{name}.py" for name in ("dialects", "dialects_given", "formats_trimmed")),
+    "interop/test_interop.py",
+    *(f"logs/test_{name}.py" for name in ("redis_losses", "sqlite_losses", "two_workers")),
+    *(f"models/test_{name}.py" for name in ("local_model", "upstream_vectors")),
     *(f"runs/test_{name}.py" for name in ("deletion", "failure_words", "policies", "run_given")),
     *(f"runs/test_{name}.py" for name in ("run_inputs", "runs_let_go", "waiting")),
-    *(f"server/test_{name}.py" for name in ("bursts", "proxies", "stalled_followers")),
+    *(f"server/test_{name}.py" for name in ("bursts", "flow_control", "http_input", "memory", "proxies")),
+    *(f"server/test_{name}.py" for name in ("stalled_followers", "verdicts")),
 ]
 """The modules whose tests have many variants, each of which takes a while: every third is made on each commit."""
 

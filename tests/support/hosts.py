@@ -93,14 +93,21 @@ async def _hello() -> str:
 def litestar_plugin(ai: Twinwire, path: str = "/ai") -> AsgiApp:
     """Litestar, and the plugin."""
     sessions = ServerSideSessionConfig()
-    return Litestar([_login, _logout, _hello], plugins=[ai.plugin(path)], middleware=[sessions.middleware])
+    return Litestar(
+        [_login, _logout, _hello], plugins=[ai.plugin(path)], middleware=[sessions.middleware], logging_config=None
+    )
 
 
 def litestar_mount(ai: Twinwire, path: str = "/ai") -> AsgiApp:
     """Litestar, and a mount of its own."""
     sessions = ServerSideSessionConfig()
     mount = asgi(path, is_mount=True, copy_scope=True)(ai)
-    return Litestar([_login, _logout, _hello, mount], lifespan=[ai.lifespan], middleware=[sessions.middleware])
+    return Litestar(
+        [_login, _logout, _hello, mount],
+        lifespan=[ai.lifespan],
+        middleware=[sessions.middleware],
+        logging_config=None,  # Litestar's own sets this whole process to INFO, and other tests measure its memory
+    )
 
 
 def django_app(ai: Twinwire, path: str = "/ai") -> AsgiApp:

@@ -98,6 +98,9 @@ class Hosting:
     async def _end(self) -> None:
         await self.service.drain()
         _attended.discard(self)
+        for other in tuple(_attended):
+            if other.loop is None or other.loop.is_closed():
+                _attended.discard(other)  # left behind in it, and never drained
         if not _attended:
             _restore()
             _release()
