@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
+from weakref import WeakSet
 
 import pytest
 
@@ -40,8 +41,9 @@ class Handlers:
 
 
 @pytest.fixture
-def handlers() -> Iterator[Handlers]:
-    """Handlers as a server sets them, for the time of a test."""
+def handlers(monkeypatch: pytest.MonkeyPatch) -> Iterator[Handlers]:
+    """Handlers as a server sets them, for the time of a test, and no apps but those of the test."""
+    monkeypatch.setattr(hosting, "_attended", WeakSet())  # a signal would drain a server that other tests share
     kept = signal.getsignal(signal.SIGTERM)
     made = Handlers()
     signal.signal(signal.SIGTERM, made.server)
