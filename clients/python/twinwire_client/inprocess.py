@@ -15,7 +15,7 @@ import httpx
 AsgiApp = Callable[[Any, Any, Any], Awaitable[None]]
 
 LEAVE_SECONDS = 1.0
-"""How long an app may go on with an answer that nobody reads any more, before its task is cancelled."""
+"""The time that an app has for an answer that nobody reads any more, before its task is cancelled."""
 
 
 class InProcess(httpx.AsyncBaseTransport):

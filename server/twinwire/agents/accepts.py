@@ -1,4 +1,4 @@
-"""What an agent reads beside a text: its attribute `accepts`, or that of its `AgentSpec`."""
+"""The things that an agent reads beside a text: its attribute `accepts`, or that of its `AgentSpec`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _PARTS = set(KINDS.values())
 
 
 class Accepts(Struct, frozen=True):
-    """What the `agent` of this name reads beside a text.
+    """The things that the `agent` of this name reads beside a text.
 
     Of the `words`, `image` and `file` are parts of a message, and `params` any setting of a run; each other word is the
     name of one setting. What an agent does not accept is refused, never dropped.

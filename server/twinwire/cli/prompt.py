@@ -22,7 +22,7 @@ except ImportError:  # a Python that was built without it: lines then have no hi
     readline = None  # type: ignore[assignment]
 
 CAN_ASK = termios is not None
-"""Whether lines can be read from a terminal while a run goes on."""
+"""True if lines can be read from a terminal while a run goes on."""
 
 MAX_HISTORY = 1000
 

@@ -38,7 +38,7 @@ ROOTED = (
     (b'"/page/', b'"page/'),
     (b"address(globalThis.location?.origin)", b"address(new URL('..', import.meta.url).href)"),
 )
-"""How files name what is below the root, and the same from where they are: in a folder, or HTML beside the folders."""
+"""The names that files have for what is below the root, and those from where they are: a folder, or beside it."""
 WORTHWHILE = 0.9  # A file is sent compressed if that has at most this share of its size.
 
 

@@ -8,7 +8,7 @@ another question answered, and paid for, than the one that was asked. Each diale
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from twinwire.agents.accepts import Accepts
@@ -69,7 +69,7 @@ class Turn(NamedTuple):
 
 
 class Asked(NamedTuple):
-    """What a request asks: the conversation, which the user's message ends, and the run's settings and labels.
+    """The contents of a request: the conversation, which the user's message ends, and the run's settings and labels.
 
     `ignored` are the parts of the request that have no effect.
     """
@@ -212,6 +212,32 @@ def as_role(role: Any, path: str) -> str:
         why = f"is {str(role)[:64]!r}, which is not understood"
         raise refused(f"{path}.role", why, "leave the message out")
     return _ROLES[role]
+
+
+def as_content(
+    content: Any, path: str, texts: Collection[str], media: Callable[[Body, str, str], Part | None]
+) -> Content:
+    """Return the content of a message, which is a string or a list of parts. Raise `BadRequest`.
+
+    `texts` are the fields of a text. `media` reads a part, at its path and of its type, or returns None for a type
+    that it does not know.
+    """
+    found = Content()
+    if content is None or isinstance(content, str):
+        found.say(content or "")
+        return found
+    if not isinstance(content, list):
+        raise wrong(path, "a string, or a list of parts")
+    for index, part in enumerate(content):
+        at = f"{path}[{index}]"
+        kind = str(as_object(part, at).get("type"))
+        if kind == "text":
+            found.say(as_text(part, at, texts))
+        elif (read := media(part, at, kind)) is not None:
+            found.add(read, at)
+        else:
+            raise not_understood(at, kind)
+    return found
 
 
 def as_text(part: Body, path: str, known: Collection[str]) -> str:

@@ -18,16 +18,15 @@ from twinwire.web.compat.dialects import (
     Reply,
     Turn,
     answers,
+    as_content,
     as_file,
     as_image,
     as_messages,
     as_object,
     as_role,
-    as_text,
     asked,
     check_media,
     empty,
-    not_understood,
     of_one_run,
     only,
     refused,
@@ -143,23 +142,10 @@ def _turn(said: Body, path: str, accepts: Accepts) -> Turn | None:
 
 
 def _content(content: Any, path: str, role: str, accepts: Accepts) -> Content:
-    """Return the content of a message, which is a string or a list of parts."""
-    found = Content()
-    if content is None or isinstance(content, str):
-        found.say(content or "")
-        return found
-    if not isinstance(content, list):
-        raise wrong(path, "a string, or a list of parts")
-    for index, part in enumerate(content):
-        at = f"{path}[{index}]"
-        kind = str(as_object(part, at).get("type"))
-        if kind == "text":
-            found.say(as_text(part, at, _TEXT))
-        elif kind in _KINDS or kind == "binary":
-            found.add(_media(part, at, role, accepts), at)
-        else:
-            raise not_understood(at, kind)
-    return found
+    def media(part: Body, at: str, kind: str) -> Part | None:
+        return _media(part, at, role, accepts) if kind in _KINDS or kind == "binary" else None
+
+    return as_content(content, path, _TEXT, media)
 
 
 def _media(part: Body, path: str, role: str, accepts: Accepts) -> Part:
@@ -182,7 +168,7 @@ def _media(part: Body, path: str, role: str, accepts: Accepts) -> Part:
 
 
 class _Source(NamedTuple):
-    """Where the bytes of an image or a file are: `how` is `data`, `url` or `file`; `value` stands at the `path`."""
+    """The place of the bytes of an image or a file: `how` is `data`, `url` or `file`; `value` stands at the `path`."""
 
     how: str
     value: Any

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from twinwire.agents.accepts import Accepts
-from twinwire.protocol.parts import KINDS, checked, wrong
+from twinwire.protocol.parts import KINDS, Part, checked, wrong
 from twinwire.web.compat.dialects import (
     COMMON,
     Asked,
@@ -13,14 +13,13 @@ from twinwire.web.compat.dialects import (
     Content,
     Fields,
     Turn,
+    as_content,
     as_messages,
     as_object,
     as_role,
-    as_text,
     asked,
     check_media,
     empty,
-    not_understood,
     only,
     refused,
 )
@@ -52,7 +51,7 @@ _ANSWER = {
     "provider_specific_fields",
 }
 _BESIDE = {"cache_control", "annotations", "id", "index"}
-"""What a part may have beside its content."""
+"""The fields that a part may have beside its content."""
 _STREAM_OPTIONS = {"include_usage", "include_obfuscation", "continuous_usage_stats"}
 _TEXT_FORMAT = {"type": "text"}
 
@@ -92,24 +91,13 @@ def _refusal_as_text(part: Any) -> Any:
 
 
 def _content(content: Any, path: str, role: str, accepts: Accepts) -> Content:
-    """Return the content of a message, which is a string or a list of parts."""
-    found = Content()
-    if content is None or isinstance(content, str):
-        found.say(content or "")
-        return found
-    if not isinstance(content, list):
-        raise wrong(path, "a string, or a list of parts")
-    for index, part in enumerate(content):
-        at = f"{path}[{index}]"
-        kind = str(as_object(part, at).get("type"))
-        if kind == "text":
-            found.say(as_text(part, at, {"type", "text", *_BESIDE}))
-        elif kind in KINDS:
-            check_media(KINDS[kind], at, accepts, role)
-            found.add(checked({name: value for name, value in part.items() if name not in _BESIDE}, at), at)
-        else:
-            raise not_understood(at, kind)
-    return found
+    def media(part: Body, at: str, kind: str) -> Part | None:
+        if kind not in KINDS:
+            return None
+        check_media(KINDS[kind], at, accepts, role)
+        return checked({name: value for name, value in part.items() if name not in _BESIDE}, at)
+
+    return as_content(content, path, {"type", "text", *_BESIDE}, media)
 
 
 def _check_settings(body: Body, accepts: Accepts) -> None:
