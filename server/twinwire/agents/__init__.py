@@ -13,6 +13,7 @@ from typing import Any, Protocol, TypeAlias
 from msgspec import Struct, field
 
 from twinwire.agents.given import Given
+from twinwire.agents.past import Checkpoints, Past, unkept
 from twinwire.agents.talk import Call, Decision, Messages, Talk, silent
 from twinwire.fence import RunOver
 from twinwire.models import Message, ToolCall, Usage
@@ -111,6 +112,9 @@ class RunRequest(Struct):
     `cancelled_by` tells an agent that is being cancelled, or closed, what has ended its run: `user`, `nobody_followed`,
     `deadline`, `shutdown`, `budget`, or `interrupted` (the log has lost the run). It is None while the run goes on, and
     if the agent itself has ended it.
+
+    `past` is what another process has done of this run, which this one goes on with; None if the run begins here.
+    `checkpoints` is what `checkpoint` and `can_resume` are made of.
     """
 
     message: str
@@ -128,6 +132,22 @@ class RunRequest(Struct):
     parts: list[dict[str, Any]] = field(default_factory=list)
     headers: dict[str, str] = field(default_factory=dict)
     cancelled_by: str | None = None
+    past: Past | None = None
+    checkpoints: Checkpoints = unkept
+
+    @property
+    def can_resume(self) -> bool:
+        """True if another process can go on with the run: the agent is resumable, and the log outlives this one."""
+        return self.checkpoints.kept
+
+    async def checkpoint(self, state: Any, *, counts: bool = False) -> None:
+        """Keep `state`, any JSON, for the process that goes on with the run if this one ends: its `past.state` then.
+
+        What the agent has told until now is in the log on return, and counts. What it tells from now on counts only
+        with `counts`, or from the next checkpoint on: else, cut off, it is void, and is to be told again. Does nothing
+        unless `can_resume`. Raises as `events.dump` for what is no JSON.
+        """
+        await self.checkpoints.write(state, counts=counts)
 
     @property
     def can_ask(self) -> bool:
@@ -161,7 +181,8 @@ Agent: TypeAlias = Callable[[RunRequest], AsyncIterable[Given] | Awaitable[Any]]
 What a coroutine function returns is the run's result: any JSON, or one of `Given`, which is told. A text is told as the
 answer unless the agent has told one before. If it is an async iterator, the run goes on with that.
 
-One that does not read `RunRequest.messages` has an attribute `takes_messages` that is False. An attribute `accepts`
+One that does not read `RunRequest.messages` has an attribute `takes_messages` that is False. One that goes on from
+`RunRequest.past` has an attribute `resumable` that is True: a run of any other ends with its process. An attribute `accepts`
 names what it reads of `RunRequest.params` and `RunRequest.parts`; see `accepts.Accepts`.
 """
 

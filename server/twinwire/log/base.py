@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from enum import Enum
 from sys import getsizeof
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import msgspec
 from msgspec import Struct, field
 
 from twinwire.log.saying import Noted, Outcome, Saying
 from twinwire.protocol.events import Record
+
+if TYPE_CHECKING:
+    from twinwire.log.orphan import Orphan
 
 Unsubscribe = Callable[[], None]
 
@@ -109,7 +112,8 @@ class Page(Struct, frozen=True):
 class RunState(Struct, frozen=True):
     """A run and what the log holds of it, as a `Page` tells it; `terminal` is the terminal event once it is there.
 
-    `size` is about how many bytes of events the log holds.
+    `size` is about how many bytes of events the log holds. `owner` is the worker that has the run now, which may be
+    another than the one that started it (`RunInfo.owner`).
     """
 
     info: RunInfo
@@ -117,6 +121,7 @@ class RunState(Struct, frozen=True):
     last: int
     terminal: Record | None
     size: int = 0
+    owner: str = ""
 
 
 class RunSummary(Struct, frozen=True):
@@ -215,10 +220,18 @@ class Sink(Protocol):
 
 
 class EventLog(Protocol):
-    """The store of events: one writer per run, any number of readers."""
+    """The store of events: one writer per run, any number of readers.
 
-    async def create(self, run: RunInfo, *, idempotency_key: str | None, quota: Quota | None = None) -> RunInfo:
-        """Open the log of a run.
+    `outlives` is true of a log that is there after its process: another can go on with a run then, from what `create`
+    and `append` have kept for it until the run's end. No client can read that.
+    """
+
+    outlives: bool
+
+    async def create(
+        self, run: RunInfo, *, idempotency_key: str | None, quota: Quota | None = None, start: bytes = b""
+    ) -> RunInfo:
+        """Open the log of a run. `start` is all that another process needs to begin it; empty if none can go on.
 
         Return `run`, or the run that this user started with this key before. Raise `IdempotencyMismatch` if that one's
         fingerprint differs; `TooManyRuns` or `RateLimited` if a new run is over its user's quota, in which runs count
@@ -226,9 +239,13 @@ class EventLog(Protocol):
         """
         ...
 
-    def append(self, run_id: str, expected_last: int, records: Sequence[Record]) -> Awaitable[None] | None:
+    def append(
+        self, run_id: str, expected_last: int, records: Sequence[Record], checkpoint: bytes | None = None
+    ) -> Awaitable[None] | None:
         """Append records, at least one, whose numbers follow `expected_last`, and wake the followers.
 
+        A `checkpoint` takes the place of the one before, with the records or not at all; there may be no record with
+        it. An empty one says that no other process can go on with the run any more.
         Return None if it is done, else an awaitable: a log in memory costs its writer no coroutine.
         Raise `StaleWriter`, having appended nothing, if the log is elsewhere or has ended. To append the same again is
         no error.
@@ -358,6 +375,14 @@ class Owner(Protocol):
         """Return whether this process still writes this run, which it created and has neither ended nor given up."""
         ...
 
+    async def take_over(self, orphan: Orphan) -> bool:
+        """Go on with a run whose process is gone, by `Control.claim`, or find that somebody else has been faster.
+
+        Return False if this process cannot: it has no such agent, no room, or is about to end. Another may, until the
+        log ends the run as interrupted. Raises `LogUnavailable`.
+        """
+        ...
+
 
 class Control(Protocol):
     """The facts about runs that are no events, for all workers that use one log.
@@ -389,8 +414,23 @@ class Control(Protocol):
         """The session is free again, if this run held it."""
         ...
 
+    async def claim(self, orphan: Orphan, records: Sequence[Record]) -> bool:
+        """Make this worker the owner of an orphan, and append its records, whose numbers follow `orphan.last`, as one.
+
+        Return False, having done nothing, if the run is an orphan no more, or not this one any more. From then on
+        this worker appends to it, and no append of its owner before is taken.
+        """
+        ...
+
+    async def release(self, run_id: str) -> None:
+        """Let another process go on with a run of this one at once, which writes no more to it."""
+        ...
+
     async def cancel(self, run: RunInfo) -> None:
-        """Have the run's owner cancel it, wherever that is."""
+        """Have the run's owner cancel it, wherever that is.
+
+        If the owner is gone, whoever goes on with the run cancels it.
+        """
         ...
 
     async def tell(self, run: RunInfo, saying: Saying) -> Outcome:
