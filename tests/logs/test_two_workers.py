@@ -295,7 +295,7 @@ async def test_an_owner_that_says_nothing(
     kind: str, two_that_ask: tuple[Running, Running], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nobody can tell whether it was taken: that is said, and the same again settles it."""
-    monkeypatch.setattr("twinwire.runs.registry.SAY_SECONDS", 0.3)
+    monkeypatch.setattr("twinwire.runs.reach.SAY_SECONDS", 0.3)
     a, b = two_that_ask
     follower = await start(kind, a)
     run_id, asked = follower.run_id, await until_asked(follower)
@@ -313,7 +313,7 @@ async def test_an_owner_that_says_nothing(
 
 async def test_a_dead_owner(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The outcome of an answer to a run whose worker has died is unknown until another one ends the run."""
-    monkeypatch.setattr("twinwire.runs.registry.SAY_SECONDS", 0.3)
+    monkeypatch.setattr("twinwire.runs.reach.SAY_SECONDS", 0.3)
     url, agent = fresh("&lease=1"), Scripted()
     async with serving({"mine": agent}, log=url) as a, serving({"mine": agent}, log=url) as b:
         follower = await start(kind, a)
@@ -333,7 +333,7 @@ async def test_an_error_that_nobody_thought_of(
     kind: str, two_that_ask: tuple[Running, Running], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A message that the owner fails on is unknown to whoever sent it, and holds up nothing that comes after it."""
-    monkeypatch.setattr("twinwire.runs.registry.SAY_SECONDS", 0.5)
+    monkeypatch.setattr("twinwire.runs.reach.SAY_SECONDS", 0.5)
     a, b = two_that_ask
     follower = await start(kind, a)
     run_id, asked = follower.run_id, await until_asked(follower)

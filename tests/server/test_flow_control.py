@@ -12,7 +12,7 @@ import pytest
 
 from support.followers import KINDS, Refused, WsFollower, attach, check, number, rest, start, text
 from support.serving import Puppet, Puppets, Running, serving, until
-from twinwire.runs import registry
+from twinwire.runs import attendance
 from twinwire.transports import Verdict
 
 pytestmark = [
@@ -317,7 +317,7 @@ async def test_a_follower_elsewhere_has_its_grace_too(
         return answers.pop(0)
 
     monkeypatch.setattr(server.runs.log, "followed", followed)
-    monkeypatch.setattr(registry, "RECHECK_SECONDS", 0.05)
+    monkeypatch.setattr(attendance, "RECHECK_SECONDS", 0.05)
     follower, puppet = await begun(server, puppets, on_disconnect="cancel_after:0.4")
     await follower.close()
     loop = asyncio.get_running_loop()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
-import time
 from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
@@ -60,7 +59,7 @@ class EndedRun(Struct, frozen=True, kw_only=True):
             error_type="interrupted" if lost else fold.error_type,
             reason=fold.reason,
             usage=fold.usage,
-            duration=round(time.monotonic() - run.began, 3),
+            duration=run.duration,
             result=fold.result,
             metadata=info.metadata,
         )

@@ -1,47 +1,39 @@
-"""All runs of this process: start (once per idempotency key), cancel, count followers, drain."""
+"""All runs of this process: their starts (once per idempotency key), their ends, and the drain."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import secrets
 import time
-from collections import Counter
 from collections.abc import Collection, Coroutine, Mapping, Sequence
 from typing import Any
-
-import msgspec
 
 from twinwire.agents import Agent
 from twinwire.agents.accepts import Accepts, accepted
 from twinwire.agents.spec import AgentSpec, spec_of
-from twinwire.auth import ANYBODY, Identity
+from twinwire.auth import ANYBODY
 from twinwire.fence import guard_tasks
-from twinwire.log import STOPPING, Departure, Folded, Quota, RunInfo, RunState, SessionKey, Store
-from twinwire.log.saying import Noted, Outcome, Saying
+from twinwire.log import STOPPING, Quota, RunInfo, SessionKey, Store
 from twinwire.models import Message, patience
 from twinwire.protocol.errors import (
     AgentNotFound,
-    CursorGone,
     Draining,
     LogUnavailable,
     RunInterrupted,
     RunNotFound,
     SessionBusy,
     TooManyRuns,
-    UnknownOutcome,
 )
-from twinwire.protocol.events import decode, timestamp
-from twinwire.protocol.fold import Fold, as_text
-from twinwire.protocol.start import GRACE_SECONDS
-from twinwire.protocol.wire import check_run_id, new_run_id, trace_of
+from twinwire.protocol.events import timestamp
+from twinwire.protocol.fold import as_text
+from twinwire.protocol.wire import new_run_id, trace_of
+from twinwire.runs.attendance import Attendance
 from twinwire.runs.budget import Budget, Live, Share
 from twinwire.runs.endings import Endings
-from twinwire.runs.heard import PAGE_EVENTS, finished, heard
 from twinwire.runs.inputs import InputLimits
-from twinwire.runs.kept import CancelStatus, Kept
 from twinwire.runs.policies import Policy
-from twinwire.runs.reserve import Claim, Reserve
+from twinwire.runs.reach import Reach
+from twinwire.runs.reserve import Reserve
 from twinwire.runs.run import Run
 from twinwire.runs.spec import RunSpec
 from twinwire.runs.thoughts import Held
@@ -57,11 +49,9 @@ LIVE_BYTES = 2**28
 RESERVE_BYTES, RESERVE_SECONDS = 2**26, 10.0
 CUT = "\n\n[This answer was cut off here.]"
 """The note that a session's history has after an incomplete answer, so that the model does not take it for whole."""
-SAY_SECONDS = 5.0  # within which it is known whether a run has taken something that was said to it
-RECHECK_SECONDS = 5.0  # how soon a run that only other workers follow is looked at again
 
 
-class Runs(Kept):
+class Runs(Reach, Attendance):
     """The runs of this process and the agents they use; the `Owner` of its runs to the log.
 
     The default agent is the one named `react`, or else the first. `policies` are those of each agent, by its name.
@@ -90,6 +80,7 @@ class Runs(Kept):
     ) -> None:
         if not agents:
             raise ValueError("`agents` must have at least one agent.")
+        super().__init__()
         self.log = log
         self.agents = {name: spec_of(agent) for name, agent in agents.items()}
         for name in self.agents:
@@ -104,9 +95,6 @@ class Runs(Kept):
         self.reserve = reserve or Reserve(RESERVE_BYTES, RESERVE_SECONDS)
         self._live: dict[str, Run] = {}
         self._starting = 0  # runs that are on their way into `_live`
-        self._elsewhere: Counter[str] = Counter()  # followers here of runs that go on elsewhere
-        self._dropped: dict[str, asyncio.TimerHandle] = {}  # of each run that a follower was dropped from, until when
-        self.dropped_seconds: float = GRACE_SECONDS
         self._tasks: set[asyncio.Task[None]] = set()
         self._idle: asyncio.Future[None] | None = None
         self.started = 0
@@ -240,19 +228,6 @@ class Runs(Kept):
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _cancel_if_unfollowed(self, run: Run) -> None:
-        try:
-            followed = await self.log.followed(run.info.run_id)
-        except LogUnavailable:
-            followed = True  # nobody knows
-        if followed:
-            run.followers.elsewhere = True
-            run.followers.wait(RECHECK_SECONDS)
-        elif run.followers.elsewhere:
-            run.followers.gone()  # the last of them has gone since, and the grace begins
-        else:
-            run.cancel("nobody_followed")
-
     def _end(self, run: Run, spec: RunSpec, share: Share, span: Span) -> None:
         share.release()
         span.end(run.fold.error_type, status=run.fold.status, usage=run.fold.usage)
@@ -283,185 +258,6 @@ class Runs(Kept):
                 "The turn of the run %s may be lost from its conversation, because the log is unavailable.",
                 run.info.run_id,
             )
-
-    async def seek(self, run_id: str, after: int, by: Identity, *, recapped: bool = False) -> RunState:
-        """Return the run, for `by` to follow it after event number `after`. Raises `RunNotFound`, `CursorGone`.
-
-        With `recapped`, whoever follows begins with the run's state if the event after `after` is trimmed.
-        """
-        try:
-            state = await self.state(run_id, by)
-        except RunNotFound:
-            self._metrics.cursors["not_found"] += 1
-            raise
-        if not (recapped or state.first - 1 <= after) or after > state.last:
-            self._metrics.cursors["gap"] += 1
-            raise CursorGone(state.first, state.last)
-        ended = state.terminal is not None and after == state.last
-        self._metrics.cursors["ended" if ended else "resumed" if after else "begun"] += 1
-        return state
-
-    def _here(self, run_id: str, by: Identity) -> Run | None:
-        """Return the run if it goes on here and is for `by` to see. A foreign one is looked up as an unknown one is."""
-        run = self._live.get(run_id)
-        return run if run is not None and by.sees(run_id, run.info.user_id) else None
-
-    async def claim(self, run_id: str, by: Identity) -> Claim:
-        """Reserve what a snapshot of this run may cost, to be held until the client has it.
-
-        Raises `RunNotFound` and `Busy`.
-        """
-        if (run := self._here(check_run_id(run_id), by)) is not None:
-            return await self.reserve.take(run.size)
-        return await self.reserve.take((await self.state(run_id, by)).size)
-
-    async def snapshot(self, run_id: str, by: Identity) -> Folded:
-        """Return the state of a run.
-
-        Raises `RunNotFound`, and `CursorGone` if the run's first events are trimmed and the log has not kept its state.
-        """
-        if (run := self._here(check_run_id(run_id), by)) is not None:
-            return await run.snapshot()
-        trimmed = (await self.state(run_id, by)).first > 1
-        kept = await self.log.folded(run_id) if trimmed else None
-        fold, seq = (Fold(), 0) if kept is None else (Fold.restored(kept.state), kept.seq)
-        while (page := await self.log.page(run_id, seq, PAGE_EVENTS)).records:
-            for record in page.records:
-                fold.apply(decode(record.body))
-            seq = page.records[-1].seq
-            await asyncio.sleep(0)  # a long run's events are read in turns with everybody else's
-        return Folded(seq, fold.state)
-
-    def folded(self, run_id: str) -> Folded | None:
-        """See `Owner`."""
-        return None if (run := self._live.get(run_id)) is None else run.folded
-
-    async def cancel(self, run_id: str, by: Identity) -> CancelStatus:
-        """Cancel a run, wherever it goes on. Idempotent. Raises `RunNotFound`, as `state`."""
-        if (run := self._here(run_id, by)) is not None:  # first, so that it needs no log
-            return "accepted" if run.cancel("user") else "already_finished"
-        state = await self.state(run_id, by)
-        if state.terminal is not None or state.info.owner == self.log.worker:
-            return "already_finished"  # its terminal event is in the log, or on its way
-        await self.log.cancel(state.info)
-        return "accepted"
-
-    async def say(self, run_id: str, saying: Saying, by: Identity) -> Outcome:
-        """Say something to a run, wherever it goes on, and return what has become of it. The `message_id` is its key.
-
-        Raises `RunNotFound`, as `state`; what `Inputs.hear` raises, or a `TwinwireError` of the same code, for what the
-        run refuses; `UnknownOutcome` if nobody could tell within `SAY_SECONDS`.
-        """
-        by, again = by.apart, bool(saying.message_id)
-        if not again:
-            saying = msgspec.structs.replace(saying, message_id=secrets.token_hex(8))
-        try:
-            async with asyncio.timeout(SAY_SECONDS):
-                if (run := self._here(check_run_id(run_id), by)) is not None:
-                    return await self._hear(run, saying)
-                state = await self.state(run_id, by)
-                if state.terminal is None and state.info.owner != self.log.worker:
-                    outcome = await self._tell(state.info, saying)
-                    if outcome.status != "already_finished":
-                        return outcome
-                return await heard(self.log, state, saying) if again else finished(saying)
-        except TimeoutError:
-            raise UnknownOutcome(saying.message_id) from None
-
-    async def _tell(self, info: RunInfo, saying: Saying) -> Outcome:
-        try:
-            return await self.log.tell(info, saying)
-        except LogUnavailable:  # it may have been said
-            raise UnknownOutcome(saying.message_id) from None
-
-    async def _hear(self, run: Run, saying: Saying) -> Outcome:
-        try:
-            return await run.inputs.hear(saying)
-        except LogUnavailable:  # the run has lost its log
-            raise UnknownOutcome(saying.message_id) from None
-
-    async def hear(self, run_id: str, saying: Saying) -> Outcome | None:
-        """See `Owner`."""
-        run = self._live.get(run_id)
-        return None if run is None else await self._hear(run, saying)
-
-    def _note(self, run: Run) -> None:
-        """Let all workers know of a run's questions, and whether it waits."""
-        self.log.note(run.info, Noted(run.fold.questions, run.fold.waiting))
-
-    async def asked(self, run_id: str) -> Noted:
-        """Return what a run that goes on asks now: as it is here, or as its owner has noted it."""
-        run = self._live.get(run_id)
-        return await self.log.noted(run_id) if run is None else Noted(run.fold.questions, run.fold.waiting)
-
-    @property
-    def waiting(self) -> tuple[int, int]:
-        """Return how many runs of this process wait for their users, and how many questions are open."""
-        folds = [run.fold for run in self._live.values()]
-        return sum(fold.waiting for fold in folds), sum(len(fold.questions) for fold in folds)
-
-    def cancel_here(self, run_id: str) -> None:
-        """See `Owner`."""
-        if (run := self._live.get(run_id)) is not None:
-            run.cancel("user")
-
-    def follow(self, run_id: str) -> None:
-        """Somebody follows this run on this worker from now on, or has come back after being dropped."""
-        if (dropped := self._dropped.pop(run_id, None)) is not None:
-            dropped.cancel()
-        elif (run := self._live.get(run_id)) is not None:
-            run.followers.come()
-        else:
-            self._elsewhere[run_id] += 1
-            if self._elsewhere[run_id] == 1:
-                self.log.follow(run_id)
-
-    def unfollow(self, run_id: str, departure: Departure = Departure.GONE) -> None:
-        """Somebody who followed this run on this worker has gone.
-
-        The one who was dropped last counts as present for `dropped_seconds` more, or until somebody comes.
-        """
-        if departure is not Departure.DROPPED:
-            self._less(run_id, left=departure is Departure.LEFT)
-            return
-        if (before := self._dropped.pop(run_id, None)) is not None:
-            before.cancel()
-            self._less(run_id)
-        loop = asyncio.get_running_loop()
-        self._dropped[run_id] = loop.call_later(self.dropped_seconds, self._forget_dropped, run_id)
-
-    def _forget_dropped(self, run_id: str) -> None:
-        del self._dropped[run_id]
-        self._less(run_id)
-
-    def _less(self, run_id: str, *, left: bool = False) -> None:
-        """Count one follower less."""
-        if run_id in self._elsewhere:
-            self._elsewhere[run_id] -= 1
-            if self._elsewhere[run_id] == 0:
-                del self._elsewhere[run_id]
-                self.log.unfollow(run_id, left=left)
-        elif (run := self._live.get(run_id)) is not None:
-            run.followers.go(left=left)
-
-    def unfollowed(self, run_id: str, *, left: bool = False) -> None:
-        """See `Owner`."""
-        if (run := self._live.get(run_id)) is not None:
-            run.followers.gone(left=left)
-
-    def block(self, run_id: str) -> None:
-        """See `Owner`."""
-        if (run := self._live.get(run_id)) is not None:
-            run.block()
-
-    def unblock(self, run_id: str) -> None:
-        """See `Owner`."""
-        if (run := self._live.get(run_id)) is not None:
-            run.unblock()
-
-    def owns(self, run_id: str) -> bool:
-        """See `Owner`."""
-        return run_id in self._live
 
     async def drain(self, grace: float) -> None:
         """Start no more runs, let those that go on finish for `grace` seconds, then end them as interrupted."""

@@ -13,14 +13,11 @@ from contextvars import copy_context
 from threading import get_ident
 from typing import Any, Literal
 
-import msgspec
-
 from twinwire.agents import Agent, RunRequest, nobody, takes_messages
 from twinwire.agents.given import Given, awaitable, event_of, returned
 from twinwire.agents.talk import silent
 from twinwire.fence import Fence, RunOver, enter, let_go, report
-from twinwire.log import EventLog, Folded, RunInfo
-from twinwire.models import Usage
+from twinwire.log import EventLog, RunInfo
 from twinwire.models.adapters import PushStream
 from twinwire.protocol.errors import BudgetSpent, RunError
 from twinwire.protocol.events import (
@@ -31,15 +28,14 @@ from twinwire.protocol.events import (
     StreamEventType,
     checked,
     chunk_text,
-    timestamp,
 )
-from twinwire.protocol.fold import STATUSES, Fold
 from twinwire.runs.budget import Share
 from twinwire.runs.deadline import Deadline
-from twinwire.runs.failure import error_event, failure
+from twinwire.runs.failure import error_event
 from twinwire.runs.followers import Followers
 from twinwire.runs.inputs import InputLimits, Inputs
-from twinwire.runs.thoughts import Held, Thought
+from twinwire.runs.telling import Telling
+from twinwire.runs.thoughts import Held
 from twinwire.runs.writer import Room, Writer
 from twinwire.telemetry.logging import tell
 from twinwire.telemetry.metrics import Metrics
@@ -49,13 +45,13 @@ logger = logging.getLogger("twinwire.runs")
 _THINKING = StreamEventType.THINKING
 
 
-class Run:
+class Run(Telling):
     """A run that goes on in this process.
 
-    Thoughts that are not yet a phrase wait in `held`. `orphan_timeout` is the number of seconds that the run may go on
-    with nobody following it, or None. `on_orphaned(run)` is called when it has had no follower here for that long,
-    `on_input(run)` when something was asked or said, or the run waits no longer, `on_end(run)` once, when the terminal
-    event is in the log. With `debug` an ERROR has the words of the exception that the agent raised.
+    `orphan_timeout` is the number of seconds that the run may go on with nobody following it, or None.
+    `on_orphaned(run)` is called when it has had no follower here for that long, `on_input(run)` when something was
+    asked or said, or the run waits no longer, `on_end(run)` once, when the terminal event is in the log. With `debug`
+    an ERROR has the words of the exception that the agent raised.
 
     While the agent's task runs, `_at_work` is set: what it emits is appended when it suspends. A call of `emit` from
     elsewhere, such as a callback, appends at once. A run whose terminal event is written is `over`. The agent learns
@@ -87,33 +83,30 @@ class Run:
         on_input: Callable[[Run], None],
         on_end: Callable[[Run], None],
     ) -> None:
-        self.info = info
-        self.request = request
+        # Whoever ends the run: its last line in the log has its own ids, those of the context that it begins in.
+        ended = functools.partial(copy_context().run, self._ended)
+        writer = Writer(log, info.run_id, ended, metrics)
+        super().__init__(info, request, writer, budget=budget, held=held, debug=debug)
         request.emit = self.emit
-        self.fold = Fold()
-        self.over = False
         self.followers = Followers(orphan_timeout, functools.partial(on_orphaned, self))
         self.task: asyncio.Task[None] | None = None
         self._agent = agent
         self._deadline = Deadline(deadline, inputs.longest, self._expire)
-        self._debug = debug
-        self._budget = budget
-        self._check = None if budget is None else functools.partial(budget.check, request, self.fold)
-        self._held = held
-        self._thought = Thought()
         self._on_input = on_input
         self._on_end = on_end
         self._metrics = metrics
-        # Whoever ends the run: its last line in the log has its own ids, those of the context that it begins in.
-        self._writer = Writer(log, info.run_id, functools.partial(copy_context().run, self._ended), metrics)
         self._loop = asyncio.get_running_loop()
         self._thread = get_ident()
-        self.began = time.monotonic()
         may = {"can_ask": can_ask, "takes_messages": takes_messages(agent)}
         self.inputs = Inputs(info.run_id, self._hear, self._writer.flushed, inputs, calls=self.fold.tools, **may)
         request.talk = self.inputs
         self._cancelled_at: float | None = None
-        self._at_work = self._told = self._begun = False
+        self._at_work = self._told = False
+
+    @property
+    def duration(self) -> float:
+        """Return the seconds since the run began."""
+        return self._ends.duration
 
     def start(self) -> asyncio.Task[None]:
         """Begin. Return the task that drives the agent."""
@@ -132,31 +125,11 @@ class Run:
         """Let the agent go on."""
         self._writer.unblock()
 
-    @property
-    def size(self) -> int:
-        """Return how many bytes of events the run has written; its state is no larger."""
-        return self._writer.size
-
-    @property
-    def folded(self) -> Folded:
-        """Return the state so far. Some of its events may not be in the log yet."""
-        return Folded(self._writer.last, self.fold.state)
-
-    async def snapshot(self) -> Folded:
-        """Return the state that the events in the log come to.
-
-        Raises `LogUnavailable` if the log is no longer ours to write, and so has something else.
-        """
-        self._release()
-        self._writer.flush()
-        await self._writer.flushed()
-        return self.folded
-
     def cancel(self, reason: Literal["user", "nobody_followed"]) -> bool:
         """End the run as cancelled, with the answer so far. Return False if it is over already."""
         if not self.over:
             self._cancelled_at = time.monotonic()
-        terminal = self._finish("cancelled")
+        terminal = self._ends.finish("cancelled")
         terminal.data["reason"] = reason
         return self._stop(terminal, reason)
 
@@ -232,7 +205,7 @@ class Run:
             result = returned(told, self.emit, silent=not self.fold.text)
             self._release()
             self._afford()
-            terminal = self._finish("completed", result)
+            terminal = self._ends.finish("completed", result)
         except RunError as error:
             with Fence(
                 logger,
@@ -247,9 +220,9 @@ class Run:
                 self._expire()
             elif not self.over:
                 report(logger, error, "In the run %s the agent %s failed.", self.info.run_id, self.info.agent)
-                terminal = self._failed(error)
+                terminal = self._ends.failed(error)
             let_go(error)
-        self._terminate(terminal or self._failed(None))
+        self._terminate(terminal or self._ends.failed(None))
 
     async def _pull(self, events: AsyncIterable[Given]) -> None:
         try:
@@ -328,7 +301,7 @@ class Run:
         """
         if asyncio.current_task() is None:
             report(logger, error, "In the run %s the agent %s failed.", self.info.run_id, self.info.agent)
-            self._terminate(self._failed(error))
+            self._terminate(self._ends.failed(error))
             return
         if not self._at_work:
             self._writer.flush()
@@ -338,46 +311,8 @@ class Run:
             ) from error  # a task that raises the error may end the loop
         raise error
 
-    def _think(self, phrases: Sequence[StreamEvent]) -> None:
-        """Write these phrases of a thought; what comes after them waits for more."""
-        if self._writer.last == 0:
-            self._begin()
-        if phrases:
-            self._held.remove(self._release_held)
-        for phrase in phrases:
-            self._write(phrase)
-        if self._thought.text:
-            self._held.add(self._release_held)
-
-    def _release(self) -> None:
-        """Write the thought that is held back, if there is one. Raises `BudgetSpent`, and then it is lost."""
-        if self._thought.text:
-            self._held.remove(self._release_held)
-            self._write(self._thought.take(len(self._thought.text)))
-
-    def _release_held(self) -> None:
-        """Write the thought that is held back, now."""
-        try:
-            self._release()
-        except RunError as error:
-            self.fail(error)
-        self._writer.flush()
-
-    def _write(self, event: StreamEvent) -> None:
-        """Write an event that is no terminal one. Raises `BudgetSpent`."""
-        writer = self._writer
-        if event.type == StreamEventType.AGENT_START and self._begun:
-            return  # something was said to the run before its agent told anything
-        if writer.last == 0 and event.type != StreamEventType.AGENT_START:
-            self._begin()
-        waited = self.fold.waiting
-        writer.put(event, self._check)
-        self.fold.apply(event)
-        if event.type in INPUT_TYPES or self.fold.waiting != waited:
-            self._look(waited)
-
-    def _look(self, waited: bool) -> None:
-        """See whether the run waits for its user, and stop or start what must not end it meanwhile."""
+    def _look(self, *, waited: bool) -> None:
+        """Stop or start what must not end the run while it waits; see `Telling`."""
         if self.fold.waiting != waited:
             for each in (self._deadline, self.followers):
                 each.go_on() if waited else each.hold()
@@ -397,25 +332,6 @@ class Run:
         if not self._at_work:
             self._writer.flush()
 
-    def _afford(self) -> None:
-        """Raise `BudgetSpent` if an agent that would end as completed has used too many tokens."""
-        if self._budget is not None and not self.over:
-            self._usage()
-            self._budget.spend(self.request.usage, self.fold.said, self._writer.last, self._writer.size)
-
-    def _begin(self) -> None:
-        """Write an AGENT_START: the agent's first event is none."""
-        self._begun = True
-        start = {"input": self.request.message, "config": {"agent": self.info.agent}, "max_steps": None}
-        self._writer.put(StreamEvent(StreamEventType.AGENT_START, start))
-
-    def _put(self, terminal: StreamEvent) -> None:
-        terminal = checked(self._filled(terminal))
-        if self._writer.last == 0:
-            self._begin()
-        self._writer.put(terminal)
-        self.fold.apply(terminal)
-
     def _terminate(self, event: StreamEvent) -> None:
         """Write the terminal event, completed if the agent left something out. Only the first call does anything."""
         if self.over:
@@ -425,9 +341,9 @@ class Run:
         with Fence(
             logger, "In the run %s the agent %s failed while it was ended.", self.info.run_id, self.info.agent
         ) as fence:
-            self._put(event)
+            self._end_with(event, self.inputs.messages.ids)
         if fence.error is not None:
-            self._put(self._failed(fence.error))
+            self._end_with(self._ends.failed(fence.error), self.inputs.messages.ids)
         self._close()
 
     def _close(self) -> None:
@@ -437,47 +353,6 @@ class Run:
         self.inputs.close()
         self._deadline.stop()
         self.followers.stop()
-
-    def _filled(self, event: StreamEvent) -> StreamEvent:
-        """Complete a terminal event, whose nulls count as left out."""
-        data = event.data
-        if event.type == StreamEventType.ERROR:
-            text = data.get("message") or data.get("error") or RunError.message
-            data = {**data, "error_type": data.get("error_type") or "agent_error", "message": text, "error": text}
-            if data.get("usage") is None and any((usage := self._usage()).values()):
-                data["usage"] = usage
-        else:
-            known = {name: value for name, value in data.items() if value is not None or name == "result"}
-            data = {**self._finish("completed").data, **known}
-            if data["status"] not in STATUSES:
-                data["status"] = "completed"
-        step = {} if self.fold.step is None else {"step": self.fold.step}
-        # An AGENT_START comes first, if only now.
-        events = max(self._writer.last, 1) + 1
-        unread = {"unread": ids} if (ids := self.inputs.messages.ids) else {}
-        return StreamEvent(event.type, data, event.timestamp, {**step, **event.metadata, **unread, "events": events})
-
-    def _failed(self, error: BaseException | None) -> StreamEvent:
-        """Return the ERROR for what the agent raised."""
-        return error_event(failure(error, self.info.run_id, debug=self._debug))
-
-    def _finish(self, status: Literal["completed", "cancelled"], result: Any = None) -> StreamEvent:
-        result = self.fold.text if result is None else result
-        data = {"result": result, "duration": self._duration(), "status": status, "usage": self._usage()}
-        return StreamEvent(StreamEventType.AGENT_FINISH, data, timestamp())
-
-    def _usage(self) -> dict[str, int]:
-        """Return what the run has cost. The request is the agent's: what it has there may be anything."""
-        with Fence(
-            logger, "In the run %s the agent %s gave a usage that cannot be used.", self.info.run_id, self.info.agent
-        ) as fence:
-            self.request.usage = msgspec.convert(self.request.usage, Usage, from_attributes=True)
-        if fence.error is not None:
-            self.request.usage = Usage()
-        return self.request.usage.told
-
-    def _duration(self) -> float:
-        return round(time.monotonic() - self.began, 3)
 
     def _tell(self, what: str, **fields: Any) -> None:
         info = self.info
@@ -495,6 +370,6 @@ class Run:
         self.request.emit, self.request.talk = nobody, silent  # it and the run hold each other
         if self._cancelled_at is not None:
             self._metrics.cancelled.add(time.monotonic() - self._cancelled_at)
-        told = {"status": self.fold.status, "error_type": self.fold.error_type, "duration": self._duration()}
+        told = {"status": self.fold.status, "error_type": self.fold.error_type, "duration": self.duration}
         self._tell("The run ended.", **told, events=self._writer.last, usage=self.fold.usage)
         self._on_end(self)
