@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from twinwire.settings import Settings
     from twinwire.telemetry.ids import log_ids
     from twinwire.tools.ask import AskTool
-    from twinwire.tools.base import Tool, ToolError, ToolRegistry
+    from twinwire.tools.base import Tool, ToolError, ToolRegistry, call_key
     from twinwire.tools.read import ReadTool
     from twinwire.tools.search import SearchTool
     from twinwire.web.app import create_app
@@ -71,6 +71,7 @@ _HOME = {
     "Twinwire": "web.twinwire",
     "TwinwireError": "protocol.errors",
     "Usage": "models",
+    "call_key": "tools.base",
     "create_app": "web.app",
     "from_thread": "agents.threads",
     "log_ids": "telemetry.ids",
@@ -113,6 +114,7 @@ __all__ = [
     "Twinwire",
     "TwinwireError",
     "Usage",
+    "call_key",
     "create_app",
     "from_thread",
     "log_ids",

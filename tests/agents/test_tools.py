@@ -11,7 +11,17 @@ from typing import Any
 import pytest
 
 from support.tool_files import write
-from twinwire.tools import AskTool, ReadTool, SearchTool, Tool, ToolError, ToolRegistry, ToolResult
+from twinwire.tools import (
+    AskTool,
+    Effects,
+    ReadTool,
+    SearchTool,
+    Tool,
+    ToolError,
+    ToolRegistry,
+    ToolResult,
+    call_key,
+)
 from twinwire.tools.base import Approval
 from twinwire.tools.demo import SendTool
 
@@ -216,3 +226,51 @@ def test_tools_are_made_as_in_the_guide() -> None:
     read, search = registry.specs
     assert read["function"]["parameters"]["required"] == ["path"]
     assert set(search["function"]["parameters"]["properties"]) == {"pattern", "regex", "glob"}
+
+
+@pytest.mark.parametrize("effects", ["none", "idempotent", "once"])
+def test_registry_knows_the_effects_of_a_tool(effects: Effects) -> None:
+    """A tool's effects are those that it declares; of one that is not registered they may be anything."""
+    registry, probe = ToolRegistry(), Probe()
+    assert registry.effects("Probe") == probe.effects == "once"
+    probe.effects = effects
+    registry.register_tool(probe)
+    assert registry.effects("Probe") == effects
+
+
+@pytest.mark.parametrize("effects", ["twice", "", None, True])
+def test_registry_refuses_unknown_effects(effects: Any) -> None:
+    """Effects that are none of the three are a ValueError, and the tool is not registered."""
+    registry, probe = ToolRegistry(), Probe()
+    probe.effects = effects
+    with pytest.raises(ValueError, match="The `effects` of the tool 'Probe' must be `none`, `idempotent` or `once`"):
+        registry.register_tool(probe)
+    assert len(registry) == 0
+
+
+def test_tools_that_read_have_no_effects() -> None:
+    """The tools that come with Twinwire have no effects, but for the demo's, which plays at having some."""
+    tools = [ReadTool("."), SearchTool("."), AskTool(), SendTool()]
+    assert [tool.effects for tool in tools] == ["none", "none", "none", "once"]
+
+
+class Keyed(Tool):
+    """Returns the key of its call, as a thread sees it."""
+
+    name = "Keyed"
+    description = "Returns its key."
+    effects = "idempotent"
+
+    async def run(self, parameters: Mapping[str, Any]) -> str:  # noqa: ARG002 - the interface's
+        return await asyncio.to_thread(call_key)
+
+
+async def test_a_call_has_a_key() -> None:
+    """A tool has the key that its caller gives, else a new one for each call; outside of a tool there is none."""
+    registry = ToolRegistry()
+    registry.register_tool(Keyed())
+    assert (await registry.call("Keyed", {}, 5, key="k1")).text == "k1"
+    given = {(await registry.call("Keyed", {}, 5)).text for _ in range(3)}
+    assert (len(given), {len(key) for key in given}) == (3, {32})
+    with pytest.raises(LookupError, match="within the `run` of a tool"):
+        call_key()

@@ -39,6 +39,7 @@ class AskTool(Tool):
         },
         "required": ["question"],
     }
+    effects = "none"
 
     @staticmethod
     def question(parameters: Mapping[str, Any]) -> Question:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import secrets
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
+from contextvars import ContextVar
 from inspect import iscoroutinefunction
-from typing import Any, Literal, TypeAlias, TypeVar
+from typing import Any, Literal, TypeAlias, TypeVar, get_args
 
 import msgspec
 from msgspec import Struct
@@ -23,6 +25,22 @@ P = TypeVar("P", bound=Struct)
 Approval: TypeAlias = bool | Callable[[Mapping[str, Any]], bool]
 """True if a tool's calls need the user's approval, or a function that says it of one call's parameters."""
 
+Effects: TypeAlias = Literal["none", "idempotent", "once"]
+"""What a tool's calls do to the world; see `Tool.effects`."""
+
+_key: ContextVar[str] = ContextVar("call_key")
+
+
+def call_key() -> str:
+    """Return the key of the call that the running tool makes, to give to a service as its idempotency key.
+
+    The key is the same if another process makes the call again. No other call has it, in this run or another. It is 32
+    hexadecimal digits, and tells nothing of the run. Raises `LookupError` outside of `Tool.run`.
+    """
+    if (key := _key.get(None)) is None:
+        raise LookupError("`call_key` must be called within the `run` of a tool.")
+    return key
+
 
 class ToolError(Exception):
     """A tool's failure, told to the model and to followers in these words: no secret, no path outside the project."""
@@ -36,11 +54,18 @@ class ToolResult(Struct, frozen=True):
 
 
 class Tool(ABC):
-    """One tool. `parameters` is the JSON Schema of the object that `run` takes."""
+    """One tool. `parameters` is the JSON Schema of the object that `run` takes.
+
+    `effects` decides about a call during which the process of its run has ended. The process that goes on with the run
+    makes the call again if the `effects` are `none` (the tool only reads) or `idempotent` (with the same `call_key` it
+    takes effect once). It does not if they are `once`, since the call may have taken effect: the model is told that
+    nobody knows.
+    """
 
     name: str
     description: str
     parameters: Mapping[str, Any] = {"type": "object", "properties": {}}
+    effects: Effects = "once"
 
     @abstractmethod
     async def run(self, parameters: Mapping[str, Any]) -> str:
@@ -76,13 +101,19 @@ class ToolRegistry:
         self._left: set[asyncio.Task[ToolResult]] = set()
 
     def register_tool(self, tool: Tool, *, approval: Approval = False) -> None:
-        """Add a tool. Raise `ValueError` if its name is taken, and `TypeError` if `approval` is of no use.
+        """Add a tool. Raise `ValueError` if its name is taken, or its `effects` are none of the three.
+
+        Raise `TypeError` if `approval` is of no use.
 
         `approval` is True if the user must approve each call before it is run, or a function that takes a call's
         parameters and returns that. It is called on the event loop. If it raises, the user is asked.
         """
         if tool.name in self._tools:
             raise ValueError(f"A tool named {tool.name!r} is registered already.")
+        if (effects := getattr(tool, "effects", None)) not in get_args(Effects):
+            raise ValueError(
+                f"The `effects` of the tool {tool.name!r} must be `none`, `idempotent` or `once`, not {effects!r}."
+            )
         if not callable(approval) and not isinstance(approval, bool):
             raise TypeError("`approval` must be True, False or a function of the parameters.")
         if iscoroutinefunction(approval):
@@ -99,6 +130,15 @@ class ToolRegistry:
     def get(self, name: str) -> Tool | None:
         """Return the tool of this name, if there is one."""
         return self._tools.get(name)
+
+    def unknown(self, name: str) -> str:
+        """Return what a model is told that calls a tool of this name, which there is not."""
+        return f"There is no tool named {name!r}. The tools are: {', '.join(self._tools) or 'none'}."
+
+    def effects(self, name: str) -> Effects:
+        """Return the effects of a tool's calls: of one that is not registered (any more) they may be anything."""
+        tool = self._tools.get(name)
+        return "once" if tool is None else tool.effects
 
     def needs_approval(self, name: str, parameters: Mapping[str, Any]) -> bool:
         """Return whether the user must approve this call before `call` runs it: the agent asks. Never raises."""
@@ -125,19 +165,20 @@ class ToolRegistry:
             raise ToolError("The call's arguments must be a JSON object.")
         return parameters
 
-    async def call(self, name: str, parameters: Mapping[str, Any], timeout: float, *, call_id: str = "") -> ToolResult:
+    async def call(
+        self, name: str, parameters: Mapping[str, Any], timeout: float, *, call_id: str = "", key: str = ""
+    ) -> ToolResult:
         """Run one call for at most `timeout` seconds. Never raises but when cancelled itself.
 
         A tool that is late, or whose caller is cancelled, is cancelled and not waited for: it may not stop. `call_id`
-        is the model's, for the call's span.
+        is the model's, for the call's span. `key` is the call's `call_key`, by default a random one.
         """
         tool = self._tools.get(name)
         if tool is None:
-            known = ", ".join(self._tools) or "none"
-            return ToolResult(f"There is no tool named {name!r}. The tools are: {known}.", "error")
+            return ToolResult(self.unknown(name), "error")
         span = tracing.current.get().tool(name, call_id)
         with span:
-            task = asyncio.create_task(_run(name, tool, parameters))
+            task = asyncio.create_task(_run(name, tool, parameters, key or secrets.token_hex(16)))
         try:
             await asyncio.wait({task}, timeout=timeout)
         except asyncio.CancelledError:
@@ -159,8 +200,9 @@ class ToolRegistry:
         task.cancel()
 
 
-async def _run(name: str, tool: Tool, parameters: Mapping[str, Any]) -> ToolResult:
+async def _run(name: str, tool: Tool, parameters: Mapping[str, Any], key: str) -> ToolResult:
     """Run a tool within the fence. Raise only if this task is cancelled."""
+    _key.set(key)  # in this task's context
     with Fence(logger, "The tool %s failed.", name):
         try:
             text = await tool.run(parameters)

@@ -40,6 +40,7 @@ class ReadTool(Tool):
         "offset to read on with. Hidden files, files that git ignores, symbolic links and binary files are not read."
     )
     parameters = schema(ReadParameters)
+    effects = "none"
 
     def __init__(self, project_root: str | os.PathLike[str]) -> None:
         self._project = Project(project_root)

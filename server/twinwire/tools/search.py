@@ -63,6 +63,7 @@ class SearchTool(Tool):
         "symbolic links, binary files and, in a search of lines, files over 1 MiB are skipped."
     )
     parameters = schema(SearchParameters)
+    effects = "none"
 
     def __init__(
         self, project_root: str | os.PathLike[str] = ".", *, max_hits: int = 100, seconds: float = 5.0
