@@ -182,8 +182,8 @@ What a coroutine function returns is the run's result: any JSON, or one of `Give
 answer unless the agent has told one before. If it is an async iterator, the run goes on with that.
 
 One that does not read `RunRequest.messages` has an attribute `takes_messages` that is False. One that goes on from
-`RunRequest.past` has an attribute `resumable` that is True: a run of any other ends with its process. An attribute `accepts`
-names what it reads of `RunRequest.params` and `RunRequest.parts`; see `accepts.Accepts`.
+`RunRequest.past` has an attribute `resumable` that is True: a run of any other ends with its process. An attribute
+`accepts` names what it reads of `RunRequest.params` and `RunRequest.parts`; see `accepts.Accepts`.
 """
 
 

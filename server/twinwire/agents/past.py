@@ -20,10 +20,10 @@ class Past(Protocol):
     after: int
     trimmed: bool
 
-    def events(self, after: int = 0) -> AsyncIterator[StreamEvent]:
-        """Yield the events after number `after` that count: not those that were void. They are read page by page.
+    def events(self, after: int = 0, *, void: bool = False) -> AsyncIterator[StreamEvent]:
+        """Yield the events of other processes after number `after` that count, or all, with those that are `void`.
 
-        Raises `CursorGone` if the first of them are trimmed, and `LogUnavailable`.
+        They are read page by page. Raises `CursorGone` if the first of them are trimmed, and `LogUnavailable`.
         """
         ...
 

@@ -36,7 +36,8 @@ class Usage(Struct):
     """Tokens, as the model's server counted them; in an answer, those of this call so far.
 
     `cached_tokens` are some of the prompt's, `reasoning_tokens` some of the completion's. `estimated_tokens` are those
-    that no server has counted, yet or at all: they count for a run's budget, and no event tells them.
+    that no server has counted, yet or at all: they count for a run's budget, and no event tells them. `voided_tokens`
+    are those of calls that were cut off with the process that made them, counted or estimated, and in no other count.
     """
 
     prompt_tokens: int = 0
@@ -45,6 +46,7 @@ class Usage(Struct):
     cached_tokens: int = 0
     reasoning_tokens: int = 0
     estimated_tokens: int = 0
+    voided_tokens: int = 0
 
     def add(self, other: Usage, before: Usage | None = None) -> None:
         """Add another call's tokens to these, without those that were added of it `before`."""
@@ -60,13 +62,13 @@ class Usage(Struct):
     @property
     def spent(self) -> int:
         """Return all tokens that count for a budget."""
-        return self.counted + self.estimated_tokens
+        return self.counted + self.estimated_tokens + self.voided_tokens
 
     @property
     def told(self) -> dict[str, int]:
-        """Return the counts as a terminal event has them: those of parts only if there are any."""
+        """Return the counts as a terminal event has them: those of parts, and void ones, only if there are any."""
         counts = {name: getattr(self, name) for name in ("prompt_tokens", "completion_tokens")}
-        parts = {name: getattr(self, name) for name in ("cached_tokens", "reasoning_tokens")}
+        parts = {name: getattr(self, name) for name in ("cached_tokens", "reasoning_tokens", "voided_tokens")}
         return {**counts, "total_tokens": self.counted, **{name: count for name, count in parts.items() if count}}
 
 
