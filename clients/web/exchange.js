@@ -45,7 +45,7 @@ export class Exchange {
     this.meter = new Meter('message' in subject);
     this.follow = new Follow(client, subject, transport, {
       event: (event) => this.#event(event),
-      state: (state) => this.#join(state),
+      state: (state, seq) => this.#join(state, seq),
       status: () => this.#status(),
       retry: (said) => this.#retry(said),
     });
@@ -145,10 +145,10 @@ export class Exchange {
     this.#page.changed(this);
   }
 
-  /** @param {State} state */
-  #join(state) {
+  /** @param {State} state @param {number} seq */
+  #join(state, seq) {
     this.#fold = new Fold(state);
-    this.turn.restore(state);
+    this.turn.restore(state, seq);
     this.#page.changed(this);
   }
 

@@ -5,7 +5,7 @@
 /** A run there is, or a new one. @typedef {{runId: string} | {message: string, sessionId: string}} Subject */
 /**
  * `state` is what the events before the first one came to, if those are kept no longer.
- * @typedef {{event: (event: StreamEvent) => void, state: (state: State) => void, status: () => void,
+ * @typedef {{event: (event: StreamEvent) => void, state: (state: State, seq: number) => void, status: () => void,
  *   retry: (said: string | null) => void}} Hear
  */
 
@@ -127,10 +127,10 @@ export class Follow {
     const run = this.runId
       ? this.#client().attach(this.runId, { ...(this.#joins ? { snapshot: true } : { after: this.#base }), transport })
       : this.#client().stream(message, { ...options, transport });
-    run.on('snapshot', ({ state }) => {
+    run.on('snapshot', ({ seq, state }) => {
       if (run !== this.#run) return;
       this.#joins = false;
-      this.#hear.state(state);
+      this.#hear.state(state, seq);
     });
     run.on('event', (event) => {
       if (run !== this.#run) return;

@@ -9,8 +9,8 @@ const KEPT = 96;
 const MEASURABLE_MS = 100;
 const WIDTH = 240;
 const HEIGHT = 48;
-/** The time of a tool, or of the user's answer, is not the model's pace. */
-const PAUSES = new Set(['TOOL_CALL_START', 'INPUT_REQUESTED', 'INPUT_ANSWERED']);
+/** The time of a tool, of the user's answer, or without a process, is not the model's pace. */
+const PAUSES = new Set(['TOOL_CALL_START', 'INPUT_REQUESTED', 'INPUT_ANSWERED', 'RUN_RESUMED']);
 
 export class Meter {
   /** ms from the question to the first token, of thought or answer. @type {number | null} */ first = null;

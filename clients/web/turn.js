@@ -6,6 +6,10 @@ import { Markdown } from './markdown.js';
 
 /** @import { QuestionData, State, StreamEvent } from '/client/index.js' */
 /** @typedef {(inputId: string, answer: unknown) => Promise<{status: string}>} Answer */
+/**
+ * What an event began to show; `start` is the length of the answer before it.
+ * @typedef {{child: HTMLElement, number: number, start: number}} Shown
+ */
 
 /**
  * What grows until something else comes between.
@@ -17,6 +21,9 @@ function asMarkdown(result) {
   if (typeof result === 'string' || result === null || result === undefined) return result ?? '';
   return `\`\`\`json\n${readable(result)}\n\`\`\``;
 }
+
+/** The number of the event of this id. @param {string} id */
+const numberOf = (id) => Number(id.split('-')[2]);
 
 const TAIL = 120;
 const NOTABLE_MS = 100;
@@ -129,6 +136,12 @@ function part(title, text) {
 /** An event of a type that only its agent knows. @param {string} type @param {unknown} data */
 const note = (type, data) => element('details', 'note', element('summary', '', type), element('pre', '', readable(data)));
 
+/** Where another process went on: what does not count, folded. @param {HTMLElement[]} lost */
+function interruption(lost) {
+  const said = 'Interrupted here; going on.';
+  return lost.length ? element('details', 'void', element('summary', '', said), ...lost) : element('p', 'hint', said);
+}
+
 /** The increment, whichever of the two an agent of somebody's own has sent. @param {{content?: unknown, delta?: unknown}} data */
 const words = ({ content, delta }) => [content, delta].find((value) => typeof value === 'string') ?? '';
 
@@ -143,6 +156,10 @@ export class Turn {
   /** @type {Map<string, Tool>} */ #open = new Map();
   /** The open questions, by their ids. @type {Map<string, Ask>} */ #asks = new Map();
   /** The user's messages meanwhile, by their ids. @type {Map<string, HTMLElement>} */ #said = new Map();
+  /** All but what the user said. @type {Shown[]} */ #shown = [];
+  /** The number of each event that told of the answer, and the answer's length after it. @type {[number, number][]} */ #lengths = [];
+  /** The number of the event that is shown. */ #number = 0;
+  /** The number of the last event that came only as part of a state. */ #restored = 0;
   #answer;
 
   /** @param {string | null} question  null if only the run knows it @param {Answer} answer */
@@ -155,8 +172,9 @@ export class Turn {
   }
 
   /** @param {StreamEvent} event @param {string} who  said it, if its user did: `you`, a name, or '' */
-  show({ type, data, timestamp, metadata }, who) {
+  show({ type, data, timestamp, metadata, id }, who) {
     const at = Date.parse(timestamp);
+    this.#number = numberOf(id);
     switch (type) {
       case 'AGENT_START':
         if (!this.question && typeof data.input === 'string') this.#heading.textContent = this.question = data.input;
@@ -187,6 +205,9 @@ export class Turn {
       case 'USER_MESSAGE':
         this.#hear(data, who);
         break;
+      case 'RUN_RESUMED':
+        if (typeof data.void_after === 'number') this.#resume(at, data.void_after, data.text ?? '');
+        break;
       case 'AGENT_FINISH':
         this.#conclude(at, asMarkdown(data.result));
         this.#close(at);
@@ -205,9 +226,12 @@ export class Turn {
     }
   }
 
-  /** Shows what its events so far came to, as they are not all kept. @param {State} state */
-  restore({ thinking, text, tools, questions, result, error }) {
+  /** Shows what its events up to number `seq` came to, as they are not all kept. @param {State} state @param {number} seq */
+  restore({ thinking, text, tools, questions, result, error }, seq) {
     const now = Date.now();
+    this.#number = this.#restored = seq;
+    this.#shown = [];
+    this.#lengths = [];
     this.#flow.replaceChildren(element('p', 'hint', 'The server keeps the beginning of this run no longer.'));
     this.#growing.clear();
     this.#open.clear();
@@ -246,13 +270,18 @@ export class Turn {
    * @param {string} outcome @param {() => void} regenerate @param {string | null} url  of the run
    */
   end(outcome, regenerate, url) {
-    for (const tool of this.#open.values()) tool.abandon();
-    this.#open.clear();
+    this.#abandon();
     const footer = element('footer', 'outcome', element('span', 'facts', outcome));
     if (this.answer) footer.append(button('quiet', 'Copy', (self) => void copy(self, this.answer)));
     if (url) footer.append(button('quiet', 'Copy link', (self) => void copy(self, url)));
     footer.append(button('quiet', 'Regenerate', regenerate));
     this.element.append(footer);
+  }
+
+  /** No call that is open has a result. */
+  #abandon() {
+    for (const tool of this.#open.values()) tool.abandon();
+    this.#open.clear();
   }
 
   /** Shows a card to answer; what grows goes on above it. @param {QuestionData} question */
@@ -298,9 +327,32 @@ export class Turn {
 
   /** @param {number} at @param {string} text */
   #say(at, text) {
-    this.answer += text;
     this.#markdown ??= this.#grow(at, new Markdown());
     this.#markdown.add(text);
+    this.answer += text;
+    this.#lengths.push([this.#number, this.answer.length]);
+  }
+
+  /**
+   * Another process goes on: folds what came after event number `after`, which does not count.
+   * @param {number} at @param {number} after @param {string} text  what of the step's answer counts
+   */
+  #resume(at, after, text) {
+    this.#close(at);
+    this.#abandon();
+    this.#lengths = this.#lengths.filter(([number]) => number <= after);
+    const length = this.#lengths.at(-1)?.[1] ?? 0;
+    const answers = this.#shown.filter(({ child }) => child.matches('.answer'));
+    const cut = answers.find(({ number }, index) => {
+      return number <= after && length < (answers[index + 1]?.start ?? this.answer.length);
+    });
+    const counts = this.#restored > after ? text : this.answer.slice(cut?.start ?? length, length);
+    const lost = this.#shown.filter((each) => each === cut || each.number > after);
+    this.#shown = this.#shown.filter((each) => !lost.includes(each));
+    this.answer = this.answer.slice(0, cut?.start ?? length);
+    this.#flow.append(interruption(lost.map(({ child }) => child)));
+    this.#number = after; // it counts, whatever becomes of this process
+    if (counts) this.#say(at, counts);
   }
 
   /** Shows an answer that is in the result alone. @param {number} at @param {string} said */
@@ -324,6 +376,7 @@ export class Turn {
   /** @param {number} at @param {HTMLElement} child */
   #add(at, child) {
     this.#close(at);
+    this.#shown.push({ child, number: this.#number, start: this.answer.length });
     this.#flow.append(child);
   }
 

@@ -234,6 +234,19 @@ def test_answer_between_lines() -> None:
     assert text == "📍 step 1\none two\n📍 step 2\nthree\n🎉 done\n"
 
 
+def test_another_process_goes_on() -> None:
+    """What is void stays on the screen, and a line is between it and what is said then; else nothing is to be told."""
+    void: tuple[str, dict[str, Any]] = ("RUN_RESUMED", {"epoch": 1, "step": 1, "void_after": 1})
+    finish = ("AGENT_FINISH", {"status": "completed", "result": "Hello"})
+    line = "🔁 interrupted here; going on\n"
+    assert render(("LLM_CHUNK", {"content": "Hel"}), void, finish) == f"Hel\n{line}Hello\n🎉 done\n"
+    words, kept = ("LLM_CHUNK", {"content": "One. Tw"}), ("RUN_RESUMED", {**void[1], "text": "One. "})
+    assert render(words, kept, finish) == f"One. Tw\n{line}🎉 done\n"
+    all_counts = ("RUN_RESUMED", {"epoch": 1, "step": 1, "void_after": None})
+    tools = [tool("START", "1", "Read"), all_counts, tool("FINISH", "1", "Read", status="ok")]
+    assert render(*tools) == "  🔧 Read... ✅\n"
+
+
 def test_thinking() -> None:
     """Thinking is dim on a terminal and left out elsewhere."""
     events = [("THINKING", {"content": "hm"}), ("LLM_CHUNK", {"content": "ah"})]

@@ -300,6 +300,7 @@ def test_a_payload_for_each_type() -> None:
         "INPUT_REQUESTED": "input_id kind prompt schema expires_at tool_call_id tool_name parameters",
         "INPUT_ANSWERED": "input_id answer message_id by expired",
         "USER_MESSAGE": "content message_id by",
+        "RUN_RESUMED": "epoch step void_after text thinking",
         "AGENT_FINISH": "result duration status finish_reason usage reason",
         "ERROR": "error_type message retry_after usage reason",
     }

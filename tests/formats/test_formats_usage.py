@@ -35,6 +35,14 @@ def test_ag_ui(event: StreamEvent) -> None:
     assert "usage" not in ends(SseView(ag_ui.Events(modern=False)), event)[-1]
 
 
+def test_void_tokens() -> None:
+    """Tokens of void answers are in no count of another protocol; OpenAI's usage has them beside its own."""
+    finish = StreamEvent("AGENT_FINISH", {**FINISH.data, "usage": {**USAGE, "voided_tokens": 7}})
+    assert ends(SseView(ag_ui.Events()), finish)[-1]["usage"] == [THEIRS]
+    assert ends(ai_sdk.view(), finish)[-1]["messageMetadata"]["usage"] == THEIRS
+    assert ends(openai.view("a", usage=True), finish)[-1]["usage"] == {**OPENAI, "voided_tokens": 7}
+
+
 def test_ai_sdk() -> None:
     """The AI SDK's message has it in its metadata: a finish brings it, and a chunk of its own before an error."""
     assert ends(ai_sdk.view(), FINISH)[-1]["messageMetadata"]["usage"] == THEIRS

@@ -53,6 +53,15 @@ await until(() => again.types.includes('MESSAGES_SNAPSHOT'));
 ask('release');
 seen.late = await summary(again);
 
+// another process goes on with the run; its client joins it again and has only what counts
+const resumed = run('resumed', 'r1', 'resumed');
+await until(() => text(resumed) === 'no|one ');
+const rejoined = run('resumed', 'r1', '', new HttpAgent({ url: `${base}/ag-ui${query}`, threadId: 'resumed', initialMessages: structuredClone(resumed.agent.messages) }));
+await until(() => text(rejoined) === 'one ');
+ask('release');
+seen.resumed = await summary(resumed);
+seen.rejoined = await summary(rejoined);
+
 // an agent that accepts an image and what the app adds
 const picture = version === '@ag-ui/client'
   ? { type: 'image', source: { type: 'data', value: 'AA==', mimeType: 'image/png' } }

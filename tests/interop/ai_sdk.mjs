@@ -75,6 +75,17 @@ ask('release');
 await Promise.all([asking, ...twice]);
 seen.page = [old.summary, fresh.summary];
 
+// another process goes on with the run, which then is resumed by a page that is loaded anew
+const before = new Chat('resumed');
+const resumed = before.sendMessage({ text: 'resumed' });
+await until(() => before.text === 'no|one ');
+const after = new Chat('resumed', [user('resumed')]);
+const replayed = after.resumeStream();
+await until(() => after.text === 'no|one ');
+ask('release');
+await Promise.all([resumed, replayed]);
+seen.resumed = [before.summary, after.summary];
+
 const nothing = new Chat('nothing');
 await nothing.resumeStream();
 seen.nothing = nothing.summary;

@@ -8,12 +8,13 @@ const caught = async promise => {
   try { return await promise; } catch ({ name, status, code, type, param, error }) { return { name, status, code, type, param, error }; }
 };
 
-async function streamed(content, begun = () => {}) {
+async function streamed(content, begun = () => {}, goesOn = () => {}) {
   const seen = { text: '', reasoning: '', reasons: [], usage: null };
   for await (const { choices: [choice], usage } of await ask(content, { stream: true, stream_options: { include_usage: true } })) {
     seen.text += choice?.delta.content ?? '';
     seen.reasoning += choice?.delta.reasoning_content ?? '';
     if (seen.text === 'one ') begun();
+    if (seen.text.endsWith('\n\none ')) goesOn();
     if (choice?.finish_reason) seen.reasons.push(choice.finish_reason);
     if (usage) seen.usage = usage;
   }
@@ -25,6 +26,7 @@ for await (const { id } of client.models.list()) seen.models.push(id);
 seen.streamed = await streamed('tools');
 const { choices: [{ message, finish_reason }], usage } = await ask('tools');
 seen.whole = { text: message.content, finish_reason, usage };
+seen.resumed = await streamed('resumed', () => {}, () => tell('release'));
 seen.failed = await caught(streamed('fail'));
 seen.failedWhole = await caught(ask('fail'));
 seen.unknown = await caught(ask('hi', { model: 'nobody' }));

@@ -75,6 +75,18 @@ async def test_ai_sdk(version: str, wire: str, user: str | None) -> None:
     )
     for page in seen["page"]:
         assert (page["statuses"][-1], page["text"], page["roles"]) == ("ready", "one two", ["user", "assistant"])
+    for page in seen["resumed"]:
+        assert (page["statuses"][-1], page["text"], page.get("error")) == ("ready", "no|one two", None)
+        assert [(part["type"], part.get("state")) for part in page["parts"]] == [
+            ("step-start", None),
+            ("reasoning", "done"),
+            ("text", "done"),
+            ("dynamic-tool", "output-error"),
+            ("data-run-resumed", None),
+            ("step-start", None),
+            ("reasoning", "done"),
+            ("text", "done"),
+        ]
     assert (seen["nothing"]["statuses"][-1], seen["nothing"]["roles"]) == ("ready", [])
     assert (seen["automatic"]["text"], seen["automatic"]["called"]) == ("done", [])
     assert seen["automatic"]["statuses"] == ready
@@ -133,6 +145,12 @@ async def test_ag_ui(version: str, query: str) -> None:
     late = seen["late"]
     assert (late["errors"], late["types"][:2]) == ([], ["RUN_STARTED", "MESSAGES_SNAPSHOT"])
     assert [message["content"] for message in late["messages"]] == ["slow", "one two"]
+    for name, text in (("resumed", ["no", "one two"]), ("rejoined", ["one two"])):
+        assert (seen[name]["errors"], seen[name]["types"][-1]) == ([], "RUN_FINISHED")
+        assert seen[name]["result"] == "one two"
+        said = [message for message in seen[name]["messages"] if message["role"] == "assistant"]
+        assert [message["content"] for message in said if message.get("content")] == text
+        assert [len(message.get("toolCalls") or []) for message in said] == ([1, 0] if text[0] == "no" else [0])
     assert seen["given"]["errors"] == []
     told = {"message": "hi", "params": {"webSearch": True}, "metadata": {}, "parts": PARTS}
     assert json.loads(seen["given"]["messages"][-1]["content"]) == seen["given"]["result"] == told
@@ -187,6 +205,8 @@ async def test_openai_npm() -> None:
         await until(lambda: scene[1].cancelled == 2)  # by who was cut off, and by who left
         assert (scene[1].asked["fail"], scene[1].asked["slow"]) == (2, 2), "no run is started again by itself"
     assert seen["models"] == ["scenes", "given"]
+    resumed = seen["resumed"]
+    assert (resumed["text"], resumed["reasoning"], resumed["reasons"]) == ("no\n\none two", "Hm\n\nSo", ["stop"])
     more = {"params": {"temperature": 0.5}, "metadata": {"ticket": "4711"}}
     assert json.loads(seen["given"]) == {"message": "hi", **more, "parts": PARTS}
     _check_openai(seen["streamed"])

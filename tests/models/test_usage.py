@@ -71,6 +71,15 @@ TOLD: dict[str, tuple[dict[str, Any], Usage]] = {
 }
 
 
+def test_void_tokens() -> None:
+    """Tokens of void answers count for a budget, are told if there are some, and are in no other count."""
+    usage = Usage(10, 5, 15)
+    assert usage.told.keys() == {"prompt_tokens", "completion_tokens", "total_tokens"}
+    usage.add(Usage(voided_tokens=7))
+    assert (usage.counted, usage.spent) == (15, 22)
+    assert usage.told == {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15, "voided_tokens": 7}
+
+
 @pytest.mark.parametrize(("told", "usage"), TOLD.values(), ids=TOLD)
 def test_the_names_of_each_server(told: dict[str, Any], usage: Usage) -> None:
     """The tokens that came from a cache and those of reasoning are read from wherever a server tells them."""

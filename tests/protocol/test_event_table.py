@@ -47,6 +47,9 @@ BAD: dict[str, tuple[StreamEvent, str]] = {
     "an error's usage that is a text": (StreamEvent("ERROR", {"usage": "3"}), "ERROR.*usage"),
     "a cached count that is a text": (StreamEvent("AGENT_FINISH", {"usage": {"cached_tokens": "3"}}), "cached_tokens"),
     "a usage of texts": (StreamEvent("AGENT_FINISH", {"usage": {"total_tokens": "3"}}), "total_tokens"),
+    "a void count that is a text": (StreamEvent("AGENT_FINISH", {"usage": {"voided_tokens": "3"}}), "voided_tokens"),
+    "an epoch of 0": (StreamEvent("RUN_RESUMED", {"epoch": 0}), "RUN_RESUMED.*epoch"),
+    "void after a text": (StreamEvent("RUN_RESUMED", {"void_after": "1"}), "RUN_RESUMED.*void_after"),
     "an input that is an object": (StreamEvent("AGENT_START", {"input": {}}), "AGENT_START.*input"),
     "a config that is a text": (StreamEvent("AGENT_START", {"config": "a"}), "AGENT_START.*config"),
     "data that is a list": (StreamEvent("MINE", ["a"]), "`data` of MINE.*object"),  # type: ignore[arg-type]

@@ -87,6 +87,43 @@ def test_never_raises(events: list[tuple[str, Any]]) -> None:
     assert fold.status in {"running", "completed", "incomplete", "cancelled", "max_steps", "error"}
 
 
+def said(text: str) -> dict[str, Any]:
+    return {"type": "LLM_CHUNK", "data": {"content": text}}
+
+
+STEP: dict[str, Any] = {"type": "STEP_START", "data": {"step": 1}}
+FINISHED: dict[str, Any] = {"type": "STEP_FINISH", "data": {"step": 1, "action": "tool_calls"}}
+
+
+@pytest.mark.parametrize(
+    ("events", "kept"),
+    [
+        ([], {}),
+        ([STEP], {}),
+        ([said("a"), {"type": "THINKING", "data": {"content": "b"}}], {"text": "a", "thinking": "b"}),
+        ([STEP, said("é")], {"text": "é"}),
+        ([STEP, said("a"), FINISHED], {}),
+        ([STEP, said("a"), FINISHED, STEP], {}),
+        ([STEP, said("a"), FINISHED, STEP, said("b")], {"text": "b"}),
+        ([STEP, said("a"), FINISHED, said("b")], {"text": "ab"}),
+    ],
+)
+def test_what_of_a_step_counts(events: list[dict[str, Any]], kept: dict[str, str]) -> None:
+    """A step that goes on has what it said so far; with it, a RUN_RESUMED takes back just what came after it."""
+    fold = folded(Fold, events)
+    assert fold.kept == kept
+    resumed = {"type": "RUN_RESUMED", "data": {"epoch": 1, "step": None, "void_after": len(events), **kept}}
+    for kind in (Fold, ClientFold):
+        state = folded(kind, [*events, said("void"), resumed]).state
+        assert (state["text"], state["thinking"]) == (kept.get("text", ""), kept.get("thinking", ""))
+
+
+def test_what_is_void_is_not_said() -> None:
+    """The bytes of all that a run has said have nothing of what is void: that is in the usage's own count."""
+    resumed = {"type": "RUN_RESUMED", "data": {"epoch": 1, "step": 2, "void_after": 3}}
+    assert folded(Fold, [STEP, said("abc"), FINISHED, STEP, said("void"), resumed, STEP, said("de")]).said == 5
+
+
 @both
 def test_long_answer(kind: type[Fold | ClientFold]) -> None:
     """100,000 chunks with the text read now and then come out whole."""

@@ -148,6 +148,8 @@ async def test_an_agent_cannot_play_the_run(kind: str) -> None:
     async def pretends(request: RunRequest) -> None:
         with pytest.raises(ValueError, match=r"must not emit INPUT_REQUESTED\. It calls `request\.ask`"):
             request.emit(StreamEvent("INPUT_REQUESTED", {"input_id": "mine", "kind": "question", "prompt": "?"}))
+        with pytest.raises(ValueError, match=r"must not emit RUN_RESUMED\. It calls .* `checkpoint`\."):
+            request.emit(StreamEvent("RUN_RESUMED", {"epoch": 1, "step": None, "void_after": 1}))
         with pytest.raises(ValueError, match="TOOL_CALL_START"):
             await request.approve(Call("c", "Delete", {}))
         with pytest.raises(ValueError, match="`schema` must have a `type`"):

@@ -7,6 +7,7 @@ are fed the same runs in test_interop.py.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -70,7 +71,9 @@ MIDDLE = st.one_of(
     ),
     _own("INPUT_ANSWERED", answer=ANSWERS, message_id=st.just("m1"), by=st.just("ann")),
     st.just(StreamEvent("INPUT_ANSWERED", {"expired": True})),
+    st.just(StreamEvent("INPUT_REQUESTED", {"again": True})),
     _own("USER_MESSAGE", content=TEXTS, message_id=st.just("m2")),
+    _own("RUN_RESUMED", epoch=st.just(1), step=st.just(1), void_after=st.one_of(st.none(), st.integers(1, 3))),
     _event("AGENT_START", input=TEXTS),
 )
 USAGE = {"prompt_tokens": 12, "completion_tokens": 5, "total_tokens": 17}
@@ -94,19 +97,35 @@ LAST = st.one_of(
 FIRST = st.sampled_from([[StreamEvent("AGENT_START", {"input": "hi", "config": {"agent": "a"}})], []])
 
 
+CLOSING = {"STEP_START", "STEP_FINISH", "TOOL_CALL_START", "INPUT_REQUESTED"}
+"""The types of events at which a text ends in every format."""
+
+
 def _numbered(events: Sequence[StreamEvent]) -> list[StreamEvent]:
-    """The events with the questions numbered, as the server does it; each answer is to the oldest open one."""
-    asked, answered = 0, 0
-    numbered = []
+    """The events with the questions numbered, as the server does it; each answer is to the oldest open one.
+
+    What is asked again is that one. A RUN_RESUMED voids all after one of the newest events at which a text ends.
+    """
+    asked: list[dict[str, Any]] = []
+    answered = 0
+    numbered: list[StreamEvent] = []
     for event in events:
-        if event.type == "INPUT_REQUESTED":
-            asked += 1
+        data = event.data
+        if event.type == "INPUT_REQUESTED" and "again" in data:
+            if answered == len(asked):
+                continue
+            data = asked[answered]
+        elif event.type == "INPUT_REQUESTED":
+            data = {**data, "input_id": f"ask-{RUN}-{len(asked) + 1}"}
+            asked.append(data)
         elif event.type == "INPUT_ANSWERED":
-            if answered == asked:
+            if answered == len(asked):
                 continue
             answered += 1
-        number = {"INPUT_REQUESTED": asked, "INPUT_ANSWERED": answered}.get(event.type)
-        data = event.data if number is None else {**event.data, "input_id": f"ask-{RUN}-{number}"}
+            data = {**data, "input_id": f"ask-{RUN}-{answered}"}
+        elif event.type == "RUN_RESUMED" and data["void_after"] is not None:
+            ends = [0, *(number for number, each in enumerate(numbered, 1) if each.type in CLOSING)]
+            data = {**data, "void_after": ends[-data["void_after"] :][0]}
         numbered.append(StreamEvent(event.type, data))
     return numbered
 
@@ -174,7 +193,7 @@ def check_ai_sdk(chunks: list[dict[str, Any]]) -> None:
             assert isinstance(chunk["input"], dict)
         elif chunk["type"] == "tool-approval-request":
             assert chunk["toolCallId"] in called
-            assert chunk["toolCallId"] not in answered
+            assert chunk["toolCallId"] not in answered - denied
         elif chunk["type"].startswith("tool-output"):
             assert chunk["toolCallId"] in called.keys() - (answered - denied)
             answered.add(chunk["toolCallId"])
@@ -230,6 +249,24 @@ def ai_sdk_parts(chunks: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return parts
 
 
+def _void(messages: dict[str, dict[str, Any]], after: int) -> None:
+    """Take from an AG-UI client what does not count: what has a higher number than this, but for the user's."""
+
+    def counts(id: str) -> bool:  # noqa: A002 - AG-UI's name
+        named = re.fullmatch(rf"{RUN}-(\d+)(-message|-result)?", id)
+        return named is None or int(named[1]) <= after
+
+    for id, message in list(messages.items()):  # noqa: A001
+        if message["role"] == "user":
+            continue
+        if not counts(id):
+            del messages[id]
+        elif "toolCalls" in message:
+            message["toolCalls"] = [call for call in message["toolCalls"] if counts(call["id"])]
+            if not message["toolCalls"]:
+                del message["toolCalls"]
+
+
 def check_ag_ui(events: list[dict[str, Any]]) -> None:
     """What `verifyEvents` and the schemas of AG-UI 1.0 refuse."""
     kinds = [event["type"] for event in events]
@@ -257,7 +294,10 @@ def check_ag_ui(events: list[dict[str, Any]]) -> None:
 
 
 def ag_ui_messages(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The messages that an AG-UI client has after these events, as its reducer makes them, without their order."""
+    """The messages that an AG-UI client has after these events, as its reducer makes them, without their order.
+
+    It hides what does not count, as section 9 says it may.
+    """
     messages: dict[str, dict[str, Any]] = {}
     calls: dict[str, dict[str, Any]] = {}
     for event in events:
@@ -281,6 +321,8 @@ def ag_ui_messages(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
             case "TOOL_CALL_RESULT":
                 about = {name: event[name] for name in ("role", "content", "toolCallId")}
                 messages[id] = {"id": id, **about}
+            case "CUSTOM" if event["name"] == "RUN_RESUMED" and event["value"]["void_after"] is not None:
+                _void(messages, event["value"]["void_after"])
     return sorted(messages.values(), key=lambda message: str(message["id"]))
 
 

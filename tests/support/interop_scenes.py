@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from support.model_server import ModelServer, call_deltas, end, reasoning, text
+from support.resuming import resumed
 from support.scripted import Echo, raising, registry
 from support.serving import Running, serving
 from twinwire.agents import RunRequest
@@ -82,6 +83,19 @@ class Scenes:
             async for event in self._approve(request):
                 yield event
             yield _word(f"; {await request.ask('Which branch?')}")
+        elif request.message == "resumed":
+            yield StreamEvent("STEP_START", {"step": 1, "max_steps": None})
+            yield StreamEvent("THINKING", {"content": "Hm"})
+            yield _word("no")
+            call = {"tool_call_id": "1", "tool_name": "echo"}
+            yield StreamEvent("TOOL_CALL_START", {**call, "parameters": {}})
+            resumed(request, 1)
+            yield StreamEvent("STEP_START", {"step": 1, "max_steps": None})
+            yield StreamEvent("THINKING", {"content": "So"})
+            yield _word("one ")
+            await self.release.wait()
+            self.release.clear()
+            yield _word("two")
         elif request.message == "fail":
             yield _word("one ")
             raise UpstreamError("the model is away")

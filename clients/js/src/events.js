@@ -10,7 +10,7 @@ import { ProtocolError } from './errors.js';
  */
 /**
  * @typedef {{prompt_tokens: number, completion_tokens: number, total_tokens: number, cached_tokens?: number,
- *   reasoning_tokens?: number}} Usage
+ *   reasoning_tokens?: number, voided_tokens?: number}} Usage
  */
 /** @typedef {'completed' | 'incomplete' | 'cancelled' | 'max_steps'} FinishStatus */
 /** Who or what ended a run from outside. @typedef {'user' | 'nobody_followed' | 'deadline' | 'shutdown'} EndReason */
@@ -46,6 +46,8 @@ import { ProtocolError } from './errors.js';
  *   | EventOf<'INPUT_REQUESTED', QuestionData>
  *   | EventOf<'INPUT_ANSWERED', {input_id: string, answer?: unknown, message_id?: string, by?: string, expired?: true}>
  *   | EventOf<'USER_MESSAGE', {content: string, message_id: string, by?: string}>
+ *   | EventOf<'RUN_RESUMED', {epoch: number, step: number | null, void_after: number | null, text?: string,
+ *       thinking?: string}>
  *   | EventOf<'AGENT_FINISH', {result: string, duration: number, status: FinishStatus, usage: Usage,
  *       finish_reason?: string, reason?: EndReason}>
  *   | EventOf<'ERROR', {error_type: string, message: string, error: string, retry_after?: number,
@@ -58,7 +60,7 @@ import { ProtocolError } from './errors.js';
 /** The protocol's own types: EventSource hands out only those that one names. */
 export const EVENT_TYPES = Object.freeze([
   'AGENT_START', 'STEP_START', 'STEP_FINISH', 'THINKING', 'LLM_CHUNK', 'TOOL_CALL_START', 'TOOL_CALL_FINISH',
-  'PROGRESS', 'INPUT_REQUESTED', 'INPUT_ANSWERED', 'USER_MESSAGE', 'AGENT_FINISH', 'ERROR',
+  'PROGRESS', 'INPUT_REQUESTED', 'INPUT_ANSWERED', 'USER_MESSAGE', 'RUN_RESUMED', 'AGENT_FINISH', 'ERROR',
 ]);
 
 /** The types of questions to the user, their answers, and messages to the run. @type {ReadonlySet<string>} */

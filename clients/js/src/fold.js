@@ -23,8 +23,8 @@ const text = (...values) => /** @type {string | undefined} */ (values.find((valu
 /** @param {unknown} value @param {number | null} otherwise */
 const count = (value, otherwise) => (Number.isInteger(value) ? /** @type {number} */ (value) : otherwise);
 
-/** What a terminal event tells of the run's tokens. @param {Record<string, unknown>} data */
-const usage = (data) => (isObject(data['usage']) ? /** @type {Usage} */ (data['usage']) : null);
+/** Open tool calls, without the names that an object has. @param {State['tools'][]} calls @returns {State['tools']} */
+const table = (...calls) => Object.assign(Object.create(null), ...calls);
 
 /** The id of the tool call that a question is about, if it is an approval. @param {Record<string, any>} question */
 const callOf = (question) => (question['kind'] === 'approval' ? text(question['tool_call_id']) : undefined);
@@ -34,7 +34,7 @@ const ENDED = ['incomplete', 'cancelled', 'max_steps'];
 export class Fold {
   /** @type {State} */
   state = {
-    text: '', thinking: '', step: null, max_steps: null, progress: null, tools: Object.create(null), usage: null,
+    text: '', thinking: '', step: null, max_steps: null, progress: null, tools: table(), usage: null,
     status: 'running', result: null, error_type: null, error: null, reason: null,
     questions: [], waiting: false,
   };
@@ -47,7 +47,7 @@ export class Fold {
   /** Goes on from a snapshot's state, if there is one. @param {State} [state] */
   constructor(state) {
     if (!state) return;
-    this.state = { ...this.state, ...state, tools: Object.assign(Object.create(null), state.tools) };
+    this.state = { ...this.state, ...state, tools: table(state.tools) };
     this.#quiet = this.state.waiting || !this.#covered();
   }
 
@@ -61,6 +61,7 @@ export class Fold {
       this.#wait();
       return;
     }
+    if (type === 'RUN_RESUMED' && count(data['void_after'], null) === null) return; // all counts
     this.#quiet &&= type === 'TOOL_CALL_FINISH';
     state.waiting = false;
     switch (type) {
@@ -90,22 +91,25 @@ export class Fold {
           state.progress = data['progress'];
         }
         break;
-      case 'AGENT_FINISH':
-        state.questions = [];
-        state.tools = Object.create(null);
-        state.status = ENDED.includes(data['status']) ? data['status'] : 'completed';
-        state.usage = usage(data);
-        state.reason = text(data['reason']) ?? null;
-        state.result = data['result'] ?? null;
+      case 'RUN_RESUMED':
+        state.tools = table();
+        state.text = text(data['text']) ?? '';
+        state.thinking = text(data['thinking']) ?? '';
         break;
+      case 'AGENT_FINISH':
       case 'ERROR':
         state.questions = [];
-        state.tools = Object.create(null);
-        state.status = 'error';
-        state.usage = usage(data);
+        state.tools = table();
+        state.usage = isObject(data['usage']) ? /** @type {Usage} */ (data['usage']) : null;
         state.reason = text(data['reason']) ?? null;
-        state.error_type = text(data['error_type']) ?? 'agent_error';
-        state.error = text(data['message'], data['error']) ?? '';
+        if (type === 'ERROR') {
+          state.status = 'error';
+          state.error_type = text(data['error_type']) ?? 'agent_error';
+          state.error = text(data['message'], data['error']) ?? '';
+        } else {
+          state.status = ENDED.includes(data['status']) ? data['status'] : 'completed';
+          state.result = data['result'] ?? null;
+        }
         break;
     }
   }
@@ -129,8 +133,7 @@ export class Fold {
   #edit(id, answer) {
     const call = id === undefined ? undefined : this.state.tools[id];
     if (id === undefined || !call || !isObject(answer) || !isObject(answer['parameters'])) return;
-    const edited = { ...call, parameters: answer['parameters'] };
-    this.state.tools = Object.assign(Object.create(null), this.state.tools, { [id]: edited });
+    this.state.tools = table(this.state.tools, { [id]: { ...call, parameters: answer['parameters'] } });
   }
 
   /** Finds out whether the run waits: each open call must have a question of its own. */
@@ -149,12 +152,12 @@ export class Fold {
   #open({ tool_call_id: id, tool_name: name, parameters }) {
     if (typeof id !== 'string') return;
     const call = { name: text(name) ?? '', parameters: isObject(parameters) ? parameters : {} };
-    this.state.tools = Object.assign(Object.create(null), this.state.tools, { [id]: call });
+    this.state.tools = table(this.state.tools, { [id]: call });
   }
 
   /** @param {Record<string, unknown>} data */
   #close({ tool_call_id: id }) {
-    const left = Object.assign(Object.create(null), this.state.tools);
+    const left = table(this.state.tools);
     delete left[text(id) ?? ''];
     this.state.tools = left;
   }

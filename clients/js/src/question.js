@@ -100,6 +100,7 @@ export class Questions {
   apply(event) {
     const { type, data } = event;
     if (type === 'INPUT_REQUESTED' && typeof data.input_id === 'string') {
+      if (this.open.some(({ inputId }) => inputId === data.input_id)) return; // asked once more
       const asked = new Question(data, this.#answer);
       this.open = [...this.open, asked];
       this.#untold = [...this.#untold, asked];

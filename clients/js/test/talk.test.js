@@ -90,6 +90,23 @@ describe('questions', () => {
     expect([heard.length, run.questions]).toEqual([2, []]);
   });
 
+  test('one outlives the process that asked it, and is told once though it is asked once more', async () => {
+    const { run, socket } = await attached();
+    /** @type {Question[]} */
+    const heard = [];
+    run.on('input', (question) => heard.push(question));
+    socket.say(event(1, 'LLM_CHUNK', { content: 'I ask.', delta: 'I ask.' }));
+    socket.say(event(2, 'INPUT_REQUESTED', QUESTION));
+    await settled();
+    socket.say(event(3, 'RUN_RESUMED', { epoch: 1, step: null, void_after: 0 }));
+    socket.say(event(4, 'INPUT_REQUESTED', QUESTION));
+    await settled();
+    expect(run.questions).toEqual(heard);
+    expect(heard.length).toBe(1);
+    finish(socket, 5);
+    await run.result;
+  });
+
   test('a late listener hears those that are open, and no event is used up', async () => {
     const { run, socket } = await attached();
     socket.say(event(1, 'INPUT_REQUESTED', QUESTION));

@@ -34,6 +34,7 @@ export function gives(client: Client): Run {
 export function follows(): () => void {
   const run = createClient({ transport: 'ws' }).stream('hello', { types: ['LLM_CHUNK'] });
   run.on('TOOL_CALL_START', ({ data }) => data.tool_name.trim());
+  run.on('RUN_RESUMED', ({ data }) => data.void_after?.toFixed() ?? data.text?.trim());
   run.on('MY_OWN', ({ data }) => data['anything']);
   run.on('status', (status: Status) => status === 'reconnecting');
   run.on('retry', (retry: Retry) => retry.reason.trim());

@@ -110,11 +110,27 @@ class UserMessage(Struct, frozen=True):
     by: str | None = None
 
 
+class RunResumed(Struct, frozen=True):
+    """Another process goes on with the run, for the `epoch`th time, as its own is gone.
+
+    What came after event number `void_after` does not count, but for questions, answers and messages; if it is None,
+    all counts. `step` is the step that was cut off. `text` and `thinking` are what of that step's answer and thoughts
+    counts, if they go on from there.
+    """
+
+    epoch: int = 0
+    step: int | None = None
+    void_after: int | None = None
+    text: str = ""
+    thinking: str = ""
+
+
 class AgentFinish(Struct, frozen=True):
     """The run has ended after `duration` seconds: `status` is `completed`, `incomplete`, `cancelled` or `max_steps`.
 
     `finish_reason` is why the model ended its answer: an `incomplete` one is cut off by `length` or `content_filter`.
-    `reason` is who ended a `cancelled` run: `user` or `nobody_followed`.
+    `reason` is who ended a `cancelled` run: `user` or `nobody_followed`. `usage` has `voided_tokens` if answers of the
+    model were cut off and do not count (`RunResumed`).
     """
 
     result: Any = None
@@ -151,6 +167,7 @@ Payload = (
     | InputRequested
     | InputAnswered
     | UserMessage
+    | RunResumed
     | AgentFinish
     | Error
 )
@@ -167,6 +184,7 @@ _PAYLOADS: dict[str, type[Payload]] = {
     "INPUT_REQUESTED": InputRequested,
     "INPUT_ANSWERED": InputAnswered,
     "USER_MESSAGE": UserMessage,
+    "RUN_RESUMED": RunResumed,
     "AGENT_FINISH": AgentFinish,
     "ERROR": Error,
 }

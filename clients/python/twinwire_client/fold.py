@@ -93,6 +93,9 @@ class Fold:
         if event.type in INPUT_TYPES:
             self._hear(event.type, data)
             return
+        if event.type == "RUN_RESUMED":
+            self._resume(data)
+            return
         self._quiet = self._quiet and event.type == "TOOL_CALL_FINISH"
         match event.type:
             case "LLM_CHUNK":
@@ -125,6 +128,14 @@ class Fold:
         elif kind == "INPUT_ANSWERED" and asked is not None:
             state["questions"] = [each for each in state["questions"] if each is not asked]
             self._edit(_asked(asked), data.get("answer"))
+
+    def _resume(self, data: dict[str, Any]) -> None:
+        """Take in that another process goes on: after the last event that counts, or else with all that there is."""
+        if _count(data.get("void_after"), None) is not None:
+            self._quiet = False
+            self._state["tools"].clear()
+            self._answer = [_text(data, "text") or ""]
+            self._thinking = [_text(data, "thinking") or ""]
 
     def _edit(self, call_id: str | None, answer: Any) -> None:
         """Have an open tool call, which was approved with other parameters, show those."""

@@ -196,8 +196,7 @@ class Questions:
             asked = msgspec.convert(data, InputRequested)
         except msgspec.ValidationError:
             return  # it is an event of an agent's own, on a server that knows no questions
-        if asked.input_id:
-            self.open.pop(asked.input_id, None)
+        if asked.input_id and asked.input_id not in self.open:
             self.open[asked.input_id] = Question(asked, self._answer)
             self.untold.append(asked.input_id)
 

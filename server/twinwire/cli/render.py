@@ -62,6 +62,9 @@ class Terminal:
             case "USER_MESSAGE":
                 who = self._who(data).removeprefix(" by ").strip()
                 return self._block(f"💬 {who}{': ' if who else ''}{data.get('content')}")
+            case "RUN_RESUMED" if data.get("void_after") is not None:
+                self._spoken = bool(data.get("text"))
+                return self._block("🔁 interrupted here; going on")
             case "AGENT_FINISH":
                 ends = {
                     "incomplete": f"🛑 cut off: {plain(data.get('finish_reason'))}",

@@ -2,7 +2,7 @@
 
 A follower gets the run from its first event, or joins late: what is complete as one snapshot of the messages, then what
 is open begins again under its id with its text so far, and the rest follows. No text is sent twice: the client would
-append both.
+append both. A snapshot has nothing that was void by then; what a client has seen cannot be taken back.
 
 A run that waits for its user ends here with an interrupt for each question. The run that the client begins with its
 answers is the same run, joined late.
@@ -142,6 +142,9 @@ class Events:
                 return [{"type": "CUSTOM", "name": "INPUT_ANSWERED", "value": data}] if data else []
             case parts.UserMessage(id, data):
                 return self._user_message(id, data)
+            case parts.Void(_, _, data):
+                self._parent = None
+                return [{"type": "CUSTOM", "name": "RUN_RESUMED", "value": data}]
             case parts.Note(type, data):
                 return [{"type": "CUSTOM", "name": type, "value": data}]
             case parts.TurnEnd(questions):
@@ -201,7 +204,8 @@ class Late(SseTurnView):
         super().__init__(events)
         self._events = events
         self._messages = {str(message.get("id")): message for message in messages}
-        self._texts: dict[str, list[str]] = {}  # of those messages that are the run's
+        self._texts: dict[str, list[tuple[int, str]]] = {}  # of those messages that are the run's, by events
+        self._numbers: dict[str, int] = {}  # of the events that began the run's messages and calls
         self._started: list[Fields] = []  # RUN_STARTED, and a notice if there is one
         self._open: list[Fields] = []
         self._call: Fields = {}
@@ -210,14 +214,14 @@ class Late(SseTurnView):
         """See `JoiningView`."""
         for record in records:
             for fields in self._events(decode(record.body)):
-                self._take(fields)
+                self._take(fields, record.seq)
 
     def recap(self, events: Sequence[StreamEvent]) -> Sequence[bytes]:
         """See `RecapView`. A text that the client has the beginning of goes on under the name that it has there."""
         for event in events:
             name = self._begun(event)
             for fields in self._events(event if name is None else msgspec.structs.replace(event, id=f"evt-{name}")):
-                self._take(fields)
+                self._take(fields, 0)
         return [self.join()]
 
     def _begun(self, event: StreamEvent) -> str | None:
@@ -232,7 +236,8 @@ class Late(SseTurnView):
                 return name if text and whole.startswith(text) else None
         return None
 
-    def _take(self, fields: Fields) -> None:
+    def _take(self, fields: Fields, number: int) -> None:
+        """Take in what event `number` has become."""
         kind, name = fields["type"], str(fields.get("messageId"))
         messages = self._messages
         if kind == "RUN_STARTED" or (kind == "CUSTOM" and fields["name"] in {NOTICE, TRIMMED}):
@@ -242,29 +247,57 @@ class Late(SseTurnView):
             if "role" in fields:
                 messages[name] = {"id": name, "role": fields["role"], "content": ""}
                 self._texts[name] = []
+                self._numbers[name] = number
         elif kind in _CLOSERS:
             del self._open[-1]  # they nest
         elif kind in {"TEXT_MESSAGE_CONTENT", "REASONING_MESSAGE_CONTENT"}:
-            self._texts[name].append(fields["delta"])
+            self._texts[name].append((number, fields["delta"]))
         elif kind == "TOOL_CALL_START":
             parent = fields["parentMessageId"]
             self._call = {"name": fields["toolCallName"], "arguments": ""}
             call = {"id": fields["toolCallId"], "type": "function", "function": self._call}
-            messages.setdefault(parent, {"id": parent, "role": "assistant"}).setdefault("toolCalls", []).append(call)
+            if parent not in self._numbers:
+                self._numbers[parent] = number
+                messages[parent] = {"id": parent, "role": "assistant"}
+            messages[parent].setdefault("toolCalls", []).append(call)
+            self._numbers[call["id"]] = number
         elif kind == "TOOL_CALL_ARGS":
             self._call["arguments"] = fields["delta"]
         elif kind == "TOOL_CALL_RESULT":
             about = {field: fields[field] for field in ("role", "content", "toolCallId")}
             messages[name] = {"id": name, **about}
+            self._numbers[name] = self._numbers.get(fields["toolCallId"], number)
+        elif kind == "CUSTOM" and fields["name"] == "RUN_RESUMED":
+            self._void(fields["value"].get("void_after"))
+
+    def _void(self, after: Any) -> None:
+        """Drop all that events after number `after` have become, but for messages of the user's."""
+        if type(after) is not int:
+            return
+        void = {name for name, number in self._numbers.items() if number > after}
+        for name in self._numbers.keys() & self._messages.keys():
+            message = self._messages[name]
+            if message["role"] == "user":
+                continue
+            if name in void:
+                del self._messages[name]
+                self._texts.pop(name, None)
+                continue
+            if name in self._texts:
+                self._texts[name] = [(number, text) for number, text in self._texts[name] if number <= after]
+            calls = message.pop("toolCalls", [])
+            if left := [call for call in calls if call["id"] not in void]:
+                message["toolCalls"] = left
 
     def join(self) -> bytes:
         """See `JoiningView`."""
         messages, all_texts, opened = self._messages, self._texts, self._open
-        self._messages, self._texts, self._open, self._call = {}, {}, [], {}  # the follower may stay for long
+        self._messages, self._texts, self._numbers = {}, {}, {}  # the follower may stay for long
+        self._open, self._call = [], {}
         if not self._started:
             return b""
         for name, texts in all_texts.items():
-            messages[name] = {**messages[name], "content": "".join(texts)}
+            messages[name] = {**messages[name], "content": "".join(text for _, text in texts)}
         if opened and "role" in (fields := opened[-1]):
             # Said anew, not in the snapshot: clients before 1.0 would have a message of its name twice.
             text = messages.pop(fields["messageId"])["content"]

@@ -19,6 +19,8 @@ DONE = b"data: [DONE]\n\n"
 ASK = "ask_user"
 """The tool that a plain question is."""
 UNANSWERED = "Nobody answered this question."
+RESUMED = "data-run-resumed"
+"""The part of a message before which its step does not count."""
 Chunk = dict[str, Any]
 _RUN_HERE: Chunk = {"dynamic": True, "providerExecuted": True}
 """Marks a tool as run by the server. Else a page that answers tools by itself would send the chat for ever."""
@@ -42,6 +44,7 @@ class Chunks:
         self._approvals = approvals
         self._stepping = False  # the client has been told of a step, and not of its end
         self._answered = False  # a plain question, since the last step began
+        self._asking: set[str] = set()  # questions that the page has open as calls
         self._called: dict[str, str] = {}  # the open calls of this step, and their tools
         self._undecided: set[str] = set()  # calls that are to be approved, and have no result
         self._denied: set[str] = set()
@@ -95,8 +98,12 @@ class Chunks:
             case parts.Question(id, call, data):
                 if call is not None and self._approvals:
                     self._undecided.add(call)
+                    self._denied.discard(call)  # it is asked about anew
                     prompt = str(data.get("prompt", ""))
                     return [{"type": "tool-approval-request", "approvalId": id, "toolCallId": call, "reason": prompt}]
+                if id in self._asking:
+                    return []  # the same question, of a call that was begun anew
+                self._asking.add(id)
                 asked = {name: value for name, value in data.items() if name not in _OURS and value is not None}
                 about = asked if call is None else {**asked, "toolCallId": call}
                 return [*self._anew(), *_called(id, ASK, about, _RUN_THERE)]
@@ -104,6 +111,8 @@ class Chunks:
                 return self._close(part)
             case parts.UserMessage(id, data):
                 return [{"type": "data-user-message", "id": id, "data": data}]
+            case parts.Void(id, _, data):
+                return [{"type": RESUMED, "id": id, "data": data}]
             case parts.Note(type, data):
                 return [{"type": f"data-{type.lower().replace('_', '-')}", "data": data, "transient": True}]
             case parts.TurnEnd():
@@ -142,6 +151,7 @@ class Chunks:
         question, call = end.question, end.question.call
         if call is None or not self._approvals:
             self._answered = True
+            self._asking.discard(question.id)
             about = {"toolCallId": question.id, "dynamic": True}
             if "answer" in end.data:
                 return [{"type": "tool-output-available", **about, "output": end.data["answer"]}]

@@ -1,7 +1,8 @@
 """OpenAI's chat completions, streamed (and the bodies that are not): a run as what a model would have answered.
 
 The reasoning goes in `reasoning_content`, as other servers have it. Tool calls are left out: in this format they ask
-the client to make them. So are steps and progress; texts of several steps are parted by a blank line.
+the client to make them. So are steps and progress; texts of several steps are parted by a blank line, and so is what
+does not count, since another process goes on, from what comes after it.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from twinwire.formats import SseView
-from twinwire.formats.parts import Begin, Delta, End, Open, Part, Parts, seconds
+from twinwire.formats.parts import Begin, Delta, End, Open, Part, Parts, Void, seconds
 from twinwire.protocol.events import StreamEvent
 from twinwire.protocol.fold import as_text
 
@@ -53,6 +54,7 @@ class Chunks:
         self._usage = usage
         self._parts = Parts()
         self._texts = 0
+        self._reasoned = False
         self._common: Fields = {}
 
     def __call__(self, event: StreamEvent) -> list[Fields]:
@@ -78,7 +80,10 @@ class Chunks:
             case Delta("text", _, text):
                 yield self._chunk({"content": text})
             case Delta(_, _, text):
+                self._reasoned = True
                 yield self._chunk({"reasoning_content": text})
+            case Void() if self._reasoned:
+                yield self._chunk({"reasoning_content": "\n\n"})
             case End("ERROR", data):
                 code = str(data.get("error_type"))
                 message = str(data.get("message", ""))

@@ -20,6 +20,7 @@ from twinwire.protocol.fold import as_text
 Kind = Literal["text", "reasoning"]
 
 UNANSWERED = "the run ended before this call did"
+VOID = "this call was cut off, and does not count"
 YES = "approve"
 MAX_CALLS = 1000
 """Calls that are open at once: each follower keeps them. Over it the oldest one is told as unanswered."""
@@ -120,8 +121,19 @@ class UserMessage(Struct, frozen=True):
     data: dict[str, Any]
 
 
+class Void(Struct, frozen=True):
+    """Another process goes on with the run. What came after event `after` does not count, but for what its user said.
+
+    All texts, reasonings and calls are closed. `data` is that of the RUN_RESUMED.
+    """
+
+    id: str
+    after: int
+    data: dict[str, Any]
+
+
 class Note(Struct, frozen=True):
-    """An event that opens and closes nothing: PROGRESS, or a type of the agent's own."""
+    """An event that opens and closes nothing: PROGRESS, a type of the agent's own, a RUN_RESUMED that voids nothing."""
 
     type: str
     data: dict[str, Any]
@@ -176,6 +188,7 @@ Part: TypeAlias = (
     | Question
     | QuestionEnd
     | UserMessage
+    | Void
     | Note
     | TurnEnd
     | End
@@ -262,6 +275,8 @@ class Parts:
                 self._ask(parts, event.type, where, data)
             case "USER_MESSAGE":
                 parts.append(UserMessage(where, data))
+            case "RUN_RESUMED" if type(after := data.get("void_after")) is int:
+                self._void(parts, Void(where, after, data))
             case kind if kind in TERMINAL_TYPES:
                 self._end(parts, kind, where, data)
             case kind:
@@ -272,13 +287,23 @@ class Parts:
         self._close(parts)
         parts += [QuestionEnd(question, {}) for question in self._questions.values()]
         self._questions.clear()
-        parts += [Answer(call, UNANSWERED, ok=False) for call in self._calls]
-        self._calls.clear()
+        self._give_up(parts, UNANSWERED)
         whole = kind == "AGENT_FINISH" and data.get("status") != "cancelled"
         if whole and not self._spoken:  # the answer is in the result alone
             self._more(parts, "text", where, as_text(data.get("result")))
         self._end_step(parts)
         parts.append(End(kind, data))
+
+    def _void(self, parts: list[Part], void: Void) -> None:
+        self._close(parts)
+        self._give_up(parts, VOID)
+        self._quiet, self._spoken = False, bool(void.data.get("text"))
+        parts.append(void)
+
+    def _give_up(self, parts: list[Part], why: str) -> None:
+        """End the calls that are open without a result."""
+        parts += [Answer(call, why, ok=False) for call in self._calls]
+        self._calls.clear()
 
     def _more(self, parts: list[Part], kind: Kind, where: str, text: Any) -> None:
         if not isinstance(text, str) or not text:
@@ -328,6 +353,6 @@ class Parts:
             asked = str(data.get("tool_call_id"))
             call = next((ours for ours, theirs in self._calls.items() if theirs == asked), None)
             call = call or self._call(parts, where, data)
-        if input_id not in self._questions:
+        if (known := self._questions.get(input_id)) is None or known.call != call:  # else it is asked once more
             question = self._questions[input_id] = Question(input_id, call, data)
             parts.append(question)

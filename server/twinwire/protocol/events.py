@@ -35,6 +35,7 @@ class StreamEventType(StrEnum):
     INPUT_REQUESTED = "INPUT_REQUESTED"
     INPUT_ANSWERED = "INPUT_ANSWERED"
     USER_MESSAGE = "USER_MESSAGE"
+    RUN_RESUMED = "RUN_RESUMED"
     ERROR = "ERROR"
 
     __hash__ = str.__hash__  # an enum's own is a Python function, called for each event
@@ -44,7 +45,10 @@ TERMINAL_TYPES = frozenset({"AGENT_FINISH", "ERROR"})
 """A run ends with exactly one event of these types, always the last."""
 
 INPUT_TYPES = frozenset({"INPUT_REQUESTED", "INPUT_ANSWERED", "USER_MESSAGE"})
-"""The events that a run writes itself: no agent emits them."""
+"""The types of questions to the user, their answers, and messages to the run. A take-over never voids them."""
+
+OWN_TYPES = INPUT_TYPES | {"RUN_RESUMED"}
+"""The types of the events that a run writes itself: no agent emits them."""
 
 _TYPES = frozenset(StreamEventType)
 TYPE_PATTERN = re.compile(r"[A-Z][A-Z0-9_]*", re.ASCII)
@@ -248,7 +252,7 @@ def ended(body: bytes) -> dict[str, msgspec.Raw]:
 decode = msgspec.json.Decoder(StreamEvent).decode
 """A `StreamEvent` from its JSON (a `Record`'s body, a WebSocket message, SSE data with `envelope=1`)."""
 
-_COUNTS = "prompt_tokens", "completion_tokens", "total_tokens", "cached_tokens", "reasoning_tokens"
+_COUNTS = "prompt_tokens", "completion_tokens", "total_tokens", "cached_tokens", "reasoning_tokens", "voided_tokens"
 _USAGE: Any = msgspec.defstruct("usage", [(name, int | UnsetType, UNSET) for name in _COUNTS])
 
 _TABLE: dict[str, dict[str, Any]] = {
@@ -277,6 +281,13 @@ _TABLE: dict[str, dict[str, Any]] = {
     },
     "INPUT_ANSWERED": {"input_id": str, "message_id": str, "by": str | None, "expired": bool},
     "USER_MESSAGE": {"content": str, "message_id": str, "by": str | None},
+    "RUN_RESUMED": {
+        "epoch": Annotated[int, Meta(ge=1)],
+        "step": float | None,
+        "void_after": int | None,
+        "text": str,
+        "thinking": str,
+    },
     "AGENT_FINISH": {
         "duration": float | None,
         "status": str | None,

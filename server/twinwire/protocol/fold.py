@@ -50,7 +50,8 @@ class Fold(Struct):
     answer, `error_type` and `error` what an ERROR told, `reason` who ended the run, if not the agent. `tools` are the
     open tool calls by id, none after the end; each is `{"name", "parameters"}`. `questions` are the open ones, oldest
     first, each the data of its INPUT_REQUESTED; `waiting` is as PROTOCOL.md, section 10, has it.
-    After the terminal event nothing changes any more.
+    A RUN_RESUMED whose `void_after` is a number takes back what the current step has said and called, but for what it
+    says of that itself. After the terminal event nothing changes any more.
     """
 
     step: int | None = None
@@ -68,6 +69,7 @@ class Fold(Struct):
     _answer: bytearray = field(default_factory=bytearray)
     _thinking: bytearray = field(default_factory=bytearray)
     _before: int = 0  # bytes of the steps before
+    _finished: int = -1  # bytes of all steps when the newest was finished
 
     @property
     def text(self) -> str:
@@ -88,6 +90,15 @@ class Fold(Struct):
     def said(self) -> int:
         """The bytes of all answers and thoughts of the run so far, in UTF-8."""
         return self._before + len(self._answer) + len(self._thinking)
+
+    @property
+    def kept(self) -> dict[str, str]:
+        """Return the `text` and `thinking` of a step that is not finished, as a RUN_RESUMED tells what of them counts.
+
+        What is empty is left out.
+        """
+        said = {} if self.said == self._finished else {"text": self.text, "thinking": self.thinking}
+        return {name: text for name, text in said.items() if text}
 
     @property
     def state(self) -> dict[str, Any]:
@@ -119,6 +130,9 @@ class Fold(Struct):
         if event.type in INPUT_TYPES:
             self._hear(event.type, data)
             return
+        if event.type == "RUN_RESUMED":
+            self._resume(data)
+            return
         self._quiet = self._quiet and event.type == "TOOL_CALL_FINISH"
         if event.type == "LLM_CHUNK":
             content = data.get("content")
@@ -128,8 +142,7 @@ class Fold(Struct):
             _add(self._thinking, content if isinstance(content, str) else "")
         elif event.type == "STEP_START":
             self._before = self.said
-            self._answer.clear()
-            self._thinking.clear()
+            self._clear()
             self.step = _count(data.get("step"), self.step)
             self.max_steps = _count(data.get("max_steps"), self.max_steps)
         elif event.type in TERMINAL_TYPES:
@@ -151,6 +164,21 @@ class Fold(Struct):
             self.questions = [each for each in self.questions if each is not asked]
             self._edit(_asked(asked), data.get("answer"))
 
+    def _resume(self, data: dict[str, Any]) -> None:
+        """Take in that another process goes on: after the last event that counts, or else with all that there is."""
+        if _count(data.get("void_after"), None) is None:
+            return
+        self._quiet = False
+        self.tools.clear()
+        self._clear()
+        _add(self._answer, _text(data, "text") or "")
+        _add(self._thinking, _text(data, "thinking") or "")
+
+    def _clear(self) -> None:
+        self._answer.clear()
+        self._thinking.clear()
+        self._finished = -1
+
     def _edit(self, call_id: str | None, answer: Any) -> None:
         """Have an open tool call, which was approved with other parameters, show those."""
         if call_id in self.tools and isinstance(answer, dict) and isinstance(answer.get("parameters"), dict):
@@ -166,6 +194,8 @@ class Fold(Struct):
                 self.tools[call_id] = {"name": name or "", "parameters": known}
         elif kind == "TOOL_CALL_FINISH":
             self.tools.pop(_text(data, "tool_call_id") or "", None)
+        elif kind == "STEP_FINISH":
+            self._finished = self.said
         elif kind == "PROGRESS":
             progress = data.get("progress")
             if isinstance(progress, int | float) and not isinstance(progress, bool) and 0 <= progress <= 100:

@@ -21,7 +21,7 @@ from twinwire.log import EventLog, RunInfo
 from twinwire.models.adapters import PushStream
 from twinwire.protocol.errors import BudgetSpent, RunError
 from twinwire.protocol.events import (
-    INPUT_TYPES,
+    OWN_TYPES,
     TERMINAL_TYPES,
     NotAnEvent,
     StreamEvent,
@@ -260,8 +260,8 @@ class Run(Telling):
                     self.fold.say(text)
                     continue
                 told = checked(event)
-                if told.type in INPUT_TYPES:
-                    raise NotAnEvent(f"An agent must not emit {told.type}. It calls `request.ask` or `approve`.")
+                if told.type in OWN_TYPES:
+                    raise NotAnEvent(f"An agent must not emit {told.type}. It calls `request.ask` or `checkpoint`.")
                 if told.type in TERMINAL_TYPES:
                     if told.type == StreamEventType.AGENT_FINISH:
                         self._afford()

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from twinwire.agents import RunRequest
 from twinwire.log import Folded, RunInfo
 from twinwire.protocol.errors import RunError
-from twinwire.protocol.events import INPUT_TYPES, StreamEvent, StreamEventType, checked
+from twinwire.protocol.events import OWN_TYPES, StreamEvent, StreamEventType, checked
 from twinwire.protocol.fold import Fold
 from twinwire.runs.budget import Share
 from twinwire.runs.terminal import TerminalEvents
@@ -101,7 +101,7 @@ class Telling(ABC):
         waited = self.fold.waiting
         writer.put(event, self._check)
         self.fold.apply(event)
-        if event.type in INPUT_TYPES or self.fold.waiting != waited:
+        if event.type in OWN_TYPES or self.fold.waiting != waited:
             self._look(waited=waited)
 
     def _afford(self) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from twinwire.agents.accepts import Accepts
+from twinwire.formats.ai_sdk import RESUMED
 from twinwire.protocol.errors import BadRequest
 from twinwire.protocol.parts import Part, wrong
 from twinwire.web.compat.dialects import (
@@ -145,13 +147,30 @@ def _turns(said: Any, path: str, accepts: Accepts) -> list[Turn]:
     if not isinstance(parts, list):
         raise wrong(f"{path}.parts", "a list of parts")
     turns: list[Turn] = []
-    content = Content()
+    content, void = Content(), _void(parts)
     for index, part in enumerate(parts):
-        _part(content, part, f"{path}.parts[{index}]", role, accepts)
-        if part["type"] == "data-user-message" and isinstance(data := part.get("data"), dict):
+        _part(Content() if index in void else content, part, f"{path}.parts[{index}]", role, accepts)
+        if not isinstance(data := part.get("data"), dict):
+            continue
+        if part["type"] == "data-user-message":
             turns += [content.turn(role), Turn("user", str(data.get("content")))]
             content = Content()
+        elif part["type"] == RESUMED and index not in void and isinstance(text := data.get("text"), str):
+            content.say(text)
     return [*turns, content.turn(role)]
+
+
+def _void(parts: Sequence[Any]) -> set[int]:
+    """Return which parts do not count: those of a step that was cut off, as another process went on with the run."""
+    void: set[int] = set()
+    step = 0
+    for index, part in enumerate(parts):
+        kind = part.get("type") if isinstance(part, dict) else None
+        if kind == RESUMED:
+            void.update(range(step, index))
+        elif kind == "step-start":
+            step = index
+    return void
 
 
 def _part(content: Content, part: Any, path: str, role: str, accepts: Accepts) -> None:
