@@ -32,6 +32,10 @@ Seconds = Annotated[float, Meta(gt=0, le=86_400 * 365), DURATION]
 Count = Annotated[int, Meta(ge=1, le=2**31)]
 Bytes = Annotated[Count, SIZE]
 
+MEMORY = "memory://"
+_SHARED = (MEMORY, "redis://", "rediss://", "unix://", "private://")
+"""The logs of several workers. `twinwire serve` puts `private://` in the place of one in memory."""
+
 _KNOWN = {"log_format": ("text", "json"), "log_level": ("debug", "info", "warning", "error")}
 
 _SEPARATORS = ", \t\r\n"
@@ -89,7 +93,8 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     ssl_keyfile: Annotated[str | None, Meta(description="the certificate's key; an unencrypted PEM file")] = None
     http2: Annotated[bool, Meta(description="offer HTTP/2, over TLS, for more streams in a browser")] = False
     workers: Annotated[
-        int, Meta(ge=1, le=1024, description="processes that serve; more than one need a shared log")
+        int,
+        Meta(ge=1, le=1024, description="processes that serve; they share --log redis://… or a Valkey of their own"),
     ] = 1
     model: Annotated[str | None, Meta(description="model to ask, as its server names it")] = None
     base_url: Annotated[str | None, Meta(description="an OpenAI-compatible server, such as http://host/v1")] = None
@@ -172,8 +177,9 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         Bytes, Meta(description="bytes of all large replies (snapshots, results) being sent at once, in each worker")
     ] = 2**26
     log: Annotated[
-        str, Meta(description="where events are kept: memory://, sqlite:///file.db or redis://host:port/0")
-    ] = "memory://"
+        str,
+        Meta(description="where events are kept: memory://, sqlite:///file.db, redis://host:port/0 or unix:///socket"),
+    ] = MEMORY
     log_events: Annotated[Count, Meta(description="events kept of one run; older ones are trimmed")] = 1_000_000
     log_bytes: Annotated[Bytes, Meta(description="bytes kept of all runs; the oldest ended ones go first")] = 2**28
     log_runs: Annotated[
@@ -214,8 +220,11 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     def __post_init__(self) -> None:
         if self.secret is not None and len(self.secret) < 32:
             raise ValueError("`secret` must have 32 characters or more.")
-        if self.workers > 1 and not self.log.startswith(("redis://", "rediss://")):
-            raise ValueError("`workers` must be 1 unless the workers share a log: `--log redis://host:port/0`.")
+        if self.workers > 1 and not self.log.startswith(_SHARED):
+            raise ValueError(
+                "`workers` must be 1 with this log. Several share `--log redis://host:port/0`, or, if none is named, a "
+                "Valkey of their own."
+            )
         if self.workers > 1 and self.local is not None:
             raise ValueError("`workers` must be 1 with `--local`; several can share a model's server (`--base-url`).")
         if (self.jwt_audience or self.jwt_issuer) and not (self.jwt_key_file or self.jwt_jwks_file):

@@ -302,12 +302,15 @@ def test_settings_made_by_hand_are_not_changed() -> None:
         Settings().port = 1  # type: ignore[misc]
 
 
-@pytest.mark.parametrize("log", ["memory://", "sqlite:///x.db"])
+@pytest.mark.parametrize("log", ["sqlite:///x.db", "nosql://x"])
 def test_workers_need_a_shared_log(log: str) -> None:
     """More than one worker on a log of one process is refused with what to use instead."""
     with pytest.raises(SettingsError) as caught:
         load({}, {"workers": "2", "log": log})
-    assert str(caught.value) == ("`--workers` must be 1 unless the workers share a log: `--log redis://host:port/0`.")
+    assert str(caught.value) == (
+        "`--workers` must be 1 with this log. Several share `--log redis://host:port/0`, or, if none is named, a "
+        "Valkey of their own."
+    )
     with pytest.raises(SettingsError, match="--workers"):
         load({}, {"workers": "2", "log": "redis://h", "local": "model.gguf"})
 

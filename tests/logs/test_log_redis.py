@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 import pytest
 from redis.asyncio import Redis
-from redis.asyncio.connection import SSLConnection
+from redis.asyncio.connection import SSLConnection, UnixDomainSocketConnection
 
 from support.logs import LIMITS, append, opened, records, run_info, started
 from support.redis_server import fresh, own_server
@@ -123,6 +123,12 @@ async def test_namespaces_do_not_mix() -> None:
         "redis://u:secret@host/x",
         "redis://u:secret@host/0?protocol=3",
         "redis://u:secret@[host/0",
+        "unix://u:secret@host/redis.sock",
+        "unix://u:secret@",
+        "unix://u:secret@/",
+        "unix://u:secret@/redis.sock?db=x",
+        "unix://u:secret@/redis.sock?ssl_ca_certs=x",
+        "unix://u:sec/r@t@/redis.sock",
     ],
 )
 def test_urls_that_are_none(url: str) -> None:
@@ -140,6 +146,38 @@ def test_tls() -> None:
         assert isinstance(connection, SSLConnection)
         assert (connection.host, connection.port) == ("host", 7000)
         assert (connection.ssl_context.cert_reqs == ssl.CERT_REQUIRED) == checked
+
+
+def test_unix_sockets() -> None:
+    """`unix://` is the path of a socket, with redis-py's options for it; a private one is not shown."""
+    address = Address("unix://u:secret@/run/my%20redis.sock?db=3&namespace=x&lease=5")
+    connection = address.connection()
+    assert isinstance(connection, UnixDomainSocketConnection)
+    assert (connection.path, connection.db) == ("/run/my redis.sock", 3)
+    assert (connection.username, connection.password) == ("u", "secret")
+    assert (address.name, address.namespace, address.lease, address.private) == ("/run/my redis.sock", "x", 5.0, False)
+    address = Address("private:///run/twinwire-x/log.sock")
+    connection = address.connection()
+    assert isinstance(connection, UnixDomainSocketConnection)
+    assert connection.path == "/run/twinwire-x/log.sock"
+    assert (address.name, address.private) == ("a private socket", True)
+
+
+async def test_a_log_behind_a_socket(tmp_path: Path) -> None:
+    """Workers share a log over a Unix socket as they do over TCP."""
+    path = tmp_path / "redis.sock"
+    with own_server(tmp_path, unixsocket=str(path)) as server:
+        async with worker(f"unix://{path}?db=1") as here, worker(f"{server.url[:-1]}1") as there:
+            run_id = (await begun(here, 3)).run_id
+            assert (await there.state(run_id)).last == 3
+
+
+async def test_no_server_behind_a_socket(tmp_path: Path) -> None:
+    """The error about a socket on which nobody listens has its path, and no password."""
+    with pytest.raises(SettingsError, match=f"The Redis at {tmp_path}/none does not answer") as caught:
+        async with worker(f"unix://:secret@{tmp_path}/none"):
+            pass
+    assert "secret" not in str(caught.value)
 
 
 def test_settings_do_not_show_the_password() -> None:

@@ -152,7 +152,7 @@ async def test_too_many_runs(puppets: Puppets) -> None:
 async def test_health(server: Running) -> None:
     """Liveness, readiness, figures and the OpenAPI of every route are there."""
     async with browser(server) as client:
-        assert (await client.get("/healthz")).json() == {"status": "ok"}
+        assert (await client.get("/healthz")).json() == {"status": "ok", "log": "memory"}
         assert (await client.get("/readyz")).json() == {"status": "ready"}
         figures = (await client.get("/metrics")).text
         assert "twinwire_runs_live 0.0" in figures

@@ -58,6 +58,12 @@ class OwnServer:
     def url(self) -> str:
         return f"redis://127.0.0.1:{self.port}/0"
 
+    @property
+    def pid(self) -> int:
+        process = self._server._process
+        assert process is not None
+        return int(process.pid)
+
     def start(self) -> None:
         """Start, where it was before."""
         self._server = _started(
@@ -72,9 +78,7 @@ class OwnServer:
     @contextmanager
     def frozen(self) -> Iterator[None]:
         """It does nothing, and its connections stay open, until the block ends."""
-        process = self._server._process
-        assert process is not None
-        with stopped(process.pid):
+        with stopped(self.pid):
             yield
 
 

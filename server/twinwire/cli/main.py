@@ -18,7 +18,7 @@ import msgspec
 
 from twinwire import __version__, settings as settings_module
 from twinwire.protocol.errors import RunsUnavailable, SettingsError
-from twinwire.settings import GROUPS, HINTS, SECRETS, Settings, flag, is_loopback, units, written
+from twinwire.settings import GROUPS, HINTS, MEMORY, SECRETS, Settings, flag, is_loopback, units, written
 from twinwire.telemetry import logging as logs
 
 if TYPE_CHECKING:
@@ -185,40 +185,87 @@ def _serve(arguments: argparse.Namespace) -> None:
     with _bind(settings) as listener:
         if arguments.app is None:
             _check_exposure(settings, authenticates=settings.authenticates)
-        host, port = listener.getsockname()[:2]
-        shown = f"[{host}]" if ":" in host else host
-
-        def say_ready() -> None:
-            scheme = "https" if settings.ssl_certfile else "http"
-            line = f"Twinwire is at {scheme}://{shown}:{port} with {_model(arguments.app, settings)}"
-            print(logs.one_line(logs.scrub(line)), flush=True)
-
-        def work(ready: Callable[[], None], slot: Slot | None = None) -> None:
-            target = _target(arguments, settings)
-            target.service.metrics.slot = slot
-            _check_tls(settings)  # again: a worker that starts later finds what is there then
-            for service in target.services:
-                _check_exposure(settings, authenticates=service.auth.on)
-                service.runs.debug |= settings.debug or _is_private(settings, target)
-            if any(service.settings.otel for service in target.services):
-                from twinwire.telemetry.otel import export
-
-                export()
-
-            from twinwire.serving.shell import serve
-
-            serve(target.app, target.services, settings, listener, ready, foreign=target.foreign)
-
-        if settings.workers == 1:
-            work(say_ready)
+        if settings.workers > 1:
+            _supervise(arguments, settings, listener)
         else:
-            from twinwire.serving.workers import Supervisor
+            _work(arguments, settings, listener, lambda log: _say_ready(arguments, settings, listener, _kept(log)))
 
-            def worker(ready: Callable[[], None]) -> None:
-                _reporting(lambda: work(ready, supervisor.slot))
 
-            supervisor = Supervisor(settings.workers, worker, say_ready)
-            supervisor.run()
+def _supervise(arguments: argparse.Namespace, settings: Settings, listener: socket.socket) -> None:
+    """Serve with several processes. They share a log, which is in a store of their own if none is named."""
+    from twinwire.serving.store import PrivateStore, find_program, most_bytes
+    from twinwire.serving.workers import Supervisor
+
+    store = None
+    if settings.log == MEMORY:
+        store = PrivateStore(find_program(), most_bytes(settings.log_bytes + settings.sessions_bytes))
+        os.environ["TWINWIRE_LOG"], arguments.log = store.url, None
+        settings = settings_module.load(os.environ, vars(arguments))
+    kept = _kept(settings.log) if store is None else f"in a private {store.name}"
+
+    def worker(ready: Callable[[], None]) -> None:
+        _reporting(lambda: _work(arguments, settings, listener, lambda _: ready(), supervisor.slot))
+
+    def say_ready() -> None:
+        _say_ready(arguments, settings, listener, f"{kept}, which {settings.workers} workers share")
+
+    supervisor = Supervisor(settings.workers, worker, say_ready, store)
+    supervisor.run()
+
+
+def _work(
+    arguments: argparse.Namespace,
+    settings: Settings,
+    listener: socket.socket,
+    ready: Callable[[str], None],
+    slot: Slot | None = None,
+) -> None:
+    """Serve in this process. `ready` is called with the URL of the log; `slot` is the place of one of several."""
+    target = _target(arguments, settings)
+    target.service.metrics.slot = slot
+    _check_tls(settings)  # again: a worker that starts later finds what is there then
+    for service in target.services:
+        _check_exposure(settings, authenticates=service.auth.on)
+        _check_log(settings, service.settings.log)
+        service.runs.debug |= settings.debug or _is_private(settings, target)
+    if any(service.settings.otel for service in target.services):
+        from twinwire.telemetry.otel import export
+
+        export()
+
+    from twinwire.serving.shell import serve
+
+    log = target.service.settings.log
+    serve(target.app, target.services, settings, listener, lambda: ready(log), foreign=target.foreign)
+
+
+def _say_ready(arguments: argparse.Namespace, settings: Settings, listener: socket.socket, kept: str) -> None:
+    """Print where the server is, with which model, and where events are `kept`."""
+    host, port = listener.getsockname()[:2]
+    shown = f"[{host}]" if ":" in host else host
+    scheme = "https" if settings.ssl_certfile else "http"
+    line = f"Twinwire is at {scheme}://{shown}:{port} with {_model(arguments.app, settings)}. Events are kept {kept}."
+    print(logs.one_line(logs.scrub(line)), flush=True)
+
+
+def _kept(log: str) -> str:
+    """Return where a log keeps events, without its address."""
+    from twinwire.log import kind_of
+
+    return {"memory": "in memory", "sqlite": "in SQLite", "private": "in a private store"}.get(kind_of(log), "in Redis")
+
+
+def _check_log(told: Settings, log: str) -> None:
+    """Raise `SettingsError` if an app with settings of its own keeps its runs where not all workers find them."""
+    from twinwire.log import SHARED, kind_of
+
+    private = kind_of(told.log) == "private"
+    if told.workers > 1 and log != told.log and (private or kind_of(log) not in SHARED):
+        raise SettingsError(
+            "`--workers` requires a log that all workers share. The app has settings of its own: set `log` to "
+            "redis://host:port/0 there, and name the same by `--log`.",
+            field="--workers",
+        )
 
 
 def _check_tls(settings: Settings) -> None:

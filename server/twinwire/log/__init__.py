@@ -26,23 +26,37 @@ from twinwire.log.base import (
 )
 from twinwire.protocol.errors import SettingsError
 
+SHARED = frozenset({"redis", "private"})
+"""The kinds of log that several processes can use at once."""
+
+_KINDS = {"rediss": "redis", "unix": "redis"}
+
+
+def kind_of(url: str) -> str:
+    """Return the kind of log that a URL names: `memory`, `sqlite`, `redis`, or `private`.
+
+    A private log is in a Redis or Valkey that the workers of one command have to themselves.
+    """
+    scheme = url.partition(":")[0]
+    return _KINDS.get(scheme, scheme)
+
 
 def open_log(url: str, limits: Limits) -> Store:
     """Return the log that a URL names; it is not open yet. Raises `SettingsError`."""
     from twinwire.log.memory import MemoryLog
 
-    scheme = url.partition(":")[0]
-    if scheme in {"redis", "rediss"}:
+    kind = kind_of(url)
+    if kind in SHARED:
         from twinwire.log.redis.log import RedisLog
 
         return RedisLog(url, limits)
-    if scheme == "sqlite":
+    if kind == "sqlite":
         from twinwire.log.sqlite.log import SqliteLog
 
         return SqliteLog(url, limits)
     if url != "memory://":
         raise SettingsError(
-            "`--log` must be memory://, sqlite:///file.db or redis://host:port/0.",
+            "`--log` must be memory://, sqlite:///file.db, redis://host:port/0 or unix:///redis.sock.",
             field="--log",
         )
     return MemoryLog(limits)

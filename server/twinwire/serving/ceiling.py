@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from twinwire.formats.native import TYPE_BYTES
+from twinwire.log import SHARED, kind_of
 from twinwire.log.backpressure import EXCESS_BYTES
 from twinwire.log.quotas import MAX_USERS
 from twinwire.log.redis.reader import HELD_BYTES
@@ -20,6 +22,7 @@ from twinwire.protocol.errors import SettingsError
 from twinwire.protocol.wire import MAX_TYPES
 from twinwire.runs.webhooks import WAITING_BYTES
 from twinwire.serving.bounds import HIGH_WATER
+from twinwire.serving.store import SPARE_BYTES, most_bytes
 from twinwire.settings import Settings, load
 from twinwire.transports.intake import SMALL_BYTES, intake_bytes
 from twinwire.transports.lifetime import ANSWER_BYTES, SPARE
@@ -100,11 +103,11 @@ def _webhooks(settings: Settings) -> list[Part]:
 
 
 def _log(settings: Settings) -> list[Part]:
-    scheme = settings.log.partition(":")[0]
-    if scheme == "sqlite":
+    kind = kind_of(settings.log)
+    if kind == "sqlite":
         tails = EVENT_FACTOR * TAIL_BYTES * settings.max_runs
         return [Part("newest events", tails, f"{EVENT_FACTOR * TAIL_BYTES // 1024} KiB x --max-runs")]
-    if scheme in {"redis", "rediss"}:
+    if kind in SHARED or settings.workers > 1:
         held = EVENT_FACTOR * HELD_BYTES * settings.max_runs * settings.workers
         how = f"{EVENT_FACTOR * HELD_BYTES // MB} MiB x --max-runs x --workers"
         return [Part("newest events", held, how)]
@@ -113,14 +116,24 @@ def _log(settings: Settings) -> list[Part]:
     return [Part("log", kept, how), Part("conversations", settings.sessions_bytes, "--sessions-bytes")]
 
 
-def table(parts: list[Part]) -> str:
-    """Return the parts and their sum as lines of text."""
-    rows = [*parts, Part("in all", sum(part.size for part in parts), "in each worker")]
+def beside(settings: Settings) -> list[Part]:
+    """Return what several workers have beside them if no log is named: a Valkey of their own."""
+    if settings.workers == 1 or kind_of(settings.log) != "memory":
+        return []
+    kept = most_bytes(settings.log_bytes + settings.sessions_bytes)
+    how = f"1.25 x (--log-bytes + --sessions-bytes) + {SPARE_BYTES // MB} MiB, for all workers"
+    return [Part("private Valkey", kept, how)]
+
+
+def table(parts: Sequence[Part], others: Sequence[Part] = ()) -> str:
+    """Return the parts and their sum as lines of text, and others that are no part of it."""
+    rows = [*parts, Part("in all", sum(part.size for part in parts), "in each worker"), *others]
     return "".join(f"{row.name:<14} {row.size / MB:>9,.0f} MiB   {row.how}\n" for row in rows)
 
 
 if __name__ == "__main__":
     try:
-        sys.stdout.write(table(ceiling(load(os.environ, {}))))
+        told = load(os.environ, {})
+        sys.stdout.write(table(ceiling(told), beside(told)))
     except SettingsError as error:
         sys.exit(f"twinwire: {error}")

@@ -3,7 +3,7 @@
 The parent serves nothing and loads nothing; it forks before there is a thread or a loop. SIGTERM and SIGINT end the
 workers as they would end a single server (a second SIGINT kills them), SIGHUP replaces them one by one, the oldest
 first: each new one is ready before an old one drains. A worker that dies is started again; one that cannot start ends
-all.
+all. A private store, if they share one, is there before them and after them.
 """
 
 from __future__ import annotations
@@ -17,9 +17,10 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from typing import NoReturn
 
+from twinwire.serving.store import PrivateStore
 from twinwire.telemetry.shared import Board, Slot
 
 logger = logging.getLogger("twinwire.serving")
@@ -34,13 +35,17 @@ Work = Callable[[Callable[[], None]], None]
 class Supervisor:
     """Keeps `count` processes that each run `work(ready)`; `all_ready` is called when the first ones all are.
 
-    In a worker, `slot` is its place on the board of metrics that all workers share.
+    In a worker, `slot` is its place on the board of metrics that all workers share. They may use the `store`, which is
+    kept as they are.
     """
 
     slot: Slot | None = None
 
-    def __init__(self, count: int, work: Work, all_ready: Callable[[], None]) -> None:
+    def __init__(
+        self, count: int, work: Work, all_ready: Callable[[], None], store: PrivateStore | None = None
+    ) -> None:
         self._count = count
+        self._store = store
         self._work = work
         self._all_ready = all_ready
         self._started: set[int] = set()  # pids; those that drain included
@@ -58,10 +63,22 @@ class Supervisor:
         os.set_blocking(self._news, False)
 
     def run(self) -> None:
-        """Run until a signal comes or a worker cannot start; then end the process in the same way."""
+        """Run until a signal comes or a worker cannot start; then end the process in the same way.
+
+        Raise `SettingsError` if the store cannot start.
+        """
         signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
-        for _ in range(self._count):
-            self._fork()
+        with self._store or nullcontext():
+            for _ in range(self._count):
+                self._fork()
+            self._supervise()
+        if self._stopping is not None:
+            signal.signal(self._stopping, signal.SIG_DFL)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+            os.kill(os.getpid(), self._stopping)
+        raise SystemExit(self._failed)
+
+    def _supervise(self) -> None:
         while self._started:
             caught = signal.sigtimedwait(_SIGNALS, PAUSE_SECONDS / 4)
             if caught is not None and caught.si_signo in {signal.SIGTERM, signal.SIGINT}:
@@ -71,11 +88,6 @@ class Supervisor:
             self._hear()
             self._reap()
             self._keep_up()
-        if self._stopping is not None:
-            signal.signal(self._stopping, signal.SIG_DFL)
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
-            os.kill(os.getpid(), self._stopping)
-        raise SystemExit(self._failed)
 
     def _fork(self) -> None:
         slot = self._board.take()
@@ -135,6 +147,8 @@ class Supervisor:
             pid, status = os.waitpid(-1, os.WNOHANG)
             if pid == 0:
                 return
+            if self._store is not None and self._store.died(pid):
+                continue
             self._started.discard(pid)
             if (
                 slot := self._slots.pop(pid, None)
@@ -151,6 +165,8 @@ class Supervisor:
 
     def _keep_up(self) -> None:
         """Start the workers that are missing: for dead ones, and, one at a time, for those to be replaced."""
+        if self._store is not None:
+            self._store.keep()
         self._to_replace = deque(pid for pid in self._to_replace if pid in self._started)
         wanted = self._count + bool(self._to_replace)
         starting = self._started - self._serving

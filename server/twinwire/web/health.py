@@ -14,6 +14,7 @@ from litestar.di import NamedDependency
 from prometheus_client import ProcessCollector, core, generate_latest
 from prometheus_client.registry import Collector
 
+from twinwire.log import kind_of
 from twinwire.protocol.errors import Draining, ModelUnavailable
 from twinwire.runs.probe import probe
 from twinwire.telemetry.metrics import EVENTS, MAX_LABELS, Histogram
@@ -27,9 +28,9 @@ _process = ProcessCollector(registry=None)
 
 
 @get("/healthz", opt=PROBE, summary="Liveness")
-async def healthz() -> dict[str, str]:
-    """The process answers."""
-    return {"status": "ok"}
+async def healthz(service: NamedDependency[Service]) -> dict[str, str]:
+    """The process answers, and says which kind of log it has: `memory`, `sqlite`, `redis` or `private`."""
+    return {"status": "ok", "log": kind_of(service.settings.log)}
 
 
 @get("/readyz", opt=PROBE, summary="Readiness")
@@ -71,6 +72,9 @@ class Collected:
         runs = self._service.runs
         metrics = self._service.metrics
         yield core.GaugeMetricFamily("twinwire_workers", "Processes that these figures are the sum of", 1)
+        log = core.GaugeMetricFamily("twinwire_log_workers", "Processes with this kind of log", labels=["log"])
+        log.add_metric([kind_of(self._service.settings.log)], 1)
+        yield log
         yield core.GaugeMetricFamily("twinwire_runs_live", "Runs that go on", len(runs))
         waiting, questions = runs.waiting
         yield core.GaugeMetricFamily("twinwire_runs_waiting", "Runs that wait for their users", waiting)

@@ -9,9 +9,9 @@ import asyncio
 import contextlib
 import logging
 import re
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Mapping
 from typing import Any
-from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+from urllib.parse import SplitResult, parse_qsl, unquote, urlencode, urlsplit, urlunsplit
 
 from hiredis import pack_command
 from redis.asyncio.connection import AbstractConnection, ConnectionPool
@@ -24,15 +24,16 @@ from redis.exceptions import (
     ResponseError,
 )
 
+from twinwire.log.redis import OLDEST
 from twinwire.protocol.errors import LogUnavailable, SettingsError
 
 logger = logging.getLogger("twinwire.log")
 
 COMMAND_SECONDS = 2.0
 CLOSE_SECONDS = 1.0
-OLDEST = (6, 2)
 
 _NAMESPACE = re.compile(r"[A-Za-z0-9_.:-]{1,64}", re.ASCII)
+_DATABASE = re.compile(r"[0-9]{0,4}", re.ASCII)
 
 Command = tuple[Any, ...]
 
@@ -42,30 +43,32 @@ class WrongType(LogUnavailable):
 
 
 class Address:
-    """The parts of a `redis://` or `rediss://` URL; `name` is host and port, the only part of it that is ever shown.
+    """The parts of a `redis://`, `rediss://` or `unix://` URL. `name` is the only part of it that is ever shown.
 
-    Its query may have `namespace`, `lease` (the seconds after which a silent worker is taken for dead), and for
-    `rediss://` what redis-py knows as `ssl_…` (`ssl_ca_certs`). Raises `SettingsError`.
+    The name is host and port, or the path of a Unix socket. The query may have `namespace`, `lease` (the seconds after
+    which a silent worker is taken for dead), for `unix://` the number `db` of a database, and for `rediss://` what
+    redis-py knows as `ssl_…` (`ssl_ca_certs`). Raises `SettingsError`.
+
+    A `private://` URL is a `unix://` one of a server that these workers have to themselves (`serving/store.py`).
     """
 
     def __init__(self, url: str) -> None:
         try:
             parts = urlsplit(url)
-            self.name = f"{parts.hostname or 'localhost'}:{parts.port or 6379}"
+            self.private = parts.scheme == "private"
             options = dict(parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query)))
             self.namespace = options.pop("namespace", "twinwire")
             self.lease = float(options.pop("lease", 10.0))
             if parts.fragment or "@" in f"{parts.path}{parts.query}":
                 raise ValueError  # a password with a `#`, `/` or `?` that is not percent-encoded
-            if not re.fullmatch(r"/?[0-9]{0,4}", parts.path) or any(not name.startswith("ssl_") for name in options):
-                raise ValueError
+            self.name, parts = _place(parts, options)
             bare = urlunsplit(parts._replace(query=urlencode(options)))
             self._pool = ConnectionPool.from_url(bare, socket_timeout=None, socket_connect_timeout=None, protocol=2)
             self.connection()
         except (ValueError, TypeError, RedisError):
             raise SettingsError(
-                "`--log` must be redis://host:port/database for Redis, or rediss:// for TLS, "
-                "with user:password@ before the host if it requires them.",
+                "`--log` must be redis://host:port/database for Redis, rediss:// for TLS, or unix:///path of a socket, "
+                "with user:password@ before the host or the path if it requires them.",
                 field="--log",
             ) from None
         if not _NAMESPACE.fullmatch(self.namespace):
@@ -77,6 +80,27 @@ class Address:
         """Return a new connection, which connects when it is used."""
         connection: AbstractConnection = self._pool.make_connection()  # type: ignore[no-untyped-call]
         return connection
+
+
+def _place(parts: SplitResult, options: Mapping[str, str]) -> tuple[str, SplitResult]:
+    """Return the name of what a URL connects to, and the URL as redis-py reads it.
+
+    Raises `ValueError` if the path or one of the options means nothing there.
+    """
+    if parts.scheme in {"unix", "private"}:
+        if parts.hostname or parts.path in {"", "/"} or not _DATABASE.fullmatch(options.get("db", "")):
+            raise ValueError
+        known = options.keys() <= {"db"}
+        name = unquote(parts.path) if parts.scheme == "unix" else "a private socket"
+        parts = parts._replace(scheme="unix")
+    else:
+        known = all(option.startswith("ssl_") for option in options)
+        name = f"{parts.hostname or 'localhost'}:{parts.port or 6379}"
+        if not _DATABASE.fullmatch(parts.path.removeprefix("/")):
+            raise ValueError
+    if not known:
+        raise ValueError
+    return name, parts
 
 
 async def lenient(reply: Awaitable[Any]) -> Any:

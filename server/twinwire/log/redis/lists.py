@@ -109,9 +109,30 @@ class Lists:
             held.lose()
         return True
 
+    async def delete_oldest(self, size: int) -> int:
+        """Delete the oldest runs that have ended, until their events come to this size or all were looked at.
+
+        Return the size of what is gone. Raises `LogUnavailable`.
+        """
+        freed = 0
+        async for entries in self._entries(self._keys.runs):
+            for entry in entries:
+                if freed >= size:
+                    return freed
+                freed += await self._delete_ended(_place(entry)[0][1])
+        return freed
+
+    async def _delete_ended(self, run_id: str) -> int:
+        """Delete a run if it has ended. Return the size of its events, but 0 if it is there yet."""
+        try:
+            stored = await load(self._link, self._keys, run_id, newest=False)
+        except RunNotFound:
+            return 0
+        return max(stored.size, 1) if stored.ended and await self.delete(stored) else 0
+
     async def forget(self, user_id: str) -> None:
         """See `EventLog.forget`. The user's starts of the last minute still count, until it is over."""
-        async for entries in self._entries(user_id):
+        async for entries in self._entries(self._keys.runs_of(user_id)):
             await asyncio.gather(*(self._forget(_place(entry)[0], user_id) for entry in entries))
         keys, cursor = self._keys, b"0"
         begins = keys.sessions_of(user_id).encode()
@@ -127,11 +148,11 @@ class Lists:
         if left > MINUTE_MS or left == -1:
             await self._link.call("PEXPIRE", keys.starts(user_id), MINUTE_MS)
 
-    async def _entries(self, user_id: str) -> AsyncIterator[Sequence[bytes]]:
-        """Give all entries of a user's list."""
+    async def _entries(self, name: str) -> AsyncIterator[Sequence[bytes]]:
+        """Give all entries of a list."""
         after = "-"
         while True:
-            command = ("ZRANGEBYLEX", self._keys.runs_of(user_id), after, "+", "LIMIT", 0, AT_ONCE)
+            command = ("ZRANGEBYLEX", name, after, "+", "LIMIT", 0, AT_ONCE)
             entries: list[bytes] = await lenient(self._link.call(*command)) or []
             if entries:
                 yield entries

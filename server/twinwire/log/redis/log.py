@@ -36,6 +36,7 @@ from twinwire.log.base import (
 )
 from twinwire.log.interrupted import interrupted
 from twinwire.log.quotas import refusal
+from twinwire.log.redis.bound import Bound, memory
 from twinwire.log.redis.check import Check
 from twinwire.log.redis.control import RedisControl
 from twinwire.log.redis.inbox import Inboxes
@@ -122,18 +123,22 @@ class RedisLog(RedisControl, Tails):
             self._check.run,
             self._lists.tidy,
             self._keep_presence,
+            *([self._bound().run] if self._address.private else []),
         )
         self._tasks = [asyncio.create_task(work()) for work in works]
         for task in self._tasks:
             task.add_done_callback(_report)
 
+    def _bound(self) -> Bound:
+        limits = self._limits
+        return Bound(self._link, self._keys, self._lists, limits.max_bytes + limits.sessions_bytes)
+
     async def _warn(self) -> None:
         """Say that Redis may evict what is in this log, if it may and lets this user know."""
         try:
-            memory: bytes = await self._link.call("INFO", "memory")
+            facts = await memory(self._link)
         except LogUnavailable:
             return
-        facts = dict(line.partition(":")[::2] for line in memory.decode().splitlines())
         policy = facts.get("maxmemory_policy", "noeviction")
         if policy != "noeviction" and facts.get("maxmemory") != "0":
             logger.warning(
