@@ -12,6 +12,7 @@ from multiprocessing.connection import Connection
 import uvloop
 
 from twinwire.log import Departure, Folded, Limits, RunInfo, Store, open_log
+from twinwire.log.orphan import Orphan
 from twinwire.log.saying import Outcome, Saying
 from twinwire.protocol.events import StreamEvent, timestamp
 from twinwire.protocol.wire import new_run_id
@@ -51,6 +52,10 @@ class Nobody:
     def owns(self, run_id: str) -> bool:  # noqa: ARG002 - the protocol's
         """See `Owner`."""
         return True
+
+    async def take_over(self, orphan: Orphan) -> bool:  # noqa: ARG002 - the protocol's
+        """See `Owner`."""
+        return False
 
     def follow(self, run_id: str) -> None:
         """See `Presence`."""

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from support.logs import FACTORIES, LIMITS, LogFactory, append, records, run_info, started
+from support.logs import FACTORIES, LIMITS, LogFactory, append, opened, records, run_info, started
 from twinwire.log import RunState, Store, open_log
 from twinwire.log.tail import PAGE_BYTES
 from twinwire.protocol.errors import CursorGone, IdempotencyMismatch, RunNotFound, SettingsError, StaleWriter
@@ -19,7 +19,7 @@ from twinwire.protocol.wire import new_run_id
 @pytest.fixture(params=FACTORIES, ids=lambda factory: factory.__name__)
 async def log(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Store]:
     factory: LogFactory = request.param
-    async with factory(tmp_path) as log:
+    async with opened(factory(tmp_path)) as log:
         yield log
 
 

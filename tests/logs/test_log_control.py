@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from support.logs import FACTORIES, LIMITS, LogFactory, append, records, run_info, started
+from support.logs import FACTORIES, LIMITS, LogFactory, append, opened, records, run_info, started
 from twinwire.log import Store
 from twinwire.log.tail import PAGE_BYTES
 from twinwire.protocol.events import Record
@@ -20,7 +20,7 @@ SESSION = ("alice", "s1")
 @pytest.fixture(params=FACTORIES, ids=lambda factory: factory.__name__)
 async def log(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Store]:
     factory: LogFactory = request.param
-    async with factory(tmp_path) as log:
+    async with opened(factory(tmp_path)) as log:
         yield log
 
 

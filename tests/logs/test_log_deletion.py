@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from support.logs import FACTORIES, LogFactory, Nobody, append, kept, listed, records, run_info
+from support.logs import FACTORIES, LogFactory, Nobody, append, kept, listed, opened, records, run_info
 from support.redis_server import fresh
 from support.sqlite_logs import ROOMY, Clock, at
 from twinwire.log import Quota, Store, Wanted
@@ -23,7 +23,7 @@ SESSION = ("alice", "s")
 @pytest.fixture(params=FACTORIES, ids=lambda factory: factory.__name__)
 async def log(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Store]:
     factory: LogFactory = request.param
-    async with factory(tmp_path) as log:
+    async with opened(factory(tmp_path)) as log:
         yield log
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from support.logs import FACTORIES, LogFactory, append, at, kept, listed, records
+from support.logs import FACTORIES, LogFactory, append, at, kept, listed, opened, records
 from twinwire.log import Store, Wanted
 from twinwire.protocol.events import StreamEvent, encode
 
@@ -25,7 +25,7 @@ HOMES = {
 @pytest.fixture(params=FACTORIES, ids=lambda factory: factory.__name__)
 async def log(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Store]:
     factory: LogFactory = request.param
-    async with factory(tmp_path) as log:
+    async with opened(factory(tmp_path)) as log:
         yield log
 
 

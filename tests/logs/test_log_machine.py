@@ -1,4 +1,4 @@
-"""Any sequence of appends, retries, stale writers, cursors, cancels, trims, crashes and restarts, against lists.
+"""Any sequence of appends, retries, stale writers, cursors, cancels, trims, crashes and take-overs, against lists.
 
 One machine for all logs. `LOG_EXAMPLES=1000` for more of it; a failure prints what repeats it.
 """
@@ -13,12 +13,13 @@ from typing import Any, ClassVar, TypeVar
 import pytest
 from hypothesis import HealthCheck, settings, strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
-from msgspec import structs
+from msgspec import Struct
 
 from support.log_workers import Memory, Redis, Sqlite, Workers
 from support.logs import append, records, run_info
 from support.serving import until
 from twinwire.log import RunState, Store
+from twinwire.log.orphan import MOST_CLAIMS
 from twinwire.log.redis.log import RedisLog
 from twinwire.protocol.errors import CursorGone, RunNotFound, StaleWriter
 from twinwire.protocol.events import Record, decode
@@ -60,6 +61,24 @@ class Client:
         return seen
 
 
+class Kept(Struct):
+    """What a log has for whoever goes on with a run; nobody can if there is no start."""
+
+    start: bytes
+    owner: str
+    checkpoint: bytes = b""
+    epoch: int = 0
+    claims: int = 0
+
+    def put(self, checkpoint: bytes | None) -> None:
+        if checkpoint is not None:
+            self.checkpoint, self.claims = checkpoint, 0
+            self.start = self.start if checkpoint else b""
+
+
+CHECKPOINTS = st.none() | st.sampled_from([b"", b"one", b"two" * 5000])
+
+
 class LogMachine(RuleBasedStateMachine):
     """The log keeps 16 events of a run, and a run for a minute after its end."""
 
@@ -72,6 +91,8 @@ class LogMachine(RuleBasedStateMachine):
         self.workers = self.kind()
         self.written: dict[str, list[Record]] = {}
         self.infos: dict[str, Any] = {}
+        self.kept: dict[str, Kept] = {}
+        self.released: set[str] = set()
         self.ended: dict[str, float] = {}
         self.lost: set[str] = set()
         self.first: dict[str, int] = {}
@@ -89,7 +110,7 @@ class LogMachine(RuleBasedStateMachine):
         return self.workers.logs[at % len(self.workers.logs)]
 
     def owner(self, run_id: str) -> Store:
-        return next(log for log in self.workers.logs if log.worker == self.infos[run_id].owner)
+        return next(log for log in self.workers.logs if log.worker == self.kept[run_id].owner)
 
     def look(self, run_id: str, at: int = 0) -> RunState | None:
         """What the log has of a run: the newest of all that was written. None where it may be, and is, gone."""
@@ -110,10 +131,11 @@ class LogMachine(RuleBasedStateMachine):
         self.first[run_id] = state.first
         return state
 
-    def write(self, run_id: str, batch: Sequence[Record]) -> None:
+    def write(self, run_id: str, batch: Sequence[Record], checkpoint: bytes | None = None) -> None:
         """Append by the owner; who keeps up gets all of it, who lags may find that it was trimmed."""
-        self.run(append(self.owner(run_id), run_id, batch[0].seq - 1, batch))
+        self.run(append(self.owner(run_id), run_id, batch[0].seq - 1, batch, checkpoint))
         self.written[run_id].extend(batch)
+        self.kept[run_id].put(checkpoint)
         if batch[-1].last:
             self.ended[run_id] = self.workers.clock.now
         self.deliver(run_id, woken=True)
@@ -133,30 +155,57 @@ class LogMachine(RuleBasedStateMachine):
             self.run(client.part())
             self.followers.remove(client)
 
-    @rule(target=runs, at=st.integers(0, 1), key=st.none() | st.sampled_from("abc"))
-    def create(self, at: int, key: str | None) -> str:
+    @rule(target=runs, at=st.integers(0, 1), key=st.none() | st.sampled_from("abc"), start=st.sampled_from([b"", b"s"]))
+    def create(self, at: int, key: str | None, start: bytes) -> str:
         """A key that is known stands for its run."""
         log = self.log(at)
-        info = structs.replace(run_info(), owner=log.worker)
-        known = self.run(log.create(info, idempotency_key=key))
+        info = run_info(owner=log.worker)
+        kept = Kept(start if self.workers.outlives else b"", log.worker)
+        given: dict[str, Any] = {"start": kept.start} if kept.start else {}
+        known = self.run(log.create(info, idempotency_key=key, **given))
         if known != info:
             assert self.infos[known.run_id] == known
             return known.run_id
         self.infos[info.run_id] = info
+        self.kept[info.run_id] = kept
         self.written[info.run_id] = []
         self.first[info.run_id] = 1
         return info.run_id
 
-    @rule(run_id=runs, count=st.integers(1, 20), size=st.integers(0, 700), end=st.booleans())
-    def append(self, run_id: str, count: int, size: int, end: bool) -> None:
-        if self.look(run_id) is None:
+    @rule(run_id=runs, count=st.integers(1, 20), size=st.integers(0, 700), end=st.booleans(), checkpoint=CHECKPOINTS)
+    def append(self, run_id: str, count: int, size: int, end: bool, checkpoint: bytes | None) -> None:
+        if self.look(run_id) is None or run_id in self.released:
             return
+        checkpoint = None if isinstance(self.workers, Redis) else checkpoint
         batch = records(run_id, len(self.written[run_id]), count, size=size, end=end)
         if run_id not in self.ended:
-            self.write(run_id, batch)
+            self.write(run_id, batch, checkpoint)
         else:
             with pytest.raises(StaleWriter):
-                self.run(append(self.log(0), run_id, batch[0].seq - 1, batch))
+                self.run(append(self.log(0), run_id, batch[0].seq - 1, batch, checkpoint))
+
+    @precondition(lambda self: not isinstance(self.workers, Redis))
+    @rule(run_id=runs, checkpoint=st.sampled_from([b"", b"three"]), off=st.sampled_from([-1, 0, 0, 0, 1]))
+    def checkpoint(self, run_id: str, checkpoint: bytes, off: int) -> None:
+        """It changes no event; it is refused after the end, and if it comes with another number."""
+        if self.look(run_id) is None or run_id in self.released:
+            return
+        last = max(len(self.written[run_id]) + off, 0)
+        if run_id in self.ended or last != len(self.written[run_id]):
+            with pytest.raises(StaleWriter):
+                self.run(append(self.log(0), run_id, last, [], checkpoint))
+        else:
+            self.run(append(self.owner(run_id), run_id, last, [], checkpoint))
+            self.kept[run_id].put(checkpoint)
+
+    @precondition(lambda self: self.workers.outlives)
+    @rule(run_id=runs)
+    def release(self, run_id: str) -> None:
+        """Nobody writes the run any more until the next process is offered it."""
+        if self.look(run_id) is not None and run_id not in self.ended:
+            self.run(self.log(0).release(run_id))
+            self.released.add(run_id)
+            self.kept[run_id].claims = 0
 
     @rule(run_id=runs, at=st.integers(0, 1), back=st.integers(1, 6))
     def append_again(self, run_id: str, at: int, back: int) -> None:
@@ -177,7 +226,7 @@ class LogMachine(RuleBasedStateMachine):
     @rule(run_id=runs)
     def trim(self, run_id: str) -> None:
         """A run's first events are gone for good, and so is the cursor before them."""
-        if self.look(run_id) is not None and run_id not in self.ended:
+        if self.look(run_id) is not None and run_id not in self.ended and run_id not in self.released:
             for _ in range(2):
                 self.write(run_id, records(run_id, len(self.written[run_id]), 9))
             with pytest.raises(CursorGone):
@@ -186,7 +235,7 @@ class LogMachine(RuleBasedStateMachine):
     @rule(run_id=runs, at=st.integers(0, 1), word=st.booleans())
     def cancel(self, run_id: str, at: int, word: bool) -> None:
         """From any worker; its owner hears of it where that is another, and ends the run. Nothing happens to others."""
-        if self.look(run_id) is None:
+        if self.look(run_id) is None or run_id in self.released:
             return
         log, heard = self.log(at), self.workers.owner.cancelled
         going = run_id not in self.ended
@@ -228,11 +277,12 @@ class LogMachine(RuleBasedStateMachine):
     def wait(self, seconds: float) -> None:
         self.workers.clock.now += seconds
 
-    @rule(at=st.integers(0, 1), crash=st.booleans())
-    def restart(self, at: int, crash: bool) -> None:
-        """Of the runs that went on there each gets its one end, or all are gone; followers go on at their cursors."""
+    @rule(at=st.integers(0, 1), crash=st.booleans(), takes=st.booleans())
+    def restart(self, at: int, crash: bool, takes: bool) -> None:
+        """Of the runs that went on there each goes on or gets its one end, or all are gone; followers go on, too."""
         at %= len(self.workers.logs)
         gone = self.workers.logs[at]
+        self.workers.owner.takes = takes
         self.run(self.workers.end(at, crash=crash))
         if self.workers.forgets:
             self.lost |= set(self.written)
@@ -241,10 +291,35 @@ class LogMachine(RuleBasedStateMachine):
             if client.log is gone:
                 self.run(client.join(self.workers.logs[at]))
         for run_id, batch in self.written.items():
-            if not self.workers.forgets and self.infos[run_id].owner == gone.worker and run_id not in self.ended:
-                self.ended[run_id] = self.workers.clock.now
-                self.interrupted(run_id, batch)
+            kept = self.kept[run_id]
+            if not self.workers.forgets and kept.owner == gone.worker and run_id not in self.ended:
+                resumable = bool(kept.start) and kept.claims < MOST_CLAIMS
+                if resumable:
+                    self.offered(run_id, len(batch), kept)
+                if resumable and takes:
+                    self.claimed(run_id, batch)
+                    kept.owner, kept.epoch, kept.claims = self.log(at).worker, kept.epoch + 1, kept.claims + 1
+                else:
+                    self.ended[run_id] = self.workers.clock.now
+                    self.interrupted(run_id, batch)
             self.deliver(run_id)
+        self.released.clear()
+
+    def offered(self, run_id: str, last: int, kept: Kept) -> None:
+        """The new process was offered the run as it was left."""
+        orphan = self.workers.owner.offered[run_id]
+        assert (orphan.info, orphan.owner, orphan.last) == (self.infos[run_id], kept.owner, last)
+        assert (orphan.epoch, orphan.claims) == (kept.epoch, kept.claims)
+        assert (orphan.start, orphan.checkpoint) == (kept.start, kept.checkpoint)
+        assert self.first[run_id] <= orphan.first <= max(last, 1)
+
+    def claimed(self, run_id: str, batch: list[Record]) -> None:
+        """The claim's one record follows, and the process of before writes no more."""
+        added = self.run(self.log(0).page(run_id, len(batch), 10)).records
+        assert [record.type for record in added] == ["LLM_CHUNK"]
+        with pytest.raises(StaleWriter):
+            self.run(append(self.log(0), run_id, len(batch), records(run_id, len(batch), 1, size=9)))
+        batch.extend(added)
 
     def interrupted(self, run_id: str, batch: list[Record]) -> None:
         added = self.run(self.log(0).page(run_id, len(batch), 10)).records

@@ -11,7 +11,7 @@ import pytest
 
 from support.followers import KINDS, Refused, attach, rest, start
 from support.following import Transport, both, connected
-from support.logs import FACTORIES, LogFactory, append, records, run_info
+from support.logs import FACTORIES, LogFactory, append, opened, records, run_info
 from support.redis_server import fresh
 from support.redis_workers import begun, die, raw, worker
 from support.serving import Puppets, serving, until
@@ -41,7 +41,7 @@ async def end(log: Store, run_id: str) -> None:
 @logs
 async def test_runs_at_once(factory: LogFactory, tmp_path: Path) -> None:
     """A run over the number is refused until one has ended, and told when that is so at the latest."""
-    async with factory(tmp_path) as log:
+    async with opened(factory(tmp_path)) as log:
         first, _ = [await begin(log, TIGHT) for _ in range(2)]
         with pytest.raises(TooManyRuns) as refused:
             await begin(log, TIGHT)
@@ -58,7 +58,7 @@ async def test_runs_at_once(factory: LogFactory, tmp_path: Path) -> None:
 @logs
 async def test_starts_in_a_minute(factory: LogFactory, tmp_path: Path) -> None:
     """Runs that have ended count for a minute, and the refusal tells how much of it is left."""
-    async with factory(tmp_path) as log:
+    async with opened(factory(tmp_path)) as log:
         for _ in range(3):
             await end(log, await begin(log, SLOW))
         with pytest.raises(RateLimited) as refused:
@@ -71,7 +71,7 @@ async def test_starts_in_a_minute(factory: LogFactory, tmp_path: Path) -> None:
 @logs
 async def test_a_repeat_of_a_start_is_never_refused(factory: LogFactory, tmp_path: Path) -> None:
     """What an idempotency key stands for is given, however many runs there are, and is no start."""
-    async with factory(tmp_path) as log:
+    async with opened(factory(tmp_path)) as log:
         first = await begin(log, TIGHT, key="k")
         await begin(log, TIGHT)
         for _ in range(3):
@@ -84,7 +84,7 @@ async def test_a_repeat_of_a_start_is_never_refused(factory: LogFactory, tmp_pat
 @logs
 async def test_starts_at_the_same_time(factory: LogFactory, tmp_path: Path) -> None:
     """Of many starts at once as many go through as there is room for, and a refused one leaves nothing behind."""
-    async with factory(tmp_path) as log:
+    async with opened(factory(tmp_path)) as log:
         quota = Quota(runs=5, starts=100, longest=30.0)
         outcomes = await asyncio.gather(*(begin(log, quota) for _ in range(20)), return_exceptions=True)
         going = [outcome for outcome in outcomes if isinstance(outcome, str)]

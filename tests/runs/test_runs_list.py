@@ -31,7 +31,7 @@ async def test_a_summary_has_all_but_the_result(factory: LogFactory, tmp_path: P
         {"error_type": "agent_error", "message": 'a "quoted" \u2028 text', "error": "not in a list"},
         {"status": "completed", "duration": 2, "usage": {"unlikely": "x" * 10**5}},
     ]
-    async with factory(tmp_path) as log:
+    async with opened(factory(tmp_path)) as log:
         for data in endings:
             run_id = await started(log, 2)
             going = await log.summary(run_id)

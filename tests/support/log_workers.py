@@ -10,12 +10,13 @@ from pathlib import Path
 
 from msgspec import structs
 
-from support.logs import LIMITS
+from support.logs import LIMITS, records
 from support.redis_server import fresh
 from support.redis_workers import Listener, die
 from support.sqlite_logs import Clock
 from twinwire.log import Store
 from twinwire.log.memory import MemoryLog
+from twinwire.log.orphan import Orphan
 from twinwire.log.redis.log import RedisLog
 from twinwire.log.sqlite.log import SqliteLog
 from twinwire.protocol.events import Record
@@ -23,18 +24,38 @@ from twinwire.protocol.events import Record
 BOUND = structs.replace(LIMITS, max_events=16, max_bytes=10**6, retention=60.0)
 
 
+class Taker(Listener):
+    """An `Owner` that goes on with what it is `offered` if it `takes` runs: the claim's one record follows."""
+
+    log: Store
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.takes = False
+        self.offered: dict[str, Orphan] = {}
+
+    async def take_over(self, orphan: Orphan) -> bool:
+        run_id = orphan.info.run_id
+        assert run_id not in self.offered
+        self.offered[run_id] = orphan
+        return self.takes and await self.log.claim(orphan, records(run_id, orphan.last, 1))
+
+
 class Workers(ABC):
-    """The processes that use one log, each with its `Listener`; `end` puts a new one in the place of one of them."""
+    """The processes that use one log, each with its `Taker`; `end` puts a new one in the place of one of them."""
 
     forgets = False  # a process takes its runs with it
+    outlives = False  # another can go on with them
 
     def __init__(self) -> None:
         self.clock = Clock()
         self.folder = Path(tempfile.mkdtemp(prefix="log-machine-"))
         self.logs: list[Store] = []
-        self.owner = Listener()
+        self.owner = Taker()
 
     async def open(self, log: Store) -> Store:
+        self.owner.offered.clear()
+        self.owner.log = log
         await log.open(self.owner)
         return log
 
@@ -74,6 +95,7 @@ class Memory(Workers):
 
 
 class Sqlite(Workers):
+    outlives = True
     lives = 0
 
     async def start(self) -> None:

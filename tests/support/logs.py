@@ -5,7 +5,8 @@ from __future__ import annotations
 import importlib
 import os
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import asynccontextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,13 @@ from msgspec import structs
 
 from support.redis_server import fresh
 from twinwire.log import Folded, Limits, RunInfo, Store, Wanted, open_log
+from twinwire.log.orphan import Orphan
 from twinwire.log.saying import Outcome, Saying
 from twinwire.protocol.events import Record, StreamEvent, encode, timestamp
 from twinwire.protocol.wire import new_run_id
 
-LogFactory = Callable[[Path], AbstractAsyncContextManager[Store]]
-"""Takes a folder of the test's own."""
+LogFactory = Callable[[Path], Store]
+"""Takes a folder of the test's own and returns a log that is not open: for one folder the same log, as processes do."""
 
 LIMITS = Limits(
     max_events=1000, max_bytes=2**20, retention=60.0, max_sessions=1000, session_bytes=2**16, session_idle=3600.0
@@ -47,6 +49,9 @@ class Nobody:
     def owns(self, run_id: str) -> bool:  # noqa: ARG002 - the protocol's
         return True
 
+    async def take_over(self, orphan: Orphan) -> bool:  # noqa: ARG002 - the protocol's
+        return False
+
 
 class Folding(Nobody):
     """An `Owner` whose runs have all come to this state."""
@@ -58,9 +63,9 @@ class Folding(Nobody):
 
 
 @asynccontextmanager
-async def opened(url: str, limits: Limits = LIMITS) -> AsyncIterator[Store]:
-    """The log of this URL, open until the block ends."""
-    log = open_log(url, limits)
+async def opened(log: str | Store, limits: Limits = LIMITS) -> AsyncIterator[Store]:
+    """This log, or the one of this URL, open until the block ends."""
+    log = open_log(log, limits) if isinstance(log, str) else log
     await log.open(Nobody())
     try:
         yield log
@@ -68,16 +73,21 @@ async def opened(url: str, limits: Limits = LIMITS) -> AsyncIterator[Store]:
         await log.close()
 
 
-def memory(_: Path) -> AbstractAsyncContextManager[Store]:
-    return opened("memory://")
+def memory(_: Path) -> Store:
+    return open_log("memory://", LIMITS)
 
 
-def sqlite(folder: Path) -> AbstractAsyncContextManager[Store]:
-    return opened(f"sqlite:///{folder}/log.db")
+def sqlite(folder: Path) -> Store:
+    return open_log(f"sqlite:///{folder}/log.db", LIMITS)
 
 
-def redis(_: Path) -> AbstractAsyncContextManager[Store]:
-    return opened(fresh())
+def redis(folder: Path) -> Store:
+    return open_log(_redis_url(folder), LIMITS)
+
+
+@cache
+def _redis_url(folder: Path) -> str:
+    return fresh("&lease=2")
 
 
 def another(name: str) -> LogFactory:
@@ -89,9 +99,11 @@ def another(name: str) -> LogFactory:
 
 FACTORIES: list[LogFactory] = [another(name)] if (name := os.environ.get("TEST_LOG")) else [memory, sqlite, redis]
 """Each gives an empty log that keeps what `LIMITS` says. `TEST_LOG=module:factory` tries another log instead."""
+OUTLIVING = [factory for factory in FACTORIES if factory not in {memory, redis}]
+"""The logs with whose runs another process can go on. `TEST_LOG` is taken for one of them."""
 
 
-def run_info(user_id: str | None = None, fingerprint: str = "f") -> RunInfo:
+def run_info(user_id: str | None = None, fingerprint: str = "f", owner: str = "") -> RunInfo:
     """A new run."""
     return RunInfo(
         run_id=new_run_id(),
@@ -100,6 +112,7 @@ def run_info(user_id: str | None = None, fingerprint: str = "f") -> RunInfo:
         user_id=user_id,
         session_id="s",
         fingerprint=fingerprint,
+        owner=owner,
     )
 
 
@@ -112,9 +125,12 @@ def records(run_id: str, after: int, count: int, *, end: bool = False, size: int
     ]
 
 
-async def append(log: Store, run_id: str, expected_last: int, batch: Sequence[Record]) -> None:
+async def append(
+    log: Store, run_id: str, expected_last: int, batch: Sequence[Record], checkpoint: bytes | None = None
+) -> None:
     """Append, whether the log is done at once or not."""
-    if (done := log.append(run_id, expected_last, batch)) is not None:
+    kept = () if checkpoint is None else (checkpoint,)
+    if (done := log.append(run_id, expected_last, batch, *kept)) is not None:
         await done
 
 

@@ -6,8 +6,10 @@ import secrets
 from collections.abc import Sequence
 
 from twinwire.log.base import Gauge, HearLogOut, Limits, RunInfo, SessionKey
+from twinwire.log.orphan import Orphan
 from twinwire.log.saying import Noted, Outcome, Saying
 from twinwire.log.sessions import Sessions
+from twinwire.protocol.events import Record
 
 
 class LocalControl:
@@ -36,6 +38,13 @@ class LocalControl:
     async def vacate(self, session: SessionKey, run_id: str) -> None:
         if self._busy.get(session) == run_id:
             del self._busy[session]
+
+    async def claim(self, orphan: Orphan, records: Sequence[Record]) -> bool:  # noqa: ARG002 - the protocol's
+        """See `Control`. A run that does not go on here goes on nowhere."""
+        return False
+
+    async def release(self, run_id: str) -> None:
+        """See `Control`. There is no other process."""
 
     async def cancel(self, run: RunInfo) -> None:
         """See `Control`. A run that does not go on here goes on nowhere."""

@@ -56,6 +56,8 @@ class MemoryLog(LocalControl, Tails):
     their own, since small ones take more memory than their events' bytes.
     """
 
+    outlives = False
+
     def __init__(self, limits: Limits, clock: Callable[[], float] = time.monotonic) -> None:
         super().__init__(limits)
         self._max_events = limits.max_events
@@ -79,7 +81,15 @@ class MemoryLog(LocalControl, Tails):
     async def close(self) -> None:
         pass
 
-    async def create(self, run: RunInfo, *, idempotency_key: str | None, quota: Quota | None = None) -> RunInfo:
+    async def create(
+        self,
+        run: RunInfo,
+        *,
+        idempotency_key: str | None,
+        quota: Quota | None = None,
+        start: bytes = b"",  # noqa: ARG002 - the protocol's
+    ) -> RunInfo:
+        """See `EventLog`. The start is not kept: it would end with the process."""
         self._expire()
         key = None if idempotency_key is None else (run.user_id, idempotency_key)
         if key is not None and key in self._keys:
@@ -97,10 +107,15 @@ class MemoryLog(LocalControl, Tails):
             self._users.setdefault(run.user_id, Order(self._runs)).add(place)
         return run
 
-    def append(self, run_id: str, expected_last: int, records: Sequence[Record]) -> None:
-        """See `EventLog`; done when it returns."""
+    def append(
+        self, run_id: str, expected_last: int, records: Sequence[Record], checkpoint: bytes | None = None
+    ) -> None:
+        """See `EventLog`; done when it returns. A checkpoint is not kept: it would end with the process."""
         entry = self._entry(run_id)
         tail = entry.tail
+        if checkpoint is not None and not records:
+            tail.check(expected_last)
+            return
         self.size += tail.append(expected_last, records)
         if records[-1].last and run_id not in self._ended:
             kept = entry.info.retention
@@ -130,7 +145,8 @@ class MemoryLog(LocalControl, Tails):
 
     async def state(self, run_id: str, user_id: str | None = None) -> RunState:
         entry = self._entry(run_id, user_id)
-        return RunState(entry.info, entry.tail.first, entry.tail.last, entry.tail.terminal, entry.tail.size)
+        tail, info = entry.tail, entry.info
+        return RunState(info, tail.first, tail.last, tail.terminal, tail.size, info.owner)
 
     async def summary(self, run_id: str, user_id: str | None = None) -> RunSummary:
         entry = self._entry(run_id, user_id)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Collection, Sequence
 from itertools import islice
@@ -27,7 +28,7 @@ def refusal(quota: Quota, ends: float, frees: float) -> TooManyRuns:
 
 
 class _Start(NamedTuple):
-    """When a run was started, and when it ends at the latest if it does not wait for its user."""
+    """When a run was started, and when it ends at the latest if it does not wait for its user; infinity if unknown."""
 
     at: float
     ends: float
@@ -66,7 +67,8 @@ class Quotas:
         starts = self._starts.setdefault(run.user_id, {})
         if len(starts) >= min(quota.runs, quota.starts, quota.waiting):
             live = {name: start for name, start in starts.items() if self._goes_on(name)}
-            going = [start.ends for name, start in live.items() if name not in self._waiting]
+            latest = now + quota.longest
+            going = [min(start.ends, latest) for name, start in live.items() if name not in self._waiting]
             if len(live) - len(going) >= quota.waiting:
                 raise refusal(quota, 0.0, 0.0)
             recent = [start.at + WINDOW_SECONDS for start in starts.values() if start.at > now - WINDOW_SECONDS]
@@ -74,6 +76,16 @@ class Quotas:
             if ends or frees:
                 raise refusal(quota, ends, frees)
         starts[run.run_id] = _Start(now, now + quota.longest)
+        self._bound()
+
+    def resume(self, run: RunInfo) -> None:
+        """Count a run of a named user that another process has started, and that goes on here: as no new start."""
+        if run.user_id is not None:
+            starts = self._starts.setdefault(run.user_id, {})
+            starts[run.run_id] = _Start(self._clock() - WINDOW_SECONDS, math.inf)
+            self._bound()
+
+    def _bound(self) -> None:
         if len(self._starts) > MAX_USERS:
             del self._starts[next(iter(self._starts))]
 

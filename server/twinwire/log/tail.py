@@ -76,6 +76,11 @@ class Tail:
             self._wake()
         return added
 
+    def check(self, expected_last: int) -> None:
+        """Raise `StaleWriter` unless this is the number of the newest event, after which there may be more."""
+        if expected_last != self.last or self.ended:
+            raise StaleWriter(expected_last, self.last)
+
     def _settle(self) -> None:
         """Have all sinks lag."""
         sinks, self._sinks = self._sinks, {}

@@ -5,6 +5,7 @@ Connections come from here, with their settings; what is read and written over t
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 import sqlite3
@@ -49,6 +50,22 @@ INDEXES = {
     "runs_kept": "(ended, id) WHERE ended IS NOT NULL AND expires IS NULL",
     "runs_expires": "(expires) WHERE expires IS NOT NULL",
 }
+TABLES = {
+    "clock": "(id INTEGER PRIMARY KEY, at REAL NOT NULL)",
+    "folded": "(run INTEGER PRIMARY KEY, state BLOB NOT NULL)",
+    "starts": "(run INTEGER PRIMARY KEY, start BLOB NOT NULL)",
+    "resumable": """(run INTEGER PRIMARY KEY, owner TEXT NOT NULL, epoch INTEGER NOT NULL, claims INTEGER NOT NULL,
+    cancelled INTEGER NOT NULL, checkpoint BLOB NOT NULL)""",
+}
+"""Tables that files of the first servers go without."""
+CHECKS = {
+    "runs": "integrity_check",
+    "sessions": "integrity_check",
+    "starts": "quick_check",
+    "resumable": "quick_check",
+    "events": "quick_check",
+}
+"""How each table is checked for damage, those of a file of any size first."""
 
 
 class Damage(sqlite3.DatabaseError):
@@ -165,13 +182,13 @@ def _prepare(db: sqlite3.Connection, place: Place, *, new: bool) -> None:
     db.execute("DROP INDEX IF EXISTS runs_user")  # of the user and the id
     for name, indexed in INDEXES.items():
         db.execute(f"CREATE INDEX IF NOT EXISTS {name} ON runs {indexed}")
-    db.execute("CREATE TABLE IF NOT EXISTS clock (id INTEGER PRIMARY KEY, at REAL NOT NULL)")  # nor did they have this
-    db.execute("CREATE TABLE IF NOT EXISTS folded (run INTEGER PRIMARY KEY, state BLOB NOT NULL)")  # nor this
+    for name, columns in TABLES.items():
+        db.execute(f"CREATE TABLE IF NOT EXISTS {name} {columns}")
     db.execute("COMMIT")
 
 
 def _check(db: sqlite3.Connection, place: Place) -> None:
-    """Look for damage: in runs and conversations and their indexes, then in the events, for some seconds at most.
+    """Look for damage in each table, in the order of `CHECKS`, for some seconds at most.
 
     With a damaged index a run would seem not to exist. SQLite cannot see that a text has another content: it has no
     checksums.
@@ -179,8 +196,10 @@ def _check(db: sqlite3.Connection, place: Place) -> None:
     deadline = time.monotonic() + CHECK_SECONDS
     db.set_progress_handler(lambda: time.monotonic() > deadline, 100_000)
     try:
-        for check in ("integrity_check('runs')", "integrity_check('sessions')", "quick_check('events')"):
-            found = db.execute(f"PRAGMA {check}").fetchone()[0]
+        tables = db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
+        absent = TABLES.keys() - {name for (name,) in tables}
+        for table in [table for table in CHECKS if table not in absent]:
+            found = db.execute(f"PRAGMA {CHECKS[table]}('{table}')").fetchone()[0]
             if found != "ok":
                 what = found.splitlines()[-1]
                 raise SettingsError(
@@ -199,6 +218,11 @@ def _check(db: sqlite3.Connection, place: Place) -> None:
         ) from None
     finally:
         db.set_progress_handler(None, 0)
+
+
+def key_of(*parts: str | None) -> str:
+    """Return the parts as one text that no other parts make; ASCII, so that any string has one."""
+    return json.dumps(parts)
 
 
 def damaged(error: BaseException) -> bool:

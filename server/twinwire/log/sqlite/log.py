@@ -12,8 +12,8 @@ import functools
 import logging
 import sqlite3
 import time
-from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable, Collection, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -39,13 +39,15 @@ from twinwire.log.base import (
     Wanted,
 )
 from twinwire.log.control import LocalControl
+from twinwire.log.orphan import Orphan
+from twinwire.log.saying import Outcome, Saying
 from twinwire.log.sessions import messages
-from twinwire.log.sqlite.checkpoint import Checkpoints
-from twinwire.log.sqlite.file import parse, writing
-from twinwire.log.sqlite.lock import Lock
+from twinwire.log.sqlite.file import key_of, parse
+from twinwire.log.sqlite.offers import Offers
+from twinwire.log.sqlite.opening import opening
+from twinwire.log.sqlite.orphans import Claimed, Recovered, claim, recover
 from twinwire.log.sqlite.reader import Reader
-from twinwire.log.sqlite.tables import Tables, key_of
-from twinwire.log.sqlite.watch import Watch
+from twinwire.log.sqlite.tables import Tables
 from twinwire.log.sqlite.writer import Job, Writer
 from twinwire.log.tail import Tail
 from twinwire.log.tails import Tails
@@ -67,6 +69,7 @@ class _Live(Struct, gc=False):
     """
 
     info: RunInfo
+    owner: str
     tail: Tail
     first: int = 1
     size: int = 0
@@ -83,6 +86,8 @@ class SqliteLog(LocalControl, Tails):
     `LogLost`, the runs end, and their followers are woken to hear of it.
     """
 
+    outlives = True
+
     def __init__(self, url: str, limits: Limits, clock: Callable[[], float] = time.monotonic) -> None:
         super().__init__(limits)
         self._place = parse(url)
@@ -93,36 +98,65 @@ class SqliteLog(LocalControl, Tails):
         self._keeping: dict[str, asyncio.Future[Any]] = {}  # of ended runs that were trimmed: their states
         self._past = Tail()  # the subscribers of runs that are not live
         self._writer: Writer | None = None
+        self._opening: asyncio.Future[None] | None = None
+        self._recovered = Recovered(0, ())
         self._reader = Reader(self._place.path, self._damaged)
         self._lost = False
 
     async def open(self, owner: Owner) -> None:
-        """See `Store`. Runs that a crash left open are ended."""
-        if self._writer is None:
+        """See `Store`. Runs that a process before this one left open go on here, or are ended."""
+        if self._opening is None:
             self._owner = owner
-            self._writer = Writer(
-                self._tables, asyncio.get_running_loop(), on_lost=self._lose, on_disturbed=self._disturbed
-            )
-            self._writer.start()
-        await asyncio.shield(self._writer.opened)
+            self._opening = asyncio.ensure_future(self._open())
+        await asyncio.shield(self._opening)
+
+    async def _open(self) -> None:
+        enter = partial(opening, self._place, self._reader, self._recover)
+        writer = self._writer = Writer(
+            enter, asyncio.get_running_loop(), on_lost=self._lose, on_disturbed=self._disturbed
+        )
+        writer.start()
+        await asyncio.shield(writer.opened)
+        try:
+            taken = await Offers(self._owner, self._do, self._tail, self._give_up).make(self._recovered.orphans)
+        except LogUnavailable:
+            writer.stop()
+            await asyncio.shield(writer.closed)
+            raise SettingsError(
+                f"`--log` names {self._place.name}, which cannot be used: its open runs cannot be read or ended.",
+                field="--log",
+            ) from None
+        ended = self._recovered.ended + len(self._recovered.orphans) - taken
+        if taken:
+            logger.info("The last end of the server had cut off %d runs, which go on now.", taken)
+        if ended:
+            logger.warning("The last end of the server interrupted %d runs.", ended)
 
     async def close(self) -> None:
+        """See `Store`. Runs that have not ended stay open in the file, and the next start offers them."""
+        if self._opening is not None:
+            self._opening.cancel()
+            await asyncio.wait([self._opening])
         if self._writer is not None:
             self._writer.stop()
             await asyncio.shield(self._writer.closed)
 
-    async def create(self, run: RunInfo, *, idempotency_key: str | None, quota: Quota | None = None) -> RunInfo:
+    async def create(
+        self, run: RunInfo, *, idempotency_key: str | None, quota: Quota | None = None, start: bytes = b""
+    ) -> RunInfo:
         """See `EventLog`. A restart forgets who started how many within the minute."""
         key = None if idempotency_key is None else key_of(run.user_id, idempotency_key)
 
         def created(known: RunInfo) -> None:
             if known is run:
-                self._live[run.run_id] = _Live(run, Tail())
+                self._live[run.run_id] = _Live(run, run.owner, Tail())
 
-        known: RunInfo = await self._do(lambda tables: tables.create(run, key, quota), created)
+        known: RunInfo = await self._do(lambda tables: tables.create(run, key, quota, start), created, 1, len(start))
         return known
 
-    def append(self, run_id: str, expected_last: int, records: Sequence[Record]) -> Awaitable[None]:
+    def append(
+        self, run_id: str, expected_last: int, records: Sequence[Record], checkpoint: bytes | None = None
+    ) -> Awaitable[None]:
         """See `EventLog`. Done when it is committed; `LogUnavailable` if that fails, and then nothing was written."""
 
         def appended(bounds: tuple[int, int] | None) -> None:
@@ -143,7 +177,7 @@ class SqliteLog(LocalControl, Tails):
 
         def append(tables: Tables) -> tuple[int, int] | None:
             try:
-                return tables.append(run_id, expected_last, records, slowest, retention)
+                return tables.append(run_id, expected_last, records, slowest, retention, checkpoint=checkpoint)
             except (StaleWriter, RunNotFound):
                 loop.call_soon_threadsafe(self._refused, run_id, expected_last)
                 raise
@@ -152,9 +186,12 @@ class SqliteLog(LocalControl, Tails):
         live = self._live.get(run_id)
         slowest = NOBODY if live is None else self._slowest(run_id, live.tail)
         retention = None if live is None else live.info.retention
-        if records[-1].last and slowest != NOBODY:
+        if records and records[-1].last and slowest != NOBODY:
             self._spared.add(run_id)
-        return self._do(append, appended, len(records), sum([len(record.body) for record in records]))
+        size = sum([len(record.body) for record in records])
+        if checkpoint is not None:
+            size += len(checkpoint)
+        return self._do(append, appended, len(records), size)
 
     async def find(self, user_id: str | None, idempotency_key: str) -> RunInfo | None:
         self._check()
@@ -169,7 +206,7 @@ class SqliteLog(LocalControl, Tails):
         live = self._live.get(run_id)
         if live is None or user_id not in {None, live.info.user_id}:  # a foreign run is looked up as an unknown one is
             return await self._reader.state(run_id, user_id)
-        return RunState(live.info, live.first, live.tail.last, live.tail.terminal, live.size)
+        return RunState(live.info, live.first, live.tail.last, live.tail.terminal, live.size, live.owner)
 
     async def summary(self, run_id: str, user_id: str | None = None) -> RunSummary:
         self._check()
@@ -297,11 +334,45 @@ class SqliteLog(LocalControl, Tails):
 
     async def history(self, session: SessionKey) -> list[dict[str, str]]:
         """See `Control`; kept in the file."""
-        return messages(await self._do(lambda tables: tables.history(session)))
+        return messages(await self._do(lambda tables: tables.conversations.history(session)))
 
     async def remember(self, session: SessionKey, question: str, answer: str) -> None:
         """See `Control`; kept in the file."""
-        await self._do(lambda tables: tables.remember(session, question, answer))
+        await self._do(lambda tables: tables.conversations.remember(session, question, answer))
+
+    async def claim(self, orphan: Orphan, records: Sequence[Record]) -> bool:
+        """See `Control`."""
+        run_id = orphan.info.run_id
+
+        def claimed(found: Claimed | None) -> None:
+            if found is not None:
+                tail = Tail()
+                tail.restart(records[0].seq, records)
+                self._live[run_id] = _Live(orphan.info, self.worker, tail, found.first, found.size)
+
+        if run_id in self._live:
+            return False
+        size = sum([len(record.body) for record in records])
+        found = await self._do(lambda tables: claim(tables, orphan, self.worker, records), claimed, len(records), size)
+        return found is not None
+
+    async def release(self, run_id: str) -> None:
+        """See `Control`. The next start offers it."""
+        if run_id in self._live:
+            self._spared.discard(run_id)
+            self._give_up(run_id)
+            with suppress(LogUnavailable):
+                await self._do(lambda tables: tables.resumable.release(run_id))
+
+    async def cancel(self, run: RunInfo) -> None:
+        """See `Control`. The file keeps it for the next start, if the run is open then."""
+        await self._do(lambda tables: tables.resumable.cancel(run.run_id))
+
+    async def tell(self, run: RunInfo, saying: Saying) -> Outcome:
+        """See `Control`. Nobody hears what is said to a run that goes on nowhere."""
+        if (await self.state(run.run_id)).terminal is None:
+            raise LogUnavailable
+        return await super().tell(run, saying)
 
     async def _read(self, run_id: str, after: int, limit: int, live: Tail | None) -> Page:
         """Read a page from the file. If that fails, wake the followers of such runs later, to try again."""
@@ -380,42 +451,12 @@ class SqliteLog(LocalControl, Tails):
         if live is not None and live.tail.ended and not live.tail.followed:
             del self._live[run_id]
 
-    @contextmanager
-    def _tables(self) -> Iterator[tuple[Tables, Checkpoints, Watch]]:
-        """Enter in the writer thread: the file is ours, sound, and has no open run. Raises `SettingsError`."""
-        lock = Lock(self._place)
-        lost = False
-        try:
-            db = writing(self._place)
-            try:
-                tables = Tables(db, self._limits, self._clock, self._spared, self._waiting)
-                with tables.transaction():
-                    interrupted = tables.recover()
-                checkpoints = Checkpoints(self._place, db)
-                self._reader.open()
-                watch = Watch(self._place, lock.fd, checkpoints)
-                if (trouble := watch.look()) is not None:
-                    raise SettingsError(f"`--log` names {self._place.name}, which {trouble.text}.", field="--log")
-            except (sqlite3.Error, OSError) as error:
-                db.close()
-                raise SettingsError(
-                    f"`--log` names {self._place.name}, which cannot be used: {error}.", field="--log"
-                ) from None
-            if interrupted:
-                logger.warning("The last end of the server interrupted %d runs.", interrupted)
-            lock.guard()
-            try:
-                yield tables, checkpoints, watch
-            finally:
-                lost = watch.lost
-                if not lost:
-                    lock.unguard()
-                self._reader.close()
-                checkpoints.close()
-                tables.close(whole=not lost)
-        finally:
-            if not lost:  # else until the process ends: what is at the path now is not ours to tidy up
-                lock.release()
+    def _recover(self, db: sqlite3.Connection) -> Tables:
+        """Return the tables, which have no open run but those that are to be offered. Called in the writer thread."""
+        tables = Tables(db, self._limits, self._clock, self._spared, self._waiting)
+        with tables.transaction():
+            self._recovered = recover(tables)
+        return tables
 
 
 def _nobody(future: asyncio.Future[Any]) -> None:

@@ -54,6 +54,7 @@ _LISTED, _LISTED_OF_USER = (
     " AND created >= :since ORDER BY created DESC, run_id DESC LIMIT :limit"
     for who in ("TRUE", "user_id = :user_id")
 )
+_SIZE = "SELECT coalesce(sum(length(body)), 0) FROM events WHERE run = ?"
 _NO_END = ("~", "")  # which is after all times
 _EVENTS = "SELECT seq, type, body, start, stop FROM events WHERE run = ? AND seq > ? AND seq <= ? ORDER BY seq LIMIT ?"
 
@@ -101,9 +102,12 @@ class Reader:
         """As `EventLog.state`."""
 
         def read(db: sqlite3.Connection) -> RunState:
-            run, info, ended, size, first, last = _run(db, run_id, user_id)
-            (terminal,) = _records(db, run, last - 1, last, 1) if ended else (None,)
-            return RunState(info_of(info), first, last, terminal, size)
+            run, kept, ended, size, first, last = _run(db, run_id, user_id)
+            info = info_of(kept)
+            if not ended:  # it goes on nowhere: it is yet to be claimed, or was released
+                return RunState(info, first, last, None, db.execute(_SIZE, (run,)).fetchone()[0])
+            (terminal,) = _records(db, run, last - 1, last, 1)
+            return RunState(info, first, last, terminal, size, info.owner)
 
         return await self._run(read)
 

@@ -1,11 +1,10 @@
-"""The writes of the SQLite log, as transactions on one connection: runs, events, conversations, and what is deleted.
+"""The writes of the SQLite log, as transactions on one connection: runs, events, and what is deleted.
 
 No threads and no asyncio: `writer` has those.
 """
 
 from __future__ import annotations
 
-import json
 import sqlite3
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -16,13 +15,13 @@ import msgspec
 from msgspec import Struct
 
 from twinwire.log.backpressure import EXCESS_BYTES, NOBODY
-from twinwire.log.base import Limits, Quota, RunInfo, SessionKey
-from twinwire.log.interrupted import interrupted
+from twinwire.log.base import Limits, Quota, RunInfo
 from twinwire.log.quotas import Quotas
-from twinwire.log.sessions import turn_size
+from twinwire.log.sqlite.conversations import Conversations
 from twinwire.log.sqlite.file import Damage
+from twinwire.log.sqlite.resumable import Resumable
 from twinwire.protocol.errors import IdempotencyMismatch, RunNotFound, StaleWriter
-from twinwire.protocol.events import Record, dump, outcome, status_of
+from twinwire.protocol.events import Record, outcome, status_of
 
 DELETE_EVENTS = 500  # in one transaction
 DELETE_BYTES = 2**20
@@ -40,7 +39,9 @@ _INSERTS = tuple(
 _HEAD = """
 SELECT id, coalesce((SELECT min(seq) FROM events WHERE run = id), 1),
     coalesce((SELECT max(seq) FROM events WHERE run = id), 0),
-    coalesce(size, (SELECT sum(length(body)) FROM events WHERE run = id), 0), ended IS NOT NULL
+    coalesce(size, (SELECT sum(length(body)) FROM events WHERE run = id), 0), ended IS NOT NULL,
+    coalesce((SELECT length(start) FROM starts WHERE run = id), 0),
+    coalesce((SELECT length(checkpoint) FROM resumable WHERE run = id), 0)
 FROM runs WHERE
 """
 _OLDEST = """
@@ -55,17 +56,26 @@ SELECT id, size, run_id FROM runs WHERE ended IS NOT NULL AND expires IS NULL AN
 _DUE_ALONE = "SELECT id, size, run_id FROM runs WHERE expires IS NOT NULL AND expires <= ? ORDER BY expires LIMIT ?"
 
 _info = msgspec.json.Decoder(RunInfo)
-_turns = msgspec.json.Decoder(list[tuple[str, str]])
 
 
-class _Head(Struct, gc=False):
-    """The place of a run's events in the file, with those of the transaction that goes on."""
+class Head(Struct, gc=False):
+    """The place of a run's events in the file, with those of the transaction that goes on.
+
+    `start` and `checkpoint` are the bytes of those that are kept; without a start nobody can go on with the run.
+    """
 
     id: int
     first: int
     last: int
     size: int
     ended: bool
+    start: int
+    checkpoint: int
+
+    @property
+    def weight(self) -> int:
+        """Return the bytes of all that is kept of the run."""
+        return self.size + self.start + self.checkpoint
 
 
 def info_of(kept: Any) -> RunInfo:
@@ -76,16 +86,11 @@ def info_of(kept: Any) -> RunInfo:
         raise Damage("a run's info is not what was written") from None
 
 
-def key_of(*parts: str | None) -> str:
-    """Return the parts as one text that no other parts make; ASCII, so that any string has one."""
-    return json.dumps(parts)
-
-
 class Tables:
     """One owner's tables.
 
-    `size` is the bytes of all events' bodies that are not deleted. All methods but `tidy` and `close` are called in a
-    `transaction`.
+    `size` is the bytes of all events' bodies that are not deleted, and of starts and checkpoints. All methods but
+    `tidy` and `close` are called in a `transaction`.
 
     Ages are counted in the time that the log was open, by the monotonic `clock`. The times in the file begin as Unix
     time, and go on from the newest one that the file has: if it was closed, from then. So no clock that is wrong, for
@@ -109,10 +114,12 @@ class Tables:
         newest = [self._one(query) for query in kept]
         offset = (max((at for at in newest if at is not None), default=None) or time.time()) - clock()
         self._clock: Callable[[], float] = lambda: offset + clock()
-        self._heads: dict[str, _Head] = {}
+        self._heads: dict[str, Head] = {}
         self._rows: list[Any] = []  # of events not inserted yet, one value after the other
-        self._quotas = Quotas(self._goes_on, waiting=waiting)
-        self._chores = (self._sweep, self._expire, self._expire_session, self._shrink)
+        self.quotas = Quotas(self._goes_on, waiting=waiting)
+        self.conversations = Conversations(db, limits, self._clock)
+        self.resumable = Resumable(db)
+        self._chores = (self._sweep, self._expire, self.conversations.expire, self._shrink)
         self.size: int = self._one("SELECT coalesce(sum(size), 0) FROM runs")
         self._version = self._one("PRAGMA data_version")
 
@@ -143,7 +150,7 @@ class Tables:
                 self._db.execute("ROLLBACK")
             raise
 
-    def create(self, run: RunInfo, key: str | None, quota: Quota | None) -> RunInfo:
+    def create(self, run: RunInfo, key: str | None, quota: Quota | None, start: bytes) -> RunInfo:
         """Add a run, or return the one that has this key. Raises as `EventLog.create`."""
         if key is not None:
             found = self._db.execute("SELECT info FROM runs WHERE key = ?", (key,)).fetchone()
@@ -152,12 +159,15 @@ class Tables:
                 if known.fingerprint != run.fingerprint:
                     raise IdempotencyMismatch
                 return known
-        self._quotas.admit(run, quota)
+        self.quotas.admit(run, quota)
         added = self._db.execute(
             "INSERT INTO runs (run_id, info, key, user_id, created) VALUES (?, ?, ?, ?, ?)",
             (run.run_id, msgspec.json.encode(run), key, run.user_id, run.created),
         )
-        self._heads[run.run_id] = _Head(added.lastrowid or 0, 1, 0, 0, False)
+        self._heads[run.run_id] = head = Head(added.lastrowid or 0, 1, 0, 0, False, len(start), 0)
+        if start:
+            self.resumable.add(head.id, run.owner, start)
+            self.size += len(start)
         return run
 
     def _goes_on(self, run_id: str) -> bool:
@@ -170,25 +180,48 @@ class Tables:
         records: Sequence[Record],
         slowest: int = NOBODY,
         retention: float | None = None,
+        *,
+        checkpoint: bytes | None = None,
     ) -> tuple[int, int] | None:
-        """Add events. Return the first number that the run has now, or None if all were here already.
+        """Add events, and keep the checkpoint that comes with them.
 
+        Return the first number that the run has now, or None if no event was new.
         `slowest` is the lowest cursor of the run's followers, `retention` the run's own. The other number returned is
         that up to which the run is to be trimmed once they are there, or 0. Raises `StaleWriter`, `RunNotFound`.
         """
-        head = self._heads.get(run_id) or self._load(run_id)
+        head = self._heads.get(run_id) or self.load(run_id)
         if expected_last != head.last or head.ended:
             self._compare(head, expected_last, records)
             return None
-        due = self._add(head, records, slowest)
+        if checkpoint is not None:
+            self._put(head, checkpoint)
+            if not records:
+                return None
+        due = self.add(head, records, slowest)
         if records[-1].last:
-            self._end(head, records[-1], retention)
+            self.end(head, records[-1], retention)
             del self._heads[run_id]
         return head.first, due
 
+    def _put(self, head: Head, checkpoint: bytes) -> None:
+        """Keep a run's newest checkpoint; an empty one says that nobody can go on with the run any more."""
+        if not checkpoint:
+            self._withdraw(head)
+        elif head.start:
+            self.resumable.put(head.id, checkpoint)
+            self.size += len(checkpoint) - head.checkpoint
+            head.checkpoint = len(checkpoint)
+
+    def _withdraw(self, head: Head) -> None:
+        """Keep nothing for anybody who would go on with the run."""
+        if head.start:
+            self.resumable.drop(head.id)
+            self.size -= head.start + head.checkpoint
+            head.start = head.checkpoint = 0
+
     def trim(self, run_id: str, upto: int) -> int:
         """Delete some of a run's events up to this number. Return the first number it has now. Raise `RunNotFound`."""
-        head = self._heads.get(run_id) or self._load(run_id)
+        head = self._heads.get(run_id) or self.load(run_id)
         self._trim(head, min(upto, head.first + TRIM_EVENTS - 1, head.last - 1))
         if head.ended:
             self._db.execute("UPDATE runs SET size = ? WHERE id = ?", (head.size, head.id))
@@ -196,44 +229,10 @@ class Tables:
 
     def keep(self, run_id: str, folded: bytes) -> None:
         """Keep the state of a run that was trimmed. Raise `RunNotFound`."""
-        head = self._load(run_id)
+        head = self.load(run_id)
         self._db.execute("INSERT OR REPLACE INTO folded VALUES (?, ?)", (head.id, folded))
         self._db.execute("UPDATE runs SET size = size + ? WHERE id = ?", (len(folded), head.id))
         self.size += len(folded)
-
-    def history(self, session: SessionKey) -> list[tuple[str, str]]:
-        """Return the turns of a conversation; reading is use."""
-        key, now = key_of(*session), self._clock()
-        found = self._db.execute(
-            "UPDATE sessions SET used = ? WHERE key = ? AND used >= ? RETURNING turns",
-            (now, key, now - self._limits.session_idle),
-        ).fetchall()
-        try:
-            return _turns.decode(found[0][0]) if found else []
-        except (ValueError, TypeError):
-            raise Damage("a conversation is not what was written") from None
-
-    def remember(self, session: SessionKey, question: str, answer: str) -> None:
-        """Add a turn. The oldest ones go if there is too much."""
-        turns = [*self.history(session), (question, answer)]
-        size = sum(turn_size(*turn) for turn in turns)
-        while turns and size > self._limits.session_bytes:
-            size -= turn_size(*turns.pop(0))
-        self._db.execute(
-            "INSERT OR REPLACE INTO sessions VALUES (?, ?, ?)", (key_of(*session), self._clock(), dump(turns))
-        )
-
-    def recover(self) -> int:
-        """End all runs that a process before this one left open. Return how many there were."""
-        runs = self._db.execute("SELECT run_id, info FROM runs WHERE ended IS NULL").fetchall()
-        for run_id, info in runs:
-            head = self._load(run_id)
-            self.size += head.size
-            known = info_of(info)
-            self._add(head, ending := interrupted(known, head.last))
-            self._end(head, ending[-1], known.retention)
-        self._heads.clear()
-        return len(runs)
 
     def disturbed(self) -> bool:
         """Return whether another program has written to the file since the last call."""
@@ -251,11 +250,11 @@ class Tables:
         for run_id, last in known.items():
             before = self._heads.pop(run_id, None)
             try:
-                head = self._load(run_id)
+                head = self.load(run_id)
             except RunNotFound:
                 lost[run_id] = False
                 continue
-            info_of(self._one("SELECT info FROM runs WHERE id = ?", head.id))
+            self.info(head)
             count = self._one("SELECT count(*) FROM events WHERE run = ?", head.id)
             whole = count == head.last - head.first + 1 and head.last >= last
             foreign = before is not None and (before.first, before.last) != (head.first, head.last)
@@ -269,7 +268,8 @@ class Tables:
         self._heads.pop(run_id, None)
         self._insert()
         row = self._db.execute(f"{_HEAD} run_id = ?", (run_id,)).fetchone()
-        if row is not None and not (head := _Head(*row)).ended:
+        if row is not None and not (head := Head(*row)).ended:
+            self._withdraw(head)
             self._drop(head.id, head.size)
 
     def delete(self, run_id: str) -> int | None:
@@ -284,8 +284,8 @@ class Tables:
 
     def forget(self, user_id: str) -> dict[int, str]:
         """Delete a user's conversations, and make some runs that have ended unknown: their numbers, for `sweep`."""
-        self._db.execute("DELETE FROM sessions WHERE json_extract(key, '$[0]') = ?", (user_id,))
-        self._quotas.forget(user_id)
+        self.conversations.forget(user_id)
+        self.quotas.forget(user_id)
         ended = "SELECT id, size, run_id FROM runs WHERE user_id = ? AND ended IS NOT NULL LIMIT ?"
         rows = self._db.execute(ended, (user_id, DELETE_RUNS)).fetchall()
         for row in rows:
@@ -322,17 +322,30 @@ class Tables:
         row = self._db.execute(query, values).fetchone()
         return None if row is None else row[0]
 
-    def _load(self, run_id: str) -> _Head:
+    def rows(self, query: str) -> list[Any]:
+        """Return what a query finds."""
+        return self._db.execute(query).fetchall()
+
+    def info(self, head: Head) -> RunInfo:
+        """Return a run's info. Raises `Damage`."""
+        return info_of(self._one("SELECT info FROM runs WHERE id = ?", head.id))
+
+    def unload(self, run_id: str) -> None:
+        """Hold nothing of a run in memory."""
+        self._heads.pop(run_id, None)
+
+    def load(self, run_id: str) -> Head:
+        """Read what the file has of a run, and hold it if the run goes on. Raise `RunNotFound`."""
         self._insert()
         row = self._db.execute(f"{_HEAD} run_id = ?", (run_id,)).fetchone()
         if row is None:
             raise RunNotFound
-        head = _Head(*row)
+        head = Head(*row)
         if not head.ended:
             self._heads[run_id] = head
         return head
 
-    def _add(self, head: _Head, records: Sequence[Record], slowest: int = NOBODY) -> int:
+    def add(self, head: Head, records: Sequence[Record], slowest: int = NOBODY) -> int:
         """Add events. Return the number up to which the run is to be trimmed, but has `slowest` behind it; or 0."""
         for record in records:
             self._rows += (head.id, record.seq, record.type, record.start, record.stop, record.body)
@@ -356,7 +369,7 @@ class Tables:
             self._trim(head, due)
         return 0
 
-    def _trim(self, head: _Head, last: int) -> None:
+    def _trim(self, head: Head, last: int) -> None:
         """Delete a run's events up to number `last`."""
         self._insert()
         doomed = (head.id, last)
@@ -366,7 +379,8 @@ class Tables:
         head.size -= freed
         self.size -= freed
 
-    def _end(self, head: _Head, terminal: Record, retention: float | None) -> None:
+    def end(self, head: Head, terminal: Record, retention: float | None) -> None:
+        """Count the run as one that has ended with this event, which was added."""
         now = self._clock()
         expires = None if retention is None else now + retention
         status = status_of(outcome(terminal.body))
@@ -374,9 +388,12 @@ class Tables:
             "UPDATE runs SET ended = ?, size = ?, expires = ?, status = ? WHERE id = ?",
             (now, head.size, expires, status, head.id),
         )
+        self._withdraw(head)
 
-    def _compare(self, head: _Head, expected_last: int, records: Sequence[Record]) -> None:
+    def _compare(self, head: Head, expected_last: int, records: Sequence[Record]) -> None:
         """Events that are here already are no error. Raises `StaleWriter`."""
+        if not records:
+            raise StaleWriter(expected_last, head.last)
         self._insert()
         bounds = (head.id, records[0].seq, records[-1].seq)
         rows = self._db.execute("SELECT body FROM events WHERE run = ? AND seq BETWEEN ? AND ? ORDER BY seq", bounds)
@@ -431,17 +448,6 @@ class Tables:
         if row is None:
             return False
         self._drop(*row[:2])
-        return True
-
-    def _expire_session(self) -> bool:
-        """Forget the conversation unused for longest, after `session_idle` or if there are over `max_sessions`."""
-        row = self._db.execute("SELECT key, used FROM sessions ORDER BY used LIMIT 1").fetchone()
-        if row is None or (
-            row[1] >= self._clock() - self._limits.session_idle
-            and self._one("SELECT count(*) FROM sessions") <= self._limits.max_sessions
-        ):
-            return False
-        self._db.execute("DELETE FROM sessions WHERE key = ?", row[:1])
         return True
 
     def _shrink(self) -> bool:
