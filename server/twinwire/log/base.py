@@ -423,7 +423,10 @@ class Control(Protocol):
         ...
 
     async def release(self, run_id: str) -> None:
-        """Let another process go on with a run of this one at once, which writes no more to it."""
+        """Let another process go on with a run of this one at once, which writes no more to it.
+
+        Its claims count from 0 again. Does nothing for a run that is not this worker's, and raises no `LogUnavailable`.
+        """
         ...
 
     async def cancel(self, run: RunInfo) -> None:
