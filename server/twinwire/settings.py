@@ -168,6 +168,9 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     live_bytes: Annotated[
         Bytes, Meta(description="bytes of events of all runs that go on, in each worker; a run over it ends")
     ] = 2**28
+    checkpoint_bytes: Annotated[
+        Bytes, Meta(description="bytes of a run's checkpoint; no other process goes on with a run that needs more")
+    ] = 2**23
     run_tokens: Annotated[Count, Meta(description="tokens that one run may use, as the model counts them")] = 2_000_000
     max_tool_calls: Annotated[
         Count, Meta(description="tools that an agent may call in one step (RunRequest.limits)")
@@ -186,6 +189,9 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         Count, Meta(description="ended runs kept by a log in memory; those that ended first go first")
     ] = 100_000
     retention: Annotated[Seconds, Meta(description="how long a run is kept after its end")] = 172_800.0
+    claim_timeout: Annotated[
+        Seconds, Meta(description="how long a run of a process that is gone waits for another to go on with it")
+    ] = 60.0
     max_sessions: Annotated[Count, Meta(description="conversations kept; those unused for longest go first")] = 10_000
     session_bytes: Annotated[Bytes, Meta(description="bytes of one conversation; its oldest turns go first")] = 2**18
     sessions_bytes: Annotated[

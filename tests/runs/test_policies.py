@@ -27,6 +27,7 @@ from twinwire.protocol.events import encode
 from twinwire.protocol.wire import new_run_id
 from twinwire.runs import deadline
 from twinwire.runs.deadline import Deadline
+from twinwire.runs.policies import policies
 from twinwire.settings import Settings
 
 DAY = 86_400.0
@@ -43,6 +44,8 @@ WRONG = [
     ("model_timeout", "\udcff", r"a duration such as 90s, 5m or 1h, above 0 and at most 365d, not '\udcff'."),
     ("on_disconnect", "stay", "`continue`, `cancel` or `cancel_after:<seconds>`, not 'stay'."),
     ("on_disconnect", 300, "`continue`, `cancel` or `cancel_after:<seconds>`, not '300'."),
+    ("resumable", "yes", "True or False, not 'yes'."),
+    ("resumable", 1, "True or False, not '1'."),
 ]
 
 
@@ -52,6 +55,28 @@ def test_a_wrong_policy_is_refused(field: str, value: Any, right: str) -> None:
     agents: Agents = {"good": echo, "deep": AgentSpec(echo, **{field: value})}
     with pytest.raises(ValueError, match="^" + re.escape(f"`{field}` of the agent deep must be {right}") + "$"):
         create_app(agents, settings=Settings())
+
+
+@pytest.mark.parametrize(("own", "spec", "resumable"), [(None, None, False), (True, None, True), (True, False, False)])
+def test_who_is_resumable(own: bool | None, spec: bool | None, resumable: bool) -> None:
+    """The agent's own attribute says whether another process can go on with its runs, unless its `AgentSpec` does."""
+
+    async def agent(_: RunRequest) -> None: ...
+
+    if own is not None:
+        agent.resumable = own  # type: ignore[attr-defined]
+    known = policies({"mine": AgentSpec(agent, resumable=spec)}, deadline=60.0, limits=AgentLimits())
+    assert known["mine"].resumable is resumable
+
+
+def test_a_resumable_that_is_neither() -> None:
+    """An attribute `resumable` of an agent that is neither True nor False is refused, as a wrong policy is."""
+
+    async def agent(_: RunRequest) -> None: ...
+
+    agent.resumable = "no"  # type: ignore[attr-defined]
+    with pytest.raises(ValueError, match=r"^`resumable` of the agent mine must be True or False, not 'no'\.$"):
+        create_app({"mine": agent}, settings=Settings())
 
 
 async def test_the_document() -> None:

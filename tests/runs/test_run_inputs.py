@@ -19,6 +19,7 @@ from twinwire.agents import RunRequest
 from twinwire.auth import ANYBODY
 from twinwire.log.saying import Outcome, Saying
 from twinwire.protocol.errors import InputExpired, LogUnavailable
+from twinwire.protocol.fold import Fold
 from twinwire.runs.inputs import InputLimits, Inputs
 from twinwire.transports import Verdict
 
@@ -327,7 +328,7 @@ async def test_an_answer_that_never_comes_into_the_log() -> None:
         raise LogUnavailable
 
     limits = InputLimits()
-    inputs = Inputs("a" * 26, lambda _: None, lost, limits, calls={}, can_ask=True, takes_messages=True)
+    inputs = Inputs("a" * 26, lambda _: None, lost, limits, fold=Fold(), can_ask=True, takes_messages=True)
     asking = asyncio.create_task(inputs.ask("Sure?", None, None))
     await asyncio.sleep(0)
     with pytest.raises(LogUnavailable):

@@ -266,7 +266,7 @@ def backpressure(server: Running, run_id: str) -> Backpressure:
 def blocked(server: Running, run_id: str) -> bool:
     """Return whether the run waits for its followers."""
     run = server.runs._live.get(run_id)
-    return run is not None and run._writer.most == 0
+    return run is not None and run.writer.most == 0
 
 
 async def held_up(

@@ -87,6 +87,11 @@ class Fold(Struct):
         return self._quiet and bool(self.questions) and self.tools.keys() <= {_asked(each) for each in self.questions}
 
     @property
+    def quiet(self) -> bool:
+        """True if nothing but input and ends of tool calls has come since the newest question."""
+        return self._quiet
+
+    @property
     def said(self) -> int:
         """The bytes of all answers and thoughts of the run so far, in UTF-8."""
         return self._before + len(self._answer) + len(self._thinking)

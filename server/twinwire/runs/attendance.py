@@ -68,6 +68,24 @@ class Attendance:
         if (run := self._live.get(run_id)) is not None:
             run.followers.gone(left=left)
 
+    def _arrive(self, run: Run) -> None:
+        """Count the followers of a run that another process has begun, and that this one goes on with, as its own.
+
+        Those who have lost it with that process have some time to come back. The log knows that they are its owner's.
+        """
+        run.followers.resume(self._elsewhere.pop(run.info.run_id, 0), GRACE_SECONDS)
+
+    def _depart(self, run: Run) -> None:
+        """Count the followers of a run that does not go on here any more, but has not ended, as those of another's."""
+        if (count := run.followers.count) > 0:
+            self._elsewhere[run.info.run_id] = count
+            self.log.follow(run.info.run_id)
+
+    def _forget(self, run: Run) -> None:
+        """Expect nobody back who was dropped from a run that has ended."""
+        if (dropped := self._dropped.pop(run.info.run_id, None)) is not None:
+            dropped.cancel()
+
     async def _cancel_if_unfollowed(self, run: Run) -> None:
         try:
             followed = await self.log.followed(run.info.run_id)

@@ -47,13 +47,14 @@ class Live:
 class Share:
     """One run's share of what is `live`, beside its own budget. `release` it once, at the run's end."""
 
-    __slots__ = ("_at", "_bytes", "_counted", "_events", "_held", "_live", "_look", "_size", "_tokens")
+    __slots__ = ("_at", "_bytes", "_counted", "_events", "_held", "_kept", "_live", "_look", "_size", "_tokens")
 
     def __init__(self, live: Live, budget: Budget | None) -> None:
         self._live = live
         self._events, self._bytes, self._tokens = astuple(budget or Budget(events=MANY, bytes=MANY, tokens=MANY))
         self._held = 0  # bytes of the conversation
         self._size = 0  # and of the events
+        self._kept = 0  # and of what another process needs to go on with the run
         self._counted = 0  # tokens
         self._at = 0, 0  # the bytes that were said, and the events, when they were counted
         self._look = 0  # the bytes of events from which on there may be too many, or too many tokens
@@ -65,6 +66,24 @@ class Share:
             raise TooManyRuns(runs)
         self._live.taken += cost
         self._held += cost
+
+    def resume(self, size: int, runs: int) -> None:
+        """Count the events, of so many bytes, that a run has from other processes. Raise `TooManyRuns` as `hold`."""
+        if self._live.taken + size > self._live.limit:
+            raise TooManyRuns(runs)
+        self._live.taken += size
+        self._size = size
+
+    def keep(self, size: int) -> bool:
+        """Count so many bytes, in the place of those before, that are kept for another process to go on with the run.
+
+        Return False, having counted nothing, if there is no room.
+        """
+        if self._live.taken + size - self._kept > self._live.limit:
+            return False
+        self._live.taken += size - self._kept
+        self._kept = size
+        return True
 
     def check(self, request: RunRequest, fold: Fold, events: int, size: int) -> None:
         """Raise `BudgetSpent` if the run may not have so many events, or so many bytes of them, or its tokens."""
@@ -85,6 +104,7 @@ class Share:
         """Raise `BudgetSpent` if these are too many tokens, in a run that has said so many bytes in its events."""
         if (tokens := usage.counted) != self._counted:
             self._counted, self._at = tokens, (said, events)  # all that was said until now is in it
+        tokens += usage.voided_tokens
         if usage.estimated_tokens:
             said_since, events_since = said - self._at[0], events - self._at[1]
             tokens += usage.estimated_tokens + max(said_since // BYTES_PER_TOKEN, events_since)
@@ -95,5 +115,5 @@ class Share:
 
     def release(self) -> None:
         """Give all of it back."""
-        self._live.taken -= self._held + self._size
-        self._held = self._size = 0
+        self._live.taken -= self._held + self._size + self._kept
+        self._held = self._size = self._kept = 0

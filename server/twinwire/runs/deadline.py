@@ -11,19 +11,29 @@ from twinwire.protocol.errors import RunError, RunTimeout
 
 
 class Deadline:
-    """`seconds` from now; then `expire` is called, and `error` is what ends the run.
+    """`seconds` from a run's begin; then `expire` is called, and `error` is what ends the run.
 
     `due` is a time of `time.monotonic`, infinite while the run waits, which it may do for `longest` seconds in all.
+    Other processes have spent `spent` of the seconds, and waited for `waited` more.
     """
 
-    def __init__(self, seconds: float, longest: float, expire: Callable[[], None]) -> None:
-        self.due = time.monotonic() + seconds
+    def __init__(
+        self, seconds: float, longest: float, expire: Callable[[], None], *, spent: float = 0.0, waited: float = 0.0
+    ) -> None:
+        self.due = time.monotonic() + seconds - spent
         self.error: RunError = RunTimeout(seconds)
-        self._longest = longest
+        self._longest = longest - waited
+        self._allowed = longest
         self._expire = expire
         self._left = 0.0
         self._since: float | None = None  # when the wait began, if the run waits
         self._timer: asyncio.TimerHandle | None = None
+
+    @property
+    def waited(self) -> float:
+        """Return the seconds that the run has waited."""
+        now = 0.0 if self._since is None else time.monotonic() - self._since
+        return self._allowed - self._longest + now
 
     def start(self) -> None:
         """Call `expire` when the time is up."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 
 
@@ -19,11 +20,24 @@ class Followers:
         self._held = False
         self._came = False  # somebody has followed
         self._timer: asyncio.TimerHandle | None = None
+        self._until = 0.0  # a time of `time.monotonic`, before which nobody is missed
         self.elsewhere = False  # there were some elsewhere when that was looked at last
+
+    @property
+    def count(self) -> int:
+        """Return how many follow here."""
+        return self._count
 
     def start(self) -> None:
         """Begin: a run with a grace has it from the start, so that it does not wait for a follower for ever."""
         if self._grace:
+            self.wait(self._grace)
+
+    def resume(self, count: int, seconds: float) -> None:
+        """Begin with so many, in a process that goes on with the run: others have these seconds to come back."""
+        self._count, self._came = count, True
+        self._until = time.monotonic() + seconds
+        if self._grace is not None:
             self.wait(self._grace)
 
     def stop(self) -> None:
@@ -47,11 +61,13 @@ class Followers:
         """Call `on_nobody` after this time, unless somebody comes before."""
         self._cancel()
         if self._count == 0 and not self._held and self._grace is not None:
+            seconds = max(seconds, self._until - time.monotonic())
             self._timer = asyncio.get_running_loop().call_later(seconds, self._on_nobody)
 
     def come(self) -> None:
         """Somebody follows."""
         self._came = True
+        self._until = 0.0
         self._count += 1
         self._cancel()
 
@@ -63,6 +79,7 @@ class Followers:
     def gone(self, *, left: bool = False) -> None:
         """Somebody has gone, here or elsewhere."""
         self._came = True
+        self._until = 0.0
         self.elsewhere = False
         if self._grace is not None:
             self.wait(0.0 if left else self._grace)

@@ -28,8 +28,10 @@ from twinwire.protocol.errors import (
     TooManyMessages,
 )
 from twinwire.protocol.events import NotAnEvent, StreamEvent, StreamEventType as Type, checked, dump, timestamp
+from twinwire.protocol.fold import Fold
 from twinwire.protocol.schema import MAX_BYTES, check_answer, check_schema, size
 from twinwire.protocol.wire import converted
+from twinwire.runs.past import Recollection, Recorded
 
 MAX_QUESTIONS = 32
 MAX_UNREAD = 100
@@ -60,13 +62,17 @@ class _Given(Struct):
 
 
 class _Question(Struct):
-    """A question: open, or closed by `outcome`, which is None for as long as it is open."""
+    """A question: open, or closed by `outcome`, which is None for as long as it is open.
+
+    `told` are the data of its INPUT_REQUESTED.
+    """
 
     answer: asyncio.Future[Any]
     schema: Mapping[str, Any] | None = None
     parameters: dict[str, Any] | None = None  # of the call, if this is an approval
     timer: asyncio.TimerHandle | None = None
     outcome: Outcome | None = None
+    told: dict[str, Any] = {}
 
     def check(self, answer: Any) -> Any:
         """Return what the agent gets. Raises `BadRequest`."""
@@ -90,10 +96,10 @@ def _verdict(answer: Any) -> _Verdict:
 
 
 class Unread:
-    """See `agents.talk.Messages`. `read` are the texts of those that the agent has read."""
+    """See `agents.talk.Messages`. `read` are the ids and the texts of those that the agent has read."""
 
     def __init__(self) -> None:
-        self.read: list[str] = []
+        self.read: list[tuple[str, str]] = []
         self._waiting: deque[Said] = deque()
         self._news = asyncio.Event()
         self.size = 0
@@ -115,7 +121,7 @@ class Unread:
     def drain(self) -> list[Said]:
         """See `Messages`."""
         taken = list(self._waiting)
-        self.read += [said.content for said in taken]
+        self.read += [(said.message_id, said.content) for said in taken]
         self._waiting.clear()
         self.size = 0
         return taken
@@ -128,7 +134,7 @@ class Unread:
             self._news.clear()
             await self._news.wait()
         said = self._waiting.popleft()
-        self.read.append(said.content)
+        self.read.append((said.message_id, said.content))
         self.size -= bytes_of(said.content)
         return said
 
@@ -137,8 +143,8 @@ class Inputs:
     """The `Talk` of one run, and the other end of it.
 
     `put(event)` writes an event to the run's log, unless the run is over; it raises `RunError` if there is no room for
-    it. `flushed()` waits until what was put is in the log, and raises `LogUnavailable` if it never will be. `calls` are
-    the run's open tool calls by id.
+    it. `flushed()` waits until what was put is in the log, and raises `LogUnavailable` if it never will be. `fold` is
+    the run's state. `on_attached` is called when a question that another process has asked is asked again, and open.
     """
 
     def __init__(
@@ -148,9 +154,10 @@ class Inputs:
         flushed: Callable[[], Awaitable[None]],
         limits: InputLimits,
         *,
-        calls: Mapping[str, Any],
+        fold: Fold,
         can_ask: bool,
         takes_messages: bool,
+        on_attached: Callable[[], None] = lambda: None,
     ) -> None:
         self.can_ask = can_ask
         self.messages = Unread()
@@ -159,18 +166,34 @@ class Inputs:
         self._put = put
         self._flushed = flushed
         self._limits = limits
-        self._calls = calls
+        self._fold = fold
+        self._on_attached = on_attached
         self._questions: dict[str, _Question] = {}
+        self._again: dict[bytes, deque[str]] = {}  # those that the agent may ask again, by what they are
         self._open = 0
+        self.asked = 0  # so many questions there were
         self._said: dict[str, tuple[bytes, Outcome]] = {}  # by message id: a digest of the words, what became of them
         self._settling: set[asyncio.Task[None]] = set()
         self._over = False
         self._thread = get_ident()
 
-    @property
-    def asked(self) -> int:
-        """Return how many questions there were."""
-        return len(self._questions)
+    def restore(self, found: Recollection) -> None:
+        """Take over what was asked and said in other processes."""
+        checkpoint = found.checkpoint
+        numbers = [input_id.rpartition("-")[2] for input_id in found.questions]
+        self.asked = max([checkpoint.asked, *(int(number) for number in numbers if number.isdecimal())])
+        self.messages.read += checkpoint.read
+        for said in found.unread:
+            self.messages.add(said)
+        for message_id, digest in found.said.items():
+            self._said[message_id] = digest, Outcome(message_id=message_id)
+        for input_id, recorded in found.questions.items():
+            self._questions[input_id] = question = _restored(recorded)
+            if question.outcome is None:
+                self._open += 1
+                self._begin(input_id, question, _left(recorded.asked.get("expires_at"), self._limits.timeout))
+            if recorded.again and (question.outcome is None or question.answer.done()):
+                self._again.setdefault(_key(recorded.asked), deque()).append(input_id)
 
     async def ask(self, prompt: str, schema: Mapping[str, Any] | None, timeout: float | None) -> Any:
         """See `RunRequest.ask`."""
@@ -188,7 +211,7 @@ class Inputs:
         parameters = _copied(call.parameters if isinstance(call, Call) else msgspec.Raw(call.arguments or "{}"))
         if not isinstance(parameters, dict):
             raise TypeError("The parameters of a call must be a JSON object.")
-        if call.id not in self._calls:
+        if call.id not in self._fold.tools:
             raise ValueError("The TOOL_CALL_START of a call must be told before the call is approved.")
         question = _Question(asyncio.get_running_loop().create_future(), parameters=parameters)
         told = {"tool_call_id": call.id, "tool_name": call.name, "parameters": parameters}
@@ -199,6 +222,8 @@ class Inputs:
     async def _ask(self, question: _Question, data: dict[str, Any], timeout: float | None) -> Any:
         if get_ident() != self._thread:
             raise RuntimeError("`ask` and `approve` must be called in the thread of the run's event loop.")
+        if self._again and not self._over and (again := self._again.get(_key(data))):
+            return await self._attach(again.popleft())
         if self._over or not self.can_ask or self._open >= MAX_QUESTIONS:
             await asyncio.sleep(0)  # an agent that asks again and again holds up nobody
             full = self.can_ask and not self._over
@@ -209,16 +234,36 @@ class Inputs:
         if not seconds > 0:
             raise ValueError("`timeout` must be more than 0 seconds.")
         expires_at = (datetime.now(UTC) + timedelta(seconds=seconds)).isoformat(timespec="milliseconds")
-        input_id = f"ask-{self._run_id}-{len(self._questions) + 1}"
-        told = {"input_id": input_id, **data, "expires_at": expires_at.removesuffix("+00:00") + "Z"}
-        self._put(checked(StreamEvent(Type.INPUT_REQUESTED, told)))
+        input_id = f"ask-{self._run_id}-{self.asked + 1}"
+        question.told = {"input_id": input_id, **data, "expires_at": expires_at.removesuffix("+00:00") + "Z"}
+        self._put(checked(StreamEvent(Type.INPUT_REQUESTED, question.told)))
+        self.asked += 1
         self._questions[input_id] = question
         self._open += 1
+        self._begin(input_id, question, seconds)
+        return await self._answered(input_id, question)
+
+    async def _attach(self, input_id: str) -> Any:
+        """Give the agent the answer to a question that it has asked before, in another process, now or once it comes.
+
+        An open one is told again, as it was, if the run would not wait for it: the agent has told more since.
+        """
+        question = self._questions[input_id]
+        if question.outcome is None:
+            if not self._fold.quiet:
+                self._put(StreamEvent(Type.INPUT_REQUESTED, question.told))
+            self._on_attached()
+        return await self._answered(input_id, question)
+
+    async def _answered(self, input_id: str, question: _Question) -> Any:
         try:
-            question.timer = asyncio.get_running_loop().call_later(seconds, self._expire, input_id)
             return await question.answer
         finally:
             self._expire(input_id)  # the agent asks no longer
+
+    def _begin(self, input_id: str, question: _Question, seconds: float) -> None:
+        """Let a question be open for so long."""
+        question.timer = asyncio.get_running_loop().call_later(seconds, self._expire, input_id)
 
     def _expire(self, input_id: str) -> None:
         """Close a question without an answer, unless it is closed."""
@@ -315,7 +360,41 @@ class Inputs:
             if question.outcome is None:
                 self._close(question, Outcome(status="already_finished"))
             question.answer.cancel()
-        self._put = _drop
+        self._put = self._on_attached = _drop  # they are the run's, which would be in a cycle with this
+
+
+def _key(data: Mapping[str, Any]) -> bytes:
+    """Return what two questions have in common if one is the other, asked again: the call, or the words."""
+    names = ["kind", "tool_call_id"] if data.get("kind") == "approval" else ["kind", "prompt", "schema"]
+    return msgspec.json.encode(_copied([data.get(name) for name in names]), order="sorted")
+
+
+def _restored(recorded: Recorded) -> _Question:
+    """Return a question of another process; its answer is there if the agent may ask it again."""
+    asked, answered = recorded.asked, recorded.answered
+    answer = asyncio.get_running_loop().create_future()
+    parameters = asked.get("parameters") if asked.get("kind") == "approval" else None
+    question = _Question(answer, asked.get("schema"), parameters, told=asked)
+    if answered is None:
+        return question
+    if answered.get("expired"):
+        question.outcome = Outcome(status="expired")
+        answer.set_exception(InputExpired())
+        answer.exception()  # it may be that nobody asks again
+        return question
+    message_id = answered.get("message_id") or ""
+    question.outcome = Outcome(status="already_answered", message_id=message_id, by=answered.get("by"), at=recorded.at)
+    with contextlib.suppress(BadRequest):  # another version has taken it: the agent asks anew
+        answer.set_result(question.check(answered.get("answer")))
+    return question
+
+
+def _left(expires_at: Any, otherwise: float) -> float:
+    """Return the seconds until this time of RFC 3339."""
+    try:
+        return (datetime.fromisoformat(expires_at) - datetime.now(UTC)).total_seconds()
+    except (TypeError, ValueError):
+        return otherwise
 
 
 def _copied(value: Any) -> Any:
@@ -323,5 +402,5 @@ def _copied(value: Any) -> Any:
     return msgspec.json.decode(dump(value))
 
 
-def _drop(_: StreamEvent) -> None:
+def _drop(*_: StreamEvent) -> None:
     """The run is over."""

@@ -25,6 +25,7 @@ class Policy(Struct, frozen=True, kw_only=True):
 
     `orphan_timeout` is that of a run whose start names no `on_disconnect`: None for no limit, UNSET for what the way
     that it was started says. `retention` is None for the log's own, `model_timeout` for what each model is made with.
+    If the agent is `resumable`, another process can go on with its runs.
     """
 
     deadline: float
@@ -32,6 +33,7 @@ class Policy(Struct, frozen=True, kw_only=True):
     orphan_timeout: float | UnsetType | None = UNSET
     retention: float | None = None
     model_timeout: float | None = None
+    resumable: bool = False
 
     def orphaned(self, spec: RunSpec) -> float | None:
         """Return the seconds that a run which is started so may go on with nobody following it; None for no limit."""
@@ -66,7 +68,15 @@ def _policy(name: str, spec: AgentSpec, deadline: float, limits: AgentLimits) ->
         orphan_timeout=UNSET if spec.on_disconnect is None else _orphan_timeout(name, spec.on_disconnect),
         retention=retention,
         model_timeout=own.get("model_timeout"),
+        resumable=_resumable(name, spec),
     )
+
+
+def _resumable(name: str, spec: AgentSpec) -> bool:
+    told: Any = getattr(spec.agent, "resumable", False) if spec.resumable is None else spec.resumable
+    if not isinstance(told, bool):
+        raise ValueError(f"`resumable` of the agent {name} must be True or False, not {str(told)[:80]!r}.")  # noqa: TRY004 - as of the others
+    return told
 
 
 def _orphan_timeout(name: str, text: Any) -> float | None:

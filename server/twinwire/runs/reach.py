@@ -83,14 +83,31 @@ class Reach(Kept):
         return None if (run := self._live.get(run_id)) is None else run.folded
 
     async def cancel(self, run_id: str, by: Identity) -> CancelStatus:
-        """Cancel a run, wherever it goes on. Idempotent. Raises `RunNotFound`, as `state`."""
+        """Cancel a run, wherever it goes on. Idempotent. Raises `RunNotFound`, as `state`, and `LogUnavailable`."""
         if (run := self._here(run_id, by)) is not None:  # first, so that it needs no log
-            return "accepted" if run.cancel("user") else "already_finished"
+            cancelled = run.cancel("user")
+            if await self._has_ended(run):
+                return "accepted" if cancelled else "already_finished"
         state = await self.state(run_id, by)
-        if state.terminal is not None or state.info.owner == self.log.worker:
-            return "already_finished"  # its terminal event is in the log, or on its way
+        if state.terminal is not None:
+            return "already_finished"
         await self.log.cancel(state.info)
         return "accepted"
+
+    async def _has_ended(self, run: Run) -> bool:
+        """Return whether a run of this process that is over has ended: another may go on with it instead.
+
+        That is certain once its terminal event is in the log. Raise `LogUnavailable` if it takes longer.
+        """
+        if run.can_resume and not run.elsewhere:
+            try:
+                async with asyncio.timeout(SAY_SECONDS):
+                    await run.writer.flushed()
+            except TimeoutError:
+                raise LogUnavailable from None
+            except LogUnavailable:
+                pass  # it has refused the event
+        return not run.elsewhere
 
     async def say(self, run_id: str, saying: Saying, by: Identity) -> Outcome:
         """Say something to a run, wherever it goes on, and return what has become of it. The `message_id` is its key.
@@ -103,10 +120,11 @@ class Reach(Kept):
             saying = msgspec.structs.replace(saying, message_id=secrets.token_hex(8))
         try:
             async with asyncio.timeout(SAY_SECONDS):
-                if (run := self._here(check_run_id(run_id), by)) is not None:
-                    return await self._hear(run, saying)
+                run = self._here(check_run_id(run_id), by)
+                if run is not None and (outcome := await self._hear(run, saying)) is not None:
+                    return outcome
                 state = await self.state(run_id, by)
-                if state.terminal is None and state.info.owner != self.log.worker:
+                if state.terminal is None:
                     outcome = await self._tell(state.info, saying)
                     if outcome.status != "already_finished":
                         return outcome
@@ -120,11 +138,15 @@ class Reach(Kept):
         except LogUnavailable:  # it may have been said
             raise UnknownOutcome(saying.message_id) from None
 
-    async def _hear(self, run: Run, saying: Saying) -> Outcome:
+    async def _hear(self, run: Run, saying: Saying) -> Outcome | None:
+        """Have a run of this process take this; return None if another process goes on with it."""
         try:
-            return await run.inputs.hear(saying)
+            outcome = await run.inputs.hear(saying)
+            if outcome.status == "already_finished" and not await self._has_ended(run):
+                return None
         except LogUnavailable:  # the run has lost its log
             raise UnknownOutcome(saying.message_id) from None
+        return outcome
 
     async def hear(self, run_id: str, saying: Saying) -> Outcome | None:
         """See `Owner`."""

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import time
-from collections.abc import Collection, Coroutine, Mapping, Sequence
+from collections import deque
+from collections.abc import Collection, Coroutine, Mapping
 from typing import Any
 
 from twinwire.agents import Agent
@@ -14,10 +16,14 @@ from twinwire.agents.spec import AgentSpec, spec_of
 from twinwire.auth import ANYBODY
 from twinwire.fence import guard_tasks
 from twinwire.log import STOPPING, Quota, RunInfo, SessionKey, Store
-from twinwire.models import Message, patience
+from twinwire.log.orphan import Orphan
+from twinwire.models import patience
 from twinwire.protocol.errors import (
     AgentNotFound,
+    BadRequest,
+    CursorGone,
     Draining,
+    LogLost,
     LogUnavailable,
     RunInterrupted,
     RunNotFound,
@@ -29,11 +35,13 @@ from twinwire.protocol.fold import as_text
 from twinwire.protocol.wire import new_run_id, trace_of
 from twinwire.runs.attendance import Attendance
 from twinwire.runs.budget import Budget, Live, Share
+from twinwire.runs.checkpoints import Beginning, Keeper, Unreadable, beginning_of, checkpoint_of
 from twinwire.runs.endings import Endings
 from twinwire.runs.inputs import InputLimits
 from twinwire.runs.policies import Policy
 from twinwire.runs.reach import Reach
 from twinwire.runs.reserve import Reserve
+from twinwire.runs.resumption import Resumption, resumption
 from twinwire.runs.run import Run
 from twinwire.runs.spec import RunSpec
 from twinwire.runs.thoughts import Held
@@ -44,8 +52,10 @@ from twinwire.telemetry.tracing import OFF, Span, Tracer
 
 logger = logging.getLogger("twinwire.runs")
 
+HAND_OVER_SECONDS = 0.7  # within which a run that is put down has stopped, and another process may go on with it
 SETTLE_SECONDS = 5.0  # how long a start waits for the run it interrupts to leave the session
 LIVE_BYTES = 2**28
+CHECKPOINT_BYTES = 2**23
 RESERVE_BYTES, RESERVE_SECONDS = 2**26, 10.0
 CUT = "\n\n[This answer was cut off here.]"
 """The note that a session's history has after an incomplete answer, so that the model does not take it for whole."""
@@ -56,9 +66,10 @@ class Runs(Reach, Attendance):
 
     The default agent is the one named `react`, or else the first. `policies` are those of each agent, by its name.
     `max_runs` is for this process, `quota` for each named user and all processes, `budget` for each run, `live_bytes`
-    for the events and conversations of all runs that go on. `reserve` is what large replies about runs share. `tracer`
-    records each run, `inputs` bound what is said to each. `endings` hear of each run that has ended. With `debug` an
-    ERROR has the words of the exception that its agent raised.
+    for the events, conversations and checkpoints of all runs that go on. A checkpoint, and the start of a run that
+    another process could go on with, has at most `checkpoint_bytes`. `reserve` is what large replies about runs share.
+    `tracer` records each run, `inputs` bound what is said to each. `endings` hear of each run that has ended. With
+    `debug` an ERROR has the words of the exception that its agent raised.
     """
 
     def __init__(
@@ -71,6 +82,7 @@ class Runs(Reach, Attendance):
         quota: Quota | None = None,
         budget: Budget | None = None,
         live_bytes: int = LIVE_BYTES,
+        checkpoint_bytes: int = CHECKPOINT_BYTES,
         reserve: Reserve | None = None,
         metrics: Metrics | None = None,
         tracer: Tracer = OFF,
@@ -92,9 +104,12 @@ class Runs(Reach, Attendance):
         self._quota = quota
         self._budget = budget
         self._live_bytes = Live(live_bytes)
+        self._checkpoint_bytes = checkpoint_bytes
         self.reserve = reserve or Reserve(RESERVE_BYTES, RESERVE_SECONDS)
         self._live: dict[str, Run] = {}
         self._starting = 0  # runs that are on their way into `_live`
+        self._leaving: set[str] = set()  # runs that were put down, and are on their way out of it
+        self._unfit: deque[str] = deque(maxlen=1000)  # runs of other processes that this one has said it cannot take
         self._tasks: set[asyncio.Task[None]] = set()
         self._idle: asyncio.Future[None] | None = None
         self.started = 0
@@ -156,9 +171,12 @@ class Runs(Reach, Attendance):
                 if new:
                     share.hold(history, len(self._live))
                 quota = self._policies[name].quota(self._quota)
-                known = await self.log.create(info, idempotency_key=spec.idempotency_key, quota=quota)
+                begun = Beginning(spec=spec, history=[*history])
+                start = self._kept(info, begun, share) if new else b""
+                kept = {"start": start} if start else {}
+                known = await self.log.create(info, idempotency_key=spec.idempotency_key, quota=quota, **kept)
                 if known is info:
-                    self._begin(info, spec, history, share)  # with no await between: the log may ask who `owns` it
+                    self._begin(info, begun, share, start=start)  # with no await between: the log asks who `owns` it
             finally:
                 if info.run_id not in self._live and session is not None:
                     await self.log.vacate(session, info.run_id)
@@ -170,14 +188,15 @@ class Runs(Reach, Attendance):
 
     async def _enter(self, session: SessionKey, run_id: str, *, interrupt: bool) -> None:
         """Make this run the session's only one; with `interrupt`, end the one before. Raises `SessionBusy`."""
-        patience = time.monotonic() + SETTLE_SECONDS
+        patience, cancelled = time.monotonic() + SETTLE_SECONDS, ""
         while (holder := await self.log.occupy(session, run_id)) is not None:
             try:
                 over = (await self.log.state(holder)).terminal is not None
                 if not over:
                     if not interrupt or time.monotonic() > patience:
                         raise SessionBusy(holder)
-                    await self.cancel(holder, ANYBODY)
+                    if holder != cancelled:
+                        await self.cancel(cancelled := holder, ANYBODY)
             except RunNotFound:
                 over, patience = True, 0.0
             if over and time.monotonic() > patience:
@@ -185,17 +204,94 @@ class Runs(Reach, Attendance):
             else:
                 await asyncio.sleep(0.005)  # its worker remembers the turn, then leaves the session
 
-    def _begin(self, info: RunInfo, spec: RunSpec, history: Sequence[Message], share: Share) -> None:
-        span = self._tracer.run(info.agent, info.run_id, info.session_id, spec.traceparent)
+    def _kept(self, info: RunInfo, begun: Beginning, share: Share) -> bytes:
+        """Return the start that the log is to keep for another process; nothing if none could go on with the run."""
+        if not (getattr(self.log, "outlives", False) and self._policies[info.agent].resumable):
+            return b""
+        start = begun.encoded
+        if len(start) <= self._checkpoint_bytes and share.keep(len(start)):
+            return start
+        logger.warning(
+            "No other process can go on with the run %s: its start has %d bytes, over `--checkpoint-bytes` or what is "
+            "left of `--live-bytes`.",
+            info.run_id,
+            len(start),
+        )
+        return b""
+
+    async def take_over(self, orphan: Orphan) -> bool:
+        """See `Owner`."""
+        info, policy = orphan.info, self._policies.get(orphan.info.agent)
+        if self.draining or policy is None or not policy.resumable or info.run_id in self._live:
+            return False
+        if len(self._live) + self._starting >= self._max_runs:
+            return False
+        share, begins = Share(self._live_bytes, self._budget), False
+        self._starting += 1
+        try:
+            begun, checkpoint = beginning_of(orphan.start), checkpoint_of(orphan.checkpoint)
+            self.accepts(info.agent).check(begun.spec.params, begun.spec.parts)
+            share.hold([begun.spec.given, *begun.history], len(self._live))
+            resumed = await resumption(self.log, orphan, begun, checkpoint)
+            share.resume(resumed.size, len(self._live))
+            if not share.keep(len(orphan.start) + len(orphan.checkpoint)):
+                return False
+            if not await self._enter_again(begun.spec.session, info.run_id):
+                return False
+            if begins := await self.log.claim(orphan, resumed.records):  # with no await after it, as in `start`
+                self._begin(info, begun, share, start=orphan.start, resumed=resumed)
+        except (Unreadable, BadRequest) as error:
+            if info.run_id not in self._unfit:  # the log may ask again and again
+                self._unfit.append(info.run_id)
+                logger.warning("This process cannot go on with the run %s. %s", info.run_id, error)
+            return False
+        except (TooManyRuns, RunNotFound, CursorGone):
+            return False
+        finally:
+            if not begins:
+                share.release()
+            self._starting -= 1
+        if begins and self.draining:
+            self._put_down(self._live[info.run_id])
+        if not begins and begun.spec.session is not None and await self._is_over(info.run_id):
+            await self.log.vacate(begun.spec.session, info.run_id)
+        return True
+
+    async def _enter_again(self, session: SessionKey | None, run_id: str) -> bool:
+        """Return whether a run of another process has its session, if it has one, to itself."""
+        return session is None or await self.log.occupy(session, run_id) is None
+
+    async def _is_over(self, run_id: str) -> bool:
+        """Return whether a run has ended, or is not known. Raises `LogUnavailable`."""
+        try:
+            return (await self.log.state(run_id)).terminal is not None
+        except RunNotFound:
+            return True
+
+    def _begin(
+        self, info: RunInfo, begun: Beginning, share: Share, *, start: bytes, resumed: Resumption | None = None
+    ) -> None:
+        """Begin a run, whose `start` the log keeps if another process can go on with it."""
+        spec, epoch = begun.spec, 0 if resumed is None else resumed.past.epoch
+        span = self._tracer.run(info.agent, info.run_id, info.session_id, spec.traceparent, epoch=epoch)
         trace_id = span.trace_id or trace_of(spec.traceparent)
         with span, ids.of_run(info.run_id, info.session_id, trace_id):
-            self._begin_within(info, spec, history, share, span)
+            self._begin_within(info, begun, share, span, start=start, resumed=resumed)
 
-    def _begin_within(self, info: RunInfo, spec: RunSpec, history: Sequence[Message], share: Share, span: Span) -> None:
+    def _begin_within(
+        self, info: RunInfo, begun: Beginning, share: Share, span: Span, *, start: bytes, resumed: Resumption | None
+    ) -> None:
         """Begin a run whose lines in the log, and whose spans, are those of this context."""
-        policy = self._policies[info.agent]
+        spec, policy = begun.spec, self._policies[info.agent]
         tokens = None if self._budget is None else self._budget.tokens
-        request = spec.request(info, history, policy.limits, tokens)
+        request = spec.request(info, begun.history, policy.limits, tokens)
+        keeper = functools.partial(
+            Keeper,
+            share=share,
+            most=self._checkpoint_bytes,
+            started=len(start),
+            newest=None if resumed is None else resumed.checkpoint,
+        )
         run = Run(
             self.log,
             info,
@@ -209,6 +305,8 @@ class Runs(Reach, Attendance):
             held=self._held,
             metrics=self._metrics,
             debug=self.debug,
+            resumed=resumed,
+            keeper=keeper if start else None,
             on_orphaned=lambda run: self._spawn(self._cancel_if_unfollowed(run)),
             on_input=self._note,
             on_end=lambda run: self._end(run, spec, share, span),
@@ -216,10 +314,15 @@ class Runs(Reach, Attendance):
         guard_tasks(asyncio.get_running_loop())
         self._live[info.run_id] = run
         self._watchdog.start()
-        self.started += 1
-        self._metrics.run_started(info.agent)
+        if resumed is None:
+            self.started += 1
+            self._metrics.run_started(info.agent)
+        else:
+            self._metrics.run_resumed(info.agent)
         with patience(policy.model_timeout):
             self._keep(run.start())
+        if resumed is not None:
+            self._arrive(run)
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         self._keep(asyncio.get_running_loop().create_task(work))
@@ -229,20 +332,40 @@ class Runs(Reach, Attendance):
         task.add_done_callback(self._tasks.discard)
 
     def _end(self, run: Run, spec: RunSpec, share: Share, span: Span) -> None:
+        """Let go of a run that has ended, or that goes on in another process."""
         share.release()
         span.end(run.fold.error_type, status=run.fold.status, usage=run.fold.usage)
         self._live.pop(run.info.run_id, None)
-        if (dropped := self._dropped.pop(run.info.run_id, None)) is not None:
-            dropped.cancel()
+        if not run.elsewhere:
+            self._conclude(run, spec)
+        else:
+            self._depart(run)
+            if run.info.run_id not in self._leaving:
+                self._spawn(self._part(run, spec))
+        self._leaving.discard(run.info.run_id)
+        if not self._live and self._idle is not None and not self._idle.done():
+            self._idle.set_result(None)
+
+    async def _part(self, run: Run, spec: RunSpec) -> None:
+        """Find out whether a run whose log has refused its writer goes on in another process, or was ended there."""
+        try:
+            over = await self._is_over(run.info.run_id)
+        except LogUnavailable as error:
+            over = isinstance(error, LogLost)
+        if over:
+            self._conclude(run, spec)
+
+    def _conclude(self, run: Run, spec: RunSpec) -> None:
+        """Tell whom it concerns that a run has ended."""
+        run.tell_end()
+        self._forget(run)
         self._metrics.run_ended(run.info.agent, run.fold.status, run.fold.error_type, run.fold.usage)
         self._endings.add(run)
         if run.inputs.asked:
             self._note(run)
         if spec.session is not None:
-            said = "\n\n".join([spec.noted, *run.inputs.messages.read])
+            said = "\n\n".join([spec.noted, *(text for _, text in run.inputs.messages.read)])
             self._spawn(self._leave(spec.session, said, run))
-        if not self._live and self._idle is not None and not self._idle.done():
-            self._idle.set_result(None)
 
     async def _leave(self, session: SessionKey, question: str, run: Run) -> None:
         """Keep a turn that ended well or was cancelled (a failed one leaves nothing), then free the session."""
@@ -260,16 +383,39 @@ class Runs(Reach, Attendance):
             )
 
     async def drain(self, grace: float) -> None:
-        """Start no more runs, let those that go on finish for `grace` seconds, then end them as interrupted."""
+        """Start no more runs, let those that go on finish for `grace` seconds, then end them, or put them down."""
         self.draining = True
         await self._until_idle(grace)
-        self.interrupt()
-        await self._until_idle(0.5)
+        self.put_down()
+        await self._until_idle(HAND_OVER_SECONDS)
         if self._tasks:
             _, running = await asyncio.wait(self._tasks, timeout=0.5)
             if running:
                 logger.warning("The server ends although %d agents did not stop.", len(running))
         await self._endings.drain()
+
+    def put_down(self) -> None:
+        """Let other processes go on with the runs that they can go on with; end all others as interrupted."""
+        for run in list(self._live.values()):
+            self._put_down(run)
+        self.interrupt()
+
+    def _put_down(self, run: Run) -> None:
+        if (run.put_down() or run.elsewhere) and run.info.run_id not in self._leaving:
+            self._leaving.add(run.info.run_id)
+            self._spawn(self._hand_over(run))
+
+    async def _hand_over(self, run: Run) -> None:
+        """Let another process go on with a run that was put down, once its agent has stopped and all is in the log."""
+        try:
+            async with asyncio.timeout(HAND_OVER_SECONDS):
+                if run.task is not None:
+                    await asyncio.wait([run.task], timeout=HAND_OVER_SECONDS / 2)
+                await run.writer.flushed()
+                await self.log.release(run.info.run_id)
+        except (TimeoutError, LogUnavailable):
+            logger.warning("The run %s was put down, but its log could not be told so.", run.info.run_id)
+        run.leave()
 
     def interrupt(self, run_ids: Collection[str] | None = None, why: str = STOPPING) -> None:
         """See `Owner`."""

@@ -13,13 +13,16 @@ from contextvars import copy_context
 from threading import get_ident
 from typing import Any, Literal
 
+import msgspec
+
 from twinwire.agents import Agent, RunRequest, nobody, takes_messages
 from twinwire.agents.given import Given, awaitable, event_of, returned
+from twinwire.agents.past import unkept
 from twinwire.agents.talk import silent
 from twinwire.fence import Fence, RunOver, enter, let_go, report
 from twinwire.log import EventLog, RunInfo
 from twinwire.models.adapters import PushStream
-from twinwire.protocol.errors import BudgetSpent, RunError
+from twinwire.protocol.errors import BudgetSpent, RunError, RunInterrupted
 from twinwire.protocol.events import (
     OWN_TYPES,
     TERMINAL_TYPES,
@@ -28,12 +31,15 @@ from twinwire.protocol.events import (
     StreamEventType,
     checked,
     chunk_text,
+    dump,
 )
 from twinwire.runs.budget import Share
+from twinwire.runs.checkpoints import Checkpoint, Keeper
 from twinwire.runs.deadline import Deadline
 from twinwire.runs.failure import error_event
 from twinwire.runs.followers import Followers
 from twinwire.runs.inputs import InputLimits, Inputs
+from twinwire.runs.resumption import Resumption
 from twinwire.runs.telling import Telling
 from twinwire.runs.thoughts import Held
 from twinwire.runs.writer import Room, Writer
@@ -50,8 +56,11 @@ class Run(Telling):
 
     `orphan_timeout` is the number of seconds that the run may go on with nobody following it, or None.
     `on_orphaned(run)` is called when it has had no follower here for that long, `on_input(run)` when something was
-    asked or said, or the run waits no longer, `on_end(run)` once, when the terminal event is in the log. With `debug`
-    an ERROR has the words of the exception that the agent raised.
+    asked or said, or the run waits no longer, `on_end(run)` once, when the terminal event is in the log, or never will
+    be written here. With `debug` an ERROR has the words of the exception that the agent raised.
+
+    With a `keeper` other processes can go on with the run, until it is `put_down`; `resumed` is what this one goes on
+    with. Such a run that is `elsewhere` has not ended here: it was put down, or another process has claimed it.
 
     While the agent's task runs, `_at_work` is set: what it emits is appended when it suspends. A call of `emit` from
     elsewhere, such as a callback, appends at once. A run whose terminal event is written is `over`. The agent learns
@@ -79,29 +88,42 @@ class Run(Telling):
         held: Held,
         metrics: Metrics,
         debug: bool = False,
+        resumed: Resumption | None = None,
+        keeper: Callable[[Run], Keeper] | None = None,
         on_orphaned: Callable[[Run], None],
         on_input: Callable[[Run], None],
         on_end: Callable[[Run], None],
     ) -> None:
         # Whoever ends the run: its last line in the log has its own ids, those of the context that it begins in.
         ended = functools.partial(copy_context().run, self._ended)
-        writer = Writer(log, info.run_id, ended, metrics)
-        super().__init__(info, request, writer, budget=budget, held=held, debug=debug)
+        last, size = (0, 0) if resumed is None else (resumed.last, resumed.size)
+        writer = Writer(log, info.run_id, ended, metrics, last=last, size=size)
+        super().__init__(info, request, writer, resumed, budget=budget, held=held, debug=debug)
         request.emit = self.emit
         self.followers = Followers(orphan_timeout, functools.partial(on_orphaned, self))
         self.task: asyncio.Task[None] | None = None
         self._agent = agent
-        self._deadline = Deadline(deadline, inputs.longest, self._expire)
+        before = Checkpoint() if resumed is None else resumed.checkpoint
+        spent = {"spent": before.elapsed - before.waited, "waited": before.waited}
+        self._deadline = Deadline(deadline, inputs.longest, self._expire, **spent)
         self._on_input = on_input
         self._on_end = on_end
         self._metrics = metrics
         self._loop = asyncio.get_running_loop()
         self._thread = get_ident()
         may = {"can_ask": can_ask, "takes_messages": takes_messages(agent)}
-        self.inputs = Inputs(info.run_id, self._hear, self._writer.flushed, inputs, calls=self.fold.tools, **may)
+        self.inputs = Inputs(
+            info.run_id, self._hear, writer.flushed, inputs, fold=self.fold, on_attached=self._attached, **may
+        )
         request.talk = self.inputs
+        self._keeper = None if keeper is None else keeper(self)
+        request.checkpoints = self._keeper or unkept
+        if resumed is not None:
+            request.past, request.usage = resumed.past, msgspec.structs.replace(before.usage)
+            self.inputs.restore(resumed.found)
         self._cancelled_at: float | None = None
-        self._at_work = self._told = False
+        self._at_work = self._told = self._asks_again = False
+        self.elsewhere = False
 
     @property
     def duration(self) -> float:
@@ -110,20 +132,26 @@ class Run(Telling):
 
     def start(self) -> asyncio.Task[None]:
         """Begin. Return the task that drives the agent."""
-        self._tell("The run started.")
+        past = self.request.past
+        if past is None:
+            self._tell("The run started.")
+        else:
+            self._tell("The run was resumed.", epoch=past.epoch)
         self.task = self._loop.create_task(self._work(), name=f"run {self.info.run_id}")
         self._deadline.start()
         self.followers.start()
+        if self.inputs.asked:  # in another process
+            self._look(waited=False)
         return self.task
 
     def block(self) -> None:
         """Have `emit` return an awaitable until `unblock`, or until the run is over."""
         if not self.over:
-            self._writer.block()
+            self.writer.block()
 
     def unblock(self) -> None:
         """Let the agent go on."""
-        self._writer.unblock()
+        self.writer.unblock()
 
     def cancel(self, reason: Literal["user", "nobody_followed"]) -> bool:
         """End the run as cancelled, with the answer so far. Return False if it is over already."""
@@ -138,12 +166,68 @@ class Run(Telling):
         return self._stop(error_event(error), error.reason or error.code)
 
     def hurry(self, error: RunError, seconds: float) -> None:
-        """Let `emit` end the run with this error once the time is up, even if the event loop does not get to it."""
+        """Let `emit` end the run with this error once the time is up, even if the event loop does not get to it.
+
+        If the server stops, a run that another process can go on with is put down instead.
+        """
         self._deadline.hurry(error, seconds)
 
     def _expire(self) -> None:
         """End a run that is due: called by the deadline's timer, or by `emit` if the agent holds the event loop."""
-        self.fail(self._deadline.error)
+        error = self._deadline.error
+        if not (isinstance(error, RunInterrupted) and self.put_down()):
+            self.fail(error)
+
+    @property
+    def can_resume(self) -> bool:
+        """Return whether another process can go on with the run, as its log is now."""
+        return self._keeper is not None and self._keeper.kept and self.writer.log.outlives
+
+    @property
+    def spent(self) -> tuple[float, float]:
+        """Return the seconds that the run has gone on for, and those of them in which it has waited for its user."""
+        return self.duration, self._deadline.waited
+
+    def checkpoint(self, state: msgspec.Raw, *, counts: bool) -> Checkpoint:
+        """Return a checkpoint of the run as it is, with this `state` of its agent's. Raises `BudgetSpent`."""
+        if self.writer.last == 0:
+            self._begin()
+        self._release()
+        elapsed, waited = self.spent
+        return Checkpoint(
+            state=state,
+            after=self.writer.last,
+            counts=counts,
+            kept={} if counts else msgspec.json.decode(dump(self.fold.kept)),
+            usage=msgspec.structs.replace(self._ends.usage()),
+            elapsed=elapsed,
+            waited=waited,
+            size=self.writer.size,
+            asked=self.inputs.asked,
+            read=list(self.inputs.messages.read),
+        )
+
+    def put_down(self) -> bool:
+        """Stop the agent, for another process to go on with the run: nothing more is told, and no terminal event.
+
+        Return False, having done nothing, if the run is over already, or no other process can go on with it.
+        """
+        if self.over or not self.can_resume:
+            return False
+        self.request.cancelled_by = "shutdown"  # before the agent learns of it
+        with contextlib.suppress(RunError):  # there is no room for it
+            self._release()
+        self.elsewhere = True
+        self._close()
+        self.writer.flush()
+        if self.task is not None:
+            self.task.cancel()
+        return True
+
+    def leave(self) -> None:
+        """Let go of a run that was put down."""
+        self._tell("The run was put down.")
+        self._let_go()
 
     def _stop(self, terminal: StreamEvent, by: str) -> bool:
         """End the run from outside: without waiting for an agent that may not stop."""
@@ -151,7 +235,7 @@ class Run(Telling):
             return False
         self.request.cancelled_by = by  # before the agent learns of it
         self._terminate(terminal)
-        self._writer.flush()
+        self.writer.flush()
         if self.task is not None:
             self.task.cancel()
         return True
@@ -179,7 +263,7 @@ class Run(Telling):
             finally:
                 value = None  # an error has this frame in its traceback: nothing in it may have the error
                 self._at_work = False
-                self._writer.flush()
+                self.writer.flush()
             if self.over and not self._told and self.task is not None:
                 self._told = True
                 self.task.cancel()
@@ -245,7 +329,7 @@ class Run(Telling):
         if self.over:
             self._emit_late(events)
             return None
-        writer = self._writer
+        writer = self.writer
         try:
             for event in events:
                 if not isinstance(event, StreamEvent):
@@ -304,7 +388,7 @@ class Run(Telling):
             self._terminate(self._ends.failed(error))
             return
         if not self._at_work:
-            self._writer.flush()
+            self.writer.flush()
         if not isinstance(error, Exception):
             raise TypeError(
                 "The event could not be encoded."
@@ -316,6 +400,7 @@ class Run(Telling):
         if self.fold.waiting != waited:
             for each in (self._deadline, self.followers):
                 each.go_on() if waited else each.hold()
+            self._wait_again()
         self._on_input(self)
 
     def _hear(self, event: StreamEvent) -> None:
@@ -330,7 +415,7 @@ class Run(Telling):
                 self.fail(error)
             raise
         if not self._at_work:
-            self._writer.flush()
+            self.writer.flush()
 
     def _terminate(self, event: StreamEvent) -> None:
         """Write the terminal event, completed if the agent left something out. Only the first call does anything."""
@@ -349,7 +434,7 @@ class Run(Telling):
     def _close(self) -> None:
         """Be over: nothing waits for the run any more, and it waits for nobody."""
         self.over = True
-        self._writer.unblock()
+        self.writer.unblock()
         self.inputs.close()
         self._deadline.stop()
         self.followers.stop()
@@ -358,6 +443,21 @@ class Run(Telling):
         info = self.info
         tell(logger, what, run_id=info.run_id, user_id=info.user_id, agent=info.agent, **fields)
 
+    def tell_end(self) -> None:
+        """Write the line that the run has ended to the log of the process."""
+        told = {"status": self.fold.status, "error_type": self.fold.error_type, "duration": self.duration}
+        self._tell("The run ended.", **told, events=self.writer.last, usage=self.fold.usage)
+
+    def _attached(self) -> None:
+        """The agent asks again what it has asked in another process."""
+        self._asks_again = True
+        self._wait_again()
+
+    def _wait_again(self) -> None:
+        """Have the log know once the run waits for its user again: no claim before counts as one that was in vain."""
+        if self._asks_again and self.fold.waiting and self._keeper is not None:
+            self._keeper.again()
+
     def _ended(self) -> None:
         """The terminal event is in the log, or the log is somebody else's."""
         if not self.over:
@@ -365,11 +465,20 @@ class Run(Telling):
             self._close()
             if self.task is not None:
                 self.task.cancel()
-        self._held.remove(self._release_held)
-        self._thought.text = ""
-        self.request.emit, self.request.talk = nobody, silent  # it and the run hold each other
         if self._cancelled_at is not None:
             self._metrics.cancelled.add(time.monotonic() - self._cancelled_at)
-        told = {"status": self.fold.status, "error_type": self.fold.error_type, "duration": self.duration}
-        self._tell("The run ended.", **told, events=self._writer.last, usage=self.fold.usage)
-        self._on_end(self)
+        self.elsewhere = self.elsewhere or (self.writer.refused and self.can_resume)
+        self._let_go()
+
+    def _let_go(self) -> None:
+        """Hold nothing any more that holds the run."""
+        self._held.remove(self._release_held)
+        self._thought.text = ""
+        self.request.emit, self.request.talk, self.request.checkpoints = nobody, silent, unkept
+        self._keeper = None
+        on_end, self._on_end = self._on_end, _nobody
+        on_end(self)
+
+
+def _nobody(_: Run) -> None:
+    """The run is over, and whoever is to know it does."""

@@ -12,6 +12,7 @@ from twinwire.protocol.errors import RunError
 from twinwire.protocol.events import OWN_TYPES, StreamEvent, StreamEventType, checked
 from twinwire.protocol.fold import Fold
 from twinwire.runs.budget import Share
+from twinwire.runs.resumption import Resumption, agent_start
 from twinwire.runs.terminal import TerminalEvents
 from twinwire.runs.thoughts import Held, Thought
 from twinwire.runs.writer import Writer
@@ -20,23 +21,32 @@ from twinwire.runs.writer import Writer
 class Telling(ABC):
     """The part of a `Run` that writes events: within its budget, thoughts in phrases, an AGENT_START first.
 
-    Thoughts that are not yet a phrase wait in `held`.
+    Thoughts that are not yet a phrase wait in `held`. A run that was `resumed` has a past in another process.
     """
 
     def __init__(
-        self, info: RunInfo, request: RunRequest, writer: Writer, *, budget: Share | None, held: Held, debug: bool
+        self,
+        info: RunInfo,
+        request: RunRequest,
+        writer: Writer,
+        resumed: Resumption | None,
+        *,
+        budget: Share | None,
+        held: Held,
+        debug: bool,
     ) -> None:
         self.info = info
         self.request = request
-        self.fold = Fold()
+        self.fold = Fold() if resumed is None else resumed.found.fold
         self.over = False
-        self._ends = TerminalEvents(info, request, self.fold, debug=debug)
-        self._writer = writer
+        elapsed = 0.0 if resumed is None else resumed.checkpoint.elapsed
+        self._ends = TerminalEvents(info, request, self.fold, elapsed=elapsed, debug=debug)
+        self.writer = writer
         self._budget = budget
         self._check = None if budget is None else functools.partial(budget.check, request, self.fold)
         self._held = held
         self._thought = Thought()
-        self._begun = False
+        self._begun = resumed is not None
 
     @abstractmethod
     def fail(self, error: RunError) -> bool:
@@ -49,12 +59,12 @@ class Telling(ABC):
     @property
     def size(self) -> int:
         """Return how many bytes of events the run has written; its state is no larger."""
-        return self._writer.size
+        return self.writer.size
 
     @property
     def folded(self) -> Folded:
         """Return the state so far. Some of its events may not be in the log yet."""
-        return Folded(self._writer.last, self.fold.state)
+        return Folded(self.writer.last, self.fold.state)
 
     async def snapshot(self) -> Folded:
         """Return the state that the events in the log come to.
@@ -62,13 +72,13 @@ class Telling(ABC):
         Raises `LogUnavailable` if the log is no longer ours to write, and so has something else.
         """
         self._release()
-        self._writer.flush()
-        await self._writer.flushed()
+        self.writer.flush()
+        await self.writer.flushed()
         return self.folded
 
     def _think(self, phrases: Sequence[StreamEvent]) -> None:
         """Write these phrases of a thought; what comes after them waits for more."""
-        if self._writer.last == 0:
+        if self.writer.last == 0:
             self._begin()
         if phrases:
             self._held.remove(self._release_held)
@@ -89,13 +99,13 @@ class Telling(ABC):
             self._release()
         except RunError as error:
             self.fail(error)
-        self._writer.flush()
+        self.writer.flush()
 
     def _write(self, event: StreamEvent) -> None:
         """Write an event that is no terminal one. Raises `BudgetSpent`."""
-        writer = self._writer
+        writer = self.writer
         if event.type == StreamEventType.AGENT_START and self._begun:
-            return  # something was said to the run before its agent told anything
+            return  # something was said to the run before its agent told anything, or the agent goes on with it
         if writer.last == 0 and event.type != StreamEventType.AGENT_START:
             self._begin()
         waited = self.fold.waiting
@@ -107,18 +117,17 @@ class Telling(ABC):
     def _afford(self) -> None:
         """Raise `BudgetSpent` if an agent that would end as completed has used too many tokens."""
         if self._budget is not None and not self.over:
-            self._budget.spend(self._ends.usage(), self.fold.said, self._writer.last, self._writer.size)
+            self._budget.spend(self._ends.usage(), self.fold.said, self.writer.last, self.writer.size)
 
     def _begin(self) -> None:
         """Write an AGENT_START: the agent's first event is none."""
         self._begun = True
-        start = {"input": self.request.message, "config": {"agent": self.info.agent}, "max_steps": None}
-        self._writer.put(StreamEvent(StreamEventType.AGENT_START, start))
+        self.writer.put(agent_start(self.info, self.request.message))
 
     def _end_with(self, terminal: StreamEvent, unread: Sequence[str]) -> None:
         """Write the terminal event, completed if the agent left something out."""
-        terminal = checked(self._ends.completed(terminal, self._writer.last, unread))
-        if self._writer.last == 0:
+        terminal = checked(self._ends.completed(terminal, self.writer.last, unread))
+        if self.writer.last == 0:
             self._begin()
-        self._writer.put(terminal)
+        self.writer.put(terminal)
         self.fold.apply(terminal)

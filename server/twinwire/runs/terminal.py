@@ -24,15 +24,18 @@ logger = logging.getLogger("twinwire.runs")
 class TerminalEvents:
     """Makes the terminal events of one run, which asks this `request` and has come to this `fold`.
 
-    With `debug` an ERROR has the words of the exception that the agent raised.
+    It has gone on for `elapsed` seconds in other processes. With `debug` an ERROR has the words of the exception that
+    the agent raised.
     """
 
-    def __init__(self, info: RunInfo, request: RunRequest, fold: Fold, *, debug: bool) -> None:
+    def __init__(
+        self, info: RunInfo, request: RunRequest, fold: Fold, *, elapsed: float = 0.0, debug: bool = False
+    ) -> None:
         self._info = info
         self._request = request
         self._fold = fold
         self._debug = debug
-        self._began = time.monotonic()
+        self._began = time.monotonic() - elapsed
 
     @property
     def duration(self) -> float:

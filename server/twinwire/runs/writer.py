@@ -40,15 +40,25 @@ class Room:
 class Writer:
     """Writes to one run's log. `on_last` is called when the terminal event is in the log, or never can be.
 
-    `pending` are the records of which no append is under way, and `most` is how many make it `full`.
+    `pending` are the records of which no append is under way, and `most` is how many make it `full`. In a run that
+    another process has begun, `last` is the number of its last event, and `size` the bytes of all its events.
     """
 
-    def __init__(self, log: EventLog, run_id: str, on_last: Callable[[], None], metrics: Metrics | None = None) -> None:
-        self._log = log
+    def __init__(
+        self,
+        log: EventLog,
+        run_id: str,
+        on_last: Callable[[], None],
+        metrics: Metrics | None = None,
+        *,
+        last: int = 0,
+        size: int = 0,
+    ) -> None:
+        self.log = log
         self._run_id = run_id
         self._on_last = on_last
         self._metrics = metrics or Metrics()
-        self._silent_since: float | None = monotonic()  # until the first token
+        self._silent_since: float | None = None if last else monotonic()  # until the first token
         self._appends = 0
         self._token_at = 0.0  # when the append before was, if the gap after it is to be timed
         self.pending: list[Record] = []
@@ -56,10 +66,13 @@ class Writer:
         self.most = MAX_PENDING
         self._progress = asyncio.Event()
         self._waiting = 0
-        self._refused = False
-        self._appended = 0
-        self.last = 0
-        self.size = 0  # bytes of all that was put
+        self.refused = False  # the log has refused this writer: it has nothing to write any more
+        self._appended = last
+        self.last = last
+        self.size = size  # bytes of all that was put
+        self._checkpoint: bytes | None = None  # the newest one, of which no append is under way
+        self._checkpoints = 0  # that were kept
+        self._acknowledged = 0  # of these
 
     def put(self, event: StreamEvent, check: Callable[[int, int], None] | None = None) -> None:
         """Write the event as number `last + 1`, at the next `flush`.
@@ -87,7 +100,7 @@ class Writer:
 
     def block(self) -> None:
         """Be `full` until `unblock`. What is put all the same is written."""
-        self.most = MAX_PENDING if self._refused else 0
+        self.most = MAX_PENDING if self.refused else 0
 
     def unblock(self) -> None:
         """Be no longer blocked."""
@@ -103,7 +116,22 @@ class Writer:
     async def flushed(self) -> None:
         """Wait until `idle`. Raises `LogUnavailable` if the log has refused its writer."""
         while not self.idle:
-            if self._refused:
+            if self.refused:
+                raise LogUnavailable
+            await self._wait()
+
+    def keep(self, checkpoint: bytes) -> int:
+        """Append a checkpoint with what was put until now. Return its number, for `kept`."""
+        self._checkpoints += 1
+        if not self.refused:
+            self._checkpoint = checkpoint
+            self.flush()
+        return self._checkpoints
+
+    async def kept(self, number: int) -> None:
+        """Wait until the log has this checkpoint, or a newer one. Raises `LogUnavailable` if it refuses its writer."""
+        while self._acknowledged < number:
+            if self.refused:
                 raise LogUnavailable
             await self._wait()
 
@@ -116,20 +144,20 @@ class Writer:
 
     def flush(self) -> None:
         """Append what was put, now; if an append is under way, right after it."""
-        if self._appending is not None or not self.pending:
+        if self._appending is not None or not (self.pending or self._checkpoint is not None):
             return
         batch, self.pending = self.pending, []
         if len(batch) > MAX_BATCH:
-            for at in range(0, len(batch), MAX_BATCH):
-                if not self._refused:
-                    self.pending += batch[at : at + MAX_BATCH]
-                    self.flush()
+            self._flush_parts(batch)
+            return
+        if self._checkpoint is not None:
+            self._flush_kept(batch)
             return
         self._appends += 1
         if not self._appends % TIMED or self._token_at or self._silent_since is not None:
             self._time(batch)
         try:
-            appending = self._log.append(self._run_id, self._appended, batch)
+            appending = self.log.append(self._run_id, self._appended, batch)
         except (StaleWriter, RunNotFound, LogLost) as error:
             self._lost(error)
             return
@@ -139,6 +167,32 @@ class Writer:
                 self._tell(batch[-1])
         else:
             self._appending = asyncio.ensure_future(self._append(appending, batch))
+
+    def _flush_parts(self, batch: list[Record]) -> None:
+        """Append these records as several batches; a checkpoint comes with the last of them, or after it."""
+        checkpoint, self._checkpoint = self._checkpoint, None
+        for at in range(0, len(batch), MAX_BATCH):
+            if not self.refused:
+                self.pending += batch[at : at + MAX_BATCH]
+                self.flush()
+        if checkpoint is not None and not self.refused:
+            self._checkpoint = checkpoint
+            self.flush()
+
+    def _flush_kept(self, batch: list[Record]) -> None:
+        """Append the newest checkpoint with these records, if any. Nobody needs it if the last one is terminal."""
+        checkpoint, self._checkpoint = self._checkpoint, None
+        if batch and batch[-1].last:
+            self._acknowledged = self._checkpoints
+            self.pending = batch
+            self.flush()
+            return
+        try:
+            appending = self.log.append(self._run_id, self._appended, batch, checkpoint)
+        except (StaleWriter, RunNotFound, LogLost) as error:
+            self._lost(error)
+            return
+        self._appending = asyncio.ensure_future(self._append(appending, batch, checkpoint, self._checkpoints))
 
     def _time(self, batch: list[Record]) -> None:
         """See `Metrics`. Of appends in a row only some are timed: it would cost a fifth of each."""
@@ -154,10 +208,20 @@ class Writer:
         elif batch[-1].type in TOKENS:
             self._token_at = now
 
-    async def _append(self, appending: Awaitable[None] | None, batch: list[Record]) -> None:
-        """Wait for an append; repeat it for as long as the log is away. What is pending meanwhile is bounded."""
+    async def _append(
+        self,
+        appending: Awaitable[None] | None,
+        batch: list[Record],
+        checkpoint: bytes | None = None,
+        number: int = 0,
+    ) -> None:
+        """Wait for an append; repeat it for as long as the log is away. What is pending meanwhile is bounded.
+
+        `number` is that of its `checkpoint`.
+        """
         delay = RETRY_SECONDS
         began = monotonic()
+        kept = () if checkpoint is None else (checkpoint,)
         try:
             while appending is not None:
                 try:
@@ -168,15 +232,19 @@ class Writer:
                 except LogUnavailable:
                     await asyncio.sleep(random.uniform(0.5, 1.0) * delay)
                     delay = min(2 * delay, MAX_RETRY_SECONDS)
-                    appending = self._log.append(self._run_id, self._appended, batch)
+                    appending = self.log.append(self._run_id, self._appended, batch, *kept)
         except (StaleWriter, RunNotFound, LogLost) as error:
             self._lost(error)
             return
         finally:
             self._appending = None
         self._metrics.append.add(monotonic() - began)
-        self._appended = batch[-1].seq
-        self._tell(batch[-1])
+        self._acknowledged = max(self._acknowledged, number)
+        if batch:
+            self._appended = batch[-1].seq
+            self._tell(batch[-1])
+        else:
+            self._wake()
         self.flush()
 
     def _tell(self, last: Record) -> None:
@@ -194,7 +262,8 @@ class Writer:
         """The log is no longer ours to write: whoever took it over ends the run."""
         logger.warning("The log refused the writer of the run %s. %s", self._run_id, error)
         self.pending.clear()
-        self._refused, self.most = True, MAX_PENDING
+        self._checkpoint = None
+        self.refused, self.most = True, MAX_PENDING
         self._progress.set()
         self._finish()
 

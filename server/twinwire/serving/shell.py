@@ -367,7 +367,7 @@ class Server(uvicorn.Server):
         for each in self._services:
             each.runs.hurry(each.settings.drain_timeout)
             if self.force_exit:
-                asyncio.get_running_loop().call_soon_threadsafe(each.runs.interrupt)
+                asyncio.get_running_loop().call_soon_threadsafe(each.runs.put_down)
         if hasattr(signal, "setitimer") and signal.getsignal(signal.SIGALRM) != self._free:
             signal.signal(signal.SIGALRM, self._free)
             signal.setitimer(signal.ITIMER_REAL, grace + HELD_SECONDS, HELD_SECONDS)

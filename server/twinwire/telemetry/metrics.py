@@ -57,8 +57,8 @@ class Metrics:
     what it says with nothing else in between, `append` what an append takes that is not done at once, `cancelled` from
     the first cancel of a run to its terminal event in the log. `cursors` counts what became of each wish to follow a
     run from a cursor, and the gaps told to who followed already; `refused` what clients were refused, by code.
-    `started` counts runs by agent, `ended` by agent and status, `errors` by agent and error type, and `tokens` what
-    runs have used, by agent and kind.
+    `started` counts runs by agent, `resumed` those of other processes that this one goes on with, `ended` by agent and
+    status, `errors` by agent and error type, and `tokens` what runs have used, by agent and kind.
 
     `slot` is where one process of several shares its metrics with the others.
     """
@@ -73,6 +73,7 @@ class Metrics:
         self.cursors: Counter[str] = Counter()
         self.refused: Counter[str] = Counter()
         self.started: Counter[tuple[str, ...]] = Counter()
+        self.resumed: Counter[tuple[str, ...]] = Counter()
         self.ended: Counter[tuple[str, ...]] = Counter()
         self.errors: Counter[tuple[str, ...]] = Counter()
         self.tokens: Counter[tuple[str, ...]] = Counter()
@@ -87,6 +88,10 @@ class Metrics:
     def run_started(self, agent: str) -> None:
         """Count a run."""
         _count(self.started, agent)
+
+    def run_resumed(self, agent: str) -> None:
+        """Count a run that another process has begun."""
+        _count(self.resumed, agent)
 
     def run_ended(self, agent: str, status: str, error_type: str | None, usage: Mapping[str, Any] | None) -> None:
         """Count a run that has ended. An agent may choose its error type: what is no code is `other`."""

@@ -143,7 +143,7 @@ class OpenTelemetry(Tracer):
             )
         )
 
-    def run(self, agent: str, run_id: str, session_id: str | None, traceparent: str | None) -> Span:
+    def run(self, agent: str, run_id: str, session_id: str | None, traceparent: str | None, *, epoch: int = 0) -> Span:
         """See `Tracer`. A span that is current already, such as the host's for the request, wins over the headers."""
         with Fence(logger, "OpenTelemetry failed to begin the span of the run %s.", run_id):
             around = contexts.get_current()
@@ -151,7 +151,12 @@ class OpenTelemetry(Tracer):
                 around = _W3C.extract({"traceparent": traceparent}, around)
             elif not trace.get_current_span(around).get_span_context().is_valid:
                 around = _asked.get() or around
-            told = {"gen_ai.agent.name": agent, "gen_ai.conversation.id": session_id, "twinwire.run.id": run_id}
+            told = {
+                "gen_ai.agent.name": agent,
+                "gen_ai.conversation.id": session_id,
+                "twinwire.run.id": run_id,
+                "twinwire.run.epoch": epoch or None,
+            }
             inside = contexts.set_value(_CONVERSATION, session_id, around)
             return self._begin("invoke_agent", agent, told, inside)
         return NOTHING

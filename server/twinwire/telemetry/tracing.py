@@ -55,8 +55,18 @@ class Tracer:
 
     middleware: Sequence[Callable[[Any], Any]] = ()
 
-    def run(self, agent: str, run_id: str, session_id: str | None, traceparent: str | None) -> Span:  # noqa: ARG002
+    def run(
+        self,
+        agent: str,  # noqa: ARG002
+        run_id: str,  # noqa: ARG002
+        session_id: str | None,  # noqa: ARG002
+        traceparent: str | None,  # noqa: ARG002
+        *,
+        epoch: int = 0,  # noqa: ARG002
+    ) -> Span:
         """Begin a run: within the trace that its start names, else within that of the request that starts it.
+
+        One that was begun elsewhere has a span of its own in each process that goes on with it, the `epoch`th time.
 
         Within its `with` block, and in the tasks that are created there, this tracer is `current`.
         """

@@ -202,6 +202,7 @@ def _service(
             quota=quota,
             budget=budget,
             live_bytes=settings.live_bytes,
+            checkpoint_bytes=settings.checkpoint_bytes,
             reserve=Reserve(settings.reply_bytes, min(settings.send_timeout, RESERVE_SECONDS)),
             metrics=metrics,
             tracer=tracer,

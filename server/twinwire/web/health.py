@@ -82,6 +82,8 @@ class Collected:
         started: dict[tuple[str, ...], int] = {(name,): 0 for name in islice(runs.agents, MAX_LABELS)}
         started |= metrics.started
         yield _counter("twinwire_runs_started", "Runs that were started", ("agent",), started)
+        resumed = "Runs that another process had begun, and this one goes on with"
+        yield _counter("twinwire_runs_resumed", resumed, ("agent",), metrics.resumed)
         yield _counter("twinwire_runs_ended", "Runs that ended, by how", ("agent", "status"), metrics.ended)
         yield _counter("twinwire_run_errors", "Runs that ended with an error", ("agent", "error_type"), metrics.errors)
         yield _counter("twinwire_run_tokens", "Tokens of runs that ended", ("agent", "kind"), metrics.tokens)

@@ -51,15 +51,16 @@ class Service(Struct, frozen=True, weakref=True, eq=False):
         made.add(self)
 
     async def start(self) -> None:
-        """Prove that runs can be carried out, open the log, and load the local model if there is one.
+        """Prove that runs can be carried out, load the local model if there is one, and open the log.
 
-        Raise `SettingsError` or `RunsUnavailable` if one of these fails.
+        Runs of other processes, with which this one goes on, begin with that. Raise `SettingsError` or
+        `RunsUnavailable` if one of these fails; to start again is no error.
         """
         await probe()
-        self.runs.log.heard = self._logged_out
-        await self.runs.log.open(self.runs)
         if self.local is not None:
             await self.local.start()
+        self.runs.log.heard = self._logged_out
+        await self.runs.log.open(self.runs)
 
     async def log_out(self, user_id: str) -> None:
         """Revoke the tickets and logins that this user has until now, and end their streams, on all workers.
