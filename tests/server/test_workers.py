@@ -26,10 +26,11 @@ def work(ready):
         say("up")  # first, so that it is read before whatever the parent then does
         ready()
         await stop.wait()
-        say("down")
+        say("end" if supervisor.ends() else "down")
     asyncio.run(live())
 
-Supervisor(3, {work}, lambda: say("all")).run()
+supervisor = Supervisor(3, {work}, lambda: say("all"))
+supervisor.run()
 """
 
 
@@ -87,9 +88,9 @@ def alive(pid: int) -> bool:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_all(three: Supervised, number: signal.Signals) -> None:
-    """SIGTERM and SIGINT end the workers, then the supervisor by the same signal."""
+    """SIGTERM and SIGINT end the workers, which know that all end, then the supervisor by the same signal."""
     three.process.send_signal(number)
-    assert sorted(three.hear("down", "down", "down")) == sorted(three.workers)
+    assert sorted(three.hear("end", "end", "end")) == sorted(three.workers)
     assert three.process.wait(10) == -number
 
 
@@ -99,13 +100,13 @@ def test_a_worker_that_dies_is_replaced(three: Supervised) -> None:
     (new,) = three.hear("up")
     assert new not in three.workers
     three.process.terminate()
-    assert sorted(three.hear("down", "down", "down")) == sorted([new, *three.workers[1:]])
+    assert sorted(three.hear("end", "end", "end")) == sorted([new, *three.workers[1:]])
     assert three.process.stderr is not None
     assert f"The worker {three.workers[0]} died (-9). Another takes its place." in three.process.stderr.read()
 
 
 def test_workers_are_replaced_one_by_one(three: Supervised) -> None:
-    """SIGHUP brings three new workers, each up before an old one goes down."""
+    """SIGHUP brings three new workers, each up before an old one goes down, which knows that not all end."""
     three.process.send_signal(signal.SIGHUP)
     new, old = [], []
     for _ in range(3):
@@ -114,13 +115,14 @@ def test_workers_are_replaced_one_by_one(three: Supervised) -> None:
     assert sorted(old) == sorted(three.workers)
     assert not set(new) & set(old)
     three.process.terminate()
-    assert sorted(three.hear("down", "down", "down")) == sorted(new)
+    assert sorted(three.hear("end", "end", "end")) == sorted(new)
 
 
 def test_workers_do_not_outlive_their_parent(three: Supervised) -> None:
-    """A supervisor that is killed takes its workers along."""
+    """A supervisor that is killed takes its workers along, which know that all end."""
     three.process.kill()
     three.process.wait(10)
+    assert sorted(three.hear("end", "end", "end")) == sorted(three.workers)
     assert soon(lambda: not any(alive(pid) for pid in three.workers))
 
 

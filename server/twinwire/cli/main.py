@@ -204,7 +204,8 @@ def _supervise(arguments: argparse.Namespace, settings: Settings, listener: sock
     kept = _kept(settings.log) if store is None else f"in a private {store.name}"
 
     def worker(ready: Callable[[], None]) -> None:
-        _reporting(lambda: _work(arguments, settings, listener, lambda _: ready(), supervisor.slot))
+        ends = None if store is None else supervisor.ends
+        _reporting(lambda: _work(arguments, settings, listener, lambda _: ready(), slot=supervisor.slot, ends=ends))
 
     def say_ready() -> None:
         _say_ready(arguments, settings, listener, f"{kept}, which {settings.workers} workers share")
@@ -218,9 +219,14 @@ def _work(
     settings: Settings,
     listener: socket.socket,
     ready: Callable[[str], None],
+    *,
     slot: Slot | None = None,
+    ends: Callable[[], bool] | None = None,
 ) -> None:
-    """Serve in this process. `ready` is called with the URL of the log; `slot` is the place of one of several."""
+    """Serve in this process. `ready` is called with the URL of the log; `slot` is the place of one of several.
+
+    See `Server.ends`.
+    """
     target = _target(arguments, settings)
     target.service.metrics.slot = slot
     _check_tls(settings)  # again: a worker that starts later finds what is there then
@@ -236,7 +242,7 @@ def _work(
     from twinwire.serving.shell import serve
 
     log = target.service.settings.log
-    serve(target.app, target.services, settings, listener, lambda: ready(log), foreign=target.foreign)
+    serve(target.app, target.services, settings, listener, lambda: ready(log), foreign=target.foreign, ends=ends)
 
 
 def _say_ready(arguments: argparse.Namespace, settings: Settings, listener: socket.socket, kept: str) -> None:

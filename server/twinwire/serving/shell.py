@@ -320,6 +320,9 @@ class Server(uvicorn.Server):
     drains = True
     """This server's signal handlers end the streams of the app."""
 
+    ends: Callable[[], bool] | None = None
+    """Returns, when the server stops, whether its log ends too. Without it the log stays, if it is one that does."""
+
     def __init__(self, config: uvicorn.Config, service: Service, ready: Callable[[], None], *others: Service) -> None:
         super().__init__(config)
         self._service = service
@@ -412,6 +415,9 @@ class Server(uvicorn.Server):
         """Drain first: an open stream would hold uvicorn's own shutdown up, or be cut in the middle."""
         for server in self.servers:
             server.close()
+        if self.ends is not None and self.ends():
+            for each in self._services:
+                each.runs.log.outlives = False  # nobody will go on with what is left of its runs
         await asyncio.gather(*(each.drain() for each in self._services))
         await self._service.lifetimes.stop(CLOSE_SECONDS)
         self._sharing.share()
@@ -460,8 +466,12 @@ def serve(
     ready: Callable[[], None],
     *,
     foreign: bool = False,
+    ends: Callable[[], bool] | None = None,
 ) -> None:
-    """Serve the app, which has these services, on a bound socket until a signal ends it. See `config`."""
+    """Serve the app, which has these services, on a bound socket until a signal ends it.
+
+    See `config` and `Server.ends`.
+    """
     logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
     first, *others = services
     _raise_file_limit(settings, first.lifetimes)
@@ -472,4 +482,6 @@ def serve(
         gc.freeze()
         ready()
 
-    Server(config(app, settings, foreign=foreign), first, settled, *others).run(sockets=[listener])
+    server = Server(config(app, settings, foreign=foreign), first, settled, *others)
+    server.ends = ends
+    server.run(sockets=[listener])

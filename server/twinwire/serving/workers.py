@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import mmap
 import os
 import signal
 import struct
@@ -57,6 +58,7 @@ class Supervisor:
         self._said_ready = False
         self._stopping: signal.Signals | None = None
         self._failed = 0
+        self._ending = mmap.mmap(-1, 1)  # which all workers see
         self._parent = os.getpid()
         self._news, self._news_of_workers = os.pipe()
         self._life, self._life_of_parent = os.pipe()  # closes with the parent, however it ends
@@ -77,6 +79,10 @@ class Supervisor:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
             os.kill(os.getpid(), self._stopping)
         raise SystemExit(self._failed)
+
+    def ends(self) -> bool:
+        """Return, in a worker, whether all workers end, and with them the store: this one is not only replaced."""
+        return self._ending[0] == 1 or os.getppid() != self._parent
 
     def _supervise(self) -> None:
         while self._started:
@@ -177,6 +183,7 @@ class Supervisor:
     def _stop(self, reason: signal.Signals | None) -> None:
         again = self._stopping is not None and reason == signal.SIGINT
         self._stopping = self._stopping or reason
+        self._ending[0] = 1
         for pid in self._started:
             self._signal(pid, signal.SIGKILL if again else signal.SIGTERM)
 
