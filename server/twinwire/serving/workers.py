@@ -82,7 +82,7 @@ class Supervisor:
 
     def ends(self) -> bool:
         """Return, in a worker, whether all workers end, and with them the store: this one is not only replaced."""
-        return self._ending[0] == 1 or os.getppid() != self._parent
+        return self._ending[0] == 1
 
     def _supervise(self) -> None:
         while self._started:
@@ -129,6 +129,7 @@ class Supervisor:
 
         def orphaned() -> None:
             loop.remove_reader(self._life)
+            self._ending[0] = 1
             os.kill(os.getpid(), signal.SIGTERM)
 
         loop.add_reader(self._life, orphaned)
