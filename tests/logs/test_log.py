@@ -39,9 +39,9 @@ async def test_ping(log: Store) -> None:
 
 async def test_a_new_run_is_empty(log: Store) -> None:
     """A run is known from its start, with no event: first 1, last 0."""
-    info = run_info("u")
+    info = run_info("u", owner=log.worker)
     assert await log.create(info, idempotency_key=None) == info
-    assert await log.state(info.run_id) == RunState(info, 1, 0, None)
+    assert await log.state(info.run_id) == RunState(info, 1, 0, None, owner=log.worker)
     page = await log.page(info.run_id, 0, 10)
     assert (list(page.records), page.first, page.last, page.ended) == ([], 1, 0, False)
 

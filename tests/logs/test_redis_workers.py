@@ -119,7 +119,7 @@ async def test_a_worker_that_closes_leaves_at_once() -> None:
             name = other._keys.worker(leaving.worker)
             assert 50_000 < await client.pttl(name) <= 60_000
         assert await client.exists(name, other._keys.commands(leaving.worker)) == 0
-        assert await other._leases._orphans() == [run_id]
+        assert await other._leases._orphans() == {run_id: leaving.worker}
 
 
 async def test_a_run_that_its_own_worker_has_lost() -> None:
@@ -140,7 +140,7 @@ async def test_no_run_is_ended_while_leases_are_renewed() -> None:
         info = await begun(one, 1)
         swept = two._leases._orphans
         for _ in range(20):
-            assert await swept() == []
+            assert await swept() == {}
             await asyncio.sleep(0.02)
         assert (await two.state(info.run_id)).terminal is None
 

@@ -138,8 +138,8 @@ class Redis(Workers):
             await other._link.call("DEL", other._keys.worker(gone.worker))
         else:
             await gone.close()
-        for run_id in await other._leases._orphans():
-            await other._leases._interrupt(run_id)
+        for run_id, owner in (await other._leases._orphans()).items():
+            await other._orphans.interrupt(run_id, owner)
         self.logs[at] = await self.open(RedisLog(self.url, BOUND))
 
     async def close(self) -> None:

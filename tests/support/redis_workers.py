@@ -18,7 +18,9 @@ from support.followers import Address, AnyFollower, Broken, Refused, attach, che
 from support.logs import LIMITS, Nobody, append, records, run_info
 from support.redis_server import shared
 from twinwire.log import Limits, RunInfo
+from twinwire.log.orphan import Orphan
 from twinwire.log.redis.log import RedisLog
+from twinwire.log.saying import Outcome, Saying
 
 
 class Listener(Nobody):
@@ -44,10 +46,44 @@ class Listener(Nobody):
         return run_id not in self.lost
 
 
+class Heir(Listener):
+    """An `Owner` that claims with one record what it is offered while it is `willing`, and goes on with that."""
+
+    def __init__(self, *, willing: bool = True) -> None:
+        super().__init__()
+        self.log: RedisLog
+        self.willing = willing
+        self.offered: list[Orphan] = []
+        self.going: set[str] = set()
+        self.said: list[str] = []
+
+    async def take_over(self, orphan: Orphan) -> bool:
+        self.offered.append(orphan)
+        if not self.willing:
+            return False
+        run_id = orphan.info.run_id
+        if await self.log.claim(orphan, records(run_id, orphan.last, 1)):
+            self.going.add(run_id)
+            self.lost.discard(run_id)
+        return True
+
+    async def hear(self, run_id: str, saying: Saying) -> Outcome | None:
+        if run_id not in self.going:
+            return None
+        self.said.append(saying.content or "")
+        return Outcome(message_id=saying.message_id)
+
+    def cancel_here(self, run_id: str) -> None:
+        if run_id in self.going:
+            super().cancel_here(run_id)
+
+
 @asynccontextmanager
 async def worker(url: str, owner: Listener | None = None, limits: Limits = LIMITS) -> AsyncIterator[RedisLog]:
     """One worker's log, open until the block ends."""
     log = RedisLog(url, limits)
+    if isinstance(owner, Heir):
+        owner.log = log
     await log.open(owner or Listener())
     try:
         yield log
@@ -62,10 +98,10 @@ async def raw() -> AsyncIterator[Redis]:
         yield client
 
 
-async def begun(log: RedisLog, count: int = 0, key: str | None = None) -> RunInfo:
+async def begun(log: RedisLog, count: int = 0, key: str | None = None, *, start: bytes = b"") -> RunInfo:
     """Start a run that this worker owns."""
     info = msgspec.structs.replace(run_info(), owner=log.worker)
-    await log.create(info, idempotency_key=key)
+    await log.create(info, idempotency_key=key, start=start)
     if count:
         await append(log, info.run_id, 0, records(info.run_id, 0, count))
     return info
@@ -75,6 +111,25 @@ def die(log: RedisLog) -> None:
     """Stop this worker as `kill -9` would, as far as the others can tell: its lease is not renewed."""
     for task in log._tasks:
         task.cancel()
+
+
+async def bereave(log: RedisLog, *, by: RedisLog) -> None:
+    """Have this worker be gone for all others: it does nothing any more, and its lease is over."""
+    die(log)
+    await by._link.call("DEL", by._keys.worker(log.worker))
+
+
+async def orphan_of(log: RedisLog, run_id: str) -> Orphan:
+    """The orphan as this worker finds it."""
+    orphan = await log._orphans._read(run_id)
+    assert orphan is not None
+    return orphan
+
+
+async def sweep(log: RedisLog) -> None:
+    """Have this worker see to all orphans that there are, and wait until it has."""
+    log._orphans.meet(await log._leases._orphans())
+    await asyncio.gather(*log._orphans._tasks.values())
 
 
 async def follow(log: RedisLog, run_id: str) -> list[int]:

@@ -47,7 +47,8 @@ class Limits(Struct, frozen=True, kw_only=True):
     oldest turns go first), for `session_idle` seconds unused.
 
     Of what is in this process's memory, `max_ended` ended runs, and `sessions_bytes` bytes of all conversations.
-    A run goes on for at most `longest` seconds, those in which it waits for its user among them.
+    A run goes on for at most `longest` seconds, those in which it waits for its user among them. An orphan that no
+    worker takes over for `claim_timeout` seconds is ended.
     """
 
     max_events: int
@@ -59,6 +60,7 @@ class Limits(Struct, frozen=True, kw_only=True):
     max_ended: int = 100_000
     sessions_bytes: int = 2**28
     longest: float = 8 * 86_400.0
+    claim_timeout: float = 60.0
 
 
 class Quota(Struct, frozen=True, kw_only=True):

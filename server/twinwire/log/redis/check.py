@@ -27,14 +27,17 @@ RUNS = 256  # in one command, which holds Redis up for about a millisecond
 class Check:
     """Asks about all runs that a `Reader` holds: five times within a lease of `seconds`, at least every two seconds.
 
-    If a run is gone, its followers here learn it and, if it is written here, its owner, who stops it. If a run has lost
+    If a run is gone, its followers here learn it and, if it is written here, its owner, who stops it. So does the owner
+    of a run that another worker has claimed: its followers here get the rest as everywhere else. If a run has lost
     events, its owner ends it with an ERROR, which all its followers get, on whichever worker.
     """
 
     def __init__(self, link: Link, keys: Keys, worker: str, seconds: float, *, owner: Owner, reader: Reader) -> None:
         self._link = link
         self._keys = keys
-        self._shared = (keys.live, keys.waiting, keys.sessions, keys.logged_out, keys.log_outs, keys.commands(worker))
+        lists = keys.sessions, keys.logged_out, keys.log_outs, keys.released
+        self._shared = (keys.live, keys.waiting, *lists, keys.commands(worker))
+        self._worker = worker
         self._interval = min(CHECK_SECONDS, seconds / 5)
         self._owner = owner
         self._reader = reader
@@ -52,7 +55,8 @@ class Check:
         while True:
             some = [*islice(runs, RUNS)]
             # The numbers are as of now: Redis has had all of it.
-            verdicts = await self._ask([(run_id, held.key, held.tail.last) for run_id, held in some])
+            asked = [(run_id, held.key, held.tail.last, self._worker if held.own else "") for run_id, held in some]
+            verdicts = await self._ask(asked)
             for (run_id, held), verdict in zip(some, verdicts, strict=True):
                 if verdict != b"ok" and self._reader.held.get(run_id) is held:
                     self._act(run_id, held, verdict)
@@ -66,18 +70,19 @@ class Check:
         If `live` has lost a run that goes on, it is there again, and ends should its owner be dead. Raises
         `RunNotFound` if it cannot be read or go on, `LogUnavailable`.
         """
-        [verdict] = await self._ask([(run_id, key, 0)])
+        [verdict] = await self._ask([(run_id, key, 0, "")])
         if verdict == b"gone":
             logger.warning("Redis has lost the run %s.", run_id)
             raise RunNotFound
 
-    async def _ask(self, runs: list[tuple[str, str, int]]) -> list[bytes]:
-        """Return the verdict on each run: its id, its idempotency key's, the last number that is known of it."""
-        keys, arguments = list(self._shared), []
-        for run_id, key, last in runs:
+    async def _ask(self, runs: list[tuple[str, str, int, str]]) -> list[bytes]:
+        """Return the verdict on each run: its id, its idempotency key's, the last number known of it, its writer."""
+        keys: list[str] = list(self._shared)
+        arguments: list[str | int] = []
+        for run_id, key, last, writer in runs:
             run = self._keys.run(run_id)
             keys += [run, self._keys.events(run_id), key or run]
-            arguments += [run_id, last]
+            arguments += [run_id, last, writer]
         verdicts: list[bytes]
         replaced, *verdicts = await self._link.call(*CHECK(*keys, rest=arguments))
         if replaced:
@@ -92,6 +97,9 @@ class Check:
             held.interrupt()
             self._reader.look()
         if held.own:
+            if verdict == b"taken":
+                logger.warning("Another worker has taken over the run %s.", run_id)
+                self._reader.disown(run_id)
             if verdict == b"lost":
                 logger.warning("Redis has lost events of the run %s, which ends.", run_id)
             self._owner.interrupt({run_id}, LOST_EVENTS)

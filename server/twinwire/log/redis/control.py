@@ -14,7 +14,7 @@ from twinwire.log.base import HearLogOut, Limits, RunInfo, SessionKey
 from twinwire.log.redis.inbox import Inboxes
 from twinwire.log.redis.link import Link, lenient
 from twinwire.log.redis.reader import COMMANDS_KEPT, MALFORMED, say
-from twinwire.log.redis.scripts import FOLLOW, NOTE, OCCUPY, RECALL, REMEMBER, VACATE, Keys
+from twinwire.log.redis.scripts import FOLLOW, NOTE, OCCUPY, RECALL, RELEASED, REMEMBER, VACATE, Keys
 from twinwire.log.saying import Noted, Outcome, Saying
 from twinwire.log.sessions import messages, turn_size
 from twinwire.protocol.errors import LogUnavailable
@@ -81,10 +81,10 @@ class RedisControl:
         await self._link.call(*VACATE(self._keys.busy(session), run_id=run_id))
 
     async def cancel(self, run: RunInfo) -> None:
-        await self._say(run.owner, "cancel", run.run_id)
+        await self._inboxes.cancel(run.run_id)
 
     async def tell(self, run: RunInfo, saying: Saying) -> Outcome:
-        return await self._inboxes.put(run, saying)
+        return await self._inboxes.put(run.run_id, saying)
 
     def note(self, run: RunInfo, noted: Noted) -> None:
         """See `Control`. Redis hears of it a moment later."""
@@ -104,7 +104,13 @@ class RedisControl:
         await asyncio.gather(
             *(
                 self._link.call(
-                    *NOTE(keys.live, keys.waiting, keys.starts(user_id), run_id=run_id, noted=noted, life_ms=life_ms)
+                    *NOTE(
+                        *(keys.live, keys.waiting, keys.starts(user_id)),
+                        run_id=run_id,
+                        owner=self.worker,
+                        noted=noted,
+                        life_ms=life_ms,
+                    )
                 )
                 for run_id, (user_id, noted) in notes.items()
             )
@@ -169,7 +175,7 @@ class RedisControl:
         async def retract(run_id: str, operation: str) -> None:
             await lenient(self._link.call("HDEL", self._keys.followers(run_id), self.worker))
             owner = await lenient(self._link.call("HGET", self._keys.run(run_id), "owner"))
-            if owner is not None:
+            if owner not in {None, RELEASED.encode()}:
                 await self._say(owner.decode(), operation, run_id)
 
         await asyncio.gather(*(retract(*change) for change in changed.items() if change[0] not in self._following))

@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import logging
 import secrets
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Iterable, Sequence
 from itertools import chain
 from typing import Any
 
@@ -18,7 +18,6 @@ import msgspec
 
 from twinwire.log.backpressure import EXCESS_BYTES, NOBODY
 from twinwire.log.base import (
-    Cursor,
     Folded,
     Gauge,
     Limits,
@@ -30,23 +29,23 @@ from twinwire.log.base import (
     RunInfo,
     RunState,
     RunSummary,
-    Unsubscribe,
     Wanted,
     folded_of,
 )
 from twinwire.log.interrupted import interrupted
+from twinwire.log.orphan import Orphan
 from twinwire.log.quotas import refusal
 from twinwire.log.redis.bound import Bound, memory
 from twinwire.log.redis.check import Check
-from twinwire.log.redis.control import RedisControl
 from twinwire.log.redis.inbox import Inboxes
 from twinwire.log.redis.leases import Leases
 from twinwire.log.redis.link import CLOSE_SECONDS, Address, Link, WrongType, lenient
 from twinwire.log.redis.lists import Lists, place
+from twinwire.log.redis.orphans import Orphans
 from twinwire.log.redis.reader import MALFORMED, Held, Reader, Stored, contiguous, load, owned, record
-from twinwire.log.redis.scripts import APPEND, CREATE, KEEP, SOURCES, TRIM, Keys
-from twinwire.log.tail import PAGE_BYTES, Tail, fitting
-from twinwire.log.tails import Tails
+from twinwire.log.redis.scripts import APPEND, CLAIM, CREATE, RELEASE, RELEASED, SOURCES, Keys
+from twinwire.log.redis.trim import RedisTails
+from twinwire.log.tail import PAGE_BYTES, fitting
 from twinwire.protocol.errors import (
     CursorGone,
     IdempotencyMismatch,
@@ -60,13 +59,12 @@ from twinwire.protocol.events import Record, dump, outcome
 logger = logging.getLogger("twinwire.log")
 
 AGAIN_SECONDS = 0.5
-ASK_SECONDS = 0.01
 FOLDED_LOOKS, FOLDED_SECONDS = 10, 0.05
 
 _info = msgspec.json.Decoder(RunInfo)
 
 
-class RedisLog(RedisControl, Tails):
+class RedisLog(RedisTails):
     """See `Store`, and `Address` for the URL. Raises `SettingsError` for one that is none.
 
     The limit on bytes is for each run; over it the oldest events of the run go. What all runs take is bounded by
@@ -74,11 +72,12 @@ class RedisLog(RedisControl, Tails):
     by itself.
     """
 
+    outlives = True
+
     def __init__(self, url: str, limits: Limits) -> None:
         self._address = Address(url)
         super().__init__(limits, Keys(self._address.namespace), self._address.lease)
         self._open = False
-        self._works: set[asyncio.Task[None]] = set()
 
     async def open(self, owner: Owner) -> None:
         """See `Store`. The worker is a new one: the process may be a fork."""
@@ -90,10 +89,22 @@ class RedisLog(RedisControl, Tails):
         self._link = Link(self._address, scripts=SOURCES)
         self._writes = Link(self._address, scripts=SOURCES)
         await self._link.probe()
-        self._inboxes = Inboxes(self._link, self._keys, self.worker, owner, self._say)
+        life = self._limits.longest
+        self._inboxes = Inboxes(self._link, self._keys, self.worker, owner, tell=self._say, life=life)
         self._reader = Reader(self._address, self._link, self._keys, self.worker, obey=self._obey, heard=self.heard)
         self._lists = Lists(self._link, self._keys, self._reader)
         self._check = Check(self._link, self._keys, self.worker, self._address.lease, owner=owner, reader=self._reader)
+        self._orphans = Orphans(
+            self._link,
+            self._keys,
+            self.worker,
+            owner,
+            look=self._check.look_at,
+            end=self._end_for,
+            lost=self._reader.disown,
+            taken=self._inboxes.look,
+            claim_timeout=self._limits.claim_timeout,
+        )
         self._leases = Leases(
             self._link,
             self._keys,
@@ -101,8 +112,7 @@ class RedisLog(RedisControl, Tails):
             self._address.lease,
             owner,
             renewed=lambda: self._announce(self._following),
-            look=self._check.look_at,
-            end=self._end_for,
+            orphaned=self._orphans.meet,
         )
         try:
             await self._check.look()
@@ -155,7 +165,7 @@ class RedisLog(RedisControl, Tails):
         for task in tasks:
             task.cancel()
         await asyncio.wait(tasks)
-        await asyncio.gather(self._reader.close(), self._inboxes.close())
+        await asyncio.gather(self._reader.close(), self._inboxes.close(), self._orphans.close())
         try:
             async with asyncio.timeout(CLOSE_SECONDS):
                 await self._retract(self._changed)
@@ -164,19 +174,25 @@ class RedisLog(RedisControl, Tails):
             pass  # the lease runs out by itself
         await asyncio.gather(self._writes.close(), self._link.close())
 
-    async def create(self, run: RunInfo, *, idempotency_key: str | None, quota: Quota | None = None) -> RunInfo:
+    async def create(
+        self, run: RunInfo, *, idempotency_key: str | None, quota: Quota | None = None, start: bytes = b""
+    ) -> RunInfo:
         keys = self._keys
         key = None if idempotency_key is None else keys.idempotency(run.user_id, idempotency_key)
-        bounds = () if quota is None else (quota.runs, quota.starts, round(quota.longest * 1000), quota.waiting)
+        bounds: tuple[int, ...] = ()
+        if quota is not None:
+            life = self._limits.longest if start else 0.0  # the run may rest between two workers
+            bounds = (quota.runs, quota.starts, round(quota.longest * 1000), quota.waiting, round(life * 1000))
         command = CREATE(
             *(keys.run(run.run_id), keys.live, keys.waiting, keys.starts(run.user_id), keys.runs_of(run.user_id)),
             keys.runs,
             *([] if key is None else [key]),
             run_id=run.run_id,
             info=msgspec.json.encode(run),
-            owner=run.owner,
+            owner=self.worker,
             place=place((run.created, run.run_id)),
             user=dump(run.user_id),
+            beginning=start,
             rest=() if run.user_id is None else bounds,
         )
         self._leases.starting.add(run.run_id)
@@ -198,7 +214,9 @@ class RedisLog(RedisControl, Tails):
         self._reader.held[run.run_id] = Held(name, own=True, current=True, key=key or "", retention=run.retention)
         return run
 
-    async def append(self, run_id: str, expected_last: int, records: Sequence[Record]) -> None:
+    async def append(
+        self, run_id: str, expected_last: int, records: Sequence[Record], checkpoint: bytes | None = None
+    ) -> None:
         if not self._open:
             raise StaleWriter(expected_last, expected_last)  # nobody writes to a closed log
         held = self._reader.held.get(run_id)
@@ -211,18 +229,22 @@ class RedisLog(RedisControl, Tails):
             else:
                 stored = await load(self._writes, self._keys, run_id, newest=False)
                 key, retention = stored.key, stored.info.retention
-            first, due = await self._append(run_id, expected_last, records, key, held=held, retention=retention)
+            first, due = await self._append(
+                run_id, expected_last, records, key, held=held, retention=retention, checkpoint=checkpoint
+            )
         except (StaleWriter, RunNotFound):
             self._reader.disown(run_id)
             raise
         if held is not None and own:
-            if first > held.first or (due and records[-1].last):
-                self._spawn(self._keep_folded(run_id, held, self._owner.folded(run_id)))
+            ends = bool(records) and records[-1].last
+            if first > held.first or (due and ends):
+                self._keep(run_id, held)
             held.first = first
-            held.extend(records)
+            if records:
+                held.extend(records)
             if due:
                 self._wait(run_id, held.tail, due)
-            if records[-1].last:
+            if ends:
                 held.own = False
                 self._reader.release(run_id, held)
 
@@ -235,6 +257,7 @@ class RedisLog(RedisControl, Tails):
         *,
         held: Held | None,
         retention: float | None,
+        checkpoint: bytes | None = None,
     ) -> tuple[int, int]:
         """Return the number of the first event that is kept, and that up to which the run is to be trimmed, or 0."""
         slowest, waits = NOBODY, True
@@ -245,18 +268,21 @@ class RedisLog(RedisControl, Tails):
         keys, limits = self._keys, self._limits
         shared = [keys.live, keys.waiting, keys.inbox(run_id), keys.followers(run_id)]
         names = [keys.run(run_id), keys.events(run_id), *shared, *([key] if key else [])]
+        rest = _fields(records)
+        if checkpoint is not None:
+            rest = (*rest, checkpoint)
         command = APPEND(
             *names,
             run_id=run_id,
             expected_last=expected_last,
-            outcome=outcome(records[-1].body) if records[-1].last else b"",
+            outcome=outcome(records[-1].body) if records and records[-1].last else b"",
             max_events=limits.max_events,
             max_bytes=limits.max_bytes,
             retention_ms=max(1, round((limits.retention if retention is None else retention) * 1000)),
             slowest=slowest,
             patient=int(waits),
             excess=EXCESS_BYTES,
-            rest=chain.from_iterable((new.type, new.body, new.start, new.stop) for new in records),
+            rest=rest,
         )
         status, *number = await self._writes.call(*command)
         if status == b"gone":
@@ -265,7 +291,7 @@ class RedisLog(RedisControl, Tails):
             raise StaleWriter(expected_last, *number)
         first, due, *cursors = number
         if held is not None and due:
-            held.remote = _remote(cursors)
+            held.remote = self._remote(cursors)
         return first, due
 
     async def _end_for(self, run_id: str, stored: Stored) -> None:
@@ -273,6 +299,44 @@ class RedisLog(RedisControl, Tails):
         ending = interrupted(stored.info, stored.last)
         await self._append(run_id, stored.last, ending, stored.key, held=None, retention=stored.info.retention)
         self._reader.disown(run_id)
+
+    async def claim(self, orphan: Orphan, records: Sequence[Record]) -> bool:
+        """See `Control`. The run must begin here with no await between: the log may ask who `owns` it."""
+        keys, run_id = self._keys, orphan.info.run_id
+        held = self._reader.held.get(run_id)
+        if run_id in self._leases.starting or (held is not None and held.own):
+            return False  # this worker has claimed it, or is about to
+        command = CLAIM(
+            *(keys.run(run_id), keys.events(run_id), keys.live, keys.followers(run_id), keys.worker(orphan.owner)),
+            run_id=run_id,
+            claimer=self.worker,
+            owner=orphan.owner,
+            last=orphan.last,
+            epoch=orphan.epoch,
+            rest=_fields(records),
+        )
+        self._leases.starting.add(run_id)
+        try:
+            claimed = await self._writes.call(*command)
+        finally:
+            self._leases.starting.discard(run_id)
+        if claimed is None:
+            return False
+        first, key = claimed
+        self._reader.adopt(orphan, first, key.decode(), records)
+        self._following.discard(run_id)  # whoever follows it here follows a run of this worker now
+        self._changed.pop(run_id, None)
+        return True
+
+    async def release(self, run_id: str) -> None:
+        """See `Control`. If Redis is away, the run is free when the lease is over."""
+        await self._kept(run_id)
+        self._reader.disown(run_id)
+        names = self._keys.run(run_id), self._keys.live, self._keys.released
+        life_ms = 3 * self._lease_ms
+        command = RELEASE(*names, run_id=run_id, owner=self.worker, nobody=RELEASED, life_ms=life_ms)
+        with contextlib.suppress(LogUnavailable):
+            await self._writes.call(*command)
 
     async def find(self, user_id: str | None, idempotency_key: str) -> RunInfo | None:
         known = await lenient(self._link.call("GET", self._keys.idempotency(user_id, idempotency_key)))
@@ -294,7 +358,8 @@ class RedisLog(RedisControl, Tails):
         stored = await load(self._link, self._keys, run_id, user_id)
         if not stored.ended:
             await self._look_at(run_id, stored.key)
-        return RunState(stored.info, stored.first, stored.last, stored.terminal, stored.size)
+        owner = "" if stored.owner == RELEASED else stored.owner
+        return RunState(stored.info, stored.first, stored.last, stored.terminal, stored.size, owner)
 
     async def _look_at(self, run_id: str, key: str) -> None:
         """Check a run that goes on, unless a timer of this worker does. Raises `RunNotFound`."""
@@ -390,90 +455,25 @@ class RedisLog(RedisControl, Tails):
     def gauges(self) -> Sequence[Gauge]:
         return ()
 
-    def _tail(self, run_id: str) -> Tail | None:
-        held = self._reader.held.get(run_id)
-        return None if held is None else held.tail
-
-    def subscribe(self, run_id: str, wake: Callable[[], None], cursor: Cursor | None = None) -> Unsubscribe:
-        return self._reader.subscribe(run_id, wake, cursor)
-
-    def _cursors(self, run_id: str, tail: Tail) -> dict[object, int]:
-        cursors = tail.cursors
-        if (held := self._reader.held.get(run_id)) is not None:
-            for worker, cursor in held.remote.items():
-                cursors[worker] = cursor
-        return cursors
-
-    def _cursor(self, run_id: str) -> int | str:
-        tail = self._tail(run_id)
-        return "" if tail is None else min(tail.cursors.values(), default="")
-
-    def _wait(self, run_id: str, tail: Tail, due: int) -> None:
-        super()._wait(run_id, tail, due)
-        held = self._reader.held.get(run_id)
-        if held is not None and not held.asks:
-            held.asks = True
-            self._spawn(self._ask(run_id, held))
-
-    async def _ask(self, run_id: str, held: Held) -> None:
-        """Ask the other workers how far their followers have read, for as long as the run waits."""
-        while held.tail.backpressure is not None and held.tail.backpressure.due:
-            with contextlib.suppress(LogUnavailable):
-                await asyncio.gather(*(self._say(worker, "cursor", run_id) for worker in held.remote))
-            await asyncio.sleep(ASK_SECONDS)
-            with contextlib.suppress(LogUnavailable):
-                held.remote = _remote(await lenient(self._link.call("HGETALL", self._keys.followers(run_id))) or [])
-                self._reached(run_id, held.tail, NOBODY)
-        held.asks = False
-
-    def _trim(self, run_id: str, upto: int) -> None:
-        self._spawn(self._trim_events(run_id, upto))
-
-    async def _trim_events(self, run_id: str, upto: int) -> None:
-        keys, held = self._keys, self._reader.held.get(run_id)
-        with contextlib.suppress(LogUnavailable, WrongType):  # then the next append trims the run
-            first = await self._writes.call(*TRIM(keys.run(run_id), keys.events(run_id), upto=upto))
-            if held is not None and first is not None:
-                held.first = max(held.first, first)
-                await self._keep_folded(run_id, held, self._owner.folded(run_id))
-        if held is not None:
-            self._reader.release(run_id, held)
-
-    async def _keep_folded(self, run_id: str, held: Held, folded: Folded | None) -> None:
-        """Keep the state of a run that was trimmed, once all of its events are there."""
-        if folded is None:
-            return
-        while held.own and held.tail.last < folded.seq:  # noqa: ASYNC110 - nothing announces it
-            await asyncio.sleep(ASK_SECONDS)
-        if held.tail.last >= folded.seq:
-            with contextlib.suppress(LogUnavailable, WrongType):  # then the next trim keeps a newer one
-                await self._writes.call(*KEEP(self._keys.run(run_id), folded=dump(folded)))
-
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.create_task(work)
-        self._works.add(task)
-        task.add_done_callback(self._works.discard)
-
     def _obey(self, operation: str, run_id: str, outcome: bytes) -> None:
         if operation == "inbox":
             self._inboxes.look(run_id)
+        elif operation == "released":
+            self._leases.hurry()
         elif operation == "told":
             self._inboxes.told(run_id, outcome)
         elif operation == "cursor":
             self._tell(run_id, self._changed.get(run_id, "unfollowed"))
-        elif operation == "cancel":
-            self._owner.cancel_here(run_id)
         elif operation in {"unfollowed", "left"}:
             self._owner.unfollowed(run_id, left=operation == "left")
-
-
-def _remote(cursors: Sequence[bytes]) -> dict[str, int]:
-    """Return the lowest cursor of each other worker's followers, of those that have any."""
-    pairs = zip(cursors[::2], cursors[1::2], strict=True)
-    return {worker.decode(): int(cursor) for worker, cursor in pairs if cursor.isdigit()}
 
 
 def _report(task: asyncio.Task[None]) -> None:
     """None of the tasks ends by itself: that would be a fault in this program."""
     if not task.cancelled() and (error := task.exception()) is not None:
         logger.critical("A task of the Redis log has failed.", exc_info=error)
+
+
+def _fields(records: Sequence[Record]) -> Iterable[Any]:
+    """Return the arguments of a script that appends these records."""
+    return chain.from_iterable((new.type, new.body, new.start, new.stop) for new in records)

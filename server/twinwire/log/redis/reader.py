@@ -1,7 +1,7 @@
 """The newest events of the runs that are written or followed on this worker, and the one reader of them.
 
 A run written here grows by its acknowledged appends. All others are read over one connection, by one blocking XREAD,
-together with the commands to this worker and everybody's log-outs.
+together with the commands to this worker, everybody's log-outs, and word of runs that were released.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import msgspec
 from msgspec import Struct, field
 
 from twinwire.log.base import Cursor, HearLogOut, Page, RunInfo, Unsubscribe
+from twinwire.log.orphan import Orphan
 from twinwire.log.redis.link import COMMAND_SECONDS, Address, Link, WrongType
 from twinwire.log.redis.scripts import OWNED, Keys
 from twinwire.log.tail import Tail
@@ -34,12 +35,12 @@ GATHER_SECONDS = 0.001  # between reads: many runs, each of which would wake the
 MALFORMED = (ValueError, TypeError, IndexError, AttributeError, msgspec.DecodeError)
 """Raised by reading what another program has written, or what was lost in part."""
 
-_FIELDS = ("info", "first", "last", "bytes", "ended", "key")
+_FIELDS = ("info", "first", "last", "bytes", "ended", "key", "owner")
 _info = msgspec.json.Decoder(RunInfo)
 
 
 class Stored(Struct, frozen=True):
-    """A run as Redis has it; `terminal` is its terminal event, if that was read."""
+    """A run as Redis has it, and the worker that has it now; `terminal` is its terminal event, if that was read."""
 
     info: RunInfo
     first: int
@@ -47,7 +48,8 @@ class Stored(Struct, frozen=True):
     size: int
     key: str
     ended: bool
-    terminal: Record | None
+    owner: str
+    terminal: Record | None = None
 
 
 def record(row: Any) -> Record:
@@ -89,9 +91,10 @@ async def load(link: Link, keys: Keys, run_id: str, user_id: str | None = None, 
             raise RunNotFound from None
     else:
         found = await owned(link, keys, run_id, user_id, _FIELDS, newest=newest)
-    info, first, last, size, ended, key = found[0]
+    info, first, last, size, ended, key, owner = found[0]
     try:
-        stored = Stored(_info.decode(info), int(first), int(last), int(size), key.decode(), ended == b"1", None)
+        numbers = int(first), int(last), int(size)
+        stored = Stored(_info.decode(info), *numbers, key.decode(), ended == b"1", owner.decode())
         if not (newest and stored.ended):
             return stored
         terminal = record(found[1][0])
@@ -143,6 +146,16 @@ class Held(Struct, eq=False):
         if records:
             self.tail.append(self.tail.last, records)
             self.tail.trim(self.tail.excess(HELD_EVENTS, HELD_BYTES))
+
+    def adopt(self, after: int, records: Sequence[Record]) -> None:
+        """Be written here from now on. These records were appended after number `after`; some may have come already."""
+        if not (self.current and after <= self.tail.last <= after + len(records)):
+            self.tail.restart(after + 1)
+        self.own = self.current = True
+        self.gone = False
+        self.remote = {}
+        self.rewritten = self.shown = None
+        self.extend(records)
 
     def resume(self, stored: Stored) -> None:
         """Go on from what is here, if that still is part of the log, else from its end. Wake whoever missed events."""
@@ -196,7 +209,7 @@ class Reader:
         self._commands = keys.commands(worker)
         self._obey = obey
         self._heard = heard
-        self._cursors = {self._commands.encode(): b"0-0", keys.log_outs.encode(): b"0-0"}
+        self._cursors = {name.encode(): b"0-0" for name in (self._commands, keys.log_outs, keys.released)}
         self._missed = True  # whether there may be log-outs that were not read
         self._waits = False
         self._poking: asyncio.Task[None] | None = None
@@ -217,6 +230,16 @@ class Reader:
             self.release(run_id, held)
 
         return unsubscribe
+
+    def adopt(self, orphan: Orphan, first: int, key: str, records: Sequence[Record]) -> None:
+        """Hold a run that this worker has claimed with these records; the followers here get them."""
+        run_id = orphan.info.run_id
+        held = self.held.get(run_id)
+        if held is None:
+            held = self.held[run_id] = Held(self._keys.events(run_id).encode())
+        held.key, held.retention = key, orphan.info.retention
+        held.first = first
+        held.adopt(orphan.last, records)
 
     def release(self, run_id: str, held: Held) -> None:
         """Forget a run that nobody here writes or follows."""
@@ -269,6 +292,8 @@ class Reader:
                 *(load(self._link, self._keys, run_id) for run_id, _ in waiting), return_exceptions=True
             )
             for (_, held), stored in zip(waiting, found, strict=True):
+                if held.own:
+                    continue  # this worker has claimed the run meanwhile
                 if isinstance(stored, Stored):
                     held.resume(stored)
                 elif isinstance(stored, RunNotFound):
@@ -289,7 +314,7 @@ class Reader:
             self._waits = False
         for name, rows in reply or ():
             if (held_run := runs.get(name)) is not None:
-                if held_run.current:
+                if held_run.awaited:
                     self._take(held_run, rows)
             else:
                 self._cursors[name] = rows[-1][0]

@@ -5,13 +5,12 @@ All keys of a namespace carry one hash tag: they lie in one slot of a cluster, a
 
 from __future__ import annotations
 
-import hashlib
-import re
-from collections.abc import Iterable
-from typing import Any
-
 from twinwire.log.base import SessionKey
+from twinwire.log.redis.script import Script
 from twinwire.protocol.events import dump
+
+RELEASED = "-"
+"""The owner of a run that its worker has released, until another one claims it: no worker has this name."""
 
 
 class Keys:
@@ -24,6 +23,7 @@ class Keys:
         self.sessions = f"{self._tag}:sessions"
         self.logged_out = f"{self._tag}:logged-out"
         self.log_outs = f"{self._tag}:log-outs"
+        self.released = f"{self._tag}:released"
         self.runs = f"{self._tag}:runs"
 
     def run(self, run_id: str) -> str:
@@ -75,50 +75,35 @@ class Keys:
         return f"{self._tag}:busy:{dump(session).decode()}"
 
 
-_DECLARED = re.compile(r"-- (KEYS|ARGV): ([a-z_: ]+)")
-_OWN = """
-local replaced = 0
-for i, right in ipairs({%s}) do
-  local found = KEYS[i] and redis.call('TYPE', KEYS[i]).ok or 'none'
-  if found ~= 'none' and found ~= right then
-    redis.call('DEL', KEYS[i])
-    replaced = replaced + 1
+_EVENTS = """
+local function id(seq) return string.format('%.0f-0', seq) end
+-- Whether the events after number `after` are the `count` that ARGV has after `at`.
+local function has(after, count, at)
+  local there = redis.call('XRANGE', events, id(after + 1), id(after + count))
+  if #there ~= count then return false end
+  for i = 1, count do
+    if there[i][2][4] ~= ARGV[at + 4 * i - 2] then return false end
   end
+  return true
+end
+-- Adds them. Returns their bytes.
+local function add(after, count, at)
+  local bytes = 0
+  for i = 1, count do
+    local kind, body, start, stop = unpack(ARGV, at + 4 * i - 3, at + 4 * i)
+    redis.call('XADD', events, id(after + i), 'type', kind, 'body', body, 'start', start, 'stop', stop)
+    bytes = bytes + #body
+  end
+  return bytes
 end
 """
-
-
-class Script:
-    """A script, called by its digest. It declares the names of its keys and arguments, which are local variables in it.
-
-    If a key is declared with its type, it is deleted if another program has given it another type: else whoever needs
-    it would be refused for ever. `replaced` is the number of those.
-    """
-
-    def __init__(self, source: str) -> None:
-        declared = {kind: names.split() for kind, names in _DECLARED.findall(source)}
-        keys = [name.partition(":") for name in declared["KEYS"]]
-        self._arguments = declared.get("ARGV", [])
-        lines = [f"local {', '.join(name for name, _, _ in keys)} = unpack(KEYS, 1, {len(keys)})"]
-        if self._arguments:
-            lines.append(f"local {', '.join(self._arguments)} = unpack(ARGV, 1, {len(self._arguments)})")
-        if keys[0][2]:
-            lines.append(_OWN % ", ".join(f"'{kind}'" for _, _, kind in keys))
-        self.source = "\n".join([*lines, source])
-        self._digest = hashlib.sha1(self.source.encode(), usedforsecurity=False).hexdigest()
-
-    def __call__(self, *keys: str, rest: Iterable[Any] = (), **arguments: Any) -> tuple[Any, ...]:
-        """Return the command that runs it on these keys with all its `arguments`, and then the `rest`."""
-        values = [arguments.pop(name) for name in self._arguments]
-        if arguments:
-            raise TypeError(f"The script has no argument {', '.join(arguments)}.")
-        return ("EVALSHA", self._digest, len(keys), *keys, *values, *rest)
-
 
 CREATE = Script("""
 -- KEYS: run:hash live:hash waiting:hash started:zset mine:zset all:zset key:string; the last only with an idempotency
 -- key.
--- ARGV: run_id info owner place user; then, of a user with a quota, its runs, starts, longest run in ms, waiting.
+-- ARGV: run_id info owner place user beginning; then, of a user with a quota, its runs, starts, longest run in ms,
+-- waiting, and for how many ms the starts are kept at least.
+-- `beginning` is what another worker needs to begin the run, or empty.
 -- Returns the info of the run that the idempotency key stands for, if there is a key. Over the quota:
 -- {ms until a run has ended, ms until a start is a minute old}, 0 for the one that is no hindrance; both 0 if too many
 -- runs wait. A start counts as long as its run is live, or it is recent: each is a run, and how many ms it may go on.
@@ -126,11 +111,11 @@ CREATE = Script("""
 local known = key and redis.call('GET', key)
 if known then return known end
 if redis.call('EXISTS', run) == 1 then return info end
-if ARGV[6] then
-  local runs, starts, longest, minute = tonumber(ARGV[6]), tonumber(ARGV[7]), tonumber(ARGV[8]), 60000
+if ARGV[7] then
+  local runs, starts, longest, minute = tonumber(ARGV[7]), tonumber(ARGV[8]), tonumber(ARGV[9]), 60000
   local time = redis.call('TIME')
   local now = time[1] * 1000 + math.floor(time[2] / 1000)
-  local most = tonumber(ARGV[9])
+  local most = tonumber(ARGV[10])
   if redis.call('ZCARD', started) >= math.min(runs, starts, most) then
     local going, recent, waits = {}, {}, 0
     local entries = redis.call('ZRANGE', started, 0, -1, 'WITHSCORES')
@@ -156,47 +141,41 @@ if ARGV[6] then
     end
   end
   redis.call('ZADD', started, now, run_id .. ':' .. string.format('%.0f', longest))
-  if redis.call('PTTL', started) < math.max(longest, minute) then
-    redis.call('PEXPIRE', started, math.max(longest, minute))
-  end
+  local life = math.max(longest, minute, tonumber(ARGV[11]))
+  if redis.call('PTTL', started) < life then redis.call('PEXPIRE', started, string.format('%.0f', life)) end
 end
 redis.call('ZADD', all, 0, place .. ' ' .. user)
 if user ~= 'null' then redis.call('ZADD', mine, 0, place) end
 redis.call('HSET', run, 'info', info, 'owner', owner, 'first', 1, 'last', 0, 'bytes', 0, 'ended', 0, 'key', key or '')
+if beginning ~= '' then redis.call('HSET', run, 'start', beginning) end
 redis.call('HSET', live, run_id, owner)
 if key then redis.call('SET', key, info) end
 return info
 """)
 
-APPEND = Script("""
+APPEND = Script(
+    _EVENTS
+    + """
 -- KEYS: run events live waiting inbox followers key; the last one only with an idempotency key.
 -- ARGV: run_id expected_last outcome max_events max_bytes retention_ms slowest patient excess; then type, body, start,
--- stop of each event. `outcome` is empty unless the last event ends the run. `slowest` is the lowest cursor of the
--- owner's followers. If `patient` is 1, followers elsewhere count as well, up to `excess` bytes over the bound.
+-- stop of each event, and last of all the checkpoint, if there is one. An empty one says that no other worker can go on
+-- with the run: then none is kept, nor in a run without a start. `outcome` is empty unless the last event ends the run.
+-- `slowest` is the lowest cursor of the owner's followers. If `patient` is 1, followers elsewhere count as well, up to
+-- `excess` bytes over the bound.
 -- Returns {'ok', first, due, worker, cursor, ...}, {'stale', last} or {'gone'}. `due` is the number up to which the run
--- is to be trimmed, but has followers behind it; or 0. The fence is `last`: the ids of a stream alone are none.
+-- is to be trimmed, but has followers behind it; or 0.
+-- The fence is `last`: the ids of a stream alone are none. The owner need not be compared, since CLAIM appends an event
+-- at least: whoever had the run before it is stale.
 local kept = redis.call('HMGET', run, 'first', 'last', 'bytes', 'ended')
 if not kept[2] then return {'gone'} end
 local first, last, bytes = tonumber(kept[1]), tonumber(kept[2]), tonumber(kept[3])
 local expected, fixed = tonumber(expected_last), 9
-local count = (#ARGV - fixed) / 4
-local function id(seq) return string.format('%.0f-0', seq) end
+local count = math.floor((#ARGV - fixed) / 4)
 if last ~= expected or kept[4] == '1' then
-  local there = {}
-  if last >= expected + count then
-    there = redis.call('XRANGE', events, id(expected + 1), id(expected + count))
-  end
-  if #there ~= count then return {'stale', last} end
-  for i = 1, count do
-    if there[i][2][4] ~= ARGV[fixed + 4 * i - 2] then return {'stale', last} end
-  end
-  return {'ok', first, 0}
+  if count > 0 and last >= expected + count and has(expected, count, fixed) then return {'ok', first, 0} end
+  return {'stale', last}
 end
-for i = 1, count do
-  local kind, body, start, stop = unpack(ARGV, fixed + 4 * i - 3, fixed + 4 * i)
-  redis.call('XADD', events, id(last + i), 'type', kind, 'body', body, 'start', start, 'stop', stop)
-  bytes = bytes + #body
-end
+bytes = bytes + add(last, count, fixed)
 last = last + count
 -- Trimmed to an eighth below the bound, so that a run at its bound is not trimmed at each event.
 local length = last - first + 1
@@ -221,8 +200,13 @@ if keep < length then
     first, bytes, due = due + 1, math.floor(bytes * keep / length), 0
   end
 end
-local ends = outcome ~= ''
+local ends, checkpoint = outcome ~= '', ARGV[fixed + 4 * count + 1]
 redis.call('HSET', run, 'first', first, 'last', last, 'bytes', bytes, 'ended', ends and 1 or 0)
+if ends or checkpoint == '' then
+  redis.call('HDEL', run, 'start', 'checkpoint')
+elseif checkpoint and redis.call('HEXISTS', run, 'start') == 1 then
+  redis.call('HSET', run, 'checkpoint', checkpoint, 'claims', 0)
+end
 if ends then
   redis.call('HSET', run, 'outcome', outcome)
   redis.call('HDEL', live, run_id)
@@ -232,6 +216,47 @@ if ends then
   end
 end
 return {'ok', first, due, unpack(cursors)}
+"""
+)
+
+CLAIM = Script(
+    _EVENTS
+    + """
+-- KEYS: run events live followers lease
+-- ARGV: run_id claimer owner last epoch; then type, body, start, stop of each event.
+-- Makes `claimer` the owner of a run that is the orphan of `owner`: that one's `lease` is gone, or it is the claimer,
+-- which has lost the run; nobody has appended or claimed since. Returns {the first number kept, the idempotency key's
+-- name}, or nothing if that is not so. Claimed twice is claimed once: the reply to the first may have been lost.
+local fixed, expected, turn = 5, tonumber(last), tonumber(epoch)
+local count = (#ARGV - fixed) / 4
+local kept = redis.call('HMGET', run, 'owner', 'last', 'epoch', 'ended', 'first', 'bytes', 'claims', 'key')
+if kept[4] ~= '0' then return false end
+local newest, now = tonumber(kept[2]), tonumber(kept[3] or 0)
+if kept[1] == claimer and now == turn + 1 and newest == expected + count and has(expected, count, fixed) then
+  return {tonumber(kept[5]), kept[8] or ''}
+end
+if kept[1] ~= owner or now ~= turn or newest ~= expected then return false end
+if owner ~= claimer and redis.call('EXISTS', lease) == 1 then return false end
+local bytes = tonumber(kept[6]) + add(expected, count, fixed)
+redis.call('HSET', run, 'owner', claimer, 'last', expected + count, 'bytes', bytes)
+redis.call('HSET', run, 'epoch', turn + 1, 'claims', tonumber(kept[7] or 0) + 1)
+redis.call('HSET', live, run_id, claimer)
+redis.call('HDEL', followers, claimer)
+return {tonumber(kept[5]), kept[8] or ''}
+"""
+)
+
+RELEASE = Script("""
+-- KEYS: run:hash live:hash released:stream
+-- ARGV: run_id owner nobody life_ms
+-- Makes `nobody` the owner of a run, whose owner gives it up, and says so to all workers. That its process ends is not
+-- the run's doing: its claims count no more.
+local kept = redis.call('HMGET', run, 'owner', 'ended')
+if kept[1] ~= owner or kept[2] ~= '0' then return end
+redis.call('HSET', run, 'owner', nobody, 'claims', 0)
+redis.call('HSET', live, run_id, nobody)
+redis.call('XADD', released, 'MAXLEN', 1, '*', 'op', 'released', 'run', run_id)
+redis.call('PEXPIRE', released, life_ms)
 """)
 
 DELETE = Script("""
@@ -252,10 +277,11 @@ return 'ok'
 
 TRIM = Script("""
 -- KEYS: run events
--- ARGV: upto
--- Trims the run's events up to this number. Returns the first number that it has then, or nothing if it is gone.
-local kept = redis.call('HMGET', run, 'first', 'last', 'bytes')
-if not kept[2] then return false end
+-- ARGV: upto owner
+-- Trims the run's events up to this number. Returns the first number that it has then, or nothing if it is gone or has
+-- another owner.
+local kept = redis.call('HMGET', run, 'first', 'last', 'bytes', 'owner')
+if not kept[2] or kept[4] ~= owner then return false end
 local first, last, bytes = tonumber(kept[1]), tonumber(kept[2]), tonumber(kept[3])
 local length, keep = last - first + 1, last - upto
 if keep > 0 and keep < length then
@@ -268,18 +294,20 @@ return first
 
 KEEP = Script("""
 -- KEYS: run
--- ARGV: folded
--- Keeps the state of a run that was trimmed, unless the run is gone.
-if redis.call('EXISTS', run) == 1 then redis.call('HSET', run, 'folded', folded) end
+-- ARGV: folded owner
+-- Keeps the state of a run that was trimmed, unless the run is gone or has another owner, who knows better.
+if redis.call('HGET', run, 'owner') == owner then redis.call('HSET', run, 'folded', folded) end
 """)
 
 NOTE = Script("""
 -- KEYS: live:hash waiting:hash started:zset
--- ARGV: run_id noted life_ms
--- Keeps what a run that goes on asks, if `noted` is not empty, and the starts of its user for as long as it may wait.
-if noted == '' then
+-- ARGV: run_id owner noted life_ms
+-- Keeps what a run of this owner that goes on asks, if `noted` is not empty, and the starts of its user for as long as
+-- it may wait.
+local has = redis.call('HGET', live, run_id)
+if noted == '' and (not has or has == owner) then
   redis.call('HDEL', waiting, run_id)
-elseif redis.call('HEXISTS', live, run_id) == 1 then
+elseif noted ~= '' and has == owner then
   redis.call('HSET', waiting, run_id, noted)
   if redis.call('PTTL', started) < tonumber(life_ms) then redis.call('PEXPIRE', started, life_ms) end
 end
@@ -288,16 +316,20 @@ end
 PUT = Script("""
 -- KEYS: run inbox
 -- ARGV: asker id said most most_bytes life_ms
--- Puts what is said to a run into its inbox. Returns 'ok', 'full', or 'ended' if the run has ended or is gone.
-if redis.call('HGET', run, 'ended') ~= '0' then return 'ended' end
+-- Puts what is said to a run into its inbox. Without an `asker` it is said once, and there is always room for it.
+-- Returns {'ok', the owner that the run has now}, {'full'}, or {'ended'} if the run has ended or is gone.
+local kept = redis.call('HMGET', run, 'ended', 'owner')
+if kept[1] ~= '0' then return {'ended'} end
 if redis.call('TYPE', inbox).ok ~= 'stream' then redis.call('DEL', inbox) end
-if redis.call('XLEN', inbox) >= tonumber(most) then return 'full' end
-local bytes = 0
-for _, entry in ipairs(redis.call('XRANGE', inbox, '-', '+')) do bytes = bytes + #(entry[2][6] or '') end
-if bytes >= tonumber(most_bytes) then return 'full' end
+local bytes, entries = 0, redis.call('XRANGE', inbox, '-', '+')
+for _, entry in ipairs(entries) do
+  if asker == '' and entry[2][6] == said then return {'ok', kept[2] or ''} end
+  bytes = bytes + #(entry[2][6] or '')
+end
+if asker ~= '' and (#entries >= tonumber(most) or bytes >= tonumber(most_bytes)) then return {'full'} end
 redis.call('XADD', inbox, '*', 'asker', asker, 'id', id, 'said', said)
 redis.call('PEXPIRE', inbox, life_ms)
-return 'ok'
+return {'ok', kept[2] or ''}
 """)
 
 OCCUPY = Script("""
@@ -356,12 +388,12 @@ redis.call('PEXPIRE', followers, life_ms)
 """)
 
 CHECK = Script("""
--- KEYS: live:hash waiting:hash sessions:zset logged_out:zset log_outs:stream commands:stream; then of each run its
--- hash, its stream, and its idempotency key (or the hash again, if it has none). The arguments are each run's id, and
--- the last number that the worker knows.
+-- KEYS: live:hash waiting:hash sessions:zset logged_out:zset log_outs:stream released:stream commands:stream; then of
+-- each run its hash, its stream, and its idempotency key (or the hash again, if it has none). The arguments are each
+-- run's id, the last number that the worker knows, and the worker if it writes the run, else an empty text.
 -- Returns `replaced`, then for each run: 'ok'; 'ended'; 'gone', if it cannot be read or go on, and then no worker has
--- it any more; 'older', if its last number is lower; 'lost', if the stream lacks events that the hash counts. No event
--- is read: it may be large.
+-- it any more; 'older', if its last number is lower; 'taken', if another worker has claimed it; 'lost', if the stream
+-- lacks events that the hash counts. No event is read: it may be large.
 -- What the runs that go on have lost beside their events is put back: the entry in `live`, the idempotency key.
 local function kind(key) return redis.call('TYPE', key).ok end
 local verdicts = {replaced}
@@ -374,7 +406,7 @@ local function sound(info, id)
     and texts[type(run.fingerprint)] and texts[type(run.owner)]
     and names[type(run.user_id)] and names[type(run.session_id)]
 end
-local function verdict(id, known, run, events, key)
+local function verdict(id, known, writer, run, events, key)
   if kind(run) ~= 'hash' then return 'gone' end
   local kept = redis.call('HMGET', run, 'first', 'last', 'bytes', 'ended', 'owner', 'info', 'key')
   local first, last = tonumber(kept[1]), tonumber(kept[2])
@@ -390,14 +422,16 @@ local function verdict(id, known, run, events, key)
   end
   if last < known then return 'older' end
   if kept[4] == '1' then return 'ended' end
-  if redis.call('HEXISTS', live, id) == 0 then redis.call('HSET', live, id, kept[5]) end
+  if redis.call('HGET', live, id) ~= kept[5] then redis.call('HSET', live, id, kept[5]) end
   if key ~= run and redis.call('EXISTS', key) == 0 then redis.call('SET', key, kept[6]) end
+  if writer ~= '' and kept[5] ~= writer then return 'taken' end
   if count ~= last - first + 1 then return 'lost' end
   return 'ok'
 end
-for i = 1, #ARGV / 2 do
-  local id, run, events = ARGV[2 * i - 1], KEYS[3 * i + 4], KEYS[3 * i + 5]
-  verdicts[i + 1] = verdict(id, tonumber(ARGV[2 * i]), run, events, KEYS[3 * i + 6])
+for i = 1, #ARGV / 3 do
+  local id, known, writer = unpack(ARGV, 3 * i - 2, 3 * i)
+  local run, events, key = unpack(KEYS, 3 * i + 5, 3 * i + 7)
+  verdicts[i + 1] = verdict(id, tonumber(known), writer, run, events, key)
   if verdicts[i + 1] == 'gone' then
     redis.call('UNLINK', run, events)
     redis.call('HDEL', live, id)
@@ -420,5 +454,8 @@ if newest.err then return false end
 return {redis.call('HMGET', run, unpack(ARGV, 3)), newest}
 """)
 
-SCRIPTS = (CREATE, APPEND, DELETE, TRIM, KEEP, NOTE, PUT, OCCUPY, VACATE, RECALL, REMEMBER, FOLLOW, CHECK, OWNED)
+SCRIPTS = (
+    *(CREATE, APPEND, CLAIM, RELEASE, DELETE, TRIM, KEEP, NOTE, PUT),
+    *(OCCUPY, VACATE, RECALL, REMEMBER, FOLLOW, CHECK, OWNED),
+)
 SOURCES = tuple(script.source for script in SCRIPTS)
