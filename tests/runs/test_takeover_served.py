@@ -12,6 +12,7 @@ import pytest
 from support.asking import Scripted, until_asked
 from support.followers import KINDS, Broken, attach, cancel, check, rest, say, start, text
 from support.metrics import figures
+from support.redis_server import fresh
 from support.serving import Running, serving, until
 from twinwire import EndedRun
 from twinwire.agents import RunRequest
@@ -152,6 +153,26 @@ async def test_a_cancel_after_a_restart(kind: str, tmp_path: Path) -> None:
         assert await cancel(kind, server, follower.run_id) == "accepted"
         seen = await rest(again)
         assert seen[-1]["data"]["status"] == "cancelled"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_another_worker_goes_on(kind: str) -> None:
+    """On Redis another worker goes on at once with the run of one that is told to end; its follower there reads on."""
+    agent, url, told = Counting(), fresh("&lease=2"), list[EndedRun]()
+    async with (
+        serving({"mine": agent}, log=url, on_end=told.append) as ending,
+        serving({"mine": agent}, log=url, on_end=told.append) as other,
+    ):
+        follower = await start(kind, ending)
+        await agent.stopped.wait()
+        watcher = await attach(kind, other, follower.run_id)
+        await ending.service.drain()
+        seen = await rest(watcher)
+        await cut_off(follower)
+        assert seen[-1]["data"]["result"] == "1 2 3 4 "
+        assert [event["data"]["epoch"] for event in seen if event["type"] == "RUN_RESUMED"] == [1]
+        assert (await figures(other.url))["twinwire_runs_resumed_total", "mine"] == 1
+        await until(lambda: len(told) == 1)
 
 
 @pytest.mark.parametrize("kind", KINDS)

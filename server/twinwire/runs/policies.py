@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from typing import Any
 
@@ -73,7 +74,8 @@ def _policy(name: str, spec: AgentSpec, deadline: float, limits: AgentLimits) ->
 
 
 def _resumable(name: str, spec: AgentSpec) -> bool:
-    told: Any = getattr(spec.agent, "resumable", False) if spec.resumable is None else spec.resumable
+    own = inspect.getattr_static(spec.agent, "resumable", None) is not None  # not one that a mock makes up
+    told: Any = own and spec.agent.resumable if spec.resumable is None else spec.resumable  # type: ignore[attr-defined]
     if not isinstance(told, bool):
         raise ValueError(f"`resumable` of the agent {name} must be True or False, not {str(told)[:80]!r}.")  # noqa: TRY004 - as of the others
     return told

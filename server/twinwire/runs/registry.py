@@ -173,8 +173,7 @@ class Runs(Reach, Attendance):
                 quota = self._policies[name].quota(self._quota)
                 begun = Beginning(spec=spec, history=[*history])
                 start = self._kept(info, begun, share) if new else b""
-                kept = {"start": start} if start else {}
-                known = await self.log.create(info, idempotency_key=spec.idempotency_key, quota=quota, **kept)
+                known = await self.log.create(info, idempotency_key=spec.idempotency_key, quota=quota, start=start)
                 if known is info:
                     self._begin(info, begun, share, start=start)  # with no await between: the log asks who `owns` it
             finally:
@@ -206,7 +205,7 @@ class Runs(Reach, Attendance):
 
     def _kept(self, info: RunInfo, begun: Beginning, share: Share) -> bytes:
         """Return the start that the log is to keep for another process; nothing if none could go on with the run."""
-        if not (getattr(self.log, "outlives", False) and self._policies[info.agent].resumable):
+        if not (self.log.outlives and self._policies[info.agent].resumable):
             return b""
         start = begun.encoded
         if len(start) <= self._checkpoint_bytes and share.keep(len(start)):

@@ -174,6 +174,7 @@ def _service(
         max_ended=settings.log_runs,
         sessions_bytes=settings.sessions_bytes,
         longest=deadline + settings.max_wait,
+        claim_timeout=settings.claim_timeout,
     )
     log = open_log(settings.log, limits)
     quota = Quota(
