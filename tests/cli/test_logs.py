@@ -482,7 +482,7 @@ def test_no_secret_of_the_process_is_printed(form: str, tmp_path: Path) -> None:
         (("--port", "http://u:pass-0815@h"), {}, "--port"),
         ((), {"TWINWIRE_AUTH_TOKENS": "alice:0815"}, "user:token"),
         ((), {"TWINWIRE_API_KEY": "key-0815\n", "TWINWIRE_MODEL": "m\nx", "TWINWIRE_LOG": "x"}, "`--log` must be"),
-        (("mine:broken",), {"MY_TOKEN": "token-0815"}, "The program failed."),
+        (("mine:broken",), {"MY_TOKEN": "token-0815"}, "The module mine cannot be imported."),
     ],
     ids=str,
 )

@@ -131,20 +131,21 @@ async def test_other_timeouts(client: httpx.AsyncClient, monkeypatch: pytest.Mon
 
 async def test_large_request(client: httpx.AsyncClient) -> None:
     """A request that is larger than any buffer is sent whole; from then on it is the answer that is waited for."""
-    got = []
+    got: asyncio.Queue[int] = asyncio.Queue()
+    answers = [OK, b""]
 
     async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        got.append(len((await receive(reader)).partition(b"\r\n\r\n")[2]))
-        if len(got) == 1:
-            writer.write(OK)
+        got.put_nowait(len((await receive(reader)).partition(b"\r\n\r\n")[2]))
+        writer.write(answers.pop(0))
         await reader.read()
 
-    async with listening(handler) as url:
+    async with listening(handler) as url, asyncio.timeout(30):
         assert (await client.post(url, content=bytes(2**24))).content == b"ok"
-    async with listening(handler) as url:
+        assert await got.get() == 2**24
+    async with listening(handler) as url, asyncio.timeout(30):
         with pytest.raises(httpx.ReadTimeout):
             await client.post(url, content=bytes(2**24), timeout=httpx.Timeout(20, read=0.1))
-    assert got == [2**24, 2**24]
+        assert await got.get() == 2**24  # the server may have yet to read what the client has sent
 
 
 async def test_answer_before_the_request_is_read(client: httpx.AsyncClient) -> None:

@@ -42,7 +42,9 @@ def project(folder: Path, archive: Path, consumer: str, *packages: str) -> Path:
         (folder / "package.json").write_text("{}")
     if (folder / "package-lock.json").exists():
         npm("ci", cwd=folder)
-    npm("install", "--offline", "--no-save", "--no-package-lock", str(archive), cwd=folder)
+        npm("install", "--no-save", str(archive), cwd=folder)
+    else:
+        npm("install", "--offline", "--no-save", "--no-package-lock", str(archive), cwd=folder)
     for name in packages:
         link = folder / "node_modules" / name
         link.parent.mkdir(exist_ok=True)
