@@ -161,8 +161,7 @@ class LogMachine(RuleBasedStateMachine):
         log = self.log(at)
         info = run_info(owner=log.worker)
         kept = Kept(start if self.workers.outlives else b"", log.worker)
-        given: dict[str, Any] = {"start": kept.start} if kept.start else {}
-        known = self.run(log.create(info, idempotency_key=key, **given))
+        known = self.run(log.create(info, idempotency_key=key, start=kept.start))
         if known != info:
             assert self.infos[known.run_id] == known
             return known.run_id
@@ -176,7 +175,6 @@ class LogMachine(RuleBasedStateMachine):
     def append(self, run_id: str, count: int, size: int, end: bool, checkpoint: bytes | None) -> None:
         if self.look(run_id) is None or run_id in self.released:
             return
-        checkpoint = None if isinstance(self.workers, Redis) else checkpoint
         batch = records(run_id, len(self.written[run_id]), count, size=size, end=end)
         if run_id not in self.ended:
             self.write(run_id, batch, checkpoint)
@@ -184,7 +182,6 @@ class LogMachine(RuleBasedStateMachine):
             with pytest.raises(StaleWriter):
                 self.run(append(self.log(0), run_id, batch[0].seq - 1, batch, checkpoint))
 
-    @precondition(lambda self: not isinstance(self.workers, Redis))
     @rule(run_id=runs, checkpoint=st.sampled_from([b"", b"three"]), off=st.sampled_from([-1, 0, 0, 0, 1]))
     def checkpoint(self, run_id: str, checkpoint: bytes, off: int) -> None:
         """It changes no event; it is refused after the end, and if it comes with another number."""
@@ -198,12 +195,12 @@ class LogMachine(RuleBasedStateMachine):
             self.run(append(self.owner(run_id), run_id, last, [], checkpoint))
             self.kept[run_id].put(checkpoint)
 
-    @precondition(lambda self: self.workers.outlives)
+    @precondition(lambda self: isinstance(self.workers, Sqlite))  # others are there at once in Redis
     @rule(run_id=runs)
     def release(self, run_id: str) -> None:
         """Nobody writes the run any more until the next process is offered it."""
         if self.look(run_id) is not None and run_id not in self.ended:
-            self.run(self.log(0).release(run_id))
+            self.run(self.owner(run_id).release(run_id))
             self.released.add(run_id)
             self.kept[run_id].claims = 0
 
@@ -292,13 +289,14 @@ class LogMachine(RuleBasedStateMachine):
                 self.run(client.join(self.workers.logs[at]))
         for run_id, batch in self.written.items():
             kept = self.kept[run_id]
-            if not self.workers.forgets and kept.owner == gone.worker and run_id not in self.ended:
+            alone = kept.owner == gone.worker or run_id in self.released
+            if not self.workers.forgets and alone and run_id not in self.ended:
                 resumable = bool(kept.start) and kept.claims < MOST_CLAIMS
                 if resumable:
                     self.offered(run_id, len(batch), kept)
                 if resumable and takes:
                     self.claimed(run_id, batch)
-                    kept.owner, kept.epoch, kept.claims = self.log(at).worker, kept.epoch + 1, kept.claims + 1
+                    kept.owner, kept.epoch, kept.claims = self.workers.owner.log.worker, kept.epoch + 1, kept.claims + 1
                 else:
                     self.ended[run_id] = self.workers.clock.now
                     self.interrupted(run_id, batch)
@@ -308,7 +306,8 @@ class LogMachine(RuleBasedStateMachine):
     def offered(self, run_id: str, last: int, kept: Kept) -> None:
         """The new process was offered the run as it was left."""
         orphan = self.workers.owner.offered[run_id]
-        assert (orphan.info, orphan.owner, orphan.last) == (self.infos[run_id], kept.owner, last)
+        assert (orphan.info, orphan.last) == (self.infos[run_id], last)
+        assert orphan.owner == kept.owner or run_id in self.released
         assert (orphan.epoch, orphan.claims) == (kept.epoch, kept.claims)
         assert (orphan.start, orphan.checkpoint) == (kept.start, kept.checkpoint)
         assert self.first[run_id] <= orphan.first <= max(last, 1)

@@ -18,6 +18,7 @@ from twinwire.log import Store
 from twinwire.log.memory import MemoryLog
 from twinwire.log.orphan import Orphan
 from twinwire.log.redis.log import RedisLog
+from twinwire.log.redis.orphans import _Met
 from twinwire.log.sqlite.log import SqliteLog
 from twinwire.protocol.events import Record
 
@@ -121,6 +122,7 @@ class Sqlite(Workers):
 class Redis(Workers):
     """Two workers. The lease of one that is gone runs out when the machine says so, and the other one sweeps."""
 
+    outlives = True
     url = ""
 
     async def start(self) -> None:
@@ -138,9 +140,14 @@ class Redis(Workers):
             await other._link.call("DEL", other._keys.worker(gone.worker))
         else:
             await gone.close()
-        for run_id, owner in (await other._leases._orphans()).items():
-            await other._orphans.interrupt(run_id, owner)
         self.logs[at] = await self.open(RedisLog(self.url, BOUND))
+        self.owner.log = other
+        for run_id, owner in (await other._leases._orphans()).items():
+            offered = await other._orphans._can_go_on(run_id)
+            if offered:
+                await other._orphans._offer(run_id, _Met(owner, 0.0))
+            if not (offered and self.owner.takes):
+                await other._orphans.interrupt(run_id, owner)
 
     async def close(self) -> None:
         for log in self.dead:

@@ -129,8 +129,7 @@ async def append(
     log: Store, run_id: str, expected_last: int, batch: Sequence[Record], checkpoint: bytes | None = None
 ) -> None:
     """Append, whether the log is done at once or not."""
-    kept = () if checkpoint is None else (checkpoint,)
-    if (done := log.append(run_id, expected_last, batch, *kept)) is not None:
+    if (done := log.append(run_id, expected_last, batch, checkpoint)) is not None:
         await done
 
 
