@@ -22,6 +22,7 @@ from twinwire.protocol.errors import CursorGone
 from twinwire.protocol.events import StreamEvent
 from twinwire.runs.budget import Budget
 from twinwire.runs.checkpoints import VERSION
+from twinwire.telemetry.tracing import Span, Tracer
 
 pytestmark = pytest.mark.usefixtures("buried")
 
@@ -333,6 +334,30 @@ async def test_a_session_that_somebody_else_has() -> None:
     first.die()
     second.log._busy[("u", "s")] = "other"
     assert not await second.take_over(run_id)
+
+
+class Spans(Tracer):
+    """Remembers the take-overs that each run's span tells."""
+
+    def __init__(self) -> None:
+        self.epochs: list[int] = []
+
+    def run(self, agent: str, run_id: str, session_id: str | None, traceparent: str | None, *, epoch: int = 0) -> Span:
+        self.epochs.append(epoch)
+        return super().run(agent, run_id, session_id, traceparent, epoch=epoch)
+
+
+async def test_the_spans() -> None:
+    """Each process that has the run has a span of it, which says after how many take-overs."""
+    agent, spans = Steps(), Spans()
+    first = Process(agent, tracer=spans)
+    run_id = await first.start()
+    await agent.halted.wait()
+    second = Process(agent, first.log, tracer=spans)
+    await first.put_down()
+    assert await second.take_over(run_id)
+    await second.ended(run_id)
+    assert spans.epochs == [0, 1]
 
 
 async def test_the_figures(caplog: pytest.LogCaptureFixture) -> None:

@@ -54,6 +54,7 @@ logger = logging.getLogger("twinwire.runs")
 
 HAND_OVER_SECONDS = 0.7  # within which a run that is put down has stopped, and another process may go on with it
 SETTLE_SECONDS = 5.0  # how long a start waits for the run it interrupts to leave the session
+CANCEL_SECONDS = 0.2  # how soon that run is cancelled again: it may have been on its way into this process
 LIVE_BYTES = 2**28
 CHECKPOINT_BYTES = 2**23
 RESERVE_BYTES, RESERVE_SECONDS = 2**26, 10.0
@@ -187,15 +188,16 @@ class Runs(Reach, Attendance):
 
     async def _enter(self, session: SessionKey, run_id: str, *, interrupt: bool) -> None:
         """Make this run the session's only one; with `interrupt`, end the one before. Raises `SessionBusy`."""
-        patience, cancelled = time.monotonic() + SETTLE_SECONDS, ""
+        patience, again = time.monotonic() + SETTLE_SECONDS, 0.0
         while (holder := await self.log.occupy(session, run_id)) is not None:
             try:
                 over = (await self.log.state(holder)).terminal is not None
                 if not over:
                     if not interrupt or time.monotonic() > patience:
                         raise SessionBusy(holder)
-                    if holder != cancelled:
-                        await self.cancel(cancelled := holder, ANYBODY)
+                    if time.monotonic() >= again:
+                        await self.cancel(holder, ANYBODY)
+                        again = time.monotonic() + CANCEL_SECONDS
             except RunNotFound:
                 over, patience = True, 0.0
             if over and time.monotonic() > patience:
@@ -247,7 +249,7 @@ class Runs(Reach, Attendance):
         except (TooManyRuns, RunNotFound, CursorGone):
             return False
         finally:
-            if not begins:
+            if not (begins and info.run_id in self._live):
                 share.release()
             self._starting -= 1
         if begins and self.draining:
