@@ -28,6 +28,11 @@ def waited(pid: int | str = "self") -> float:
         return 0.0
 
 
+def cpu_of(pid: int) -> float:
+    """Seconds of CPU of a process so far, user and system."""
+    return time.clock_gettime((~pid << 3) | 2)  # what clock_getcpuclockid(3) gives for a process
+
+
 class Program:
     """A program that runs, and the first line it printed."""
 
@@ -37,7 +42,7 @@ class Program:
 
     def cpu(self) -> float:
         """Seconds of CPU so far, user and system."""
-        return time.clock_gettime((~self.pid << 3) | 2)  # what clock_getcpuclockid(3) gives for a process
+        return cpu_of(self.pid)
 
     def kernel(self) -> float:
         """Seconds of CPU in the system so far."""

@@ -27,7 +27,7 @@ from benchmarks.command import Report, command
 from benchmarks.generators import Generators, generators
 from benchmarks.histogram import QUANTILES, Histogram
 from benchmarks.load import Ask
-from benchmarks.processes import ROOT, Program, twinwire
+from benchmarks.processes import ROOT, Program, cpu_of, twinwire
 from benchmarks.schedule import Load
 from benchmarks.targets import AGENT, FLAGS, Target
 
@@ -52,11 +52,7 @@ class Site:
 
     def cpu(self) -> tuple[float, float]:
         """Seconds of CPU so far, of the workers and of the store."""
-        return sum(map(_cpu, self._workers)), 0.0 if self._store is None else _cpu(self._store)
-
-
-def _cpu(pid: int) -> float:
-    return time.clock_gettime((~pid << 3) | 2)  # what clock_getcpuclockid(3) gives for a process
+        return sum(map(cpu_of, self._workers)), 0.0 if self._store is None else cpu_of(self._store)
 
 
 def _children(process: Program) -> list[int]:

