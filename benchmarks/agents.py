@@ -9,6 +9,7 @@ import msgspec
 
 from twinwire import RunRequest, StreamEvent, Text
 from twinwire.models.openai.model import OpenAIChatModel
+from twinwire.protocol.events import encode
 
 TEXT = "x" * 60  # makes an SSE block of about 200 bytes
 
@@ -58,3 +59,24 @@ async def yielding(request: RunRequest) -> AsyncGenerator[StreamEvent, None]:
         for part in batch:
             if isinstance(part, Text):
                 yield StreamEvent("LLM_CHUNK", {"content": part.text, "delta": part.text})
+
+
+class Bulk(msgspec.Struct):
+    """What a run's message asks for, as JSON: `count` events of `size` bytes each; with `stay`, it goes on."""
+
+    count: int
+    size: int
+    stay: bool = False
+
+
+async def bulk(request: RunRequest) -> AsyncGenerator[StreamEvent, None]:
+    """Yield events as fast as they are taken, and give others their turn after each hundred."""
+    load = msgspec.json.decode(request.message, type=Bulk)
+    empty = encode(StreamEvent("LLM_CHUNK", {"content": "", "delta": ""}), request.run_id, 100)
+    text = "x" * ((load.size - len(empty.body)) // 2)
+    for number in range(load.count):
+        if number % 100 == 0:
+            await asyncio.sleep(0)
+        yield StreamEvent("LLM_CHUNK", {"content": text, "delta": text})
+    if load.stay:
+        await asyncio.sleep(100_000)

@@ -15,14 +15,16 @@ from support.redis_server import fresh
 from support.redis_workers import Listener, die
 from support.sqlite_logs import Clock
 from twinwire.log import Store
-from twinwire.log.memory import MemoryLog
+from twinwire.log.memory import RUN_BYTES, MemoryLog
 from twinwire.log.orphan import Orphan
 from twinwire.log.redis.log import RedisLog
 from twinwire.log.redis.orphans import _Met
 from twinwire.log.sqlite.log import SqliteLog
+from twinwire.log.tail import RECORD_BYTES
 from twinwire.protocol.events import Record
 
 BOUND = structs.replace(LIMITS, max_events=16, max_bytes=10**6, retention=60.0)
+MEMORY = 15_000
 
 
 class Taker(Listener):
@@ -80,7 +82,7 @@ class Memory(Workers):
     forgets = True
 
     async def start(self) -> None:
-        self.logs = [await self.open(MemoryLog(structs.replace(BOUND, max_bytes=6000), self.clock))]
+        self.logs = [await self.open(MemoryLog(structs.replace(BOUND, max_bytes=MEMORY), self.clock))]
 
     async def end(self, at: int, *, crash: bool) -> None:  # noqa: ARG002 - it makes no difference
         await self.start()
@@ -89,8 +91,11 @@ class Memory(Workers):
         """The count of bytes is right, and bounded: a run that goes on keeps its newest event whatever others take."""
         [log] = self.logs
         assert isinstance(log, MemoryLog)
-        sizes = [len(record.body) for batch in kept.values() for record in batch]
-        assert log.size == sum(sizes) <= 6000 + len(kept) * max(sizes, default=0)
+        sizes = [len(record.body) + RECORD_BYTES for batch in kept.values() for record in batch]
+        ends = [len(entry.outcome) + len(entry.folded) for entry in log._runs.values()]
+        least = RUN_BYTES * len(kept) + sum(ends)
+        assert log.size == sum(sizes) + least
+        assert sum(sizes) <= max(MEMORY - least, 0) + len(kept) * max(sizes, default=0)
         assert set(log._runs) == set(kept)
         assert set(log._keys.values()) <= set(kept)
 

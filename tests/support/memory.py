@@ -20,7 +20,10 @@ import asyncio
 from twinwire.protocol.events import StreamEvent
 
 async def parrot(request):
-    """Say what is asked for: `text N` or `emoji N` in deltas, `event N` at once, `result N`; with `stay`, go on."""
+    """Say what is asked for: `text N` or `emoji N` in deltas, `event N` at once, `result N`; with `stay`, go on.
+
+    `small N` and `page N` are so many deltas, of events of 200 bytes and of 4 KiB.
+    """
     what, _, rest = request.message.partition(" ")
     number, _, stay = rest.partition(" ")
     size = int(number) if number.isdecimal() else 0
@@ -30,6 +33,12 @@ async def parrot(request):
     elif what == "emoji":
         for _ in range(size // 10_000):
             yield StreamEvent("LLM_CHUNK", {"content": "x" * 9_996 + "\\U0001f600"})
+    elif what in {"small", "page"}:
+        text = "x" * (24 if what == "small" else 1972)
+        for number in range(size):
+            if number % 100 == 0:
+                await asyncio.sleep(0)
+            yield StreamEvent("LLM_CHUNK", {"content": text, "delta": text})
     elif what == "event":
         yield StreamEvent("DATA", {"text": "x" * size})
     elif what == "result":

@@ -32,11 +32,13 @@ from twinwire.log.base import (
 from twinwire.log.control import LocalControl
 from twinwire.log.order import Order
 from twinwire.log.quotas import Quotas
-from twinwire.log.tail import Tail
+from twinwire.log.tail import RECORD_BYTES, Tail
 from twinwire.log.tails import Tails
 from twinwire.protocol.errors import IdempotencyMismatch, RunNotFound
 from twinwire.protocol.events import Record, dump, outcome, status_of
 
+RUN_BYTES = 1024
+"""Bytes that a run takes in memory beside its labels, its events, and what is kept of its end."""
 SPARE = 100  # what the heap of those that are due may have beyond twice the runs that have ended
 
 
@@ -47,13 +49,17 @@ class _Entry(Struct, gc=False):
     outcome: bytes = b""
     folded: bytes = b""  # of an ended run that was trimmed, or may be for its followers' sake
 
+    @property
+    def cost(self) -> int:
+        """Return the bytes that all of the run takes in memory."""
+        return RUN_BYTES + self.info.weight + self.tail.cost + len(self.outcome) + len(self.folded)
+
 
 class MemoryLog(LocalControl, Tails):
     """See `Store`.
 
-    The limit on bytes, of events and labels, holds give or take one append, and what followers have yet to read
-    (`EXCESS_BYTES`); if no ended run is left, the oldest events of the run that appends go. Ended runs have a limit of
-    their own, since small ones take more memory than their events' bytes.
+    The limit on bytes is on what the runs take in memory, objects too. It holds give or take one append, and what
+    followers have yet to read (`EXCESS_BYTES`); if no ended run is left, the oldest events of the run that appends go.
     """
 
     outlives = False
@@ -100,8 +106,8 @@ class MemoryLog(LocalControl, Tails):
         self._quotas.admit(run, quota)
         if key is not None:
             self._keys[key] = run.run_id
-        self._runs[run.run_id] = _Entry(run, Tail(), key)
-        self.size += run.weight
+        self._runs[run.run_id] = entry = _Entry(run, Tail(), key)
+        self.size += entry.cost
         self._all.add(place := (run.created, run.run_id))
         if run.user_id is not None:
             self._users.setdefault(run.user_id, Order(self._runs)).add(place)
@@ -116,12 +122,14 @@ class MemoryLog(LocalControl, Tails):
         if checkpoint is not None and not records:
             tail.check(expected_last)
             return
-        self.size += tail.append(expected_last, records)
+        if added := tail.append(expected_last, records):
+            self.size += added + RECORD_BYTES * len(records)
         if records[-1].last and run_id not in self._ended:
             kept = entry.info.retention
             self._ended[run_id] = due = self._clock() + (self._retention if kept is None else kept)
             heappush(self._due, (due, run_id))
             entry.outcome = outcome(records[-1].body)
+            self.size += len(entry.outcome)
         if self.size > self._max_bytes or len(self._ended) > self._max_ended:
             self._evict(run_id)
         if self.size > self._max_bytes or records[-1].seq - tail.first >= self._max_events:
@@ -202,20 +210,25 @@ class MemoryLog(LocalControl, Tails):
         patient = self.size <= self._max_bytes + EXCESS_BYTES
         if patient and tail.backpressure is not None and tail.backpressure.due:
             return
-        due = tail.excess(self._max_events, max(self._max_bytes - (self.size - tail.size), 0))
+        due = tail.excess(self._max_events, max(self._max_bytes - (self.size - tail.cost), 0))
         if patient and due > self._slowest(run_id, tail):
             self._wait(run_id, tail, due)
         else:
-            self.size -= tail.trim(due)
+            self._cut(tail, due)
 
     def _trim(self, run_id: str, upto: int) -> None:
         if (tail := self._tail(run_id)) is None:
             return
         if upto < tail.last:
-            self.size -= tail.trim(upto)
+            self._cut(tail, upto)
             self._bound(run_id, tail)
         else:
             self._evict("")
+
+    def _cut(self, tail: Tail, upto: int) -> None:
+        self.size -= tail.cost
+        tail.trim(upto)
+        self.size += tail.cost
 
     def _keep(self, run_id: str, entry: _Entry) -> None:
         """Keep the state of an ended run, unless it alone is too large."""
@@ -272,4 +285,4 @@ class MemoryLog(LocalControl, Tails):
             self._users[user_id].gone()
             if not self._users[user_id]:
                 del self._users[user_id]
-        self.size -= entry.tail.size + entry.info.weight + len(entry.folded)
+        self.size -= entry.cost

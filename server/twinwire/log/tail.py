@@ -12,6 +12,11 @@ from twinwire.protocol.errors import CursorGone, StaleWriter
 from twinwire.protocol.events import Record
 
 PAGE_BYTES = 32 * 1024
+RECORD_BYTES = 144
+"""Bytes that a record takes in memory beside those of its body, as `benchmarks.memory` measures them.
+
+They are its objects (itself, its body's head, its number), its place in the list, and what the allocator rounds up.
+"""
 
 
 def fitting(records: list[Record]) -> list[Record]:
@@ -26,12 +31,11 @@ def fitting(records: list[Record]) -> list[Record]:
 class Tail:
     """Records `first`..`last` of one run."""
 
-    __slots__ = ("_cursors", "_records", "_sinks", "_subscribers", "backpressure", "first", "size")
+    __slots__ = ("_records", "_sinks", "_subscribers", "backpressure", "first", "size")
 
     def __init__(self) -> None:
         self._records: list[Record] = []
-        self._subscribers: dict[object, Callable[[], None]] = {}
-        self._cursors: dict[object, Cursor] = {}  # of the subscribers that are followers
+        self._subscribers: dict[object, tuple[Callable[[], None], Cursor | None]] = {}  # a follower has a cursor
         self._sinks: dict[Sink, Sink] = {}
         self.first = 1
         self.size = 0  # bytes of the records' bodies
@@ -41,6 +45,11 @@ class Tail:
     def last(self) -> int:
         """Return the number of the newest event; 0 if there was none."""
         return self.first + len(self._records) - 1
+
+    @property
+    def cost(self) -> int:
+        """Return the bytes that the records take in memory."""
+        return self.size + RECORD_BYTES * len(self._records)
 
     @property
     def ended(self) -> bool:
@@ -53,9 +62,10 @@ class Tail:
         return bool(self._subscribers or self._sinks or (self.backpressure is not None and self.backpressure.due))
 
     def append(self, expected_last: int, records: Sequence[Record]) -> int:
-        """Add records, give them to the sinks and wake the subscribers. Return the number of bytes added.
+        """Add records, give them to the sinks and wake the subscribers.
 
-        Before the terminal event, or more than `PAGE_BYTES`, the sinks lag: they never get those. Raise `StaleWriter`.
+        Return the bytes of their bodies, or 0 if they are here already. Before the terminal event, or more than
+        `PAGE_BYTES`, the sinks lag: they never get those. Raise `StaleWriter`.
         """
         kept = self._records
         if expected_last != self.first + len(kept) - 1 or (kept and kept[-1].last):
@@ -115,16 +125,15 @@ class Tail:
     def subscribe(self, wake: Callable[[], None], cursor: Cursor | None = None) -> Unsubscribe:
         """Have `wake` called after each append; `cursor` is that of a follower."""
         key = object()
-        self._subscribers[key] = wake
-        if cursor is not None:
-            self._cursors[key] = cursor
+        self._subscribers[key] = wake, cursor
 
         def unsubscribe() -> None:
-            self._subscribers.pop(key, None)
-            if self._cursors.pop(key, None) is not None:
-                backpressure = self.backpressure
-                if backpressure is not None and backpressure.look is not None:
-                    backpressure.look()
+            _, left = self._subscribers.pop(key, (None, None))
+            if not self._subscribers:
+                self._subscribers.clear()  # an empty dict that had entries keeps 160 bytes for more
+            backpressure = self.backpressure
+            if left is not None and backpressure is not None and backpressure.look is not None:
+                backpressure.look()
 
         return unsubscribe
 
@@ -134,7 +143,7 @@ class Tail:
         self._wake()
 
     def _wake(self) -> None:
-        for wake in tuple(self._subscribers.values()):
+        for wake, _ in tuple(self._subscribers.values()):
             wake()
 
     def restart(self, first: int, records: Sequence[Record] = ()) -> None:
@@ -147,7 +156,7 @@ class Tail:
     @property
     def cursors(self) -> dict[object, int]:
         """Return the number of the last event that each follower has read; all sinks together are one."""
-        cursors = {key: cursor() for key, cursor in self._cursors.items()}
+        cursors = {key: cursor() for key, (_, cursor) in self._subscribers.items() if cursor is not None}
         if self._sinks:
             cursors[Sink] = self.last
         return cursors
@@ -160,24 +169,22 @@ class Tail:
     def excess(self, max_events: int, max_bytes: int) -> int:
         """Return the number up to which records are to be trimmed, or 0 if the tail is within its bounds.
 
-        What is left is an eighth below them, so that a run at its bound does not move its whole list for each event.
-        The last record stays.
+        `max_bytes` are bytes in memory. What is left is an eighth below the bounds, so that a run at its bound does not
+        move its whole list for each event. The last record stays.
         """
-        count = len(self._records)
-        if count <= max_events and self.size <= max_bytes:
+        count, cost = len(self._records), self.cost
+        if count <= max_events and cost <= max_bytes:
             return 0
         index = max(0, count - max_events * 7 // 8)
-        if self.size > max_bytes:
-            excess = self.size - max_bytes * 7 // 8
-            sizes = accumulate(len(record.body) for record in self._records)
+        if cost > max_bytes:
+            excess = cost - max_bytes * 7 // 8
+            sizes = accumulate(len(record.body) + RECORD_BYTES for record in self._records)
             index = max(index, next((number for number, size in enumerate(sizes, 1) if size >= excess), count))
         return self.first - 1 + min(index, count - 1)
 
-    def trim(self, upto: int) -> int:
-        """Drop the records up to this number. Return the number of bytes dropped."""
+    def trim(self, upto: int) -> None:
+        """Drop the records up to this number."""
         count = max(0, upto + 1 - self.first)
-        dropped = sum([len(record.body) for record in self._records[:count]])
+        self.size -= sum([len(record.body) for record in self._records[:count]])
         del self._records[:count]
         self.first += count
-        self.size -= dropped
-        return dropped

@@ -33,14 +33,13 @@ from twinwire.web.session import MAX_REQUEST_IDS
 MB = 2**20
 PROGRAM = 110 * MB
 """Python, the server and its libraries, and what the allocator keeps of memory that was in use once."""
-EVENT_FACTOR = 3
-"""A small event takes 2.2 times its bytes, as measured; a large one takes no more than them."""
+LOG_FACTOR = 1.25
+"""What a log counts is what its runs and their events take; the allocator keeps up to a quarter beside that."""
 TEXT_FACTOR = 4
 """A Python string with one emoji in it takes four bytes for each of its characters."""
 PARSED_FACTOR = 30
 """JSON of many small values takes some thirty times its bytes as objects, while one request is read."""
 RUN = 64 * 1024
-ENDED_RUN = 4096
 USER = 1024
 SOCKET = MAX_FOLLOWED * (FOLLOWER_BYTES + MAX_TYPES * TYPE_BYTES) + MAX_REQUEST_IDS * 1024
 CONNECTION = 8 * 1024
@@ -105,14 +104,14 @@ def _webhooks(settings: Settings) -> list[Part]:
 def _log(settings: Settings) -> list[Part]:
     kind = kind_of(settings.log)
     if kind == "sqlite":
-        tails = EVENT_FACTOR * TAIL_BYTES * settings.max_runs
-        return [Part("newest events", tails, f"{EVENT_FACTOR * TAIL_BYTES // 1024} KiB x --max-runs")]
+        each = int(LOG_FACTOR * TAIL_BYTES)
+        return [Part("newest events", each * settings.max_runs, f"{each // 1024} KiB x --max-runs")]
     if kind in SHARED or settings.workers > 1:
-        held = EVENT_FACTOR * HELD_BYTES * settings.max_runs * settings.workers
-        how = f"{EVENT_FACTOR * HELD_BYTES // MB} MiB x --max-runs x --workers"
-        return [Part("newest events", held, how)]
-    kept = EVENT_FACTOR * (settings.log_bytes + EXCESS_BYTES) + ENDED_RUN * settings.log_runs
-    how = f"{EVENT_FACTOR} x (--log-bytes + {EXCESS_BYTES // MB} MiB) + {ENDED_RUN // 1024} KiB x --log-runs"
+        each = int(LOG_FACTOR * HELD_BYTES)
+        held = each * settings.max_runs * settings.workers
+        return [Part("newest events", held, f"{each // 1024} KiB x --max-runs x --workers")]
+    kept = int(LOG_FACTOR * (settings.log_bytes + EXCESS_BYTES))
+    how = f"{LOG_FACTOR} x (--log-bytes + {EXCESS_BYTES // MB} MiB)"
     return [Part("log", kept, how), Part("conversations", settings.sessions_bytes, "--sessions-bytes")]
 
 
