@@ -17,17 +17,25 @@ class Deadline:
     Other processes have spent `spent` of the seconds, and waited for `waited` more.
     """
 
+    __slots__ = ("_allowed", "_error", "_expire", "_left", "_longest", "_seconds", "_since", "_timer", "due")
+
     def __init__(
         self, seconds: float, longest: float, expire: Callable[[], None], *, spent: float = 0.0, waited: float = 0.0
     ) -> None:
         self.due = time.monotonic() + seconds - spent
-        self.error: RunError = RunTimeout(seconds)
+        self._seconds = seconds
+        self._error: RunError | None = None
         self._longest = longest - waited
         self._allowed = longest
         self._expire = expire
         self._left = 0.0
         self._since: float | None = None  # when the wait began, if the run waits
         self._timer: asyncio.TimerHandle | None = None
+
+    @property
+    def error(self) -> RunError:
+        """What ends the run when it is due."""
+        return self._error or RunTimeout(self._seconds)
 
     @property
     def waited(self) -> float:
@@ -66,7 +74,7 @@ class Deadline:
         """Be due with this error in so many seconds, if that is sooner. A signal handler may call this."""
         due = time.monotonic() + seconds
         if due < self.due:
-            self.error, self.due = error, due
+            self._error, self.due = error, due
 
     def _call(self, seconds: float, what: Callable[[], None]) -> None:
         self._cancel()

@@ -100,8 +100,8 @@ class Unread:
 
     def __init__(self) -> None:
         self.read: list[tuple[str, str]] = []
-        self._waiting: deque[Said] = deque()
-        self._news = asyncio.Event()
+        self._waiting: list[Said] = []
+        self._news: asyncio.Event | None = None  # made by the first who waits: it is a kilobyte
         self.size = 0
 
     def __len__(self) -> int:
@@ -116,13 +116,13 @@ class Unread:
         """Let the agent read this."""
         self._waiting.append(said)
         self.size += bytes_of(said.content)
-        self._news.set()
+        if self._news is not None:
+            self._news.set()
 
     def drain(self) -> list[Said]:
         """See `Messages`."""
-        taken = list(self._waiting)
+        taken, self._waiting = self._waiting, []
         self.read += [(said.message_id, said.content) for said in taken]
-        self._waiting.clear()
         self.size = 0
         return taken
 
@@ -131,9 +131,10 @@ class Unread:
 
     async def __anext__(self) -> Said:
         while not self._waiting:
+            self._news = self._news or asyncio.Event()
             self._news.clear()
             await self._news.wait()
-        said = self._waiting.popleft()
+        said = self._waiting.pop(0)
         self.read.append((said.message_id, said.content))
         self.size -= bytes_of(said.content)
         return said
@@ -173,7 +174,7 @@ class Inputs:
         self._open = 0
         self.asked = 0  # so many questions there were
         self._said: dict[str, tuple[bytes, Outcome]] = {}  # by message id: a digest of the words, what became of them
-        self._settling: set[asyncio.Task[None]] = set()
+        self._settling: list[asyncio.Task[None]] = []
         self._over = False
         self._thread = get_ident()
 
@@ -329,8 +330,8 @@ class Inputs:
         won = Outcome(status="already_answered", message_id=saying.message_id, by=saying.by, at=timestamp())
         self._close(question, won)
         task = asyncio.get_running_loop().create_task(self._settle(question.answer, given))
-        self._settling.add(task)
-        task.add_done_callback(self._settling.discard)
+        self._settling.append(task)
+        task.add_done_callback(self._settling.remove)
         return Outcome(message_id=saying.message_id)
 
     async def _settle(self, answer: asyncio.Future[Any], given: Any) -> None:

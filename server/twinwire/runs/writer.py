@@ -64,7 +64,7 @@ class Writer:
         self.pending: list[Record] = []
         self._appending: asyncio.Future[None] | None = None
         self.most = MAX_PENDING
-        self._progress = asyncio.Event()
+        self._progress: asyncio.Event | None = None  # made by the first who waits: it is a kilobyte
         self._waiting = 0
         self.refused = False  # the log has refused this writer: it has nothing to write any more
         self._appended = last
@@ -136,6 +136,8 @@ class Writer:
             await self._wait()
 
     async def _wait(self) -> None:
+        if self._progress is None:
+            self._progress = asyncio.Event()
         self._waiting += 1
         try:
             await self._progress.wait()
@@ -254,7 +256,7 @@ class Writer:
             self._finish()
 
     def _wake(self) -> None:
-        if self._waiting:
+        if self._waiting and self._progress is not None:
             self._progress.set()
             self._progress.clear()
 
@@ -264,7 +266,7 @@ class Writer:
         self.pending.clear()
         self._checkpoint = None
         self.refused, self.most = True, MAX_PENDING
-        self._progress.set()
+        self._wake()
         self._finish()
 
     def _finish(self) -> None:
