@@ -66,6 +66,13 @@ class Sink:
         self.frames = 0
         self.latencies = latencies
 
+    def listen(self, heard: Callable[[], None] | None) -> None:
+        """See `Direct`."""
+
+    def take(self) -> Any:
+        """See `Direct`."""
+        return None
+
     def stranger(self, *, unknown: bool) -> None:
         """See `Direct`."""
 

@@ -7,6 +7,7 @@ import gc
 import json
 import socket
 import tracemalloc
+from collections.abc import AsyncGenerator
 from types import CoroutineType
 
 import pytest
@@ -16,16 +17,19 @@ from support.followers import KINDS, start
 from support.http_wire import UPGRADE, VERSION
 from support.serving import Puppets, Running, serving, until
 from support.websocket_wire import PONG, frame, heard, masked, opened
+from twinwire.agents import RunRequest
+from twinwire.protocol.events import StreamEvent
 from twinwire.serving.websocket import BoundedWebSocket
 from twinwire.transports import heartbeats
 
 COUNT = 100
 BYTES = {"sse": 13_000, "ws": 16_000}  # a third over what it is
+RUN_BYTES = {"sse": 21_000, "ws": 24_000}  # with its run: an eighth over what it is
 TEXT = b'{"type":"ping"}'
 
 
-async def follow(kind: str, server: Running, run_id: str) -> socket.socket:
-    """A connection that follows a run, and of which this process keeps next to nothing else."""
+async def follow(kind: str, server: Running, run_id: str | None = None) -> socket.socket:
+    """A connection that follows a run, or starts one, and of which this process keeps next to nothing else."""
     loop = asyncio.get_running_loop()
     bare = socket.socket()
     bare.setblocking(False)
@@ -33,10 +37,12 @@ async def follow(kind: str, server: Running, run_id: str) -> socket.socket:
     if kind == "ws":
         await loop.sock_sendall(bare, b"GET /ws HTTP/1.1\r\n" + UPGRADE + VERSION + b"\r\n")
         await loop.sock_recv(bare, 4096)
-        await loop.sock_sendall(bare, masked(Opcode.TEXT, json.dumps({"type": "attach", "run_id": run_id}).encode()))
+        begin = {"type": "start", "request_id": "r", "message": "hi"}
+        command = begin if run_id is None else {"type": "attach", "run_id": run_id}
+        await loop.sock_sendall(bare, masked(Opcode.TEXT, json.dumps(command).encode()))
     else:
-        request = f"GET /runs/{run_id}/events HTTP/1.1\r\nHost: localhost\r\n\r\n"
-        await loop.sock_sendall(bare, request.encode())
+        path = "/chat/stream?message=hi" if run_id is None else f"/runs/{run_id}/events"
+        await loop.sock_sendall(bare, f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
     await loop.sock_recv(bare, 4096)
     return bare
 
@@ -70,6 +76,31 @@ async def test_what_a_connection_holds(kind: str, puppets: Puppets) -> None:
         await first.close()
         await until(lambda: not server.service.heartbeats.pumps)
         assert server.service.limiter._open.total() == 0
+
+
+async def silent(request: RunRequest) -> AsyncGenerator[StreamEvent, None]:
+    """Say one word and wait."""
+    yield StreamEvent("LLM_CHUNK", {"content": "a", "delta": "a"})
+    await asyncio.get_running_loop().create_future()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_what_a_silent_run_holds(kind: str) -> None:
+    """A run that waits for its model, with the connection that follows it, weighs some kilobytes."""
+    async with serving({"silent": silent}, user_connections=1000) as server:
+        warm = [await follow(kind, server) for _ in range(3)]
+        await until(lambda: len(server.runs) == len(warm))
+        gc.collect()
+        tracemalloc.start()
+        held = [await follow(kind, server) for _ in range(COUNT)]
+        await until(lambda: len(server.runs) == len(server.service.heartbeats.pumps) == COUNT + len(warm))
+        gc.collect()
+        size, _ = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert size / COUNT < RUN_BYTES[kind]
+        for bare in (*held, *warm):
+            bare.close()
+        await until(lambda: not server.service.heartbeats.pumps)
 
 
 async def test_a_socket_that_does_not_answer() -> None:

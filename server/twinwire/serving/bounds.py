@@ -26,7 +26,7 @@ from twinwire.protocol.errors import (
     UpgradeRequired,
 )
 from twinwire.protocol.events import dump
-from twinwire.serving.websocket import PIECE_BYTES, BoundedWebSocket, light, numeric, service
+from twinwire.serving.websocket import PIECE_BYTES, BoundedWebSocket, light, numeric, own, service
 from twinwire.telemetry import ids
 from twinwire.transports.intake import TOO_LARGE
 from twinwire.transports.lifetime import Lifetime, Phase
@@ -56,6 +56,20 @@ def _size(cycle: RequestResponseCycle) -> int:
     """Return how many bytes a request holds. A stream has let go of its head."""
     fields = cycle.scope.get("headers", ())
     return len(cycle.body) + sum(len(name) + len(value) + FIELD_COST for name, value in fields)
+
+
+class Pipeline(list[Any]):
+    """The requests behind the one that is answered. uvicorn has a deque, of which an empty one is 640 bytes."""
+
+    __slots__ = ()
+
+    def appendleft(self, item: Any) -> None:
+        """See `collections.deque`."""
+        self.insert(0, item)
+
+    def popleft(self) -> Any:
+        """See `collections.deque`."""
+        return self.pop(0)
 
 
 class Flow(FlowControl):
@@ -95,6 +109,7 @@ class BoundedHttp(HttpToolsProtocol):
     def __init__(self, *arguments: Any, **options: Any) -> None:
         self.lifetime: Lifetime = options.pop("lifetime", None)  # until it is connected
         super().__init__(*arguments, **options)
+        self.pipeline = Pipeline()  # type: ignore[assignment]
         self._head_bytes = 0  # of the URL and of whole fields, trailers included
         self._more_bytes = 0  # of the head, after what came with its first byte
         self._reading: Part | None = None  # of the request that is not all there
@@ -108,7 +123,7 @@ class BoundedHttp(HttpToolsProtocol):
         """See `HttpToolsProtocol`."""
         super().connection_made(transport)
         transport.set_write_buffer_limits(HIGH_WATER)
-        self.client, self.server = numeric(self.client), numeric(self.server)
+        self.client, self.server = numeric(self.client), own(self.server)
         self.flow = Flow(transport)
         light(self.flow._is_writable_event)
         if self.lifetime is None:
@@ -199,6 +214,11 @@ class BoundedHttp(HttpToolsProtocol):
 
     # Parsing
 
+    def rest_parser(self) -> None:
+        """Let go of the parser, which is a kilobyte, until more comes: a stream may go on for long without."""
+        if self._reading is None:
+            self.parser = None  # type: ignore[assignment]
+
     def data_received(self, data: bytes) -> None:
         """See `HttpToolsProtocol`, whose parser takes all that comes, however many requests there are in it."""
         if self._ahead or self._late is not None:
@@ -215,6 +235,8 @@ class BoundedHttp(HttpToolsProtocol):
 
     def _parse(self, data: bytes) -> None:
         """Feed the parser a request at a time, until as many wait for their turn as may."""
+        if self.parser is None:
+            self.parser = httptools.HttpRequestParser(self)
         at = 0
         while at < len(data) and not self.transport.is_closing():
             if len(self.pipeline) >= AHEAD_REQUESTS:

@@ -43,6 +43,13 @@ class _Connection:
         self.on_lost: Callable[[], None] | None = None
         self.rest: Rest | None = None
 
+    def listen(self, heard: Callable[[], None] | None) -> None:
+        """See `Direct`. The client of a stream says nothing."""
+
+    def take(self) -> Any:
+        """See `Direct`."""
+        return None
+
     def stranger(self, *, unknown: bool) -> None:
         """See `Direct`."""
         self._lifetime.enter(Phase.STRANGER if unknown else Phase.STREAMING)
@@ -159,6 +166,14 @@ class DirectWebSocket(_Connection):
         """See `Direct`."""
         self._protocol.ask()
         return self._protocol.writable.is_set()
+
+    def listen(self, heard: Callable[[], None] | None) -> None:
+        """See `Direct`."""
+        self._protocol.queue.on_news = heard  # type: ignore[attr-defined]
+
+    def take(self) -> Any:
+        """See `Direct`."""
+        return self._protocol.take()
 
     async def drain(self) -> None:
         """See `Direct`."""

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
 import gc
 import logging
 import signal
@@ -76,16 +75,17 @@ class HttpProtocol(BoundedHttp):
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
         """See `HttpToolsProtocol`."""
-        super()._start_asgi_task(cycle, functools.partial(self._respond, app))
+        assert app is self.app  # noqa: S101 - there is no `limit_concurrency`
+        super()._start_asgi_task(cycle, self._respond)
 
-    async def _respond(self, app: ASGI3Application, scope: Any, receive: Any, send: Any) -> None:
+    async def _respond(self, scope: Any, receive: Any, send: Any) -> None:
         del send  # a stream waits here: what it need not hold is let go
         assert self._served is not None  # noqa: S101 - it is what is answered
         kind = UnchunkedHttp if scope["http_version"] == "1.0" else DirectHttp
         direct = self._direct = kind(self, self._served)
         scope["extensions"] = {EXTENSION: direct}
         try:
-            await app(scope, receive, direct.send)
+            await self.app(scope, receive, direct.send)
             if (rest := rest_of(direct, receive, direct.send)) is not None:
                 self._forget(scope)
                 await rest
@@ -104,6 +104,7 @@ class HttpProtocol(BoundedHttp):
         scope["method"] = method  # uvicorn's `send` asks for it
         if self._served is not None:
             self._served.body = bytearray()
+        self.rest_parser()
         self.lifetime.enter(Phase.STREAMING)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -290,12 +291,13 @@ class WebSocketProtocol(BoundedWebSocket):
 
     async def run_asgi(self) -> None:
         """See `WebSocketsSansIOProtocol`."""
-        self.app = functools.partial(self._respond, self.app)
+        self.app = self._respond
         await super().run_asgi()
 
-    async def _respond(self, app: ASGI3Application, scope: Any, receive: Any, send: Any) -> None:
+    async def _respond(self, scope: Any, receive: Any, send: Any) -> None:
+        self.app = self.config.loaded_app
         self._direct = scope["extensions"][EXTENSION] = DirectWebSocket(self)
-        await app(scope, receive, send)
+        await self.app(scope, receive, send)
         if (rest := rest_of(self._direct, receive, send)) is not None:
             scope.clear()
             self.request.headers.clear()

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import sys
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 import uvicorn
@@ -12,6 +14,7 @@ from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIO
 from websockets.exceptions import InvalidHandshake, InvalidHeader
 from websockets.frames import CloseCode, Frame
 from websockets.http11 import Request
+from websockets.protocol import State
 
 from twinwire.protocol.errors import BadRequest, Busy
 from twinwire.settings import unmapped
@@ -55,9 +58,10 @@ def light(event: asyncio.Event) -> None:
 class Inbox:
     """The messages that a socket's app has yet to take, in one task. An `asyncio.Queue` is three kilobytes."""
 
-    __slots__ = ("_items", "_news")
+    __slots__ = ("_items", "_news", "on_news")
 
     def __init__(self) -> None:
+        self.on_news: Callable[[], None] | None = None  # called, if set, when something is added
         self._items: list[Any] = []
         self._news: asyncio.Future[None] | None = None
 
@@ -74,13 +78,17 @@ class Inbox:
         self._items.append(item)
         if self._news is not None and not self._news.done():
             self._news.set_result(None)
+        if self.on_news is not None:
+            self.on_news()
 
-    async def get(self) -> Any:
-        """Take what has been here longest; wait while there is nothing."""
-        while not self._items:
-            self._news = asyncio.get_running_loop().create_future()
-            await self._news
+    def get_nowait(self) -> Any:
+        """Take what has been here longest."""
         return self._items.pop(0)
+
+    async def news(self) -> None:
+        """Wait until something is added."""
+        self._news = asyncio.get_running_loop().create_future()
+        await self._news
 
 
 def service(config: uvicorn.Config) -> Service:
@@ -92,6 +100,10 @@ def service(config: uvicorn.Config) -> Service:
 def numeric(address: tuple[str, Port] | None) -> tuple[str, Port] | None:
     """Return an address with IPv4 in its own form."""
     return address and (unmapped(address[0]), address[1])
+
+
+own = functools.lru_cache(maxsize=16)(numeric)
+"""The same for an address of the server's own. There are few of them, which connections share."""
 
 
 class BoundedWebSocket(WebSocketsSansIOProtocol):
@@ -110,15 +122,15 @@ class BoundedWebSocket(WebSocketsSansIOProtocol):
         "_fragments",
         "_pong",
         "_taken_bytes",
+        "_refusal",
         "lifetime",
-        "refusal",
         *SLOTTED,
     )
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self.lifetime: Lifetime = None  # type: ignore[assignment]  # until `adopt`
-        self.refusal = BadRequest(HANDSHAKE)  # of a handshake that is none
+        self._refusal: BadRequest | None = None  # of a handshake that is none
         self._ahead = b""  # what is parsed when the app has taken the messages before it
         self._fragments = 0  # of the message that is not all there
         self._begun_at: float | None = None  # when `ask` first found that message
@@ -129,11 +141,17 @@ class BoundedWebSocket(WebSocketsSansIOProtocol):
         self._asked_at: float | None = None  # when `ask` sent the first ping that is not answered
         self.queue = Inbox()  # type: ignore[assignment]
         light(self.writable)
+        self.conn.id = None  # type: ignore[assignment]  # for its own log lines, which it writes with DEBUG only
+
+    @property
+    def refusal(self) -> BadRequest:
+        """The answer to a handshake that is none."""
+        return self._refusal or BadRequest(HANDSHAKE)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """See `WebSocketsSansIOProtocol`."""
         super().connection_made(transport)
-        self.client, self.server = numeric(self.client), numeric(self.server)
+        self.client, self.server = numeric(self.client), own(self.server)
 
     def handle_connect(self, event: Request) -> None:
         """See `WebSocketsSansIOProtocol`, which answers a bad handshake in plain text."""
@@ -143,7 +161,7 @@ class BoundedWebSocket(WebSocketsSansIOProtocol):
             if isinstance(error, InvalidHeader):
                 field = error.name.lower()
                 message = KEY if field == "sec-websocket-key" else f"{HANDSHAKE} `{error.name}` is not valid."
-                self.refusal = BadRequest(message, field=field)
+                self._refusal = BadRequest(message, field=field)
             return
         super().handle_connect(event)
 
@@ -161,7 +179,7 @@ class BoundedWebSocket(WebSocketsSansIOProtocol):
         """See `WebSocketsSansIOProtocol`."""
         self.lifetime.end()
         super().connection_lost(exc)
-        self.conn.parser.close()  # it and its `conn` refer to each other: half a message would wait for the collector
+        self._rest()  # the parser and its `conn` refer to each other: half a message would wait for the collector
         self._let_go()
 
     # A `Carrier`
@@ -256,6 +274,8 @@ class BoundedWebSocket(WebSocketsSansIOProtocol):
             self._keep(self._ahead + data)
         else:
             self._parse(data)
+            if self.conn.state is State.OPEN and self._between_frames():
+                self._rest()
         if self.lifetime is not None:
             self.lifetime.took()
 
@@ -277,8 +297,17 @@ class BoundedWebSocket(WebSocketsSansIOProtocol):
                 return
             if self.transport.is_closing():
                 return
+            if self.conn.parser is None:
+                self.conn.parser = self.conn.parse()
+                next(self.conn.parser)
             super().data_received(data if len(data) <= PIECE_BYTES else data[at : at + PIECE_BYTES])
             self._send_pongs()
+
+    def _rest(self) -> None:
+        """Let go of the parser, which is a kilobyte and has the handshake and the last frame, until more comes."""
+        if self.conn.parser is not None:
+            self.conn.parser.close()
+            self.conn.parser = None  # type: ignore[assignment]
 
     def _go_on(self) -> None:
         """Parse what was kept, and read on once the app has taken all there is."""
@@ -291,10 +320,19 @@ class BoundedWebSocket(WebSocketsSansIOProtocol):
 
     async def receive(self) -> ASGIReceiveEvent:
         """See `WebSocketsSansIOProtocol`."""
-        if self._taken_bytes and self.queue.empty():  # the app is done with the last one
+        while (message := self.take()) is None:
+            await self.queue.news()  # type: ignore[attr-defined]
+        received: ASGIReceiveEvent = message
+        return received
+
+    def take(self) -> Any:
+        """Return the message that has waited for longest, None if none does. The app is done with the one before."""
+        if self._taken_bytes and self.queue.empty():
             self._taken_bytes = 0
             self.lifetime.took()
-        message: ASGIReceiveEvent = await self.queue.get()
+        if self.queue.empty():
+            return None
+        message = self.queue.get_nowait()
         if self.queue.empty():
             self._go_on()
         return message
@@ -312,6 +350,8 @@ class BoundedWebSocket(WebSocketsSansIOProtocol):
     def _between_frames(self) -> bool:
         """Return whether the next byte is a frame's first; False also if the parser does not show it."""
         step: Any = self.conn.parser
+        if step is None:
+            return True
         while step.gi_yieldfrom is not None:
             step = step.gi_yieldfrom
         return bool(step.__name__ == "at_eof")

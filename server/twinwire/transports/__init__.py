@@ -51,6 +51,17 @@ class Direct(Protocol):
         """
         ...
 
+    def listen(self, heard: Callable[[], None] | None) -> None:
+        """Have `heard` called for each message of a WebSocket's client that comes from now on; None ends that."""
+        ...
+
+    def take(self) -> Any:
+        """Return the ASGI message that has waited for longest, None if there is none.
+
+        Whoever takes one is done with the one before.
+        """
+        ...
+
     def stranger(self, *, unknown: bool) -> None:
         """Say whether the stream's user is unknown yet: then the connection yields to others if there is no room."""
         ...

@@ -15,6 +15,8 @@ import functools
 import logging
 from abc import abstractmethod
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from contextvars import copy_context
 from typing import Any
 
 from twinwire.transports import Direct, Transport, Verdict
@@ -30,6 +32,7 @@ Send = Callable[[Any], Awaitable[None]]
 EXTENSION = "twinwire.direct"
 UNSENT = "twinwire.unsent"
 FLUSH_SECONDS = 1.0
+UNCOUNTED: AbstractContextManager[Any] = contextlib.nullcontext()
 
 logger = logging.getLogger("twinwire.transports")
 
@@ -136,31 +139,91 @@ class AsgiTransport(Transport):
         """Send frames through ASGI."""
 
 
+class Listener:
+    """Gives each message of a WebSocket's client to `take` until the client goes; then it ends the pump.
+
+    There is a task only while there are messages: one that waits takes more than a kilobyte.
+    """
+
+    __slots__ = ("_context", "_direct", "_pump", "_take", "_task")
+
+    def __init__(self, direct: Direct, pump: Pump, take: Callable[[Message], Awaitable[None]]) -> None:
+        self._direct = direct
+        self._pump = pump
+        self._take = take
+        self._context = copy_context()  # a message comes in the event loop's own
+        self._task: asyncio.Task[None] | None = None
+        direct.listen(self._hear)
+        self._hear()
+
+    def _hear(self) -> None:
+        if self._task is None:
+            self._task = asyncio.get_running_loop().create_task(self._listen(), context=self._context)
+
+    async def _listen(self) -> None:
+        try:
+            while (message := self._direct.take()) is not None:
+                if message["type"].endswith(".disconnect"):
+                    self._pump.left()
+                else:
+                    await self._take(message)
+        except Exception:
+            logger.exception("A connection failed.")
+            self._pump.end(Verdict.BROKEN)
+        finally:
+            self._task = None
+
+    def cancel(self) -> None:
+        """Listen no more. A message that is being taken is given up."""
+        self._direct.listen(None)
+        if self._task is not None:
+            self._task.cancel()
+
+
 async def serve(
     connection: Connection,
     transport: Transport,
     pump: Pump,
     heartbeats: Heartbeats,
     take: Callable[[Message], Awaitable[None]] | None = None,
+    *,
+    entry: AbstractContextManager[Any] = UNCOUNTED,
+    begin: Callable[[], None] | None = None,
 ) -> None:
-    """Run the pump until the connection is to end, reading what the client sends; then end the connection."""
-    heartbeats.add(pump)
-    listening = None
-    if take is None and connection.direct is not None:  # a task less for each follower
-        connection.direct.on_lost = functools.partial(pump.end, Verdict.LEFT)
-        if connection.direct.transport.is_closing():
-            pump.end(Verdict.LEFT)
-    else:
-        listening = asyncio.create_task(connection.listen(pump, take))
-    try:
-        verdict = await pump.run()
-    except Exception:
-        logger.exception("A connection failed.")
-        verdict = Verdict.BROKEN
-    finally:
-        heartbeats.discard(pump)
-        if listening is not None:
-            listening.cancel()
-        pump.close()
-    heartbeats.closed[transport.name, verdict] += 1
-    await transport.close(verdict)
+    """Call `begin`, then run the pump until the connection is to end, reading what the client sends; then end that.
+
+    `entry` is entered for as long as it lasts.
+    """
+    with entry:
+        if begin is not None:
+            begin()
+            del begin  # what waits here for long holds no more than it needs
+        heartbeats.add(pump)
+        listening = _listen(connection, pump, take)
+        try:
+            verdict = await pump.run()
+        except Exception:
+            logger.exception("A connection failed.")
+            verdict = Verdict.BROKEN
+        finally:
+            heartbeats.discard(pump)
+            if listening is not None:
+                listening.cancel()
+            pump.close()
+        heartbeats.closed[transport.name, verdict] += 1
+        await transport.close(verdict)
+
+
+def _listen(
+    connection: Connection, pump: Pump, take: Callable[[Message], Awaitable[None]] | None
+) -> asyncio.Task[None] | Listener | None:
+    """Have the pump end when the client goes, and `take` called for what it says. Return what is to be cancelled."""
+    direct = connection.direct
+    if direct is None:
+        return asyncio.create_task(connection.listen(pump, take))
+    if take is not None:
+        return Listener(direct, pump, take)
+    direct.on_lost = pump.left
+    if direct.transport.is_closing():
+        pump.left()
+    return None

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Protocol
 
 from twinwire.auth import ANYBODY, Identity
@@ -268,6 +268,10 @@ class Pump:
             self._task.cancel()
         self._wake()
 
+    def left(self) -> None:
+        """The client has gone."""
+        self.end(Verdict.LEFT)
+
     def tick(self, now: float, heartbeat: float, send_timeout: float) -> None:
         """Send a heartbeat, or end a connection that takes nothing or has expired, if that is due at this loop time."""
         if self._verdict is not None:
@@ -307,7 +311,9 @@ class Pump:
         self._task = asyncio.current_task()
         try:
             while self._verdict is None:
-                await self._serve()
+                if (work := self._next()) is not None:
+                    await work
+                    del work
         except asyncio.CancelledError:
             # A send that was given up; any other cancellation is not ours to swallow.
             if self._verdict is None or self._task is None or self._task.uncancel() > 0:
@@ -351,24 +357,25 @@ class Pump:
             self._room.set_result(None)
         self._room = None
 
-    async def _serve(self) -> None:
-        """Wait for room, send the replies, then one page of one follower, or sleep."""
+    def _next(self) -> Awaitable[None] | None:
+        """Return what to await: for room, to send the replies, or one page of one follower, or to sleep."""
         if self._above:
             self._above = False
-            await self._send(taken=False)
-        elif self._replies:
-            await self._reply()
-        elif self._ready:
+            return self._send(taken=False)
+        if self._replies:
+            return self._reply()
+        if self._ready:
             follower = next(iter(self._ready))
             del self._ready[follower]
-            await self._page(follower)
-        elif self._once and not self._followers:
+            return self._page(follower)
+        if self._once and not self._followers:
             self._verdict = Verdict.DONE
         elif self._last_verdict is not None:
             self._verdict = self._last_verdict
         else:
             self._sleeping = self._loop.create_future()
-            await self._sleeping
+            return self._sleeping
+        return None
 
     async def _page(self, follower: Follower) -> None:
         try:

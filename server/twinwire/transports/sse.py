@@ -5,6 +5,7 @@ The body ends if and only if the terminal event was sent on it; otherwise it is 
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from typing import Any
@@ -80,10 +81,8 @@ async def serve(
     pump.by = by
     pump.say(opening, sent)
     del opening, sent
-
-    async def follow(connection: Connection) -> None:
-        with entry:
-            pump.attach(run_id, after, view)
-            await asgi.serve(connection, transport, pump, heartbeats)
-
-    await connection.go_on(follow)
+    attach = functools.partial(pump.attach, run_id, after, view)
+    rest = functools.partial(
+        asgi.serve, transport=transport, pump=pump, heartbeats=heartbeats, entry=entry, begin=attach
+    )
+    await connection.go_on(rest)

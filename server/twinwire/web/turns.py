@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -18,9 +17,9 @@ class Turns:
     def __init__(self, most: int, failed: Callable[[Exception], None]) -> None:
         self._most = most
         self._failed = failed
-        self._work: deque[Coroutine[Any, Any, None]] = deque()
+        self._work: list[Coroutine[Any, Any, None]] = []
         self._task: asyncio.Task[None] | None = None
-        self._taken = asyncio.Event()
+        self._taken: asyncio.Event | None = None  # made by the first who waits: each socket has its turns
 
     async def take(self, work: Coroutine[Any, Any, None]) -> None:
         """Do this when it is its turn. What need not wait is done when this returns."""
@@ -29,13 +28,14 @@ class Turns:
             self._task = asyncio.create_task(self._do())
             await asyncio.sleep(0)
         while len(self._work) > self._most:
+            self._taken = self._taken or asyncio.Event()
             self._taken.clear()
             await self._taken.wait()
 
     async def _do(self) -> None:
         while self._work:
-            work = self._work.popleft()
-            self._taken.set()
+            work = self._work.pop(0)
+            self._tell()
             try:
                 await work
             except Exception as error:  # noqa: BLE001 - it is `failed`'s to tell
@@ -46,5 +46,10 @@ class Turns:
         if self._task is not None:
             self._task.cancel()
         while self._work:
-            self._work.popleft().close()
-        self._taken.set()
+            self._work.pop(0).close()
+        self._tell()
+
+    def _tell(self) -> None:
+        """Let those go on who wait for room."""
+        if self._taken is not None:
+            self._taken.set()
