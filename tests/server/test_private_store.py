@@ -187,6 +187,36 @@ async def test_workers_are_replaced(served: Served) -> None:
     assert text(await rest(await attach("sse", served, client.run_id, 0))) == "0 1 2 "
 
 
+async def test_runs_go_on_in_the_next_workers(tmp_path: Path) -> None:
+    """Runs that can go on elsewhere do so when SIGHUP replaces their workers, and their followers see them end."""
+    with Served(tmp_path, agent="lasting") as served:
+        served.ready()
+        before = served.workers()
+        clients = [Client(kind, lambda: served, message=str(ENDLESS)) for kind in KINDS]
+        running = [asyncio.create_task(client.run()) for client in clients]
+        await until(lambda: all(len(client.seen) > 5 for client in clients))
+        served.popen.send_signal(signal.SIGHUP)
+        await until(lambda: len(now := served.workers()) == 2 and not now & before)
+        resumed = [len(client.seen) for client in clients]
+        await until(lambda: all(len(client.seen) > 5 + count for client, count in zip(clients, resumed, strict=True)))
+        (tmp_path / "enough").touch()
+        for seen in await asyncio.gather(*running):
+            assert "RUN_RESUMED" in {event["type"] for event in seen}
+            assert seen[-1]["data"]["status"] == "completed"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_runs_end_with_the_server(kind: str, tmp_path: Path) -> None:
+    """Runs that could go on elsewhere end with the server, since their store does: nobody waits for them in vain."""
+    with Served(tmp_path, agent="lasting") as served:
+        served.ready()
+        follower = await start(kind, served, str(ENDLESS))
+        await follower.next()
+        served.popen.terminate()
+        assert (await rest(follower))[-1]["data"]["error_type"] == "interrupted"
+        assert await ended(served) == (-signal.SIGTERM, "")
+
+
 async def test_two_side_by_side(served: Served, tmp_path: Path) -> None:
     """Each command has a store of its own: a run of one is unknown to the other, which its end leaves alone."""
     (tmp_path / "other").mkdir()

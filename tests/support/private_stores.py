@@ -20,7 +20,19 @@ async def counter(request):
     for n in range(int(request.message)):
         yield StreamEvent("LLM_CHUNK", {"content": f"{n} ", "delta": f"{n} "})
         await asyncio.sleep(0.02)
+
+async def lasting(request):
+    first = 0 if request.past is None else request.past.state or 0
+    for n in range(first, int(request.message)):
+        yield StreamEvent("LLM_CHUNK", {"content": f"{n} ", "delta": f"{n} "})
+        await request.checkpoint(n + 1)
+        await asyncio.sleep(0.02)
+        if os.path.exists("enough"):
+            break
+
+lasting.resumable = True
 """
+"""An agent whose runs end with their process, and one whose runs go on in another."""
 
 
 def children(pid: int) -> list[int]:
@@ -41,11 +53,13 @@ def name(pid: int) -> str:
 class Served(Process):
     """A supervisor of two workers that share a private store, whose folder is below `temporary`."""
 
-    def __init__(self, folder: Path, *flags: str, environ: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, folder: Path, *flags: str, agent: str = "counter", environ: Mapping[str, str] | None = None
+    ) -> None:
         (folder / "mine.py").write_text(AGENT)
         self.temporary = Path(tempfile.mkdtemp(prefix="tw-"))  # pytest's own are too long for a socket
         super().__init__(
-            *("serve", "mine:counter", "--workers", "2", "--port", "0", *flags),
+            *("serve", f"mine:{agent}", "--workers", "2", "--port", "0", *flags),
             cwd=folder,
             environ={"TMPDIR": str(self.temporary), **(environ or {})},
         )
