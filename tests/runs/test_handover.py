@@ -53,7 +53,7 @@ async def waiting() -> tuple[Process, Process, str]:
     first = Process(asks)
     second = Process(asks, first.log)
     run_id = await first.start()
-    await until(lambda: first.runs.waiting == (1, 1))
+    await first.waits()
     return first, second, run_id
 
 

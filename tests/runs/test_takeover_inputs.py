@@ -35,15 +35,15 @@ async def test_an_answer_stands() -> None:
     """The agent that asks the same again gets the answer that was given, with no new question."""
     first = Process(asks)
     run_id = await first.start()
-    await until(lambda: first.runs.waiting == (1, 1))
+    await first.waits()
     assert await first.answer(run_id, "dev") == "accepted"
-    await until(lambda: first.runs.waiting == (1, 1))
+    await first.waits()
     second = Process(asks, first.log)
     first.die()
     assert await second.take_over(run_id)
     assert await second.answer(run_id, "other", message_id="other") == "already_answered"
     assert await second.answer(run_id, "dev") == "accepted"  # the same again
-    await until(lambda: second.runs.waiting == (1, 1))
+    await second.waits()
     assert await second.answer(run_id, 7, 2, "m2") == "accepted"
     events = await second.ended(run_id)
     assert events[-1].data["result"] == "dev 7 []"
@@ -57,17 +57,17 @@ async def test_a_question_that_stays_open() -> None:
     """A waiting run waits in the next process as well, as others see it and for its own deadline; ten times over."""
     process = Process(asks)
     run_id = await process.start()
-    await until(lambda: process.runs.waiting == (1, 1))
+    await process.waits()
     for _ in range(10):
         heir = Process(asks, process.log)
         process.die()
         process = heir
         assert await process.take_over(run_id)
-        await until(lambda process=process: process.runs.waiting == (1, 1))  # type: ignore[misc]
+        await process.waits()
         assert process.runs._live[run_id]._deadline.due == float("inf")
         await until(lambda process=process: process.log.kept[run_id].claims == 0)  # type: ignore[misc]
     assert await process.answer(run_id, "dev") == "accepted"
-    await until(lambda: process.runs.waiting == (1, 1))
+    await process.waits()
     assert await process.answer(run_id, 1, 2, "m2") == "accepted"
     events = await process.ended(run_id)
     assert events[-1].data["result"] == "dev 1 []"
@@ -84,7 +84,7 @@ async def test_a_process_that_dies_before_the_run_waits_counts() -> None:
 
     process = Process(dies)
     run_id = await process.start()
-    await until(lambda: process.runs.waiting == (1, 1))
+    await process.waits()
     for claims in range(1, 4):
         heir = Process(dies, process.log)
         process.die()
@@ -107,7 +107,7 @@ async def test_a_question_that_has_expired_meanwhile(monkeypatch: pytest.MonkeyP
 
     first = Process(insists)
     run_id = await first.start()
-    await until(lambda: first.runs.waiting == (1, 1))
+    await first.waits()
     second = Process(insists, first.log)
     first.die()
     monkeypatch.setattr("twinwire.runs.inputs._left", lambda expires_at, otherwise: -1.0)  # noqa: ARG005 - as it takes
@@ -131,14 +131,14 @@ async def test_questions_before_the_checkpoint_are_others() -> None:
 
     first = Process(twice)
     run_id = await first.start()
-    await until(lambda: first.runs.waiting == (1, 1))
+    await first.waits()
     assert await first.answer(run_id, "one") == "accepted"
     await until(lambda: first.log.kept[run_id].checkpoint != b"")
-    await until(lambda: first.runs.waiting == (1, 1))
+    await first.waits()
     second = Process(twice, first.log)
     first.die()
     assert await second.take_over(run_id)
-    await until(lambda: second.runs.waiting == (1, 1))
+    await second.waits()
     assert await second.answer(run_id, "two", 2, "m2") == "accepted"
     assert (await second.ended(run_id))[-1].data["result"] == "one two"
 
@@ -163,7 +163,7 @@ async def test_an_approval_stands() -> None:
 
     first = Process(goes_on)
     run_id = await first.start()
-    await until(lambda: first.runs.waiting == (1, 1))
+    await first.waits()
     verdict = {"decision": "approve", "parameters": {"a": 2}}
     assert await first.answer(run_id, verdict) == "accepted"
     await until(lambda: not halt)
@@ -187,7 +187,7 @@ async def test_a_waiting_call_goes_on_waiting() -> None:
 
     first = Process(calls)
     run_id = await first.start()
-    await until(lambda: first.runs.waiting == (1, 1))
+    await first.waits()
     second = Process(calls, first.log)
     first.die()
     assert await second.take_over(run_id)
@@ -238,14 +238,14 @@ async def test_the_longest_wait_goes_on() -> None:
     """What a run has waited for its user in other processes counts for the most that it may, and for no deadline."""
     first = Process(asks, inputs=InputLimits(longest=100.0))
     run_id = await first.start()
-    await until(lambda: first.runs.waiting == (1, 1))
+    await first.waits()
     assert await first.answer(run_id, "dev") == "accepted"
     kept = Checkpoint(after=2, elapsed=70.0, waited=40.0)
     first.log.kept[run_id].checkpoint = dump(kept)
     second = Process(asks, first.log, inputs=InputLimits(longest=100.0))
     first.die()
     assert await second.take_over(run_id)
-    await until(lambda: second.runs.waiting == (1, 1))
+    await second.waits()
     deadline = second.runs._live[run_id]._deadline
     assert deadline.waited == pytest.approx(40.0, abs=5.0)
     assert deadline._left == pytest.approx(60.0 - 30.0, abs=5.0)

@@ -231,6 +231,10 @@ class Process:
             await self.log.look(run_id)
         return taken
 
+    async def waits(self) -> None:
+        """Return once its one run waits for its user, as its log has it, too."""
+        await until(lambda: self.runs.waiting == (1, 1) and all(run.writer.idle for run in self.runs._live.values()))
+
     async def put_down(self) -> None:
         """Give all runs up, as a process does that is told to end."""
         self.runs.draining = True
