@@ -20,6 +20,7 @@ from support.serving import until
 from twinwire.log import Folded, Quota, RunInfo, Wanted
 from twinwire.log.orphan import Orphan
 from twinwire.log.redis.log import RedisLog
+from twinwire.log.redis.reader import load
 from twinwire.log.saying import Noted
 from twinwire.protocol.errors import RunNotFound, StaleWriter, TooManyRuns
 from twinwire.protocol.events import Record
@@ -49,6 +50,11 @@ async def test_a_claim(three: tuple[RedisLog, RedisLog, RedisLog]) -> None:
     await dead.append(run_id, 3, records(run_id, 3, 2), b"halfway")
     following = [asyncio.create_task(follow(log, run_id)) for log in (heir, third)]
     await until(lambda: all(run_id in log._reader.held and log._reader.held[run_id].current for log in (heir, third)))
+    heir.follow(run_id)
+    third.follow(run_id)
+    followers = heir._keys.followers(run_id)
+    while await heir._link.call("HLEN", followers) < 2:
+        pass
     await bereave(dead, by=heir)
     orphan = await orphan_of(heir, run_id)
     assert (orphan.owner, orphan.start, orphan.checkpoint) == (dead.worker, START, b"halfway")
@@ -58,6 +64,7 @@ async def test_a_claim(three: tuple[RedisLog, RedisLog, RedisLog]) -> None:
     state = await third.state(run_id)
     assert (state.owner, state.info.owner, state.last) == (heir.worker, dead.worker, 7)
     assert await heir._link.call("HGET", heir._keys.live, run_id) == heir.worker.encode()
+    assert await heir._link.call("HKEYS", followers) == [third.worker.encode()]  # those of its owner are none elsewhere
     await append(heir, run_id, 7, records(run_id, 7, 300))
     await append(heir, run_id, 307, records(run_id, 307, 1, end=True))
     assert await asyncio.gather(*following) == [list(range(1, 309))] * 2
@@ -131,6 +138,44 @@ async def test_a_claim_whose_reply_was_lost(
     monkeypatch.setattr(heir._writes, "call", call)
     assert await fields(heir, run_id, "epoch", "claims", "last") == [b"1", b"1", b"3"]
     await append(heir, run_id, 3, records(run_id, 3, 1, end=True))
+
+
+async def test_a_claim_while_the_run_is_looked_up(
+    three: tuple[RedisLog, RedisLog, RedisLog], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a worker has read of a run before it claimed it does not count afterwards, though it comes in later."""
+    dead, heir, _ = three
+    run_id = (await begun(dead, 2, start=START)).run_id
+    await bereave(dead, by=heir)
+    orphan, read, late = await orphan_of(heir, run_id), asyncio.Event(), asyncio.Event()
+
+    async def slow(*what: Any, **options: Any) -> Any:
+        stored = await load(*what, **options)
+        read.set()
+        await late.wait()
+        return stored
+
+    monkeypatch.setattr("twinwire.log.redis.reader.load", slow)
+    following = asyncio.create_task(follow(heir, run_id))
+    await read.wait()
+    monkeypatch.undo()
+    assert await heir.claim(orphan, records(run_id, 2, 3))
+    late.set()
+    await until(lambda: heir._reader._waits)
+    assert heir.newest(run_id) == 5
+    await append(heir, run_id, 5, records(run_id, 5, 1, end=True))
+    assert await following == [1, 2, 3, 4, 5, 6]
+
+
+async def test_a_claimed_run_is_not_ended(three: tuple[RedisLog, RedisLog, RedisLog]) -> None:
+    """A worker that gives an orphan up for lost does not end it once another worker goes on with it."""
+    dead, heir, third = three
+    run_id = (await begun(dead, 2, start=START)).run_id
+    await bereave(dead, by=heir)
+    assert await heir.claim(await orphan_of(heir, run_id), records(run_id, 2, 1))
+    await third._orphans.interrupt(run_id, dead.worker)
+    assert (await third.state(run_id)).terminal is None
+    await append(heir, run_id, 3, records(run_id, 3, 1))
 
 
 async def test_only_one_worker_claims() -> None:
