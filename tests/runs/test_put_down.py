@@ -104,6 +104,32 @@ async def test_an_agent_that_holds_the_loop_is_put_down() -> None:
     assert "ERROR" not in types(await process.events(run_id))
 
 
+async def test_what_is_told_once_it_is_time() -> None:
+    """An event and the checkpoint that comes with it are told as one, or not at all, also when the run is put down."""
+    go_on = asyncio.Event()
+
+    async def tells(request: RunRequest) -> None:
+        if request.past is not None:
+            request.emit(f"after {request.past.state}")
+            return
+        await request.checkpoint(1, counts=True)
+        await go_on.wait()
+        request.emit("told ")
+        await request.checkpoint(2, counts=True)
+
+    first = Process(tells)
+    run_id = await first.start()
+    await until(lambda: bool(first.log.kept[run_id].checkpoint))
+    first.runs.hurry(0)
+    go_on.set()
+    run = first.runs._live[run_id]
+    await until(lambda: run.over)
+    await first.put_down()
+    second = Process(tells, first.log)
+    assert await second.take_over(run_id)
+    assert (await second.ended(run_id))[-1].data["result"] == "after 1"
+
+
 async def test_a_run_that_is_claimed_from_a_process_that_lives(caplog: pytest.LogCaptureFixture) -> None:
     """The process that was taken for dead writes nothing more, tells nobody of an end, and leaves its session alone."""
     told: list[EndedRun] = []

@@ -326,6 +326,9 @@ class Run(Telling):
             raise RuntimeError(
                 "`emit` was called in another thread. Use loop.call_soon_threadsafe(request.emit, event)."
             )
+        late = time.monotonic() >= self._deadline.due
+        if late and isinstance(self._deadline.error, RunInterrupted):
+            self._expire()  # before the events: a checkpoint may be to come with them
         if self.over:
             self._emit_late(events)
             return None
@@ -360,7 +363,7 @@ class Run(Telling):
                 raise RunOver from None
         except BaseException as error:  # noqa: BLE001 - this is the fence around the agent's objects
             self._refuse(error)
-        if time.monotonic() >= self._deadline.due:
+        if late:
             self._expire()
             if self._at_work:
                 self._told = True
