@@ -113,10 +113,14 @@ class Proxy:
         self.links[task] = link
         task.add_done_callback(self.links.pop)
 
+    def port(self) -> int:
+        """Return the port of the server behind it. Raise `OSError` if there is none."""
+        return self._port
+
     async def serve(self, client_reader: asyncio.StreamReader, client: asyncio.StreamWriter, link: Link) -> None:
         """Pass on both ways, until either side ends it."""
         try:
-            server_reader, server = await asyncio.open_connection("127.0.0.1", self._port)
+            server_reader, server = await asyncio.open_connection("127.0.0.1", self.port())
             up = asyncio.create_task(self._up(client_reader, server))
             down = asyncio.create_task(link.down(server_reader))
             try:

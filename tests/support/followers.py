@@ -186,18 +186,23 @@ async def attach(
 
 
 async def cancel(kind: str, server: Address, run_id: str) -> str:
-    """Cancel a run from a connection of its own; the acknowledgement's status."""
+    """Cancel a run from a connection of its own; the acknowledgement's status. Raise `Refused` if there is none."""
     if kind == "sse":
         async with httpx.AsyncClient(trust_env=False, verify=False, timeout=20) as client:
             response = await client.post(f"{server.url}/runs/{run_id}/cancel")
         if response.status_code == 404:
             return "not_found"
-        status: str = response.json()["status"]
+        told = response.json()
+        if not response.is_success:
+            raise Refused(told, response.status_code)
+        status: str = told["status"]
         assert response.status_code == (202 if status == "accepted" else 200)
         return status
     async with connect(server.ws_url, compression=None, proxy=None) as socket:
         await socket.send(json.dumps({"type": "cancel", "run_id": run_id}))
         reply = json.loads(await socket.recv())
+        if reply["type"] == "error":
+            raise Refused(reply)
         assert reply["type"] == "cancel_ack"
         assert reply["run_id"] == run_id
         return str(reply["status"])

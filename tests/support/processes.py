@@ -22,6 +22,13 @@ ENVIRONMENT = {
 }
 
 
+def url_in(line: str) -> tuple[str, int]:
+    """The URL and the port in the line that a server prints once it listens."""
+    found = re.search(r"https?://\S+:(\d+)", line)
+    assert found, line
+    return found[0], int(found[1])
+
+
 class Process:
     """A command that runs; it is killed at the end of the block if it still does."""
 
@@ -54,9 +61,8 @@ class Process:
         """The line that a server prints once it listens; its `url` is known from now on."""
         assert self.popen.stdout is not None
         line = self.popen.stdout.readline()
-        found = re.search(r"https?://\S+:(\d+)", line)
-        assert found, (line, self.end())
-        self.url, self.port = found[0], int(found[1])
+        assert "://" in line, (line, self.end())
+        self.url, self.port = url_in(line)
         self.ws_url = f"ws{self.url.removeprefix('http')}/ws"
         return line
 

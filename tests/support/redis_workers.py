@@ -19,7 +19,9 @@ from support.logs import LIMITS, Nobody, append, records, run_info
 from support.redis_server import shared
 from twinwire.log import Limits, RunInfo
 from twinwire.log.orphan import Orphan
+from twinwire.log.redis.link import Address as Where
 from twinwire.log.redis.log import RedisLog
+from twinwire.log.redis.scripts import Keys
 from twinwire.log.saying import Outcome, Saying
 
 
@@ -98,6 +100,23 @@ async def raw() -> AsyncIterator[Redis]:
         yield client
 
 
+async def leftovers(log: str) -> list[str]:
+    """Name what the log at this URL keeps for runs that go on, though all have ended, and what never goes."""
+    keys = Keys(Where(log).namespace)
+    async with raw() as redis:
+        found = [name for name in (keys.live, keys.waiting) if await redis.exists(name)]
+        async for name in redis.scan_iter(match=f"{keys.run('*')}", count=1000):
+            key = bytes(name).decode()
+            if key.endswith(":inbox"):
+                found += [key] if await redis.ttl(name) < 0 else []
+            elif key.endswith(":events"):
+                run = key.removesuffix(":events")
+                start, checkpoint, last = await redis.hmget(run, ["start", "checkpoint", "last"])
+                found += [f"{run} {kept!r}" for kept in (start, checkpoint) if kept is not None]
+                found += [f"{run} {last!r}"] if int(last or 0) != await redis.xlen(key) else []
+    return found
+
+
 async def begun(log: RedisLog, count: int = 0, key: str | None = None, *, start: bytes = b"") -> RunInfo:
     """Start a run that this worker owns."""
     info = msgspec.structs.replace(run_info(), owner=log.worker)
@@ -152,10 +171,13 @@ async def follow(log: RedisLog, run_id: str) -> list[int]:
 class Client:
     """Starts a run, or follows one, and after each break goes on at its cursor, on whichever server `choose()` gives.
 
+    `options` are those of the start.
     What it has `seen` when it is done is checked: from the first event to the terminal one, each once.
     """
 
-    def __init__(self, kind: str, choose: Callable[[], Address], *, message: str = "", run_id: str = "") -> None:
+    def __init__(
+        self, kind: str, choose: Callable[[], Address], *, message: str = "", run_id: str = "", **options: str
+    ) -> None:
         self.kind = kind
         self.seen: list[dict[str, Any]] = []
         self.known = asyncio.Event()  # that there is a run
@@ -164,7 +186,7 @@ class Client:
         self.ended = 0.0  # on the monotonic clock
         self.run_id = run_id
         self._message = message
-        self._key = secrets.token_hex(8)
+        self._options = {"idempotency_key": secrets.token_hex(8), "on_disconnect": "continue", **options}
         self._choose = choose
 
     async def run(self, first: Address | None = None) -> list[dict[str, Any]]:
@@ -175,7 +197,8 @@ class Client:
                 follower = await self._open(server)
                 try:
                     async for event in events(follower):
-                        self.seen.append(event)
+                        self.saw(event)
+                    assert self.over, "A stream ended cleanly, and its run did not."
                 finally:
                     await follower.close()
             except (Broken, OSError, httpx.TransportError, WebSocketException):
@@ -191,6 +214,10 @@ class Client:
         assert number(self.seen[0]) == 1
         return self.seen
 
+    def saw(self, event: dict[str, Any]) -> None:
+        """The next event has come."""
+        self.seen.append(event)
+
     @property
     def over(self) -> bool:
         """Whether it has seen the terminal event."""
@@ -199,7 +226,7 @@ class Client:
     async def _open(self, server: Address) -> AnyFollower:
         if self.run_id:
             return await attach(self.kind, server, self.run_id, number(self.seen[-1]) if self.seen else 0)
-        follower = await start(self.kind, server, self._message, idempotency_key=self._key, on_disconnect="continue")
+        follower = await start(self.kind, server, self._message, **self._options)
         self.run_id, self.started_on = follower.run_id, server
         self.known.set()
         return follower

@@ -5,7 +5,7 @@ from __future__ import annotations
 import resource
 import sqlite3
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +57,18 @@ def counted(path: Path, what: str) -> Any:
         return db.execute(f"SELECT {what}").fetchone()[0]
     finally:
         db.close()
+
+
+def executed(path: Path, statement: str, *values: Any) -> int:
+    """Change a file that no server uses, as another program would; the number of rows that were changed."""
+    with closing(sqlite3.connect(path)) as db, db:
+        return db.execute(statement, values).rowcount
+
+
+def leftovers(path: Path) -> list[str]:
+    """Name what a file keeps for runs that go on, though all have ended."""
+    kept = {"runs that go on": "runs WHERE ended IS NULL", "starts": "starts", "resumable": "resumable"}
+    return [name for name, rows in kept.items() if counted(path, f"count(*) FROM {rows}")]
 
 
 @contextmanager
