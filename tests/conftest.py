@@ -65,7 +65,7 @@ SAMPLED = [
     *(f"embedding/test_{name}.py" for name in ("authenticate", "embedding_document", "mounts", "serve_command")),
     "embedding/test_servers.py",
     *(f"faults/test_{name}.py" for name in ("clock", "code_of_others", "crowd", "moments", "network", "process")),
-    *(f"faults/test_{name}.py" for name in ("rows", "take_over", "upstream")),
+    *(f"faults/test_{name}.py" for name in ("rows", "upstream")),
     *(f"formats/test_{name}.py" for name in ("dialects", "dialects_given", "formats_trimmed")),
     "interop/test_interop.py",
     *(f"logs/test_{name}.py" for name in ("redis_losses", "sqlite_losses", "two_workers")),

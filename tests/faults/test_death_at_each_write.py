@@ -18,6 +18,8 @@ from support.outside import ASK, Plan
 from support.players import Player, told
 from support.redis_server import fresh
 
+pytestmark = pytest.mark.full
+
 AT_ONCE = 4
 WHEN = ("before", "after")
 SECONDS = 60.0

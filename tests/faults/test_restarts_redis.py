@@ -20,6 +20,8 @@ from support.redis_server import fresh
 from support.redis_workers import leftovers
 from support.serving import until
 
+pytestmark = pytest.mark.full
+
 HANGUPS = 20
 RESTARTS = int(os.environ.get("ROLLING_RESTARTS", "20"))
 

@@ -25,6 +25,8 @@ from support.sqlite_logs import counted, executed
 from twinwire.log.redis.link import Address as Where
 from twinwire.log.redis.scripts import Keys
 
+pytestmark = pytest.mark.full
+
 LEASE = 1.0
 CLAIM_TIMEOUT = 1.0
 HOW = [pytest.param(signal.SIGKILL, id="killed"), pytest.param(signal.SIGTERM, id="in order")]
