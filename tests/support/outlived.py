@@ -161,7 +161,7 @@ def _check_conversation(
     plan: Plan, log: Sequence[Event], done: Sequence[Step], answers: Mapping[str, Any], asked: Sequence[Asked]
 ) -> None:
     """What the model was told at last is what the log has."""
-    messages = max(asked, key=lambda each: each.step).messages
+    messages = max(reversed(asked), key=lambda each: each.step).messages  # of a step that was asked again, the newest
     said = [message["content"] for message in messages if message["role"] == "assistant"]
     assert said == [step.text for step in done[:-1]]
     unread = log[-1]["metadata"].get("unread", [])
