@@ -113,7 +113,7 @@ async def fleet(
         if forged is None:
             forged = await stack.enter_async_context(forge())
         front = await stack.enter_async_context(listening(Front(chance)))
-        client = await stack.enter_async_context(Client(front.url, backoff=QUICK))
+        client = await stack.enter_async_context(Client(front.url, backoff=QUICK, first_attempts=1000))
         made = Fleet(forged, front, client, outside, folder, "--log", log, *flags)
         for _ in range(size):
             await made.begin()
