@@ -15,7 +15,7 @@ TEXT = "x" * 60  # makes an SSE block of about 200 bytes
 
 
 class Load(msgspec.Struct):
-    """What a run's message asks for, as JSON: `rate` events a second, `count` in all, after `delay` seconds."""
+    """The work that a message asks for, as JSON: `rate` events a second, `count` in all, after `delay` seconds."""
 
     rate: float
     count: int
@@ -62,7 +62,7 @@ async def yielding(request: RunRequest) -> AsyncGenerator[StreamEvent, None]:
 
 
 class Bulk(msgspec.Struct):
-    """What a run's message asks for, as JSON: `count` events of `size` bytes each; with `stay`, it goes on."""
+    """The work that a run's message asks for, as JSON: `count` events of `size` bytes each; with `stay`, it goes on."""
 
     count: int
     size: int

@@ -1,4 +1,4 @@
-"""What the server keeps in memory, against what its settings say: a full log, conversations, and silent runs.
+"""The memory that the server takes, against what its settings say: a full log, conversations, and silent runs.
 
     uv run python -m benchmarks.memory [--log 64] [--runs 2000] [--json | --out DIR]
 

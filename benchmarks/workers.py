@@ -1,4 +1,4 @@
-"""What several workers cost: CPU per event of the workers and of the Valkey that they share, apart.
+"""The cost of several workers: CPU per event of the workers and of the Valkey that they share, apart.
 
     uv run python -m benchmarks.workers [--runs 100] [--rate 50] [--seconds 10] [--rounds 3] [--json]
 
@@ -76,7 +76,7 @@ def site(count: int) -> Iterator[Site]:
 
 
 async def asks(target: Target, transport: str, way: str, loads: list[Load]) -> list[Ask]:
-    """What the connections ask: to start these runs, or to follow runs that are started here."""
+    """The requests of the connections: to start these runs, or to follow runs that are started here."""
     if way == "own":
         return [target.start(transport, load) for load in loads]
     runs = await asyncio.gather(*(target.run(load) for load in loads))
@@ -129,7 +129,7 @@ def _median(takes: list[dict[str, Any]]) -> dict[str, float]:
 
 
 def _computed(medians: dict[str, dict[str, float]]) -> Report:
-    """What follows from the figures, for each way and transport."""
+    """The conclusions from the figures, for each way and transport."""
     found: Report = {"ceiling": {}, "break_even": {}, "two_against_one": {}}
     for way in ("own", "any"):
         for transport in TRANSPORTS:

@@ -7,12 +7,12 @@ import { Markdown } from './markdown.js';
 /** @import { QuestionData, State, StreamEvent } from '/client/index.js' */
 /** @typedef {(inputId: string, answer: unknown) => Promise<{status: string}>} Answer */
 /**
- * What an event began to show; `start` is the length of the answer before it.
+ * The thing that an event began to show; `start` is the length of the answer before it.
  * @typedef {{child: HTMLElement, number: number, start: number}} Shown
  */
 
 /**
- * What grows until something else comes between.
+ * The thing that grows until something else comes between.
  * @typedef {{add: (text: string) => void, draw: (deadline: number) => boolean}} Growing
  */
 

@@ -9,7 +9,7 @@ from twinwire.protocol.events import StreamEvent
 
 
 class Past(Protocol):
-    """What other processes have done of a run.
+    """The work of other processes on a run.
 
     It was taken over `epoch` times. `state` is what its agent gave to the newest `RunRequest.checkpoint`, None if there
     was none, after event number `after`. `trimmed` is true if the log no longer has the run's first events.

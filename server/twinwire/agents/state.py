@@ -36,7 +36,7 @@ class WholeAnswer(Struct, frozen=True):
 
 
 class ReActState(Struct, forbid_unknown_fields=True):
-    """What a run has come to before `step`; with an `answer`, in the middle of it, before its tools.
+    """The state of a run before `step`; with an `answer`, in the middle of it, before its tools.
 
     `messages` are those to the model after the request's own. `seen` counts the calls so far, by `calls.digest`, and
     `repeated` the last steps in a row that only repeated calls.

@@ -34,7 +34,7 @@ class Deadline:
 
     @property
     def error(self) -> RunError:
-        """What ends the run when it is due."""
+        """The error that ends the run when it is due."""
         return self._error or RunTimeout(self._seconds)
 
     @property

@@ -15,10 +15,10 @@ from typing import Any
 from twinwire.protocol.events import StreamEvent, StreamEventType, checked
 
 HOLD_SECONDS = 0.5
-"""How long an increment may be held back."""
+"""The time for which an increment may be held back."""
 
 MAX_CHARS = 500
-"""How long a phrase may become."""
+"""The length that a phrase may have."""
 
 _THINKING = StreamEventType.THINKING
 _CLOSER = r"[\"'”’»)\]*_`」』）】》]"  # noqa: RUF001 - as quotations end

@@ -34,7 +34,7 @@ MB = 2**20
 PROGRAM = 110 * MB
 """Python, the server and its libraries, and what the allocator keeps of memory that was in use once."""
 LOG_FACTOR = 1.25
-"""What a log counts is what its runs and their events take; the allocator keeps up to a quarter beside that."""
+"""A log counts the bytes that its runs and their events take; the allocator keeps up to a quarter beside them."""
 TEXT_FACTOR = 4
 """A Python string with one emoji in it takes four bytes for each of its characters."""
 PARSED_FACTOR = 30

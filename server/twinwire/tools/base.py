@@ -26,7 +26,7 @@ Approval: TypeAlias = bool | Callable[[Mapping[str, Any]], bool]
 """True if a tool's calls need the user's approval, or a function that says it of one call's parameters."""
 
 Effects: TypeAlias = Literal["none", "idempotent", "once"]
-"""What a tool's calls do to the world; see `Tool.effects`."""
+"""The effects that a tool's calls have on the world; see `Tool.effects`."""
 
 _key: ContextVar[str] = ContextVar("call_key")
 

@@ -84,7 +84,7 @@ class Transport(Protocol):
 
     name: str
     asks: bool
-    """Whether a heartbeat is a question, which is due also while events are sent."""
+    """True if a heartbeat is a question, which is due also while events are sent."""
 
     @property
     def direct(self) -> Direct | None:

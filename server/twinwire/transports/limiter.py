@@ -22,7 +22,7 @@ class Limiter:
         self._each = each
         self._open: Counter[str | None] = Counter()
         self.state = 0
-        """What sockets share: bytes of followers, filters and request ids, beyond `FREE_STATE` of each socket."""
+        """The bytes that sockets share, of followers, filters and request ids, beyond `FREE_STATE` of each socket."""
 
     def full(self, user_id: str | None) -> bool:
         """Return whether one more of this user's would be too many."""

@@ -30,7 +30,7 @@ Kind = Callable[[Service, Pump, Identity | None], Socket]
 """Makes what is said on a socket, and answered."""
 SUBPROTOCOL = "twinwire.v1"
 MAX_REASON = 123
-"""How many bytes a close frame's reason may have (RFC 6455, section 5.5)."""
+"""The bytes that a close frame's reason may have (RFC 6455, section 5.5)."""
 
 
 @asgi("/ws", copy_scope=False)

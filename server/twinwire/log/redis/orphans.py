@@ -1,4 +1,4 @@
-"""What becomes of a run whose owner is gone: this worker goes on with it, or another one does, or it is ended."""
+"""The runs whose owner is gone: this worker goes on with each of them, or another one does, or it is ended."""
 
 from __future__ import annotations
 

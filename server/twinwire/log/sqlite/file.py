@@ -23,7 +23,7 @@ APPLICATION_ID = 0x74776972  # "twir": how SQLite's header says whose file it is
 VERSION = 1
 CHECK_SECONDS = 5.0
 _ALTERED = re.compile("no such (table|column)|no column named|has [0-9]+ columns but|malformed JSON")
-"""What SQLite says, with a code that means anything, of a table that another program has dropped or altered."""
+"""The words of SQLite, with a code that means anything, for a table that another program has dropped or altered."""
 WAL_BYTES = 16 * 2**20  # what is kept of the write-ahead log when it has grown
 
 SCHEMA = (
@@ -65,7 +65,7 @@ CHECKS = {
     "resumable": "quick_check",
     "events": "quick_check",
 }
-"""How each table is checked for damage, those of a file of any size first."""
+"""The query that checks each table for damage, those of a file of any size first."""
 
 
 class Damage(sqlite3.DatabaseError):

@@ -17,7 +17,7 @@ _OPEN = "SELECT run_id, info, claims FROM runs LEFT JOIN resumable ON run = id W
 
 
 class Recovered(NamedTuple):
-    """How many runs were ended when the log was opened, and the ids of those with which this process may go on."""
+    """The number of runs that were ended at the opening, and the ids of those with which this process may go on."""
 
     ended: int
     orphans: Sequence[str]

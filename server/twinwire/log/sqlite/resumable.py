@@ -17,7 +17,7 @@ _KEPT = "SELECT owner, epoch, claims, cancelled, start, checkpoint FROM resumabl
 
 
 class Kept(NamedTuple):
-    """What is kept of one run, as `Orphan` has it. `cancelled` is true if its user has cancelled it meanwhile."""
+    """The facts that are kept of one run, as `Orphan` has them. `cancelled`: by its user, meanwhile."""
 
     owner: str
     epoch: int
