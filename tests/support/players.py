@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import random
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, TypeVar
@@ -66,25 +67,19 @@ def _sent(event: ClientEvent) -> dict[str, Any]:
     return {name: getattr(event, name) for name in ("type", "data", "timestamp", "metadata", "id")}
 
 
-class Player:
-    """A run, and all who have to do with it. Messages are sent to it, so many; it is cancelled if its plan stays.
+class Mortal(ABC):
+    """A run whose servers die; `deaths` are those since it was seen to come on: its work is in a checkpoint then."""
 
-    `deaths` are those since it was seen to come on: what it had done is in a checkpoint, then.
-    """
+    deaths = 0
+    _mark: object = None
 
-    def __init__(self, fleet: Fleet, chance: random.Random, plan: Plan, *, messages: int = 0) -> None:
-        self.plan = plan
-        self.deaths = 0
-        self.starter = Wanderer(
-            chance.choice(KINDS), lambda: fleet, message=plan.message, agent="react", heard=self._heard
-        )
-        self.said: set[str] = set()  # the ids of what was acknowledged
-        self._fleet = fleet
-        self._chance = chance
-        self._messages = messages
-        self._cancel_at = chance.randint(1, 40) if plan.stays else 0
-        self._cancelled: list[str] = []
-        self._mark: object = None
+    @abstractmethod
+    async def play(self) -> Counter[str]:
+        """Until all have seen the end. Return what the run went through."""
+
+    @abstractmethod
+    def _come_to(self) -> object:
+        """Return what changes with each checkpoint."""
 
     @property
     def vulnerable(self) -> bool:
@@ -97,13 +92,29 @@ class Player:
         self.deaths = 1 if mark != self._mark else self.deaths + 1
         self._mark = mark
 
+
+class Player(Mortal):
+    """A run, and all who have to do with it. Messages are sent to it, so many; it is cancelled if its plan stays."""
+
+    def __init__(self, fleet: Fleet, chance: random.Random, plan: Plan, *, messages: int = 0) -> None:
+        self.plan = plan
+        self.starter = Wanderer(
+            chance.choice(KINDS), lambda: fleet, message=plan.message, agent="react", heard=self._heard
+        )
+        self.said: set[str] = set()  # the ids of what was acknowledged
+        self._fleet = fleet
+        self._chance = chance
+        self._messages = messages
+        self._cancel_at = chance.randint(1, 40) if plan.stays else 0
+        self._cancelled: list[str] = []
+
     def _come_to(self) -> object:
-        """Return what changes with each checkpoint: the model's steps, and the calls of tools, which come after one."""
+        """See `Mortal`: the model's steps, and the calls of tools, which come after one."""
         outside, run = self._fleet.outside, self.plan.run
         return outside.steps(run), len({entry.call for entry in outside.ledger[run] if entry.tool != "Look"})
 
     async def play(self) -> Counter[str]:
-        """Until all have seen the end. Return what the run went through."""
+        """See `Mortal`."""
         try:
             async with asyncio.timeout(RUN_SECONDS), asyncio.TaskGroup() as group:
                 self._group = group
@@ -175,14 +186,12 @@ class Player:
         self._cancelled.append(await insist(lambda: cancel(kind, self._fleet, self.starter.run_id)))
 
 
-class Counting:
+class Counting(Mortal):
     """A run of the agent that counts, and goes on from its own checkpoints."""
 
     def __init__(self, fleet: Fleet, chance: random.Random, numbers: int) -> None:
-        self.deaths = 0
         self._fleet = fleet
         self._numbers = numbers
-        self._mark = -1
         self.starter = Wanderer(
             chance.choice(KINDS),
             lambda: fleet,
@@ -191,24 +200,13 @@ class Counting:
             heard=lambda _: fleet.outside.look(),
         )
 
-    @property
-    def vulnerable(self) -> bool:
-        """See `Player`."""
-        return self.deaths >= 2 and self._mark == self._come_to()
-
-    def died(self) -> None:
-        """See `Player`."""
-        mark = self._come_to()
-        self.deaths = 1 if mark != self._mark else self.deaths + 1
-        self._mark = mark
-
     def _come_to(self) -> int:
-        """Return the highest number that was seen: those before it are in a checkpoint."""
+        """See `Mortal`: the highest number that was seen, as those before it are in a checkpoint."""
         words = [event["data"]["content"] for event in self.starter.seen if event["type"] == "LLM_CHUNK"]
         return max((int(word.strip(" .")) for word in words), default=-1)
 
     async def play(self) -> Counter[str]:
-        """See `Player`."""
+        """See `Mortal`."""
         async with asyncio.timeout(RUN_SECONDS):
             log = await self.starter.run()
         assert log[-1]["data"].get("status") == "completed", log[-1]
@@ -227,7 +225,7 @@ class Load:
     """Runs of all kinds, one after the other in each of some places, until it is `stopped`."""
 
     def __init__(self, fleet: Fleet, chance: random.Random) -> None:
-        self.going: set[Player | Counting] = set()
+        self.going: set[Mortal] = set()
         self.stopped = False
         self.went: Counter[str] = Counter()
         self._fleet = fleet
@@ -248,7 +246,7 @@ class Load:
             for kind in (self._plain, self._plain, self._talked_to, self._cancelled, self._counting):
                 group.create_task(self._repeat(kind))
 
-    async def _repeat(self, kind: Callable[[], Player | Counting]) -> None:
+    async def _repeat(self, kind: Callable[[], Mortal]) -> None:
         while not self.stopped:
             playing = kind()
             self.going.add(playing)
