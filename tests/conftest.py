@@ -52,39 +52,16 @@ LONG_SECONDS = 600
 """The timeout of a test that is marked `full` and names none: one that is over ends the whole process."""
 
 
-SAMPLED = [
-    *(f"agents/test_{name}.py" for name in ("agent_approvals", "agent_tools", "emit_late", "given")),
-    *(f"auth/test_{name}.py" for name in ("auth_ownership", "auth_serve", "origins")),
-    *(f"cli/test_{name}.py" for name in ("chat_questions", "cli_serve", "conversation", "logs")),
-    *(f"cli/test_{name}.py" for name in ("target", "traces_serve")),
-    *(f"clients/test_client_{name}.py" for name in ("errors", "network", "sync", "threads", "vectors")),
-    *(f"clients/test_{name}.py" for name in ("consumer_contract", "js_client", "js_package", "scenes")),
-    *(f"e2e/test_client_{name}.py" for name in ("in_browser", "walls")),
-    *(f"e2e/test_page_{name}.py" for name in ("asks", "connection", "content", "looks", "send", "sharing")),
-    *(f"e2e/test_{name}.py" for name in ("patience", "react")),
-    *(f"embedding/test_{name}.py" for name in ("authenticate", "embedding_document", "mounts", "serve_command")),
-    "embedding/test_servers.py",
-    *(f"faults/test_{name}.py" for name in ("clock", "code_of_others", "crowd", "moments", "network", "process")),
-    *(f"faults/test_{name}.py" for name in ("rows", "upstream")),
-    *(f"formats/test_{name}.py" for name in ("dialects", "dialects_given", "formats_trimmed")),
-    "interop/test_interop.py",
-    *(f"logs/test_{name}.py" for name in ("redis_losses", "sqlite_losses", "two_workers")),
-    *(f"models/test_{name}.py" for name in ("local_model", "upstream_vectors")),
-    *(f"runs/test_{name}.py" for name in ("deletion", "failure_words", "policies", "run_given")),
-    *(f"runs/test_{name}.py" for name in ("run_inputs", "runs_let_go", "waiting")),
-    *(f"server/test_{name}.py" for name in ("bursts", "flow_control", "http_input", "memory", "proxies")),
-    *(f"server/test_{name}.py" for name in ("stalled_followers", "verdicts")),
-]
-"""The modules whose tests have many variants, each of which takes a while: every third is made on each commit."""
+WHOLE = ("tests/house/", *(Path(__file__).parent / "core.txt").read_text().split())
+"""Of these each commit makes all variants, of all others every third."""
 
 
 def _sample(items: list[pytest.Item]) -> None:
-    """Mark two thirds of each such test's variants `full`; which, depends on the test's name alone."""
+    """Mark two thirds of each test's variants `full`; which, depends on the test's name alone."""
     variants: dict[str, list[pytest.Item]] = {}
     for item in items:
-        name = item.nodeid.partition("[")[0]
-        if any(f"tests/{module}::" in name for module in SAMPLED):
-            variants.setdefault(name, []).append(item)
+        if not item.nodeid.startswith(WHOLE):
+            variants.setdefault(item.nodeid.partition("[")[0], []).append(item)
     for name, found in variants.items():
         chosen = crc32(name.encode()) % min(3, len(found))
         for number, item in enumerate(found):

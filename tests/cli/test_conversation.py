@@ -224,6 +224,7 @@ def test_runs(server: str) -> None:
     assert command("runs", "--url", server, "--user", "nobody").stdout == ""
 
 
+@pytest.mark.full
 def test_choose_and_delete(server: str) -> None:
     """The list can be of an agent, a status and labels, and goes on over pages; a run is deleted by its id."""
     who = ("--url", server, "--user", "chooser")

@@ -148,6 +148,7 @@ async def test_an_exporter_that_hangs(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.full
 async def test_workers(tmp_path: Path) -> None:
     """Each worker exports by itself, and none is left out at SIGTERM."""
     collector = Collector()

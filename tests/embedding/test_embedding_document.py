@@ -169,6 +169,7 @@ def test_a_test_in_process(tmp_path: Path) -> None:
     run(tmp_path, sys.executable, "-W", "error", "-c", program("ScriptedModel"))
 
 
+@pytest.mark.full
 def test_a_test_with_the_plugin(tmp_path: Path) -> None:
     """The test with the fixture passes as it stands, without a plugin for asyncio."""
     (tmp_path / "test_it.py").write_text(program("twinwire_served"))

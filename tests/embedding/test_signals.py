@@ -107,6 +107,7 @@ async def test_signals_that_nobody_handles() -> None:
 LOCKING = "import sys; from twinwire.web import hosting; print(hosting._alone(), hosting._alone()); sys.stdin.read()"
 
 
+@pytest.mark.full
 def test_the_lock(tmp_path: Path) -> None:
     """Of two processes with one parent, command and folder the second is not alone; of another folder it is."""
 

@@ -88,6 +88,7 @@ def test_a_start_that_fails(tmp_path: Path) -> None:
         pass
 
 
+@pytest.mark.full
 def test_the_plugin(tmp_path: Path) -> None:
     """In a project of somebody else's the plugin gives its fixtures, without a plugin for asyncio."""
     (tmp_path / "conftest.py").write_text('pytest_plugins = ["twinwire.testing"]\n')

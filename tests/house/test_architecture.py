@@ -50,6 +50,7 @@ def test_the_rooms_are_all_there() -> None:
     assert named == rooms | files
 
 
+@pytest.mark.full
 def test_the_commands_for_contributors() -> None:
     """CONTRIBUTING.md runs the tests as README does, and its command for a few tests runs some."""
     whole, few = snippets((PROJECT / "CONTRIBUTING.md").read_text(), "sh")

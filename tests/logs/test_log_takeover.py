@@ -13,8 +13,9 @@ from support.logs import OUTLIVING, LogFactory, append, memory, opened, records,
 from support.serving import until
 from support.takeovers import Heir, Processes, begun
 from twinwire.log import Quota, Store
-from twinwire.log.memory import MemoryLog
+from twinwire.log.memory import RUN_BYTES, MemoryLog
 from twinwire.log.orphan import MOST_CLAIMS, Orphan
+from twinwire.log.tail import RECORD_BYTES
 from twinwire.protocol.errors import StaleWriter, TooManyRuns
 from twinwire.protocol.events import Record, decode
 
@@ -346,7 +347,8 @@ async def test_a_log_that_ends_with_its_process(tmp_path: Path) -> None:
         for expected in (2, 4):
             with pytest.raises(StaleWriter):
                 await append(log, info.run_id, expected, [], b"stale")
-        assert log.size == sum(len(record.body) for record in await read(log, info.run_id))
+        kept = await read(log, info.run_id)
+        assert log.size == RUN_BYTES + sum(len(record.body) + RECORD_BYTES for record in kept)
         orphan = Orphan(info=info, owner=log.worker, epoch=0, claims=0, first=1, last=3, size=9, start=b"start")
         await log.release(info.run_id)
         assert not await log.claim(orphan, records(info.run_id, 3, 1))

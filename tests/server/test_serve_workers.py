@@ -118,6 +118,7 @@ async def test_followed_and_cancelled_on_the_other_worker(kind: str, served: Ser
 
 
 # `begin` stops the worker that has the long run: on a busy machine for longer than the other tests' lease.
+@pytest.mark.full
 @pytest.mark.parametrize("served", [30.0], indirect=True, ids=["long-lease"])
 async def test_a_rolling_restart_under_load(served: Served, tmp_path: Path) -> None:
     """SIGHUP replaces both processes while runs start and end: each completes, and is seen once and whole."""
