@@ -43,7 +43,9 @@ class Handlers:
 @pytest.fixture
 def handlers(monkeypatch: pytest.MonkeyPatch) -> Iterator[Handlers]:
     """Handlers as a server sets them, for the time of a test, and no apps but those of the test."""
-    monkeypatch.setattr(hosting, "_attended", WeakSet())  # a signal would drain a server that other tests share
+    # A signal would drain a server that other tests share, and its end would give back that one's handler.
+    monkeypatch.setattr(hosting, "_attended", WeakSet())
+    monkeypatch.setattr(hosting, "_before", {number: [] for number in hosting.SIGNALS})
     kept = signal.getsignal(signal.SIGTERM)
     made = Handlers()
     signal.signal(signal.SIGTERM, made.server)
