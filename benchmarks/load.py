@@ -33,7 +33,7 @@ SLICE_NS = 50_000_000  # of the time series
 _STAMPED = re.compile(rb'"content":\s?"@(\d+) ')
 _PLAIN = re.compile(rb'"content":\s?"()')
 _ID = re.compile(rb'evt-([a-z2-7]{26})-(\d+)["\n]')
-_END = re.compile(rb'AGENT_FINISH|"ERROR"|event: ERROR')
+_END = re.compile(rb'AGENT_FINISH|"ERROR"|event: ERROR|\[DONE\]')
 _CLOSE = re.compile(rb"\x88[\x02-\x7d](?=[\x03\x0f])")  # a WebSocket's close frame, with a code; tokens are ASCII
 _TAIL = 96  # of what came, what may be the beginning of something
 

@@ -24,13 +24,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
-from benchmarks.environment import commit, environment
+from benchmarks import kept
 from benchmarks.fanout import Sinks
 from benchmarks.idle import QUIET, connected
 from benchmarks.load import masked
-from benchmarks.processes import ROOT, Program, step_aside, twinwire
+from benchmarks.processes import Program, step_aside, twinwire
 from benchmarks.relay import websocket
 
 MB = 2**20
@@ -40,8 +38,6 @@ OFTEN = 3  # times that the log is filled
 AT_ONCE = 8  # runs
 TURN = 400  # bytes of an answer
 SETTLE = 3.0  # seconds in which the allocator gives back what is free
-README = ROOT / "benchmarks" / "README.md"
-BEGIN, END = "<!-- memory: begin -->\n", "<!-- memory: end -->\n"
 Report = dict[str, Any]
 
 
@@ -167,8 +163,7 @@ def run(log: int, runs: int) -> Report:
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     report: Report = {
-        "commit": commit("server"),
-        "environment": environment(),
+        **kept.about(),
         "log_bytes": log * MB,
         "runs": runs,
         "log": {size: full_log(size, log * MB) for size in SIZES},
@@ -181,12 +176,8 @@ def run(log: int, runs: int) -> Report:
 
 def table(report: Report) -> str:
     """The report as a Markdown table."""
-    about = report["environment"]
     mib = report["log_bytes"] // MB
-    how = f"`python -m benchmarks.memory --log {mib}`, server of commit {report['commit']}"
     lines = [
-        f"{how}, Python {about['python']}, {about['processor']}.",
-        "",
         "| what | memory that it adds |",
         "|---|---|",
     ]
@@ -198,14 +189,6 @@ def table(report: Report) -> str:
         name = {"sse": "SSE", "ws": "WebSocket"}[transport]
         lines.append(f"| a silent run and its follower over {name} ({report['runs']:,} of them) | {size:.1f} kB each |")
     return "\n".join(lines)
-
-
-def keep(report: Report, folder: Path) -> None:
-    """Write the report to `folder`. In `benchmarks/results`, it is also README's table."""
-    (folder / "memory.json").write_bytes(msgspec.json.format(msgspec.json.encode(report)) + b"\n")
-    if folder.resolve() == README.parent / "results":
-        before, _, rest = README.read_text().partition(BEGIN)
-        README.write_text(f"{before}{BEGIN}{table(report)}\n{END}{rest.partition(END)[2]}")
 
 
 def main() -> None:
@@ -220,7 +203,7 @@ def main() -> None:
     report = run(flags.log, flags.runs)
     print(json.dumps(report, indent=2) if flags.json else table(report))
     if flags.out is not None:
-        keep(report, flags.out)
+        kept.keep("memory", report, table, flags.out)
 
 
 if __name__ == "__main__":

@@ -29,7 +29,8 @@ class Load:
 
     `count` tokens, `rate` a second on average (0: as fast as they are taken), after `delay` seconds. They come in
     bursts of `burst` on average (geometric), with log-normal pauses; a token has `size` characters on average
-    (log-normal) beside its stamp. `tell` is a UDP port of 127.0.0.1 that hears when the run stops.
+    (log-normal) beside its stamp. Without bursts (0) all have one length and one distance. `tell` is a UDP port of
+    127.0.0.1 that hears when the run stops.
     """
 
     rate: float = 50.0
@@ -51,6 +52,9 @@ class Load:
 
     def plan(self) -> Iterator[tuple[float, int]]:
         """Of each token the seconds after the start at which it is due, and its length."""
+        if not self.burst:
+            yield from ((self.delay + number / self.rate, round(self.size)) for number in range(self.count))
+            return
         rng = random.Random(self.seed)
         due = self.delay
         for _ in range(self.count):

@@ -27,8 +27,9 @@ from benchmarks.schedule import Load
 AGENT = "benchmarks.synthetic:llm"
 FLAGS = ("--run-timeout", "600", "--max-runs", "5000", "--send-timeout", "1", "--socket-rate", "100000")
 PEERS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
-    # its transports, and what to install; "bare" and Litestar need nothing that is not here
+    # its transports, and what to install; the first three need nothing that is not here
     "bare": (("sse", "ws"), ()),
+    "asgi": (("sse", "ws"), ()),
     "litestar": (("sse", "ws"), ()),
     "sse_starlette": (("sse", "ws"), ("sse-starlette", "starlette")),
     "fastapi": (("sse", "ws"), ("fastapi",)),

@@ -17,7 +17,7 @@ import asyncio
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from statistics import median
@@ -45,7 +45,7 @@ WORKERS = {"memory": 0, "1 worker": 1, "2 workers": 2}
 class Site:
     """A server, and the processes whose CPU counts: its own, and the store's."""
 
-    def __init__(self, target: Target, workers: list[int], store: int | None) -> None:
+    def __init__(self, target: Target, workers: Sequence[int], store: int | None = None) -> None:
         self.target = target
         self._workers = workers
         self._store = store
@@ -143,20 +143,29 @@ def _computed(medians: dict[str, dict[str, float]]) -> Report:
 
 def table(report: Report) -> str:
     """The report for a person."""
-    lines = [f"{report['runs']:g} runs of {report['rate']:g} events/s, each with a follower", ""]
-    lines.append(f"{'':24}{'workers us':>12}{'Valkey us':>12}{'p50 us':>10}{'p99 us':>10}")
+    lines = [
+        f"{report['runs']:g} runs of {report['rate']:g} events/s, each with a follower; CPU per event.",
+        "",
+        "| server, followers, transport | workers | Valkey | p50 | p99 |",
+        "|---|---|---|---|---|",
+    ]
     for name, row in report["medians"].items():
         lines.append(
-            f"{name:24}{row['workers_us']:>12.1f}{row['store_us']:>12.1f}{row['p50']:>10.0f}{row['p99']:>10.0f}"
+            f"| {name} | {row['workers_us']:.1f} us | {row['store_us']:.1f} us | {row['p50'] / 1000:.1f} ms | "
+            f"{row['p99'] / 1000:.1f} ms |"
         )
-    lines.append("")
+    lines += [
+        "",
+        "| followers, transport | one Valkey takes | break even | an event of two workers, against one |",
+        "|---|---|---|---|",
+    ]
     for key, ceiling in report["ceiling"].items():
         lines.append(
-            f"{key}: one Valkey takes {ceiling:,.0f} events/s; break even {report['break_even'][key]:.1f} workers; "
-            f"an event of two workers costs {report['two_against_one'][key]:.2f}x that of one"
+            f"| {key} | {ceiling:,.0f} events/s | {report['break_even'][key]:.1f} workers | "
+            f"{report['two_against_one'][key]:.2f}x |"
         )
     return "\n".join(lines)
 
 
 if __name__ == "__main__":
-    command(__doc__ or "", run, table, runs=100.0, rate=50.0, seconds=10.0, rounds=3.0)
+    command(__doc__ or "", run, table, published="workers", runs=100.0, rate=50.0, seconds=10.0, rounds=3.0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,10 @@ from twinwire.log import Limits
 from twinwire.log.redis.appends import MOST_BYTES, MOST_RUNS
 from twinwire.log.redis.link import WrongType
 from twinwire.log.redis.log import RedisLog
+from twinwire.log.redis.reader import Held, fields
+from twinwire.log.redis.scripts import APPEND_ALL
 from twinwire.protocol.errors import LogUnavailable, RunNotFound, StaleWriter
+from twinwire.protocol.events import Record
 
 TIME = re.compile(rb'"timestamp":"[^"]*"')
 SMALL = msgspec.structs.replace(LIMITS, max_events=20, max_bytes=4000)
@@ -35,12 +38,10 @@ async def log() -> AsyncIterator[RedisLog]:
 def one_by_one(log: RedisLog) -> None:
     """Have each append go to Redis by itself."""
 
-    def refuse(*_: object) -> asyncio.Future[int]:
-        future: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-        future.set_result(0)
-        return future
+    def alone(_: str, run_id: str, __: Held, expected_last: int, new: Sequence[Record]) -> asyncio.Future[None]:
+        return asyncio.ensure_future(log._append_alone(run_id, expected_last, new))
 
-    setattr(log._appends, "append", refuse)  # noqa: B010 - it is not of the type that is declared
+    setattr(log._appends, "append", alone)  # noqa: B010 - a method
 
 
 async def calls(client: Redis) -> int:
@@ -123,7 +124,9 @@ async def test_an_append_that_was_carried_out_before(log: RedisLog) -> None:
         info = await begun(log, 1)
         held = log._reader.held[info.run_id]
         new = records(info.run_id, 1, 2)
-        assert await log._appends.append(log._keys.run(info.run_id), held.name, 1, new) == 1
+        names = log._keys.run(info.run_id), held.name
+        bounds = {"max_events": LIMITS.max_events, "max_bytes": LIMITS.max_bytes}
+        assert await log._writes.call(*APPEND_ALL(*names, rest=[1, 2, *fields(new)], **bounds)) == [1]
         await append(log, info.run_id, 1, new)
         assert await client.xlen(held.name) == 3
         assert (await log.state(info.run_id)).last == 3

@@ -37,6 +37,19 @@ class Room:
         return self._writer.room().__await__()
 
 
+class _Append:
+    """An append that is under way: its records, and its checkpoint, if any, with the number of that."""
+
+    __slots__ = ("batch", "began", "checkpoint", "delay", "number")
+
+    def __init__(self, batch: list[Record], checkpoint: bytes | None = None, number: int = 0) -> None:
+        self.batch = batch
+        self.checkpoint = checkpoint
+        self.number = number
+        self.began = monotonic()
+        self.delay = RETRY_SECONDS
+
+
 class Writer:
     """Writes to one run's log. `on_last` is called when the terminal event is in the log, or never can be.
 
@@ -62,7 +75,7 @@ class Writer:
         self._appends = 0
         self._token_at = 0.0  # when the append before was, if the gap after it is to be timed
         self.pending: list[Record] = []
-        self._appending: asyncio.Future[None] | None = None
+        self._under_way: _Append | None = None
         self.most = MAX_PENDING
         self._progress: asyncio.Event | None = None  # made by the first who waits: it is a kilobyte
         self._waiting = 0
@@ -146,7 +159,7 @@ class Writer:
 
     def flush(self) -> None:
         """Append what was put, now; if an append is under way, right after it."""
-        if self._appending is not None or not (self.pending or self._checkpoint is not None):
+        if self._under_way is not None or not (self.pending or self._checkpoint is not None):
             return
         batch, self.pending = self.pending, []
         if len(batch) > MAX_BATCH:
@@ -168,7 +181,7 @@ class Writer:
             if self._waiting or batch[-1].last:
                 self._tell(batch[-1])
         else:
-            self._appending = asyncio.ensure_future(self._append(appending, batch))
+            self._await(appending, _Append(batch))
 
     def _flush_parts(self, batch: list[Record]) -> None:
         """Append these records as several batches; a checkpoint comes with the last of them, or after it."""
@@ -189,12 +202,7 @@ class Writer:
             self.pending = batch
             self.flush()
             return
-        try:
-            appending = self.log.append(self._run_id, self._appended, batch, checkpoint)
-        except (StaleWriter, RunNotFound, LogLost) as error:
-            self._lost(error)
-            return
-        self._appending = asyncio.ensure_future(self._append(appending, batch, checkpoint, self._checkpoints))
+        self._send(_Append(batch, checkpoint, self._checkpoints))
 
     def _time(self, batch: list[Record]) -> None:
         """See `Metrics`. Of appends in a row only some are timed: it would cost a fifth of each."""
@@ -210,41 +218,54 @@ class Writer:
         elif batch[-1].type in TOKENS:
             self._token_at = now
 
-    async def _append(
-        self,
-        appending: Awaitable[None] | None,
-        batch: list[Record],
-        checkpoint: bytes | None = None,
-        number: int = 0,
-    ) -> None:
-        """Wait for an append; repeat it for as long as the log is away. What is pending meanwhile is bounded.
-
-        `number` is that of its `checkpoint`.
-        """
-        delay = RETRY_SECONDS
-        began = monotonic()
-        kept = () if checkpoint is None else (checkpoint,)
+    def _send(self, append: _Append) -> None:
+        """Have the log append this, for the first time or again."""
+        kept = () if append.checkpoint is None else (append.checkpoint,)
         try:
-            while appending is not None:
-                try:
-                    await appending
-                    break
-                except LogLost:
-                    raise
-                except LogUnavailable:
-                    await asyncio.sleep(random.uniform(0.5, 1.0) * delay)
-                    delay = min(2 * delay, MAX_RETRY_SECONDS)
-                    appending = self.log.append(self._run_id, self._appended, batch, *kept)
+            appending = self.log.append(self._run_id, self._appended, append.batch, *kept)
         except (StaleWriter, RunNotFound, LogLost) as error:
+            self._under_way = None
             self._lost(error)
             return
-        finally:
-            self._appending = None
-        self._metrics.append.add(monotonic() - began)
-        self._acknowledged = max(self._acknowledged, number)
-        if batch:
-            self._appended = batch[-1].seq
-            self._tell(batch[-1])
+        if appending is None:
+            self._done(append)
+        else:
+            self._await(appending, append)
+
+    def _await(self, appending: Awaitable[None], append: _Append) -> None:
+        """Hear of what the log has made of this append. A callback takes a third of what a task would."""
+        self._under_way = append
+        asyncio.ensure_future(appending).add_done_callback(self._replied)
+
+    def _replied(self, reply: asyncio.Future[None]) -> None:
+        """The log has appended what was under way, or not. While it is away, it is asked again.
+
+        What is pending meanwhile is bounded.
+        """
+        append = self._under_way
+        if append is None or reply.cancelled():  # the loop ends
+            return
+        error = reply.exception()
+        if error is None:
+            self._done(append)
+        elif isinstance(error, LogUnavailable) and not isinstance(error, LogLost):
+            asyncio.get_running_loop().call_later(random.uniform(0.5, 1.0) * append.delay, self._send, append)
+            append.delay = min(2 * append.delay, MAX_RETRY_SECONDS)
+        elif isinstance(error, (StaleWriter, RunNotFound, LogLost)):
+            self._under_way = None
+            self._lost(error)
+        else:
+            self._under_way = None
+            raise error
+
+    def _done(self, append: _Append) -> None:
+        """An append that was under way is in the log."""
+        self._under_way = None
+        self._metrics.append.add(monotonic() - append.began)
+        self._acknowledged = max(self._acknowledged, append.number)
+        if append.batch:
+            self._appended = append.batch[-1].seq
+            self._tell(append.batch[-1])
         else:
             self._wake()
         self.flush()

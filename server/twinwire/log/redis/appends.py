@@ -1,4 +1,4 @@
-"""The appends of many runs as one: what they tell while the connection is busy goes to Redis as one script call.
+"""The appends of many runs as one: what they tell within a millisecond, or while the connection is busy, is one call.
 
 A fast path: it takes what is appended most, and leaves all else to `APPEND`, which does the same for one run.
 """
@@ -6,10 +6,16 @@ A fast path: it takes what is appended most, and leaves all else to `APPEND`, wh
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Coroutine, Sequence
+from functools import partial
 from typing import Any
 
+from msgspec import Struct
+
+from twinwire.log.base import Limits
+from twinwire.log.pace import Pace
 from twinwire.log.redis.link import Link, WrongType
+from twinwire.log.redis.reader import Held
 from twinwire.log.redis.scripts import APPEND_ALL
 from twinwire.protocol.errors import LogUnavailable
 from twinwire.protocol.events import Record
@@ -18,77 +24,127 @@ MOST_RUNS = 128  # in one call, which holds Redis up for two milliseconds
 MOST_BYTES = 2**18
 
 
-class _Batch:
-    """The appends that are to go out as one: the script's keys and arguments, and who waits for each number."""
+class _Append(Struct, eq=False):
+    """Records for a run of this worker, none of which ends it. `done` is done when Redis has them."""
 
-    __slots__ = ("arguments", "keys", "numbers", "size")
+    run_id: str
+    held: Held
+    expected_last: int
+    records: Sequence[Record]
+    done: asyncio.Future[None]
+
+
+class _Batch:
+    """Appends that go out as one, with the script's keys and arguments. `sent` says that the connection has them."""
+
+    __slots__ = ("appends", "arguments", "keys", "sent", "size")
 
     def __init__(self) -> None:
+        self.appends: list[_Append] = []
         self.keys: list[str | bytes] = []
         self.arguments: list[Any] = []
-        self.numbers: list[asyncio.Future[int]] = []
         self.size = 0
+        self.sent = False
 
 
 class Appends:
-    """Joins the appends of this worker's runs, each of which may have `max_events` events and `max_bytes` bytes."""
+    """Joins the appends of this worker's runs.
 
-    def __init__(self, link: Link, max_events: int, max_bytes: int) -> None:
+    `kept(run_id, held, records, first)` is called when Redis has one; the run's oldest event is number `first`. What
+    Redis did not take is for `alone(run_id, expected_last, records)`, which finds out what is the matter, or trims the
+    run.
+    """
+
+    def __init__(
+        self,
+        link: Link,
+        limits: Limits,
+        *,
+        kept: Callable[[str, Held, Sequence[Record], int], None],
+        alone: Callable[[str, int, Sequence[Record]], Coroutine[Any, Any, None]],
+    ) -> None:
         self._link = link
-        self._bounds = {"max_events": max_events, "max_bytes": max_bytes}
+        self._bounds = {"max_events": limits.max_events, "max_bytes": limits.max_bytes}
+        self._kept = kept
+        self._alone = alone
         self._open: _Batch | None = None
+        self._pace = Pace(self.send)
 
-    def append(self, run: str, events: bytes, expected_last: int, records: Sequence[Record]) -> asyncio.Future[int]:
-        """Append to a run, of which these are the keys, records that do not end it.
-
-        Return the number of the first event that is kept, or 0: then `APPEND` has to find out what is the matter, or to
-        trim the run. Raises `LogUnavailable`.
-        """
-        batch = self._open or self._begin()
-        batch.keys += (run, events)
+    def append(
+        self, key: str, run_id: str, held: Held, expected_last: int, records: Sequence[Record]
+    ) -> asyncio.Future[None]:
+        """Append to the run with this key. The future has `LogUnavailable`, or the error of `alone`, if that fails."""
+        batch = self._open
+        if batch is None:
+            batch = self._open = _Batch()
+            self._pace.ask()
         arguments = batch.arguments
+        batch.keys += (key, held.name)
         arguments += (expected_last, len(records))
         for record in records:
             arguments += (record.type, record.body, record.start, record.stop)
             batch.size += len(record.body)
-        number: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-        batch.numbers.append(number)
-        if len(batch.numbers) == MOST_RUNS or batch.size >= MOST_BYTES:
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        batch.appends.append(_Append(run_id, held, expected_last, records, done))
+        if len(batch.appends) == MOST_RUNS or batch.size >= MOST_BYTES:
+            self.send()
             self._open = None
-        return number
+        return done
 
-    def _begin(self) -> _Batch:
-        """Return a new batch, which grows until the connection takes it."""
-        batch = self._open = _Batch()
+    def send(self) -> None:
+        """Let the open batch go out. It grows until the connection takes it."""
+        batch = self._open
+        if batch is None or batch.sent:
+            return
+        batch.sent = True
 
         def command() -> tuple[Any, ...]:
             self._close(batch)
+            self._pace.sent()
             return APPEND_ALL(*batch.keys, rest=batch.arguments, **self._bounds)
 
         def replied(reply: asyncio.Future[list[int]]) -> None:
             self._close(batch)
-            _tell(batch.numbers, reply)
+            self._tell(batch, reply)
 
         self._link.call_later(command).add_done_callback(replied)
-        return batch
 
     def _close(self, batch: _Batch) -> None:
         """Let nothing more come to a batch."""
         if self._open is batch:
             self._open = None
 
+    def _tell(self, batch: _Batch, reply: asyncio.Future[list[int]]) -> None:
+        """Pass the reply on to those who wait for a part of it."""
+        failure = LogUnavailable() if reply.cancelled() else reply.exception()
+        if isinstance(failure, WrongType):  # whose key it is, `alone` finds out
+            failure, firsts = None, [0] * len(batch.appends)
+        elif failure is None:
+            firsts = reply.result()
+        for at, append in enumerate(batch.appends):
+            done = append.done
+            if done.done():
+                continue
+            if failure is not None:
+                done.set_exception(failure)
+            elif not firsts[at]:
+                task = asyncio.ensure_future(self._alone(append.run_id, append.expected_last, append.records))
+                task.add_done_callback(partial(_pass, done))
+            else:
+                try:
+                    self._kept(append.run_id, append.held, append.records, firsts[at])
+                except Exception as error:  # noqa: BLE001 - the others go on
+                    done.set_exception(error)
+                else:
+                    done.set_result(None)
 
-def _tell(numbers: Sequence[asyncio.Future[int]], reply: asyncio.Future[list[int]]) -> None:
-    """Pass the reply on to those who wait for a number of it."""
-    failure = LogUnavailable() if reply.cancelled() else reply.exception()
-    if isinstance(failure, WrongType):  # whose key it is, `APPEND` finds out
-        failure, found = None, [0] * len(numbers)
-    elif failure is None:
-        found = reply.result()
-    for at, number in enumerate(numbers):
-        if number.done():
-            continue
-        if failure is not None:
-            number.set_exception(failure)
-        else:
-            number.set_result(found[at])
+
+def _pass(done: asyncio.Future[None], task: asyncio.Task[None]) -> None:
+    """Pass a task's outcome on."""
+    if done.done():
+        return
+    failure = LogUnavailable() if task.cancelled() else task.exception()
+    if failure is None:
+        done.set_result(None)
+    else:
+        done.set_exception(failure)

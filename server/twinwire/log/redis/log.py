@@ -10,9 +10,7 @@ import asyncio
 import contextlib
 import logging
 import secrets
-from collections.abc import Iterable, Sequence
-from itertools import chain
-from typing import Any
+from collections.abc import Awaitable, Sequence
 
 import msgspec
 
@@ -43,7 +41,7 @@ from twinwire.log.redis.leases import Leases
 from twinwire.log.redis.link import CLOSE_SECONDS, Address, Link, WrongType, lenient
 from twinwire.log.redis.lists import Lists, place
 from twinwire.log.redis.orphans import Orphans
-from twinwire.log.redis.reader import MALFORMED, Held, Reader, Stored, contiguous, load, owned, record
+from twinwire.log.redis.reader import MALFORMED, Held, Reader, Stored, contiguous, fields, load, owned, record
 from twinwire.log.redis.scripts import APPEND, CLAIM, CREATE, RELEASE, RELEASED, SOURCES, Keys
 from twinwire.log.redis.trim import RedisTails
 from twinwire.log.tail import PAGE_BYTES, fitting
@@ -89,7 +87,7 @@ class RedisLog(RedisTails):
         # Two links, so that no append waits behind a large page.
         self._link = Link(self._address, scripts=SOURCES)
         self._writes = Link(self._address, scripts=SOURCES)
-        self._appends = Appends(self._writes, self._limits.max_events, self._limits.max_bytes)
+        self._appends = Appends(self._writes, self._limits, kept=self._extend, alone=self._append_alone)
         await self._link.probe()
         life = self._limits.longest
         self._inboxes = Inboxes(self._link, self._keys, self.worker, owner, tell=self._say, life=life)
@@ -174,6 +172,7 @@ class RedisLog(RedisTails):
                 await self._leases.release()
         except (LogUnavailable, TimeoutError):
             pass  # the lease runs out by itself
+        self._appends.send()
         await asyncio.gather(self._writes.close(), self._link.close())
 
     async def create(
@@ -216,9 +215,20 @@ class RedisLog(RedisTails):
         self._reader.held[run.run_id] = Held(name, own=True, current=True, key=key or "", retention=run.retention)
         return run
 
-    async def append(
+    def append(
+        self, run_id: str, expected_last: int, records: Sequence[Record], checkpoint: bytes | None = None
+    ) -> Awaitable[None]:
+        """See `EventLog`. What only adds events to a run of this worker goes out with that of others."""
+        held = self._reader.held.get(run_id)
+        plain = bool(records) and checkpoint is None and not records[-1].last
+        if held is None or not held.own or held.gone or not plain or not self._open:
+            return self._append_alone(run_id, expected_last, records, checkpoint)
+        return self._appends.append(self._keys.run(run_id), run_id, held, expected_last, records)
+
+    async def _append_alone(
         self, run_id: str, expected_last: int, records: Sequence[Record], checkpoint: bytes | None = None
     ) -> None:
+        """Append with all that may come of it: the run may end, be trimmed, or be another worker's."""
         if not self._open:
             raise StaleWriter(expected_last, expected_last)  # nobody writes to a closed log
         held = self._reader.held.get(run_id)
@@ -226,33 +236,36 @@ class RedisLog(RedisTails):
         try:
             if held is not None and held.gone:
                 raise RunNotFound
-            first = due = 0
-            if held is not None and own and records and checkpoint is None and not records[-1].last:
-                first = await self._appends.append(self._keys.run(run_id), held.name, expected_last, records)
-            if not first:
-                if held is not None and own:
-                    key, retention = held.key, held.retention
-                else:
-                    stored = await load(self._writes, self._keys, run_id, newest=False)
-                    key, retention = stored.key, stored.info.retention
-                first, due = await self._append(
-                    run_id, expected_last, records, key, held=held, retention=retention, checkpoint=checkpoint
-                )
+            if held is not None and own:
+                key, retention = held.key, held.retention
+            else:
+                stored = await load(self._writes, self._keys, run_id, newest=False)
+                key, retention = stored.key, stored.info.retention
+            first, due = await self._append(
+                run_id, expected_last, records, key, held=held, retention=retention, checkpoint=checkpoint
+            )
         except (StaleWriter, RunNotFound):
             self._reader.disown(run_id)
             raise
         if held is not None and own:
             ends = bool(records) and records[-1].last
-            if first > held.first or (due and ends):
-                self._keep(run_id, held)
-            held.first = first
-            if records:
-                held.extend(records)
+            self._extend(run_id, held, records, first, folds=due > 0 and ends)
             if due:
                 self._wait(run_id, held.tail, due)
             if ends:
                 held.own = False
                 self._reader.release(run_id, held)
+
+    def _extend(self, run_id: str, held: Held, records: Sequence[Record], first: int, *, folds: bool = False) -> None:
+        """Redis has these records of a run of this worker, whose oldest event is number `first`.
+
+        If older ones are gone, or will be, their state is kept; `folds` says that they will.
+        """
+        if folds or first > held.first:
+            self._keep(run_id, held)
+        held.first = first
+        if records:
+            held.extend(records)
 
     async def _append(
         self,
@@ -274,7 +287,7 @@ class RedisLog(RedisTails):
         keys, limits = self._keys, self._limits
         shared = [keys.live, keys.waiting, keys.inbox(run_id), keys.followers(run_id)]
         names = [keys.run(run_id), keys.events(run_id), *shared, *([key] if key else [])]
-        rest = _fields(records)
+        rest = fields(records)
         if checkpoint is not None:
             rest = (*rest, checkpoint)
         command = APPEND(
@@ -319,7 +332,7 @@ class RedisLog(RedisTails):
             owner=orphan.owner,
             last=orphan.last,
             epoch=orphan.epoch,
-            rest=_fields(records),
+            rest=fields(records),
         )
         self._leases.starting.add(run_id)
         try:
@@ -478,8 +491,3 @@ def _report(task: asyncio.Task[None]) -> None:
     """None of the tasks ends by itself: that would be a fault in this program."""
     if not task.cancelled() and (error := task.exception()) is not None:
         logger.critical("A task of the Redis log has failed.", exc_info=error)
-
-
-def _fields(records: Sequence[Record]) -> Iterable[Any]:
-    """Return the arguments of a script that appends these records."""
-    return chain.from_iterable((new.type, new.body, new.start, new.stop) for new in records)

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from itertools import chain
 from typing import Any
 
 import msgspec
@@ -56,6 +57,11 @@ def record(row: Any) -> Record:
     """A stream's entry: its id is `<number>-0`, its fields type, body, start and stop, in this order."""
     entry_id, (_, name, _, body, _, start, _, stop) = row
     return restored(int(entry_id.removesuffix(b"-0")), name.decode(), body, int(start), int(stop))
+
+
+def fields(records: Sequence[Record]) -> Iterable[Any]:
+    """Return the arguments of a script that appends these records, as `record` reads them."""
+    return chain.from_iterable((new.type, new.body, new.start, new.stop) for new in records)
 
 
 def contiguous(records: list[Record]) -> list[Record]:

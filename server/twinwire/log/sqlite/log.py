@@ -12,7 +12,7 @@ import functools
 import logging
 import sqlite3
 import time
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Any
@@ -42,6 +42,7 @@ from twinwire.log.control import LocalControl
 from twinwire.log.orphan import Orphan
 from twinwire.log.saying import Outcome, Saying
 from twinwire.log.sessions import messages
+from twinwire.log.sqlite.appends import Append, Appends
 from twinwire.log.sqlite.file import key_of, parse
 from twinwire.log.sqlite.offers import Offers
 from twinwire.log.sqlite.opening import opening
@@ -51,7 +52,7 @@ from twinwire.log.sqlite.tables import Tables
 from twinwire.log.sqlite.writer import Job, Writer
 from twinwire.log.tail import Tail
 from twinwire.log.tails import Tails
-from twinwire.protocol.errors import CursorGone, LogLost, LogUnavailable, RunNotFound, SettingsError, StaleWriter
+from twinwire.protocol.errors import CursorGone, LogLost, LogUnavailable, SettingsError
 from twinwire.protocol.events import Record, dump, outcome
 
 logger = logging.getLogger("twinwire.log")
@@ -101,6 +102,7 @@ class SqliteLog(LocalControl, Tails):
         self._opening: asyncio.Future[None] | None = None
         self._recovered = Recovered(0, ())
         self._reader = Reader(self._place.path, self._damaged)
+        self._appends = Appends(self._put, kept=self._appended, refused=self._refused)
         self._lost = False
 
     async def open(self, owner: Owner) -> None:
@@ -138,6 +140,7 @@ class SqliteLog(LocalControl, Tails):
             self._opening.cancel()
             await asyncio.wait([self._opening])
         if self._writer is not None:
+            self._appends.send()
             self._writer.stop()
             await asyncio.shield(self._writer.closed)
 
@@ -156,42 +159,32 @@ class SqliteLog(LocalControl, Tails):
 
     def append(
         self, run_id: str, expected_last: int, records: Sequence[Record], checkpoint: bytes | None = None
-    ) -> Awaitable[None]:
+    ) -> asyncio.Future[None]:
         """See `EventLog`. Done when it is committed; `LogUnavailable` if that fails, and then nothing was written."""
-
-        def appended(bounds: tuple[int, int] | None) -> None:
-            live = self._live.get(run_id)
-            if live is None or bounds is None:
-                self._spared.discard(run_id)
-                return
-            live.first, due = bounds
-            live.size += live.tail.append(expected_last, records)
-            live.tail.trim(live.tail.excess(TAIL_EVENTS, TAIL_BYTES))
-            live.due = max(live.due, due)
-            if records[-1].last and (live.first > 1 or due) and (folded := self._owner.folded(run_id)) is not None:
-                kept = self._keeping[run_id] = self._do(lambda tables: tables.keep(run_id, dump(folded)))
-                kept.add_done_callback(functools.partial(self._kept, run_id))
-            if due or run_id in self._spared:
-                self._wait(run_id, live.tail, live.tail.last if run_id in self._spared else due)
-            self._let_go(run_id)
-
-        def append(tables: Tables) -> tuple[int, int] | None:
-            try:
-                return tables.append(run_id, expected_last, records, slowest, retention, checkpoint=checkpoint)
-            except (StaleWriter, RunNotFound):
-                loop.call_soon_threadsafe(self._refused, run_id, expected_last)
-                raise
-
-        loop = asyncio.get_running_loop()
         live = self._live.get(run_id)
-        slowest = NOBODY if live is None else self._slowest(run_id, live.tail)
-        retention = None if live is None else live.info.retention
-        if records and records[-1].last and slowest != NOBODY:
+        slowest, retention = (NOBODY, None) if live is None else (self._slowest(run_id, live.tail), live.info.retention)
+        if slowest != NOBODY and records and records[-1].last:
             self._spared.add(run_id)
-        size = sum([len(record.body) for record in records])
-        if checkpoint is not None:
-            size += len(checkpoint)
-        return self._do(append, appended, len(records), size)
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        return self._appends.append(Append(run_id, expected_last, records, slowest, retention, checkpoint, done))
+
+    def _appended(self, append: Append, bounds: tuple[int, int] | None) -> None:
+        """The file has these records; the numbers are those of `Tables.append`."""
+        run_id, records = append.run_id, append.records
+        live = self._live.get(run_id)
+        if live is None or bounds is None:
+            self._spared.discard(run_id)
+            return
+        live.first, due = bounds
+        live.size += live.tail.append(append.expected_last, records)
+        live.tail.trim(live.tail.excess(TAIL_EVENTS, TAIL_BYTES))
+        live.due = max(live.due, due)
+        if records[-1].last and (live.first > 1 or due) and (folded := self._owner.folded(run_id)) is not None:
+            kept = self._keeping[run_id] = self._do(lambda tables: tables.keep(run_id, dump(folded)))
+            kept.add_done_callback(functools.partial(self._kept, run_id))
+        if due or run_id in self._spared:
+            self._wait(run_id, live.tail, live.tail.last if run_id in self._spared else due)
+        self._let_go(run_id)
 
     async def find(self, user_id: str | None, idempotency_key: str) -> RunInfo | None:
         self._check()
@@ -439,11 +432,15 @@ class SqliteLog(LocalControl, Tails):
     ) -> asyncio.Future[Any]:
         """Have the writer do something; the future has what it returned once that is committed."""
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        if self._writer is None:
-            future.set_exception(LogUnavailable())
-        else:
-            self._writer.put(Job(do, then, future, events, size))
+        self._appends.send()  # what was appended before is written before
+        self._put(Job(do, then, future, events, size))
         return future
+
+    def _put(self, job: Job) -> None:
+        if self._writer is None:
+            job.future.set_exception(LogUnavailable())
+        else:
+            self._writer.put(job)
 
     def _let_go(self, run_id: str) -> None:
         """Keep nothing in memory of a run that has ended and that nobody follows."""
