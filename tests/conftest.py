@@ -53,14 +53,18 @@ LONG_SECONDS = 600
 
 
 WHOLE = ("tests/house/", *(Path(__file__).parent / "core.txt").read_text().split())
-"""Of these each commit makes all variants, of all others every third."""
+"""Of these each commit makes all variants, unless they are `--sampled`; of all others every third."""
 
 
-def _sample(items: list[pytest.Item]) -> None:
-    """Mark two thirds of each test's variants `full`; which, depends on the test's name alone."""
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--sampled", action="store_true", help="make every third variant of each test")
+
+
+def _sample(items: list[pytest.Item], whole: tuple[str, ...]) -> None:
+    """Mark two thirds of each test's variants `full`, except in these modules; which, depends on its name alone."""
     variants: dict[str, list[pytest.Item]] = {}
     for item in items:
-        if not item.nodeid.startswith(WHOLE):
+        if not item.nodeid.startswith(whole):
             variants.setdefault(item.nodeid.partition("[")[0], []).append(item)
     for name, found in variants.items():
         chosen = crc32(name.encode()) % min(3, len(found))
@@ -70,8 +74,8 @@ def _sample(items: list[pytest.Item]) -> None:
 
 
 @pytest.hookimpl(tryfirst=True)  # before those of `-m` are taken out
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    _sample(items)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    _sample(items, () if config.getoption("--sampled") else WHOLE)
     for item in items:
         if item.get_closest_marker("full") and not item.get_closest_marker("timeout"):
             item.add_marker(pytest.mark.timeout(LONG_SECONDS))

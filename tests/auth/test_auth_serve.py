@@ -104,6 +104,7 @@ def test_workers_share_a_secret(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("transport", ["sse", "ws"])
+@pytest.mark.full
 def test_chat_with_a_token(folder: Path, transport: str) -> None:
     """`twinwire chat` takes its token from a file or a variable, never from the command line; without it says why."""
     (folder / "token").write_text(TOKENS["alice"] + "\n")

@@ -175,6 +175,7 @@ def test_messages(at: At, transport: str) -> None:
 
 
 @both
+@pytest.mark.full
 def test_another_device_answers(at: At, server: str, transport: str) -> None:
     """The terminal says that somebody else has answered and asks no more; a line that was half typed is dropped."""
     who = f"elsewhere-{transport}"
@@ -219,6 +220,7 @@ def test_without_a_terminal(server: str, transport: str, flags: list[str]) -> No
         assert out.endswith('👍 approved elsewhere\n  🔧 Delete... ✅\n{"path": "a\\u202e"} None\n🎉 done\n')
 
 
+@pytest.mark.full
 def test_what_does_not_fit(at: At, server: str) -> None:
     """`runs answer` says in a sentence what does not fit, and the question stays open."""
     with at("chat", "branch", "--user", "misfit") as typist:

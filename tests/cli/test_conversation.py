@@ -205,6 +205,7 @@ def test_nothing_to_resume(server: str, tmp_path: Path) -> None:
             assert typist.end() == (2, "twinwire: `--resume` requires an earlier conversation, but there is none.\n")
 
 
+@pytest.mark.full
 def test_runs(server: str) -> None:
     """`twinwire runs` lists a user's runs, the newest first, as lines for people or of JSON."""
     who = ("--url", server, "--user", "lister")
@@ -247,6 +248,7 @@ def test_choose_and_delete(server: str) -> None:
 
 
 @both
+@pytest.mark.full
 def test_follow_and_cancel(server: str, transport: str) -> None:
     """A run is followed from elsewhere; Ctrl-C leaves it going on, `cancel` ends it for all who follow."""
     who = ("--url", server, "--user", f"by-{transport}")

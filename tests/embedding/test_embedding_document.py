@@ -137,6 +137,7 @@ async def test_an_hour_with_fastapi(server: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("server", ["uvicorn", "daphne"])
+@pytest.mark.full
 async def test_an_hour_with_django(server: str, tmp_path: Path) -> None:
     """The same in a Django project, with Django's own login and users."""
     target = django_project(tmp_path)

@@ -30,6 +30,7 @@ async def brief(request: RunRequest) -> AsyncGenerator[StreamEvent, None]:
 @pytest.mark.parametrize(
     "races", [500, pytest.param(10_000, marks=[pytest.mark.full, pytest.mark.timeout(900)])], ids=str
 )
+@pytest.mark.full
 async def test_cancel_races_finish(kind: str, races: int, chance: random.Random) -> None:
     """Two cancels at once, at about the time when the run ends: it is cancelled if one was accepted, else it is not.
 

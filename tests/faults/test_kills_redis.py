@@ -17,8 +17,6 @@ from support.players import Load, told
 from support.redis_server import fresh
 from support.redis_workers import leftovers
 
-pytestmark = pytest.mark.full
-
 KILLS = int(os.environ.get("WORKER_KILLS", "20"))
 LEASE = 1.0
 

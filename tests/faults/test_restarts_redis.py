@@ -20,8 +20,6 @@ from support.redis_server import fresh
 from support.redis_workers import leftovers
 from support.serving import until
 
-pytestmark = pytest.mark.full
-
 HANGUPS = 20
 RESTARTS = int(os.environ.get("ROLLING_RESTARTS", "20"))
 
@@ -49,6 +47,7 @@ async def test_rolling_restarts(tmp_path: Path, chance: random.Random) -> None:
     assert load.went["cut calls"]
 
 
+@pytest.mark.full
 @pytest.mark.full
 async def test_hangups(tmp_path: Path, chance: random.Random) -> None:
     """`SIGHUP` to `twinwire serve --workers 2`, again and again, interrupts no run that can go on elsewhere."""

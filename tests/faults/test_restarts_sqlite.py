@@ -17,8 +17,6 @@ from support.fleet import fleet
 from support.players import Load, told
 from support.sqlite_logs import leftovers
 
-pytestmark = pytest.mark.full
-
 RESTARTS = int(os.environ.get("SQLITE_RESTARTS", "20"))
 SIGNALS = (signal.SIGTERM, signal.SIGHUP, signal.SIGKILL)
 

@@ -88,6 +88,7 @@ async def test_streams_a_real_model_s_answer(server: Process, transport: Transpo
 
 
 @both
+@pytest.mark.full
 async def test_cancel_in_mid_answer(server: Process, transport: Transport) -> None:
     """A cancel ends the answer where it is, and frees the model: after more of them than it has slots, it answers."""
     async with connected(server.url) as client:
@@ -141,6 +142,7 @@ async def test_the_model_s_process_dies(server: Process) -> None:
 
 
 @pytest.mark.parametrize("ending", [signal.SIGTERM, pytest.param(signal.SIGKILL, marks=pytest.mark.full)])
+@pytest.mark.full
 async def test_the_model_ends_with_its_server(gguf: str, ending: signal.Signals) -> None:
     """However the server ends, in the middle of an answer, no process of it is left; SIGTERM still ends the run."""
     with starting(gguf) as server:

@@ -49,6 +49,7 @@ def names(start: int, count: int = 32) -> list[str]:
     return [f"T{number:063d}" for number in range(start, start + count)]
 
 
+@pytest.mark.full
 def test_filters_are_forgotten_with_those_who_use_them(server: Server) -> None:
     """Types that nobody else asks for are kept as long as their followers are there, over both transports."""
     run_id = server.run("event 10 stay")
@@ -314,6 +315,7 @@ def test_replies_nobody_reads(server: Server) -> None:
 
 
 @pytest.mark.parametrize(("what", "count", "runs"), [("small", 1000, 120), ("page", 100, 110)])
+@pytest.mark.full
 def test_a_full_log(what: str, count: int, runs: int, tmp_path: Path) -> None:
     """A log in memory that runs have filled takes what `--log-bytes` says, of small events and of large ones."""
     bound = 24 * MB

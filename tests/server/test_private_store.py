@@ -176,6 +176,7 @@ async def test_a_keeper_that_dies(served: Served) -> None:
     assert "The process that keeps the private Valkey died. Another takes its place." in err
 
 
+@pytest.mark.full
 async def test_workers_are_replaced(served: Served) -> None:
     """SIGHUP replaces both workers, and the store stays: a run that has ended is there yet."""
     before, store = served.workers(), served.store
@@ -217,6 +218,7 @@ async def test_runs_end_with_the_server(kind: str, tmp_path: Path) -> None:
         assert await ended(served) == (-signal.SIGTERM, "")
 
 
+@pytest.mark.full
 async def test_two_side_by_side(served: Served, tmp_path: Path) -> None:
     """Each command has a store of its own: a run of one is unknown to the other, which its end leaves alone."""
     (tmp_path / "other").mkdir()

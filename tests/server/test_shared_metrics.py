@@ -180,6 +180,7 @@ def served(tmp_path: Path) -> Iterator[Process]:
         yield process
 
 
+@pytest.mark.full
 async def test_workers_that_hang_die_and_are_replaced(served: Process) -> None:
     """A worker that hangs holds no scrape up, and what one that dies or is replaced has counted stays in the sum."""
     seen: list[float] = []
