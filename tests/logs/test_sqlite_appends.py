@@ -14,9 +14,9 @@ from support.logs import LIMITS, append, records, started
 from support.sqlite_logs import at, executed, read
 from twinwire.log import Limits
 from twinwire.log.pace import Pace
-from twinwire.log.sqlite.appends import BATCH_EVENTS
 from twinwire.log.sqlite.log import SqliteLog
 from twinwire.log.sqlite.tables import Tables
+from twinwire.log.sqlite.writer import BATCH_EVENTS
 from twinwire.protocol.errors import CursorGone, LogUnavailable, RunNotFound, StaleWriter
 
 TIME = re.compile(rb'"timestamp":"[^"]*"')
