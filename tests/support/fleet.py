@@ -86,6 +86,10 @@ class Fleet:
         try:
             async with asyncio.timeout(END_SECONDS):
                 code = await asyncio.shield(worker.end)
+        except TimeoutError:
+            worker.send(signal.SIGABRT)
+            async with asyncio.timeout(END_SECONDS):
+                code = await asyncio.shield(worker.end)
         finally:
             self.forget(worker)
         assert code == -by, (code, worker.said)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import faulthandler
 import gc
 import importlib
 import json
@@ -174,6 +175,7 @@ def _become(order: Mapping[str, Any], connection: socket.socket, parent: int) ->
         if os.getppid() == parent:
             os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
             os.dup2(os.open(order["stderr"], os.O_WRONLY | os.O_CREAT | os.O_APPEND), 2)
+            faulthandler.enable()  # SIGABRT shows where one that does not end is
             os.chdir(order["cwd"])
             os.environ.clear()
             os.environ.update(order["environ"])
