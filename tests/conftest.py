@@ -21,9 +21,10 @@ from support.serving import Puppets, Running, plain, serving
 BROWSER = find_spec("playwright") is not None or "CI" in os.environ
 collect_ignore = [] if BROWSER else ["e2e"]
 
-# A shell starts what it puts into the background with SIGINT ignored, and programs keep that: for the programs that
-# the tests start Ctrl-C is to be what it is for a user.
+# A shell starts what it puts into the background with SIGINT ignored, `nohup` with SIGHUP, and programs keep that: for
+# the programs that the tests start both are to be what they are for a user.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def _skip_nothing(report: pytest.TestReport | pytest.CollectReport) -> None:
