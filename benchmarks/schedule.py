@@ -29,8 +29,8 @@ class Load:
 
     `count` tokens, `rate` a second on average (0: as fast as they are taken), after `delay` seconds. They come in
     bursts of `burst` on average (geometric), with log-normal pauses; a token has `size` characters on average
-    (log-normal) beside its stamp. Without bursts (0) all have one length and one distance. `tell` is a UDP port of
-    127.0.0.1 that hears when the run stops.
+    (log-normal) beside its stamp. Without bursts (0) all have one length and one distance, and are
+    timed to a millisecond, as agents sleep. `tell` is a UDP port of 127.0.0.1 that hears when the run stops.
     """
 
     rate: float = 50.0
@@ -119,8 +119,9 @@ async def tokens(load: Load) -> AsyncGenerator[str, None]:
     try:
         for number, (offset, length) in enumerate(load.plan()):
             due = start + int(offset * 1e9)
-            if due > time.monotonic_ns():
-                await pacer().until(due)
+            wait = due - time.monotonic_ns()
+            if wait > 0:
+                await (pacer().until(due) if load.burst else asyncio.sleep(wait / 1e9))
             elif number % YIELD_EVERY == 0:
                 await asyncio.sleep(0)
             yield f"@{due if load.rate else time.monotonic_ns()} {'x' * length}"

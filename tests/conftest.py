@@ -53,7 +53,7 @@ LONG_SECONDS = 600
 """The timeout of a test that is marked `full` and names none: one that is over ends the whole process."""
 
 
-WHOLE = ("tests/house/", *(Path(__file__).parent / "core.txt").read_text().split())
+WHOLE = ("tests/house/", "tests/suites/", *(Path(__file__).parent / "core.txt").read_text().split())
 """Of these each commit makes all variants, unless they are `--sampled`; of all others every third."""
 
 
