@@ -1,11 +1,12 @@
-"""How many runs one processor carries: the most whose tokens come in time, for each log, transport and kind of agent.
+"""The number of runs that one processor carries: the most whose tokens come in time.
 
     uv run python -m benchmarks.capacity [--rate 50] [--seconds 4] [--most 2000] [--runs 400] [--json | --out DIR]
 
-Each run gives `rate` tokens a second to one follower. A token's added latency counts from the time at which it was due,
-or in a relay from the time at which the model's server wrote it. `in time`: 99 of 100 tokens add no more than 20 ms, or
-100 ms. The number of runs is halved in until it is known to a twentieth; what is measured has a processor of its own,
-and the load, the model's server and Valkey share the others. Where those are full first the figure is a lower bound.
+For each log, transport and kind of agent: each run gives `rate` tokens a second to one follower. A token's added
+latency counts from the time at which it was due, or in a relay from the time at which the model's server wrote it. `in
+time`: 99 of 100 tokens add no more than 20 ms, or 100 ms. The number of runs is halved in until it is known to a
+twentieth; what is measured has a processor of its own, and the load, the model's server and Valkey share the others.
+If those are full first, the figure is a lower bound.
 
 `own` agents yield; `relay` passes on the tokens of an OpenAI-compatible server. In the same run the same work is done
 by nginx (relay), by an ASGI app on uvicorn and by Node (own), none of which has a log. `at 400` is the CPU per token of
@@ -48,7 +49,7 @@ Take = dict[str, float]
 
 
 Asking = Callable[[str, Load], Ask]
-"""How a run is asked for over this transport."""
+"""Returns the request for a run over this transport."""
 
 
 @contextmanager

@@ -76,7 +76,7 @@ async def test_what_is_joined_and_what_is_not(
 
 
 async def test_runs_of_a_millisecond_are_one_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What comes right after a job is the next one's; what somebody waits for goes at once, with what was before it."""
+    """Appends right after a job are the next one's; one that somebody waits for goes at once, with those before it."""
     async with at(tmp_path / "log.db") as log:
         runs = [await started(log, 1) for _ in range(10)]
         monkeypatch.setattr(Pace, "ask", lambda _: None)  # the millisecond is not over

@@ -1,4 +1,4 @@
-"""When appends that can go out together do: at once, or a millisecond after the last ones went."""
+"""The time at which appends go out together: at once, or a millisecond after the last ones went."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ PACE_SECONDS = 0.001
 class Pace:
     """Lets `send` be called once in `PACE_SECONDS`: what comes meanwhile is for the next call.
 
-    A transaction and an exchange with a server cost as much as the appends of twenty runs that share them.
+    A transaction, and an exchange with a server, cost the same for one append and for many.
     """
 
     def __init__(self, send: Callable[[], None]) -> None:

@@ -233,7 +233,7 @@ class Writer:
             self._await(appending, append)
 
     def _await(self, appending: Awaitable[None], append: _Append) -> None:
-        """Hear of what the log has made of this append. A callback takes a third of what a task would."""
+        """Hear of what the log has made of this append. A callback needs no task."""
         self._under_way = append
         asyncio.ensure_future(appending).add_done_callback(self._replied)
 

@@ -1,6 +1,6 @@
 """The appends of many runs as one job of the thread that writes: what they tell within a millisecond.
 
-A job for each wakes the thread for each, and what both threads do for it is a third of what an event costs.
+A job for each would wake the thread for each.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from twinwire.protocol.errors import RunNotFound, StaleWriter, TwinwireError
 from twinwire.protocol.events import Record
 
 Bounds = tuple[int, int] | None
-"""What `Tables.append` returns."""
+"""The numbers that `Tables.append` returns."""
 
 
 class Append(Struct, eq=False):
-    """What is to be appended to a run, as `Tables.append` takes it. `done` is done when that is committed, or fails."""
+    """An append to a run, as `Tables.append` takes it. `done` is done when it is committed, or fails."""
 
     run_id: str
     expected_last: int
