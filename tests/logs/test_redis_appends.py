@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import random
 import re
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
@@ -13,7 +12,7 @@ import msgspec
 import pytest
 from redis.asyncio import Redis
 
-from support.logs import LIMITS, append, records
+from support.logs import LIMITS, append, records, told
 from support.redis_server import fresh, own_server
 from support.redis_workers import begun, raw, worker
 from twinwire.log import Limits
@@ -51,19 +50,7 @@ async def calls(client: Redis) -> int:
 
 async def story(log: RedisLog, client: Redis, seed: int) -> list[object]:
     """Runs that are appended to as this seed says, up to the end of some; all that Redis then has of them."""
-    rng = random.Random(seed)
-    runs = [(await begun(log)).run_id for _ in range(10)]
-    last = dict.fromkeys(range(10), 0)
-    for _ in range(20):
-        some = {run: rng.randint(1, 5) for run in rng.sample(sorted(last), rng.randint(1, len(last)))}
-        ends = {run for run in some if rng.random() < 0.04 and len(last) > 2}
-        await asyncio.gather(
-            *(
-                append(log, runs[run], last[run], records("x" * 26, last[run], count, end=run in ends, size=count))
-                for run, count in some.items()
-            )
-        )
-        last = {run: at + some.get(run, 0) for run, at in last.items() if run not in ends}
+    runs = await told(log, seed)
     found: list[object] = []
     for run_id in runs:
         fields = await client.hgetall(log._keys.run(run_id))

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import random
 import re
 from pathlib import Path
 
 import msgspec
 import pytest
 
-from support.logs import LIMITS, append, records, started
+from support.logs import LIMITS, append, records, started, told
 from support.sqlite_logs import at, executed, read
 from twinwire.log import Limits
 from twinwire.log.pace import Pace
@@ -43,19 +42,7 @@ def jobs(log: SqliteLog, monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 async def story(log: SqliteLog, seed: int) -> list[object]:
     """Runs that are appended to as this seed says, up to the end of some; what the log then has of each."""
-    rng = random.Random(seed)
-    runs = [await started(log) for _ in range(10)]
-    last = dict.fromkeys(range(10), 0)
-    for _ in range(20):
-        some = {run: rng.randint(1, 5) for run in rng.sample(sorted(last), rng.randint(1, len(last)))}
-        ends = {run for run in some if rng.random() < 0.04 and len(last) > 2}
-        await asyncio.gather(
-            *(
-                append(log, runs[run], last[run], records("x" * 26, last[run], count, end=run in ends, size=count))
-                for run, count in some.items()
-            )
-        )
-        last = {run: number + some.get(run, 0) for run, number in last.items() if run not in ends}
+    runs = await told(log, seed)
     found: list[object] = []
     for run_id in runs:
         state = await log.state(run_id)

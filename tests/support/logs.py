@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib
 import os
+import random
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
 from functools import cache
@@ -139,6 +141,24 @@ async def started(log: Store, count: int = 0, *, end: bool = False, user_id: str
     if count:
         await append(log, info.run_id, 0, records(info.run_id, 0, count, end=end))
     return info.run_id
+
+
+async def told(log: Store, seed: int) -> list[str]:
+    """Append to ten runs as this seed says, up to the end of some. Return their ids."""
+    rng = random.Random(seed)
+    runs = [await started(log) for _ in range(10)]
+    last = dict.fromkeys(range(10), 0)
+    for _ in range(20):
+        some = {run: rng.randint(1, 5) for run in rng.sample(sorted(last), rng.randint(1, len(last)))}
+        ends = {run for run in some if rng.random() < 0.04 and len(last) > 2}
+        await asyncio.gather(
+            *(
+                append(log, runs[run], last[run], records("x" * 26, last[run], count, end=run in ends, size=count))
+                for run, count in some.items()
+            )
+        )
+        last = {run: number + some.get(run, 0) for run, number in last.items() if run not in ends}
+    return runs
 
 
 def at(second: int) -> str:
