@@ -157,6 +157,7 @@ async def test_copying(visit: Visit, puppets: Puppets) -> None:
     puppet.end()
     await expect(visit.outcome).to_be_visible()
     here = await visit.page.evaluate("location.href")  # `page.url` is told of a new fragment only later
+    await expect(visit.page.locator("figcaption").get_by_role("button", name="Copy")).to_be_visible()
     for name, copied in (("Copy", "  ls <x> &&\n\n  pwd"), ("Copy", text), ("Copy link", here)):
         button = visit.page.get_by_role("button", name=name, exact=True).first
         await button.click()
