@@ -25,6 +25,7 @@ async def large(request: RunRequest) -> AsyncGenerator[StreamEvent, None]:
     """An agent whose result has as many megabytes as its message says."""
     for _ in range(int(request.message)):
         yield StreamEvent(type="LLM_CHUNK", data={"content": "x" * 1_000_000, "delta": "x" * 1_000_000})
+        await asyncio.sleep(0)  # it holds up nobody
 
 
 async def large_run(server: Running, megabytes: int) -> bytes:
