@@ -447,10 +447,14 @@ async def test_what_an_agent_begins(seen: Recorded) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 async def test_a_tracer_that_raises(
-    kind: str, seen: Recorded, model: ModelServer, caplog: pytest.LogCaptureFixture
+    kind: str,
+    seen: Recorded,
+    model: ModelServer,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A processor of somebody's that raises for each span costs the spans, and a run nothing."""
-    seen.faulty.broken = True
+    monkeypatch.setattr(seen.faulty, "broken", True)  # all tests share it
     model.script(calls(("echo", {"text": "a"})))
     model.script(answer("b"))
     async with serving({"mine": agent(model, Echo())}, otel=True) as server:
