@@ -86,6 +86,7 @@ def test_beyond_loopback(
             assert httpx.get(url, headers=headers, trust_env=False).status_code == 200
 
 
+@pytest.mark.full
 def test_workers_share_a_secret(folder: Path) -> None:
     """A ticket of one worker is good for all of them, also where no secret is set."""
     environ = {"TWINWIRE_AUTH_TOKENS": f"alice:{TOKENS['alice']}", "TWINWIRE_LOG": fresh()}

@@ -73,6 +73,7 @@ def test_it_runs_and_keeps_what_it_has(tmp_path: Path) -> None:
     assert re.findall(r"(?:src|href)=|url\(|@import|<script|https?://", html) == []
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.full)])
 def test_what_was_measured_is_kept(number: int, tmp_path: Path) -> None:
     """Ended early, it still writes what it has measured, and says that there should be more."""

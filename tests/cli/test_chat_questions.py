@@ -277,6 +277,7 @@ def test_ctrl_c(at: At, transport: str) -> None:
         typist.sees("more, 2 before\n🎉 done\n> ")
 
 
+@pytest.mark.full
 def test_ctrl_d(at: At, server: str) -> None:
     """At a question Ctrl-D leaves it to others, and says how to answer it; a conversation ends with its run."""
     for arguments in (["chat", "delete", "--user", "left"], ["chat", "--user", "left"]):

@@ -119,6 +119,7 @@ def test_stopping_a_run(talk: Talk, transport: str, by: str) -> None:
         assert typist.end() == (130, "\n")
 
 
+@pytest.mark.full
 def test_a_second_ctrl_c_leaves(tmp_path: Path) -> None:
     """Where the server does not answer any more, the second Ctrl-C ends the program at once."""
     (tmp_path / "agents.py").write_text(AGENTS)
@@ -136,6 +137,7 @@ def test_a_second_ctrl_c_leaves(tmp_path: Path) -> None:
                 assert typist.end() == (130, "\n")
 
 
+@pytest.mark.full
 def test_lines_of_before(talk: Talk, tmp_path: Path) -> None:
     """The arrow keys bring back what was typed, in this conversation and in those before; a line can be edited."""
     up, home = b"\x1b[A", b"\x01"

@@ -205,6 +205,7 @@ async def test_nothing_is_exported(more: dict[str, str], tmp_path: Path) -> None
     assert collector.heads == []
 
 
+@pytest.mark.full
 async def test_a_provider_of_one_s_own(tmp_path: Path) -> None:
     """The document's app, which sets a provider, has its spans there and nowhere else; the last ones at SIGTERM."""
     _, app = snippets((ROOT / "docs/OBSERVABILITY.md").read_text(), "python")

@@ -94,6 +94,7 @@ async def compiled(folder: Path, snippet: str, name: str) -> str:
     return (folder / f"{name}.mjs").read_text()
 
 
+@pytest.mark.full
 async def test_types(folder: Path) -> None:
     """The snippets of modules are sound in the strict compiler's eyes, too."""
     for name, snippet in {"first": FIRST, "left": LEFT, "broken": BROKEN}.items():

@@ -31,6 +31,7 @@ async def finish(puppet: Puppet, call: str = "c1", **data: Any) -> None:
     await told(puppet, "TOOL_CALL_FINISH", tool_call_id=call, tool_name="Delete", **outcome)
 
 
+@pytest.mark.full
 @both
 async def test_an_approval_is_edited_on_a_phone_while_a_desktop_watches(
     browser: Browser, visit: Visit, puppets: Puppets, transport: Transport

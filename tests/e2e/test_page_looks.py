@@ -131,6 +131,7 @@ PERSON: dict[str, Any] = {
 }
 
 
+@pytest.mark.full
 async def test_looks_of_questions(seen: tuple[str, Visit], puppets: Puppets) -> None:
     """Cards, their forms with what is wrong, an edited call, and what is folded: everybody can use each of them."""
     name, visit = seen
@@ -170,6 +171,7 @@ async def test_looks_of_questions(seen: tuple[str, Visit], puppets: Puppets) -> 
     await look(visit, f"{name}-decided")
 
 
+@pytest.mark.full
 async def test_panels_on_a_phone(browser: Browser, proxy: Proxy, server: Running, puppets: Puppets) -> None:
     """The list and the live panel are opened over the conversation, hold the same controls, and close with Escape."""
     server.runs.agents["mine"] = AgentSpec(puppets)

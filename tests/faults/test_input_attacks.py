@@ -213,6 +213,7 @@ async def test_the_same_id_for_something_like_it(kind: str) -> None:
         assert (await say(kind, server, follower.run_id, answer=True, **what))["status"] == "accepted"
 
 
+@pytest.mark.full
 async def test_a_cancel_beside_an_owner_that_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """A message to a run that does not answer holds up neither the socket's pings nor its cancels."""
     url, agent = fresh(), Scripted()

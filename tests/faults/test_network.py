@@ -66,6 +66,7 @@ async def test_no_thread_is_free(kind: str, server: Running, puppets: Puppets) -
         await loop.shutdown_default_executor()
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_client_that_is_no_longer_there(kind: str) -> None:
     """A peer whose packets are lost without a word is given up after the time that is set for it (TCP_USER_TIMEOUT)."""

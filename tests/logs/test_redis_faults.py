@@ -121,6 +121,7 @@ async def test_redis_is_killed_and_restarted(puppets: Puppets, tmp_path: Path, l
                 assert await rest(cross) == seen
 
 
+@pytest.mark.full
 async def test_redis_is_frozen_past_all_timeouts(puppets: Puppets, tmp_path: Path) -> None:
     """Every connection was given up and every lease ran out: nobody is taken for dead, nothing is lost or doubled."""
     with own_server(tmp_path) as redis:

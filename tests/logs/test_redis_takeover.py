@@ -440,6 +440,7 @@ class Passes(Heir):
             await self.log.release(info.run_id)
 
 
+@pytest.mark.full
 async def test_runs_that_are_passed_on_and_on() -> None:
     """Followers on every worker see each event once, in order, however often their runs move from worker to worker."""
     url, chance = fresh(SLOW), random.Random(20)

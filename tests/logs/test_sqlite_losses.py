@@ -375,6 +375,7 @@ async def test_holes_are_gaps(tmp_path: Path) -> None:
                 await read_it
 
 
+@pytest.mark.full
 async def test_nobody_is_suspected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A log that only its server writes is never looked through for what others have deleted, checkpoints or not."""
     looked = []

@@ -129,6 +129,7 @@ def merged(told: list[tuple[str, Any, Any]]) -> list[tuple[str, Any, Any]]:
     return together
 
 
+@pytest.mark.full
 @settings(max_examples=40, deadline=None)
 @given(EVENTS, st.lists(st.integers(0, 30), max_size=4))
 async def test_any_mix(told: list[StreamEvent], pauses: list[int]) -> None:

@@ -194,6 +194,7 @@ def test_bodies_that_do_not_end(
                 assert close[4:] == b"The server is reading too many large messages. Reconnect later."
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("place", ["tls"], indirect=True)
 def test_bodies_that_do_not_end_over_http2(place: tuple[Server, TLS]) -> None:
     """The same over HTTP/2, where others on the same connection are answered too."""

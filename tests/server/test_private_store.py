@@ -82,6 +82,7 @@ async def test_workers_share_it(kind: str, served: Served) -> None:
     assert await ended(served) == (-signal.SIGTERM, "")
 
 
+@pytest.mark.full
 def test_nobody_else_reaches_it(served: Served) -> None:
     """It listens on no port, and its folder and socket are for this user alone; nothing but them is on disk."""
     (folder,) = served.folders
@@ -125,6 +126,7 @@ async def test_it_ends_with_the_server(number: signal.Signals, group: bool, tmp_
         assert await ended(process) == (-number, "")
 
 
+@pytest.mark.full
 async def test_it_ends_with_a_killed_supervisor(tmp_path: Path) -> None:
     """If the supervisor is killed, the store is there until the workers have drained; then nothing is left."""
     with Served(tmp_path, "--drain-timeout", "20") as process:
@@ -162,6 +164,7 @@ async def test_a_store_that_dies(served: Served) -> None:
     assert "Traceback" not in err
 
 
+@pytest.mark.full
 async def test_a_keeper_that_dies(served: Served) -> None:
     """The store of a keeper that is killed ends; another keeper starts another store, and new runs complete."""
     keeper, store = served.keeper, served.store

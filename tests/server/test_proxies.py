@@ -87,6 +87,7 @@ async def test_each_token_as_it_comes(proxy: str, transport: Transport, tmp_path
         assert [event["type"] for event in await rest(follower)] == ["AGENT_FINISH"]
 
 
+@pytest.mark.full
 @each_proxy
 async def test_silence(proxy: str, tmp_path: Path) -> None:
     """Heartbeats pass, and keep a stream alive in which nothing happens for longer than the proxy's time-outs."""

@@ -74,6 +74,7 @@ def kept() -> Counter[str]:
     return Counter(type(found).__name__ for found in gc.get_objects() if type(found) in kinds)
 
 
+@pytest.mark.full
 async def test_nothing_is_kept_of_sockets_that_left(puppets: Puppets) -> None:
     """Of sockets that followed runs with filters of their own no pump, follower, view or audience is left."""
     async with serving({"mine": puppets}) as server, connect(server.ws_url, compression=None, proxy=None) as first:
