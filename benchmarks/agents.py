@@ -35,6 +35,12 @@ async def steady(request: RunRequest) -> AsyncGenerator[StreamEvent, None]:
         yield StreamEvent(type="LLM_CHUNK", data={"content": TEXT, "delta": TEXT})
 
 
+async def silent(_: RunRequest) -> AsyncGenerator[StreamEvent, None]:
+    """Yield one event, and wait for ever with as little as there can be."""
+    yield StreamEvent(type="LLM_CHUNK", data={"content": TEXT, "delta": TEXT})
+    await asyncio.get_running_loop().create_future()
+
+
 async def ticking(request: RunRequest) -> None:
     """The same events, emitted by timers: no task wakes up for one."""
     load = msgspec.json.decode(request.message, type=Load)

@@ -26,10 +26,11 @@ from typing import Any
 
 from benchmarks import kept
 from benchmarks.fanout import Sinks
-from benchmarks.idle import QUIET, connected
+from benchmarks.idle import connected
 from benchmarks.load import masked
 from benchmarks.processes import Program, step_aside, twinwire
 from benchmarks.relay import websocket
+from twinwire.log.tail import RECORD_BYTES
 
 MB = 2**20
 EVENTS = 500  # of each run that fills the log
@@ -112,8 +113,6 @@ def full_log(size: int, log_bytes: int) -> float:
 
 def live_log(log_bytes: int) -> float:
     """Return what a log with one long run takes, whose events come to nine tenths of its bound, as a share of it."""
-    from twinwire.log.tail import RECORD_BYTES
-
     count = log_bytes * 9 // 10 // (SIZES[0] + RECORD_BYTES)
     with serving("--log-bytes", str(log_bytes)) as (server, client):
 
@@ -144,12 +143,10 @@ def conversations(sessions_bytes: int) -> float:
 def silent(transport: str, runs: int) -> float:
     """Return the kB that a run which says nothing takes, with its follower."""
     flags = ("--run-timeout", "100000", "--max-connections", "100000", "--max-runs", "100000")
-    ask = (f"GET /chat/stream?message={QUIET} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode(), b"")
+    ask = (b"GET /chat/stream?message=hi HTTP/1.1\r\nHost: localhost\r\n\r\n", b"")
     if transport == "ws":
-        message = json.dumps({"rate": 1, "count": 1, "delay": 100000})
-        start = {"type": "start", "request_id": "r", "message": message}
-        ask = (websocket(), masked(json.dumps(start)))
-    with twinwire("benchmarks.agents:steady", *flags) as (server, port):
+        ask = (websocket(), masked(json.dumps({"type": "start", "request_id": "r", "message": "hi"})))
+    with twinwire("benchmarks.agents:silent", *flags) as (server, port):
         held: list[Sinks] = [connected(port, [ask] * 100)]  # what is loaded and allocated once
         time.sleep(SETTLE)
         taken = grown(server, lambda: held.append(connected(port, [ask] * runs)))

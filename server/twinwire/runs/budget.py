@@ -44,10 +44,16 @@ class Live:
         self.taken = 0
 
 
+_NO_REQUEST, _NO_FOLD = RunRequest(""), Fold()
+
+
 class Share:
     """One run's share of what is `live`, beside its own budget. `release` it once, at the run's end."""
 
-    __slots__ = ("_at", "_bytes", "_counted", "_events", "_held", "_kept", "_live", "_look", "_size", "_tokens")
+    __slots__ = (
+        *("_at", "_bytes", "_counted", "_events", "_fold", "_held", "_kept", "_live", "_look", "_request"),
+        *("_size", "_tokens"),
+    )
 
     def __init__(self, live: Live, budget: Budget | None) -> None:
         self._live = live
@@ -58,6 +64,11 @@ class Share:
         self._counted = 0  # tokens
         self._at = 0, 0  # the bytes that were said, and the events, when they were counted
         self._look = 0  # the bytes of events from which on there may be too many, or too many tokens
+        self._request, self._fold = _NO_REQUEST, _NO_FOLD  # until it begins
+
+    def begin(self, request: RunRequest, fold: Fold) -> None:
+        """The run begins: its usage is in this request, and what it has said in this fold."""
+        self._request, self._fold = request, fold
 
     def hold(self, history: Sequence[Message], runs: int) -> None:
         """Count what the run is given, as it is in memory. Raise `TooManyRuns` if there is no room: `runs` go on."""
@@ -85,14 +96,15 @@ class Share:
         self._kept = size
         return True
 
-    def check(self, request: RunRequest, fold: Fold, events: int, size: int) -> None:
+    def check(self, events: int, size: int) -> None:
         """Raise `BudgetSpent` if the run may not have so many events, or so many bytes of them, or its tokens."""
         if events > self._events:
             raise BudgetSpent(self._events, "events")
-        if size >= self._look or request.usage.total_tokens != self._counted:
+        usage = self._request.usage
+        if size >= self._look or usage.total_tokens != self._counted:
             if size > self._bytes:
                 raise BudgetSpent(self._bytes, "bytes of events")
-            self.spend(request.usage, fold.said, events, self._size)  # this event is not in the fold yet
+            self.spend(usage, self._fold.said, events, self._size)  # this event is not in the fold yet
         live = self._live
         taken = live.taken + size - self._size
         if taken > live.limit:
@@ -117,3 +129,4 @@ class Share:
         """Give all of it back."""
         self._live.taken -= self._held + self._size + self._kept
         self._held = self._size = self._kept = 0
+        self._request, self._fold = _NO_REQUEST, _NO_FOLD

@@ -8,19 +8,30 @@ import time
 from collections.abc import Callable
 
 from twinwire.protocol.errors import RunError, RunTimeout
+from twinwire.runs.due import Due
 
 
 class Deadline:
     """`seconds` from a run's begin; then `expire` is called, and `error` is what ends the run.
 
     `due` is a time of `time.monotonic`, infinite while the run waits, which it may do for `longest` seconds in all.
-    Other processes have spent `spent` of the seconds, and waited for `waited` more.
+    Other processes have spent `spent` of the seconds, and waited for `waited` more. `due_together` are the deadlines of
+    all runs that have so many seconds.
     """
 
-    __slots__ = ("_allowed", "_error", "_expire", "_left", "_longest", "_seconds", "_since", "_timer", "due")
+    __slots__ = (
+        *("_allowed", "_error", "_expire", "_left", "_longest", "_seconds", "_since", "_timer", "_together", "due"),
+    )
 
     def __init__(
-        self, seconds: float, longest: float, expire: Callable[[], None], *, spent: float = 0.0, waited: float = 0.0
+        self,
+        seconds: float,
+        longest: float,
+        expire: Callable[[], None],
+        due_together: Due | None = None,
+        *,
+        spent: float = 0.0,
+        waited: float = 0.0,
     ) -> None:
         self.due = time.monotonic() + seconds - spent
         self._seconds = seconds
@@ -28,6 +39,7 @@ class Deadline:
         self._longest = longest - waited
         self._allowed = longest
         self._expire = expire
+        self._together = None if spent else due_together
         self._left = 0.0
         self._since: float | None = None  # when the wait began, if the run waits
         self._timer: asyncio.TimerHandle | None = None
@@ -45,7 +57,10 @@ class Deadline:
 
     def start(self) -> None:
         """Call `expire` when the time is up."""
-        self._call(self.due - time.monotonic(), self._expire)
+        if self._together is not None:
+            self._together.add(self._fire)
+        else:
+            self._call(self.due - time.monotonic(), self._expire)
 
     def stop(self) -> None:
         """The run is over."""
@@ -80,7 +95,15 @@ class Deadline:
         self._cancel()
         self._timer = asyncio.get_running_loop().call_later(seconds, what)
 
+    def _fire(self) -> None:
+        """Expire, unless the run has been held or is over since it was due."""
+        if self._together is not None:
+            self._expire()
+
     def _cancel(self) -> None:
+        if self._together is not None:
+            self._together.remove(self._fire)
+            self._together = None
         if self._timer is not None:
             self._timer.cancel()
 

@@ -51,7 +51,7 @@ async def probe() -> None:
             _agent,
             RunRequest("ready"),
             deadline=SECONDS,
-            budget=None,
+            share=None,
             orphan_timeout=None,
             held=Held(),
             metrics=Metrics(),

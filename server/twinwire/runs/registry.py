@@ -36,6 +36,7 @@ from twinwire.protocol.wire import new_run_id, trace_of
 from twinwire.runs.attendance import Attendance
 from twinwire.runs.budget import Budget, Live, Share
 from twinwire.runs.checkpoints import Beginning, Keeper, Unreadable, beginning_of, checkpoint_of
+from twinwire.runs.due import Due
 from twinwire.runs.endings import Endings
 from twinwire.runs.inputs import InputLimits
 from twinwire.runs.policies import Policy
@@ -121,6 +122,8 @@ class Runs(Reach, Attendance):
         self._endings = endings or Endings()
         self.debug = debug
         self._watchdog = Watchdog(self._live)
+        self._due: dict[float, Due] = {}  # the deadlines of runs that have so many seconds
+        self._on_orphaned, self._on_input, self._on_end = self._orphaned, self._note, self._end
 
     def __len__(self) -> int:
         return len(self._live)
@@ -299,7 +302,8 @@ class Runs(Reach, Attendance):
             self.agents[info.agent].agent,
             request,
             deadline=policy.deadline,
-            budget=share,
+            due_together=self._due.setdefault(policy.deadline, Due(policy.deadline)),
+            share=share,
             orphan_timeout=policy.orphaned(spec),
             inputs=self._inputs,
             can_ask=spec.can_ask,
@@ -308,10 +312,11 @@ class Runs(Reach, Attendance):
             debug=self.debug,
             resumed=resumed,
             keeper=keeper if start else None,
-            on_orphaned=lambda run: self._spawn(self._cancel_if_unfollowed(run)),
-            on_input=self._note,
-            on_end=lambda run: self._end(run, spec, share, span),
+            on_orphaned=self._on_orphaned,
+            on_input=self._on_input,
+            on_end=self._on_end,
         )
+        run.spec, run.span = spec, span
         guard_tasks(asyncio.get_running_loop())
         self._live[info.run_id] = run
         self._watchdog.start()
@@ -332,32 +337,37 @@ class Runs(Reach, Attendance):
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    def _end(self, run: Run, spec: RunSpec, share: Share, span: Span) -> None:
+    def _orphaned(self, run: Run) -> None:
+        self._spawn(self._cancel_if_unfollowed(run))
+
+    def _end(self, run: Run) -> None:
         """Let go of a run that has ended, or that goes on in another process."""
-        share.release()
-        span.end(run.fold.error_type, status=run.fold.status, usage=run.fold.usage)
+        if run.share is not None:
+            run.share.release()
+        run.span.end(run.fold.error_type, status=run.fold.status, usage=run.fold.usage)
         self._live.pop(run.info.run_id, None)
         if not run.elsewhere:
-            self._conclude(run, spec)
+            self._conclude(run)
         else:
             self._depart(run)
             if run.info.run_id not in self._leaving:
-                self._spawn(self._part(run, spec))
+                self._spawn(self._part(run))
         self._leaving.discard(run.info.run_id)
         if not self._live and self._idle is not None and not self._idle.done():
             self._idle.set_result(None)
 
-    async def _part(self, run: Run, spec: RunSpec) -> None:
+    async def _part(self, run: Run) -> None:
         """Find out whether a run whose log has refused its writer goes on in another process, or was ended there."""
         try:
             over = await self._is_over(run.info.run_id)
         except LogUnavailable as error:
             over = isinstance(error, LogLost)
         if over:
-            self._conclude(run, spec)
+            self._conclude(run)
 
-    def _conclude(self, run: Run, spec: RunSpec) -> None:
+    def _conclude(self, run: Run) -> None:
         """Tell whom it concerns that a run has ended."""
+        spec = run.spec
         run.tell_end()
         self._forget(run)
         self._metrics.run_ended(run.info.agent, run.fold.status, run.fold.error_type, run.fold.usage)

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
 import logging
 import time
-import types
-from collections.abc import AsyncIterable, Awaitable, Callable, Generator, Sequence
+from collections.abc import AsyncIterable, Awaitable, Callable, Sequence
 from contextvars import copy_context
 from threading import get_ident
 from typing import Any, Literal
@@ -36,15 +34,19 @@ from twinwire.protocol.events import (
 from twinwire.runs.budget import Share
 from twinwire.runs.checkpoints import Checkpoint, Keeper
 from twinwire.runs.deadline import Deadline
+from twinwire.runs.due import Due
 from twinwire.runs.failure import error_event
 from twinwire.runs.followers import Followers
 from twinwire.runs.inputs import InputLimits, Inputs
 from twinwire.runs.resumption import Resumption
+from twinwire.runs.spec import RunSpec
 from twinwire.runs.telling import Telling
 from twinwire.runs.thoughts import Held
+from twinwire.runs.work import Work
 from twinwire.runs.writer import Room, Writer
 from twinwire.telemetry.logging import tell
 from twinwire.telemetry.metrics import Metrics
+from twinwire.telemetry.tracing import Span
 
 logger = logging.getLogger("twinwire.runs")
 
@@ -62,6 +64,8 @@ class Run(Telling):
     With a `keeper` other processes can go on with the run, until it is `put_down`; `resumed` is what this one goes on
     with. Such a run that is `elsewhere` has not ended here: it was put down, or another process has claimed it.
 
+    `spec` and `span` are for whoever hears of its end.
+
     While the agent's task runs, `_at_work` is set: what it emits is appended when it suspends. A call of `emit` from
     elsewhere, such as a callback, appends at once. A run whose terminal event is written is `over`. The agent learns
     that when it is cancelled, closed, or `emit` raises; then `_told` is set.
@@ -73,6 +77,15 @@ class Run(Telling):
     | yes | yes | drops the event | drops it |
     """
 
+    __slots__ = (  # CPython's objects share the keys of 30 attributes at most
+        *("_agent", "_asks_again", "_at_work", "_cancelled_at", "_context", "_deadline", "_keeper", "_loop"),
+        *("_metrics", "_on_end", "_on_input", "_on_orphaned", "_thread", "_told", "elsewhere", "followers", "inputs"),
+        *("span", "spec", "task"),
+    )
+
+    spec: RunSpec
+    span: Span
+
     def __init__(
         self,
         log: EventLog,
@@ -81,7 +94,8 @@ class Run(Telling):
         request: RunRequest,
         *,
         deadline: float,
-        budget: Share | None,
+        due_together: Due | None = None,
+        share: Share | None,
         orphan_timeout: float | None,
         inputs: InputLimits,
         can_ask: bool,
@@ -95,17 +109,18 @@ class Run(Telling):
         on_end: Callable[[Run], None],
     ) -> None:
         # Whoever ends the run: its last line in the log has its own ids, those of the context that it begins in.
-        ended = functools.partial(copy_context().run, self._ended)
+        self._context = copy_context()
         last, size = (0, 0) if resumed is None else (resumed.last, resumed.size)
-        writer = Writer(log, info.run_id, ended, metrics, last=last, size=size)
-        super().__init__(info, request, writer, resumed, budget=budget, held=held, debug=debug)
+        writer = Writer(log, info.run_id, self._ended, metrics, last=last, size=size)
+        super().__init__(info, request, writer, resumed, share=share, held=held, debug=debug)
         request.emit = self.emit
-        self.followers = Followers(orphan_timeout, functools.partial(on_orphaned, self))
+        self.followers = Followers(orphan_timeout, self._orphaned)
         self.task: asyncio.Task[None] | None = None
         self._agent = agent
         before = Checkpoint() if resumed is None else resumed.checkpoint
         spent = {"spent": before.elapsed - before.waited, "waited": before.waited}
-        self._deadline = Deadline(deadline, inputs.longest, self._expire, **spent)
+        self._deadline = Deadline(deadline, inputs.longest, self._expire, due_together, **spent)
+        self._on_orphaned = on_orphaned
         self._on_input = on_input
         self._on_end = on_end
         self._metrics = metrics
@@ -137,7 +152,7 @@ class Run(Telling):
             self._tell("The run started.")
         else:
             self._tell("The run was resumed.", epoch=past.epoch)
-        self.task = self._loop.create_task(self._work(), name=f"run {self.info.run_id}")
+        self.task = self._loop.create_task(Work(self, self._drive()), name=f"run {self.info.run_id}")
         self._deadline.start()
         self.followers.start()
         if self.inputs.asked:  # in another process
@@ -240,43 +255,29 @@ class Run(Telling):
             self.task.cancel()
         return True
 
-    async def _work(self) -> None:
-        """Be a native coroutine: from Python 3.12 on, `create_task` refuses any other."""
-        enter(self.info.run_id)
-        await self._stepped()
-
-    @types.coroutine
-    def _stepped(self) -> Generator[Any, None, None]:
-        """Drive the agent, and append what it has told each time it suspends and when it is done.
+    def step(self, proceed: Callable[..., Any], *given: Any) -> Any:
+        """Carry the agent on until it suspends or is done, and append what it has told meanwhile; see `Work`.
 
         So what an agent tells in one go is one append, made at once and not in a later turn of the loop.
         """
-        work = self._drive()
-        proceed: Callable[[Any], Any] = work.send
-        value: BaseException | None = None
-        while True:
-            self._at_work = True
-            try:
-                awaited = proceed(value)
-            except StopIteration:
-                return
-            finally:
-                value = None  # an error has this frame in its traceback: nothing in it may have the error
-                self._at_work = False
-                self.writer.flush()
-            if self.over and not self._told and self.task is not None:
-                self._told = True
-                self.task.cancel()
-            try:
-                yield awaited
-            except BaseException as error:  # noqa: BLE001 - the coroutine's to handle
-                self._told = self._told or self.over
-                proceed, value = work.throw, error
-            else:
-                proceed, value = work.send, None
+        self._at_work = True
+        try:
+            awaited = proceed(*given)
+        finally:
+            self._at_work = False
+            self.writer.flush()
+        if self.over and not self._told and self.task is not None:
+            self._told = True
+            self.task.cancel()
+        return awaited
+
+    def thrown(self) -> None:
+        """The agent learns that it is to end, if the run is over; see `Work`."""
+        self._told = self._told or self.over
 
     async def _drive(self) -> None:
         """Run the agent within the fence: whatever it raises, this returns, and the run is over."""
+        enter(self.info.run_id)
         terminal: StreamEvent | None = None
         try:
             told: Any = self._agent(self.request)
@@ -461,8 +462,14 @@ class Run(Telling):
         if self._asks_again and self.fold.waiting and self._keeper is not None:
             self._keeper.again()
 
+    def _orphaned(self) -> None:
+        self._on_orphaned(self)
+
     def _ended(self) -> None:
         """The terminal event is in the log, or the log is somebody else's."""
+        self._context.run(self._end)
+
+    def _end(self) -> None:
         if not self.over:
             self.request.cancelled_by = "interrupted"
             self._close()

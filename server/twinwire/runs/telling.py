@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
@@ -24,6 +23,11 @@ class Telling(ABC):
     Thoughts that are not yet a phrase wait in `held`. A run that was `resumed` has a past in another process.
     """
 
+    __slots__ = (
+        *("__weakref__", "_begun", "_check", "_ends", "_held", "_thought", "fold", "info", "over", "request", "share"),
+        "writer",
+    )
+
     def __init__(
         self,
         info: RunInfo,
@@ -31,7 +35,7 @@ class Telling(ABC):
         writer: Writer,
         resumed: Resumption | None,
         *,
-        budget: Share | None,
+        share: Share | None,
         held: Held,
         debug: bool,
     ) -> None:
@@ -42,8 +46,10 @@ class Telling(ABC):
         elapsed = 0.0 if resumed is None else resumed.checkpoint.elapsed
         self._ends = TerminalEvents(info, request, self.fold, elapsed=elapsed, debug=debug)
         self.writer = writer
-        self._budget = budget
-        self._check = None if budget is None else functools.partial(budget.check, request, self.fold)
+        self.share = share
+        self._check = None if share is None else share.check
+        if share is not None:
+            share.begin(request, self.fold)
         self._held = held
         self._thought = Thought()
         self._begun = resumed is not None
@@ -116,8 +122,8 @@ class Telling(ABC):
 
     def _afford(self) -> None:
         """Raise `BudgetSpent` if an agent that would end as completed has used too many tokens."""
-        if self._budget is not None and not self.over:
-            self._budget.spend(self._ends.usage(), self.fold.said, self.writer.last, self.writer.size)
+        if self.share is not None and not self.over:
+            self.share.spend(self._ends.usage(), self.fold.said, self.writer.last, self.writer.size)
 
     def _begin(self) -> None:
         """Write an AGENT_START: the agent's first event is none."""

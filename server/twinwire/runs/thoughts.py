@@ -6,13 +6,11 @@ are exactly the increments put together.
 
 from __future__ import annotations
 
-import asyncio
 import re
-from collections.abc import Callable
-from contextvars import Context
 from typing import Any
 
 from twinwire.protocol.events import StreamEvent, StreamEventType, checked
+from twinwire.runs.due import Due
 
 HOLD_SECONDS = 0.5
 """The time for which an increment may be held back."""
@@ -21,6 +19,7 @@ MAX_CHARS = 500
 """The length that a phrase may have."""
 
 _THINKING = StreamEventType.THINKING
+_NONE: dict[str, Any] = {}
 _CLOSER = r"[\"'”’»)\]*_`」』）】》]"  # noqa: RUF001 - as quotations end
 _CLOSERS = f"{_CLOSER}*"
 _OPENER = re.compile(r"[\"'“‘«(\[*_`「『（【《]")  # noqa: RUF001 - as quotations begin
@@ -58,7 +57,7 @@ class Thought:
         self.text = ""
         self._ended = False  # a sentence ends with `text`
         self._quoted = False
-        self._metadata: dict[str, Any] = {}
+        self._metadata = _NONE  # until there is text
         self._timestamp = ""
 
     def add(self, event: StreamEvent) -> list[StreamEvent] | None:
@@ -95,31 +94,8 @@ class Thought:
         return StreamEvent(_THINKING, {"content": phrase}, self._timestamp, self._metadata)
 
 
-class Held:
-    """The runs that hold a thought back. One timer, of the one that has waited longest, serves all."""
+class Held(Due):
+    """The runs that hold a thought back."""
 
     def __init__(self) -> None:
-        self._due: dict[Callable[[], None], float] = {}
-        self._timer: asyncio.TimerHandle | None = None
-
-    def __len__(self) -> int:
-        return len(self._due)
-
-    def add(self, release: Callable[[], None]) -> None:
-        """Call `release` half a second after the first of these calls, unless it is taken out before."""
-        loop = asyncio.get_running_loop()
-        self._due.setdefault(release, loop.time() + HOLD_SECONDS)
-        if self._timer is None:
-            # Without the ids of a run: the timer is everybody's.
-            self._timer = loop.call_later(HOLD_SECONDS, self._expire, loop, context=Context())
-
-    def remove(self, release: Callable[[], None]) -> None:
-        """Call it no more."""
-        self._due.pop(release, None)
-
-    def _expire(self, loop: asyncio.AbstractEventLoop) -> None:
-        now = loop.time()
-        while self._due and self._due[first := next(iter(self._due))] <= now:
-            del self._due[first]
-            loop.call_soon(first)  # not here: if one fails, the others are not touched
-        self._timer = loop.call_at(next(iter(self._due.values())), self._expire, loop) if self._due else None
+        super().__init__(HOLD_SECONDS)
