@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 
 from support.chats import http
-from support.followers import KINDS, Refused, rest, start
+from support.followers import KINDS, Refused, start
 from support.model_server import ModelServer, answer, calls
 from support.scripted import STOP, Scripted
 from support.serving import serving
-from twinwire import OpenAIChatModel, ReActAgent, SimpleAgent, ToolRegistry
+from twinwire import AgentSpec, OpenAIChatModel, ReActAgent, SimpleAgent, ToolRegistry
+from twinwire.agents.accepts import accepted
 from twinwire.agents.react import SAMPLING
 from twinwire.models import Text
 from twinwire.tools import AskTool
@@ -44,7 +46,7 @@ async def test_settings_of_the_model(agent: Any, upstream: ModelServer) -> None:
             assert told.json()["result"] == "Hello"
     first, second = [(await upstream.arrived()).body for _ in range(2)]
     assert {name: first[name] for name in PARAMS} == PARAMS
-    assert {name: second[name] for name in SAMPLING & second.keys()} == {"temperature": 0, "seed": 1}
+    assert {name: second[name] for name in SAMPLING.keys() & second.keys()} == {"temperature": 0, "seed": 1}
 
 
 async def test_settings_in_each_step(upstream: ModelServer) -> None:
@@ -82,15 +84,37 @@ async def test_a_limit_of_the_model(
 
 
 @pytest.mark.parametrize("kind", KINDS)
-async def test_a_value_that_is_none(kind: str, upstream: ModelServer) -> None:
-    """A setting with a wrong value ends the run with one ERROR that names it, and the model is not asked."""
-    params: Any = {"temperature": "hot"}
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("temperature", "hot"),
+        ("temperature", -1),
+        ("temperature", True),
+        ("top_p", 1.1),
+        ("max_tokens", 0),
+        ("max_completion_tokens", 1.5),
+        ("reasoning_effort", ""),
+        ("stop", []),
+        ("stop", ["a", ""]),
+        ("seed", "7"),
+    ],
+)
+async def test_a_value_that_is_none(kind: str, name: str, value: Any, upstream: ModelServer) -> None:
+    """A setting with a wrong value is refused with a sentence that names it, and no run begins."""
+    params: Any = {name: value}
     async with serving({"a": SimpleAgent("a", model(upstream))}) as server:
-        sent = params if kind == "ws" else '{"temperature": "hot"}'
-        *_, last = await rest(await start(kind, server, params=sent))
-    assert (last["type"], last["data"]["error_type"]) == ("ERROR", "agent_error")
-    assert last["data"]["message"].startswith("`temperature` must be a number")
+        with pytest.raises(Refused) as caught:
+            await start(kind, server, params=params if kind == "ws" else json.dumps(params))
+    field = "params.stop[1]" if value == ["a", ""] else f"params.{name}"
+    assert (caught.value.answer["code"], caught.value.answer["field"]) == ("bad_request", field)
+    assert caught.value.answer["error"].startswith(f"`{field}` must be ")
     assert upstream.requests == []
+
+
+@pytest.mark.parametrize("value", [None, 0, 0.5, 2])
+def test_a_value_that_is_right(value: Any) -> None:
+    """What the model's options take is no error of the type."""
+    accepted("a", AgentSpec(SimpleAgent("a", OpenAIChatModel("m", api_key="k")))).check({"temperature": value}, [])
 
 
 @pytest.mark.parametrize(("params", "field"), [({"n": 2}, "params.n"), ({"messages": []}, "params.messages")])
@@ -105,7 +129,7 @@ async def test_settings_that_are_not_the_models(params: dict[str, Any], field: s
 async def test_a_model_without_options(kind: str) -> None:
     """An agent whose model takes no options accepts no settings."""
     agent = SimpleAgent("a", Scripted([[Text("hi")], STOP]))
-    assert agent.accepts == frozenset()
+    assert agent.accepts == {}
     async with serving({"a": agent}) as server:
         with pytest.raises(Refused) as caught:
             await start(kind, server, params={"temperature": 0} if kind == "ws" else '{"temperature": 0}')

@@ -6,7 +6,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import httpx
 import pytest
@@ -167,10 +167,33 @@ async def test_single_settings(kind: str) -> None:
     assert (puppets.started, ruled.started) == (1, 0)
 
 
-@pytest.mark.parametrize("words", ["image", ["image", 7], 7])
+@pytest.mark.parametrize("kind", KINDS)
+async def test_settings_with_types(kind: str) -> None:
+    """A setting that has a type is refused if its value has another, with the path of what is wrong."""
+    types = {"language": Literal["da", "fr"], "pages": list[int], "any": Any, "image": Any}
+    puppets = Puppets(types)
+    async with serving({"mine": puppets}) as server:
+        right = {"language": "da", "pages": [1, 2], "any": {"a": None}}
+        follower = await start(kind, server, **told(kind, params=right, parts=[IMAGE]))
+        (puppet := await puppets.next()).end()
+        assert puppet.request.params == right
+        await rest(follower)
+        for params, field in (
+            ({"language": "en"}, "params.language"),
+            ({"pages": [1, "2"]}, "params.pages[1]"),
+            ({"pages": None}, "params.pages"),
+            ({"other": 1}, "params.other"),
+        ):
+            with pytest.raises(Refused) as caught:
+                await start(kind, server, **told(kind, params=params))
+            assert (caught.value.answer["code"], caught.value.answer["field"]) == ("bad_request", field)
+    assert puppets.started == 1
+
+
+@pytest.mark.parametrize("words", ["image", ["image", 7], 7, {7: int}, {"size": "large"}])
 def test_a_declaration_that_is_none(words: Any) -> None:
-    """An `accepts` that is no collection of texts is an error when the app is made, which names the agent."""
-    with pytest.raises(TypeError, match="`accepts` of the agent mine must be "):
+    """An `accepts` that has other than texts, or what is no type, is an error when the app is made, with the agent."""
+    with pytest.raises(TypeError, match=r"`accepts.*` of the agent mine must be "):
         create_app({"mine": Puppets(words)})
 
 

@@ -113,7 +113,7 @@ class Puppets:
 
     takes_messages = True
 
-    def __init__(self, accepts: Collection[str] = ()) -> None:
+    def __init__(self, accepts: Collection[str] | Mapping[str, Any] = ()) -> None:
         self.accepts = accepts
         self.started = 0
         self._new: asyncio.Queue[Puppet] = asyncio.Queue()

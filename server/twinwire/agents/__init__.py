@@ -183,7 +183,8 @@ answer unless the agent has told one before. If it is an async iterator, the run
 
 One that does not read `RunRequest.messages` has an attribute `takes_messages` that is False. One that goes on from
 `RunRequest.past` has an attribute `resumable` that is True: a run of any other ends with its process. An attribute
-`accepts` names what it reads of `RunRequest.params` and `RunRequest.parts`; see `accepts.Accepts`.
+`accepts` names what it reads of `RunRequest.params` and `RunRequest.parts`, in a mapping with types; see
+`accepts.Accepts`.
 """
 
 

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import AsyncGenerator, Collection, Sequence
+from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
 from contextlib import aclosing
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
+from msgspec import Meta
 
 from twinwire.agents import AgentLimits, RunRequest
 from twinwire.agents.calls import event, tell
@@ -31,8 +32,17 @@ SYSTEM_PROMPT = (
     "other, and rely on what they return. When you know enough, answer briefly, in Markdown and in the user's language."
 )
 
-SAMPLING = frozenset({*TOKEN_LIMITS, "temperature", "top_p", "reasoning_effort", "stop", "seed"})
-"""The settings of a run that go with each request to its model, if that takes options."""
+_Text = Annotated[str, Meta(min_length=1)]
+_Limit = Annotated[int, Meta(ge=1)] | None
+SAMPLING: Mapping[str, Any] = {
+    "temperature": Annotated[float, Meta(ge=0)] | None,
+    "top_p": Annotated[float, Meta(ge=0, le=1)] | None,
+    **dict.fromkeys(TOKEN_LIMITS, _Limit),
+    "reasoning_effort": _Text | None,
+    "stop": _Text | Annotated[list[_Text], Meta(min_length=1)] | None,
+    "seed": int | None,
+}
+"""The settings of a run that go with each request to its model, if that takes options, and their types."""
 
 
 def _failed(error: RunError, usage: Usage) -> StreamEvent:
@@ -74,7 +84,7 @@ class ReActAgent:
     ) -> None:
         if unknown := sorted({*accepts} - {"image", "file"}):
             raise ValueError(f"`accepts` must have image and file alone, not {', '.join(unknown)}.")
-        self.accepts = frozenset(accepts) | (SAMPLING if isinstance(model, ShapedModel) else frozenset())
+        self.accepts = {**dict.fromkeys(accepts, Any), **(SAMPLING if isinstance(model, ShapedModel) else {})}
         self.name = name
         self.model = model
         self.tools = ToolRegistry() if tool_registry is None else tool_registry

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import KW_ONLY, dataclass
+from typing import Any
 
 from twinwire.agents import Agent
 from twinwire.agents.check import check_agent
@@ -17,9 +18,9 @@ class AgentSpec:
     `retention` the time that a run is kept after its end. `on_disconnect` holds if a start names none. `max_steps`,
     `max_tool_calls`, `tool_timeout` and `model_timeout` are `RunRequest.limits`, for the agent to keep to; an
     `OpenAIChatModel` keeps to the last, unless it is made with a `timeout`. `accepts` names what the agent reads beside
-    a text; None is what its attribute `accepts` has, or nothing. `resumable` says that it goes on from
-    `RunRequest.past`, so that another process can go on with its runs; None is what its attribute `resumable` says, or
-    no. Raises `SettingsError` for an agent that is none.
+    a text, in a mapping with types; None is what its attribute `accepts` has, or nothing. `resumable` says that it goes
+    on from `RunRequest.past`, so that another process can go on with its runs; None is what its attribute `resumable`
+    says, or no. Raises `SettingsError` for an agent that is none.
     """
 
     agent: Agent
@@ -27,7 +28,7 @@ class AgentSpec:
     timeout: float | str | None = None
     on_disconnect: str | None = None
     retention: float | str | None = None
-    accepts: Collection[str] | None = None
+    accepts: Collection[str] | Mapping[str, Any] | None = None
     resumable: bool | None = None
     max_steps: int | None = None
     max_tool_calls: int | None = None

@@ -196,12 +196,12 @@ def ws_text(frames: Sequence[bytes]) -> bytes:
     return b"".join(ws_text_parts(frames))
 
 
-def named_error(error: msgspec.ValidationError) -> BadRequest:
-    """The same error with the field that msgspec names somewhere in its text; long names are cut."""
+def named_error(error: msgspec.ValidationError, within: str = "") -> BadRequest:
+    """The same error with the field, `within` another, that msgspec names somewhere in its text; long names are cut."""
     text = str(error)
     named, at = _NAMED.search(text), _AT.search(text)
-    path = [part for part in (at[1] if at else "", named[1] if named else "") if part]
-    field = ".".join(path)[:128]
+    path = [part for part in (within, at[1] if at else "", named[1] if named else "") if part]
+    field = ".".join(path).replace(".[", "[")[:128]
     return BadRequest(sentence(_AT.sub("", text)[:256], f"`{field}`" if field else "The JSON"), field=field or None)
 
 
@@ -222,12 +222,15 @@ def sentence(text: str, subject: str) -> str:
     return f"{subject} is not valid: {text[:1].lower()}{text[1:]}."
 
 
-def converted(value: Any, shape: type[T], *, strict: bool = True) -> T:
-    """Return decoded JSON as a Struct, or the texts of a query if not `strict`. Raise `BadRequest` with the field."""
+def converted(value: Any, shape: type[T], *, strict: bool = True, within: str = "") -> T:
+    """Return decoded JSON as this type, or the texts of a query if not `strict`.
+
+    Raise `BadRequest` with the field, which is `within` another.
+    """
     try:
         return msgspec.convert(value, shape, strict=strict)
     except msgspec.ValidationError as error:
-        raise named_error(error) from None
+        raise named_error(error, within) from None
 
 
 def decode_json(data: bytes | str, decoder: msgspec.json.Decoder[T]) -> T:

@@ -97,8 +97,7 @@ class Runs(Reach, Attendance):
         super().__init__()
         self.log = log
         self.agents = {name: spec_of(agent) for name, agent in agents.items()}
-        for name in self.agents:
-            self.accepts(name)  # so that a wrong declaration raises here
+        self._accepts = {name: accepted(name, spec) for name, spec in self.agents.items()}
         self.default_agent = "react" if "react" in agents else next(iter(agents))
         self.draining = False
         self._policies = policies
@@ -131,9 +130,9 @@ class Runs(Reach, Attendance):
     def accepts(self, agent: str | None) -> Accepts:
         """Return what the agent of this name accepts, or the default one. Raises `AgentNotFound`."""
         name = agent or self.default_agent
-        if name not in self.agents:
+        if name not in self._accepts:
             raise AgentNotFound
-        return accepted(name, self.agents[name])
+        return self._accepts[name]
 
     async def start(self, spec: RunSpec) -> tuple[RunInfo, bool]:
         """Start a run, or find the one that this user started with this idempotency key: it, and whether it is new.
