@@ -53,7 +53,7 @@ async def test_a_run_below_a_prefix(host: str, kind: str, puppets: Puppets) -> N
 
 @each_host
 async def test_locations_and_the_page(host: str) -> None:
-    """`Location` has the prefix, and so have, by being relative to it, the page's addresses."""
+    """`Location` and the OpenAPI have the prefix, and so have, by being relative to it, the page's addresses."""
     async with mounted(host, {"echo": echo}) as (_, address), client(address) as http:
         made = await http.post("/ai/runs", json={"message": "hi"})
         assert made.status_code == 201
@@ -71,6 +71,7 @@ async def test_locations_and_the_page(host: str) -> None:
         script = (await http.get("/ai/page/page.js")).text
         assert "from '../client/index.js'" in script
         assert "'/client/" not in script
+        assert (await http.get("/ai/schema")).json()["servers"] == [{"url": "/ai"}]
         assert (await http.get("/hello")).text == "hello"
 
 

@@ -17,6 +17,7 @@ from litestar.openapi.spec import OpenAPIMediaType, OpenAPIType, Operation, Para
 from msgspec import Struct
 
 from twinwire.protocol.errors import NotFound
+from twinwire.web import mounting
 
 _KEYWORDS = {
     "description": "description",
@@ -26,6 +27,15 @@ _KEYWORDS = {
     "maxLength": "max_length",
     "pattern": "pattern",
 }
+
+
+class _Document(JsonRenderPlugin):
+    """Names as the document's server the prefix below which this app is."""
+
+    def render(self, request: Request[Any, Any, Any], openapi_schema: dict[str, Any]) -> bytes:
+        """See `JsonRenderPlugin`."""
+        servers = [{"url": mounting.prefix(request.scope) or "/"}]
+        return super().render(request, {**openapi_schema, "servers": servers})
 
 
 def config() -> OpenAPIConfig:
@@ -39,7 +49,7 @@ def config() -> OpenAPIConfig:
         "Twinwire",
         "1",
         openapi_router=Router("/schema", route_handlers=[], include_in_schema=False, before_request=known),
-        render_plugins=[JsonRenderPlugin(path=["/", "/openapi.json"], media_type=MediaType.JSON)],
+        render_plugins=[_Document(path=["/", "/openapi.json"], media_type=MediaType.JSON)],
     )
 
 
