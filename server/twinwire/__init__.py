@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from twinwire.agents import Agent, AgentLimits, RunRequest
+    from twinwire.agents.functions import call_request, tool
     from twinwire.agents.given import Progress, ToolEnd, ToolStart
     from twinwire.agents.react import ReActAgent
     from twinwire.agents.simple import SimpleAgent
@@ -72,9 +73,11 @@ _HOME = {
     "TwinwireError": "protocol.errors",
     "Usage": "models",
     "call_key": "tools.base",
+    "call_request": "agents.functions",
     "create_app": "web.app",
     "from_thread": "agents.threads",
     "log_ids": "telemetry.ids",
+    "tool": "agents.functions",
 }
 
 __all__ = [
@@ -115,9 +118,11 @@ __all__ = [
     "TwinwireError",
     "Usage",
     "call_key",
+    "call_request",
     "create_app",
     "from_thread",
     "log_ids",
+    "tool",
 ]
 
 

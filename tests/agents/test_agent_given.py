@@ -107,7 +107,7 @@ async def test_a_value_that_is_none(kind: str, name: str, value: Any, upstream: 
             await start(kind, server, params=params if kind == "ws" else json.dumps(params))
     field = "params.stop[1]" if value == ["a", ""] else f"params.{name}"
     assert (caught.value.answer["code"], caught.value.answer["field"]) == ("bad_request", field)
-    assert caught.value.answer["error"].startswith(f"`{field}` must be ")
+    assert caught.value.answer["message"].startswith(f"`{field}` must be ")
     assert upstream.requests == []
 
 

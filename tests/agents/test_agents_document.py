@@ -15,6 +15,7 @@ from support.followers import KINDS, rest, start, text
 from support.model_server import ModelServer, Request, Script, answer, calls
 from support.processes import Process
 from support.serving import serving
+from twinwire import OpenAIChatModel, ReActAgent
 
 
 def paying(request: Request) -> Script:
@@ -55,7 +56,7 @@ RESULTS = {
 
 def test_each_program_is_run() -> None:
     """The tests below run all of them."""
-    assert len(PROGRAMS) == len([*RESULTS, "cashier"])
+    assert len(PROGRAMS) == len([*RESULTS, "cashier", "add_up"])
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -79,6 +80,24 @@ async def test_the_first_command(tmp_path: Path) -> None:
         async with httpx.AsyncClient(trust_env=False) as client:
             answer = await client.get(f"{process.url}/chat?message=Rome&stream=false")
         assert answer.json()["result"] == "You said: Rome"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_a_function_as_a_tool(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tool adds up what the model asks it to, and tells how far it is."""
+    async with ModelServer() as upstream:
+        upstream.script(calls(("add_up", {"numbers": [1.4, 2], "rounding": "whole"}), ("add_up", {"numbers": []})))
+        upstream.script(answer("It is 3."))
+        model = OpenAIChatModel("m", base_url=upstream.url, api_key="none")
+        async with serving({"clerk": ReActAgent("clerk", model, [named("add_up")])}) as server:
+            seen = await rest(await start(kind, server, "How much is it?"))
+    first, second = [event["data"] for event in seen if event["type"] == "TOOL_CALL_FINISH"]
+    assert (first["status"], second["status"]) == ("ok", "error")
+    assert first["result"] == "3"
+    assert "numbers" in second["result"]
+    told = [event["data"]["progress"] for event in seen if event["type"] == "PROGRESS"]
+    assert told[:2] == [50, 100]  # the agent tells of its steps behind them
+    assert seen[-1]["data"]["result"] == "It is 3."
 
 
 @pytest.mark.parametrize("lost", [True, False])

@@ -66,7 +66,7 @@ async def test_start_follow_resume_cancel() -> None:
         ("mine:app", ['event: LIFT_OFF\ndata: {"asked":"go"}', '"result":"3… 2… 1… "']),
         ("mine:countdown", ['event: LIFT_OFF\ndata: {"asked":"go"}', '"result":"3… 2… 1… "']),
         ("mine:asked", ['"result":"You asked: go"']),
-        ("gambler", ['"tool_name":"Dice"', '"status":"ok"', '"result":"You rolled ']),
+        ("gambler", ['"tool_name":"dice"', '"status":"ok"', '"result":"You rolled ']),
     ],
 )
 async def test_an_agent_of_ones_own(target: str, told: list[str], tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 
 from twinwire.agents import RunRequest
+from twinwire.agents.functions import asking
 from twinwire.agents.past import Past
 from twinwire.agents.state import PlannedCall
 from twinwire.agents.talk import Call
@@ -242,6 +243,7 @@ class Caller:
             await self._approve(call)
         if call.refusal:
             return
+        asking.set(self._request)  # in this call's task
         begun, key = time.monotonic(), digest(self._run, place)
         call.result = await self._tools.call(call.name, call.parameters, self._timeout, call_id=call.id, key=key)
         call.duration = time.monotonic() - begun

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from typing import Annotated, Any
 
@@ -17,13 +17,14 @@ from msgspec import Meta
 
 from twinwire.agents import AgentLimits, RunRequest
 from twinwire.agents.calls import event, tell
+from twinwire.agents.functions import registry_of
 from twinwire.agents.steps import TOKEN_LIMITS, Steps
 from twinwire.fence import report, stops
 from twinwire.models import ChatModel, Message, ShapedModel, Usage
 from twinwire.models.adapters import PushStream, Take
 from twinwire.protocol.errors import RunError, SettingsError
 from twinwire.protocol.events import StreamEvent, StreamEventType as Type
-from twinwire.tools.base import ToolRegistry
+from twinwire.tools.base import Tool, ToolRegistry
 
 logger = logging.getLogger("twinwire.agents")
 
@@ -60,8 +61,8 @@ class ReActAgent:
     middle or the end of a step: no answer of the model is paid for twice but one that was cut, and `Tool.effects`
     decide about the tools that ran.
 
-    `max_steps`, `max_tool_calls` and `tool_timeout`, in
-    seconds, replace the request's `AgentLimits` if they are given. The model sees to its own silence.
+    `tool_registry` may also be a list of tools and functions; see `functions.tool`. `max_steps`, `max_tool_calls` and
+    `tool_timeout`, in seconds, replace the request's `AgentLimits` if they are given.
 
     It accepts the settings in `SAMPLING` if the model is a `ShapedModel`. If `accepts` has `image` or `file`, parts of
     that kind go to the model as they are.
@@ -74,7 +75,7 @@ class ReActAgent:
         self,
         name: str,
         model: ChatModel,
-        tool_registry: ToolRegistry | None = None,
+        tool_registry: ToolRegistry | Iterable[Tool | Callable[..., Any]] | None = None,
         *,
         max_steps: int | None = None,
         system_prompt: str | None = None,
@@ -87,7 +88,7 @@ class ReActAgent:
         self.accepts = {**dict.fromkeys(accepts, Any), **(SAMPLING if isinstance(model, ShapedModel) else {})}
         self.name = name
         self.model = model
-        self.tools = ToolRegistry() if tool_registry is None else tool_registry
+        self.tools = registry_of(tool_registry)
         self.system_prompt = SYSTEM_PROMPT if system_prompt is None else system_prompt
         limits = {"max_steps": max_steps, "max_tool_calls": max_tool_calls, "tool_timeout": tool_timeout}
         self._limits: dict[str, Any] = {name: value for name, value in limits.items() if value is not None}

@@ -59,13 +59,14 @@ class Tool(ABC):
     `effects` decides about a call during which the process of its run has ended. The process that goes on with the run
     makes the call again if the `effects` are `none` (the tool only reads) or `idempotent` (with the same `call_key` it
     takes effect once). It does not if they are `once`, since the call may have taken effect: the model is told that
-    nobody knows.
+    nobody knows. `approval` is what `ToolRegistry.register_tool` is given if it is not told otherwise.
     """
 
     name: str
     description: str
     parameters: Mapping[str, Any] = {"type": "object", "properties": {}}
     effects: Effects = "once"
+    approval: Approval = False
 
     @abstractmethod
     async def run(self, parameters: Mapping[str, Any]) -> str:
@@ -100,19 +101,23 @@ class ToolRegistry:
         self._approvals: dict[str, Approval] = {}
         self._left: set[asyncio.Task[ToolResult]] = set()
 
-    def register_tool(self, tool: Tool, *, approval: Approval = False) -> None:
+    def register_tool(self, tool: Tool, *, approval: Approval | None = None) -> None:
         """Add a tool. Raise `ValueError` if its name is taken, or its `effects` are none of the three.
 
-        Raise `TypeError` if `approval` is of no use.
+        Raise `TypeError` for what is no tool, and if `approval` is of no use.
 
         `approval` is True if the user must approve each call before it is run, or a function that takes a call's
-        parameters and returns that. It is called on the event loop. If it raises, the user is asked.
+        parameters and returns that; None is the tool's own. It is called on the event loop. If it raises, the user is
+        asked.
         """
+        if not isinstance(tool, Tool):
+            raise TypeError(f"A tool must be a `Tool`, not {tool!r}. `twinwire.tool` makes one of a function.")
+        approval = tool.approval if approval is None else approval
         if tool.name in self._tools:
             raise ValueError(f"A tool named {tool.name!r} is registered already.")
-        if (effects := getattr(tool, "effects", None)) not in get_args(Effects):
+        if tool.effects not in get_args(Effects):
             raise ValueError(
-                f"The `effects` of the tool {tool.name!r} must be `none`, `idempotent` or `once`, not {effects!r}."
+                f"The `effects` of the tool {tool.name!r} must be `none`, `idempotent` or `once`, not {tool.effects!r}."
             )
         if not callable(approval) and not isinstance(approval, bool):
             raise TypeError("`approval` must be True, False or a function of the parameters.")
