@@ -166,7 +166,8 @@ def nginx(upstream: str) -> Iterator[tuple[Program, int]]:
         )
         configuration = Path(folder, "nginx.conf")
         configuration.write_text(
-            f"daemon off; master_process off; pid {folder}/pid; events {{ worker_connections 16384; }} http {{ access_log off; {temporary}\n"
+            f"daemon off; master_process off; pid {folder}/pid; events {{ worker_connections 16384; }}\n"
+            f"http {{ access_log off; {temporary}\n"
             f"server {{ listen 127.0.0.1:{port}; location / {{ proxy_pass {upstream}; proxy_http_version 1.1;\n"
             "proxy_set_header Connection ''; proxy_buffering off; } } }"
         )
