@@ -113,7 +113,7 @@ async def test_a_value_that_is_none(kind: str, name: str, value: Any, upstream: 
 
 @pytest.mark.parametrize("value", [None, 0, 0.5, 2])
 def test_a_value_that_is_right(value: Any) -> None:
-    """What the model's options take is no error of the type."""
+    """A value that the model's options take, or null, is accepted."""
     accepted("a", AgentSpec(SimpleAgent("a", OpenAIChatModel("m", api_key="k")))).check({"temperature": value}, [])
 
 

@@ -162,7 +162,7 @@ async def _yields(a: int) -> AsyncIterator[str]:
     ],
 )
 def test_what_is_no_tool(function: Any, named: str) -> None:
-    """What cannot be a tool is refused when it is made, in a sentence that names the parameter."""
+    """A function that cannot be a tool is refused when it is made, in a sentence that names the parameter."""
     for make in (tool, lambda found: ReActAgent("a", Scripted([STOP]), [found])):
         with pytest.raises(TypeError) as caught:
             make(function)

@@ -5,16 +5,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import inspect
-import threading
 from collections.abc import Callable, Iterable, Mapping
-from contextvars import ContextVar, copy_context
+from contextvars import ContextVar
 from typing import Any, Union, get_type_hints, overload
-from weakref import WeakKeyDictionary
 
 import msgspec
 from msgspec import NODEFAULT, UNSET, Struct, UnsetType
 
 from twinwire.agents import RunRequest
+from twinwire.agents.threads import Threads
 from twinwire.protocol.events import dump
 from twinwire.tools.base import Approval, Effects, Tool, ToolRegistry, parse
 
@@ -85,15 +84,15 @@ class FunctionTool(Tool):
         effects: Effects = "once",
         approval: Approval = False,
     ) -> None:
+        if not (inspect.isfunction(function) or inspect.ismethod(function)):
+            raise TypeError(f"A tool must be a function, not {function!r}.")
         self.function = function
-        self.name = name or str(getattr(function, "__name__", type(function).__name__))
+        self.name = name or function.__name__
         self.description = inspect.getdoc(function) or "" if description is None else description
         self.effects = effects
         self.approval = approval
-        self._is_async = inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(
-            getattr(function, "__call__", None)  # noqa: B004 - an object's own, which may be async
-        )
-        self._places: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Semaphore] = WeakKeyDictionary()
+        self._is_async = inspect.iscoroutinefunction(function)
+        self._threads = Threads(THREADS)
         fields, self._requests = _parameters(self.name, function)
         self._shape: type[Struct] = msgspec.defstruct("Parameters", fields, kw_only=True, forbid_unknown_fields=True)
         try:
@@ -118,12 +117,9 @@ class FunctionTool(Tool):
     async def _in_thread(self, named: Mapping[str, Any]) -> Any:
         """Call the function in a thread, which nobody waits for once this is cancelled."""
         loop = asyncio.get_running_loop()
-        place = self._places.setdefault(loop, asyncio.Semaphore(THREADS))
-        await place.acquire()  # until the thread has ended, which may be later than the call
         ended: asyncio.Future[tuple[Any, BaseException | None]] = loop.create_future()
 
         def end(value: Any, error: BaseException | None) -> None:
-            place.release()
             if not ended.done():
                 ended.set_result((value, error))
 
@@ -136,11 +132,7 @@ class FunctionTool(Tool):
             with contextlib.suppress(RuntimeError):  # the loop is closed
                 loop.call_soon_threadsafe(end, value, failure)
 
-        try:
-            threading.Thread(target=copy_context().run, args=(work,), name=f"tool {self.name}", daemon=True).start()
-        except BaseException:
-            place.release()
-            raise
+        await self._threads.start(work, f"tool {self.name}")
         value, failure = await ended
         if failure is not None:
             raise failure
@@ -149,8 +141,6 @@ class FunctionTool(Tool):
 
 def _parameters(name: str, function: Any) -> tuple[list[tuple[str, Any, Any]], list[str]]:
     """Return the fields that the model gives, and the parameters that get the run's request. Raise `TypeError`."""
-    if not callable(function) or isinstance(function, type):
-        raise TypeError(f"A tool must be a function, not {function!r}.")
     if inspect.isasyncgenfunction(function) or inspect.isgeneratorfunction(function):
         raise TypeError(f"The tool {name} must return its result. It may emit events, and yields none.")
     try:

@@ -19,6 +19,36 @@ AHEAD = 32
 """The values that a thread may be ahead of what the run has taken. Then it waits: that is its backpressure."""
 
 
+class Threads:
+    """Daemon threads for blocking work, at most `most` at once in each event loop."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._places: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Semaphore] = WeakKeyDictionary()
+
+    async def start(self, work: Callable[[], object], name: str) -> None:
+        """Start a thread of this name, once there is room, for work that does not raise.
+
+        It has a copy of the context variables, and keeps its place until it ends, which nobody waits for.
+        """
+        loop = asyncio.get_running_loop()
+        place = self._places.setdefault(loop, asyncio.Semaphore(self._most))
+        await place.acquire()
+
+        def run() -> None:
+            try:
+                work()
+            finally:
+                with contextlib.suppress(RuntimeError):  # the loop is closed
+                    loop.call_soon_threadsafe(place.release)
+
+        try:
+            threading.Thread(target=contextvars.copy_context().run, args=(run,), name=name, daemon=True).start()
+        except BaseException:
+            place.release()
+            raise
+
+
 class _Left(BaseException):
     """Raised in the thread, at its next value, when nobody takes any more."""
 
@@ -74,18 +104,11 @@ def from_thread(function: Callable[[RunRequest], Any], *, threads: int = 32) -> 
         raise TypeError("The function must be a plain `def`: an async one is an agent as it is.")
     if threads < 1:
         raise ValueError("`threads` must be at least 1.")
-    places: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Semaphore] = WeakKeyDictionary()
+    places = Threads(threads)
 
     async def agent(request: RunRequest) -> Any:
-        place = places.setdefault(asyncio.get_running_loop(), asyncio.Semaphore(threads))
-        await place.acquire()  # until the thread has ended, which may be later than the run
         feed = _Feed()
-        work = functools.partial(contextvars.copy_context().run, _work, function, request, feed, place.release)
-        try:
-            threading.Thread(target=work, name=f"agent {request.run_id}", daemon=True).start()
-        except BaseException:
-            place.release()
-            raise
+        await places.start(functools.partial(_work, function, request, feed), f"agent {request.run_id}")
         try:
             while True:
                 await feed.news.wait()
@@ -120,20 +143,16 @@ class _End:
         return self._value
 
 
-def _work(function: Callable[[RunRequest], Any], request: RunRequest, feed: _Feed, ended: Callable[[], None]) -> None:
+def _work(function: Callable[[RunRequest], Any], request: RunRequest, feed: _Feed) -> None:
     """Be the thread: call the function, hand over what it yields, then how it ended."""
     try:
-        try:
-            end = _End(_values(function(request), feed))
-        except _Left:
-            return
-        except BaseException as error:  # noqa: BLE001 - it is the agent's, and raised in its run
-            end = _End(None, error)
-        with contextlib.suppress(_Left):
-            feed.put(end)
-    finally:
-        with contextlib.suppress(_Left):
-            feed.call(ended)
+        end = _End(_values(function(request), feed))
+    except _Left:
+        return
+    except BaseException as error:  # noqa: BLE001 - it is the agent's, and raised in its run
+        end = _End(None, error)
+    with contextlib.suppress(_Left):
+        feed.put(end)
 
 
 def _values(told: Any, feed: _Feed) -> Any:
